@@ -1,0 +1,94 @@
+"""The one table of element types: what each accumulates in, what CUDA C calls it, how coarse it is.
+
+float16 and bfloat16 sum in float32, so that nothing is ever rounded twice. bfloat16 is known by its name and comes from
+`ml_dtypes`, which NumPy does not need for anything else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class ElementType:
+    """One row of the table."""
+
+    name: str
+    itemsize: int
+    accumulator: str
+    c_type: str
+    epsilon: float
+
+    @property
+    def accumulator_dtype(self) -> np.dtype:
+        """dtype the sums are kept in."""
+        return np.dtype(self.accumulator)
+
+
+ELEMENT_TYPES = {
+    row.name: row
+    for row in (
+        ElementType("float16", 2, "float32", "__half", 2.0**-10),
+        ElementType("bfloat16", 2, "float32", "__nv_bfloat16", 2.0**-7),
+        ElementType("float32", 4, "float32", "float", 2.0**-23),
+        ElementType("float64", 8, "float64", "double", 2.0**-52),
+    )
+}
+
+
+def element_type(name: str, dtype: Any) -> ElementType:
+    """The row of an array's dtype; ``name`` is the argument's, for the message.
+
+    Raises
+    ------
+    TypeError
+        The operator does not run on this dtype (integers, complex numbers, foreign byte order).
+    """
+    dtype = np.dtype(dtype)
+    row = ELEMENT_TYPES.get(dtype.name)
+    if row is None:
+        raise TypeError(f"{name} must be one of {', '.join(ELEMENT_TYPES)}, got {name}.dtype={dtype.name}")
+    if not dtype.isnative:
+        raise TypeError(f"{name} must be in native byte order, got {name}.dtype={dtype.str!r}")
+    return row
+
+
+def named_dtype(dtype: Any) -> np.dtype:
+    """The dtype a caller asked for by ``dtype=``.
+
+    Raises
+    ------
+    TypeError
+        It is no dtype of the table.
+    ImportError
+        It is ``"bfloat16"`` and `ml_dtypes` is not installed.
+    """
+    if dtype == "bfloat16":
+        try:
+            import ml_dtypes
+        except ImportError:
+            raise ImportError("dtype='bfloat16' on NumPy arrays needs ml_dtypes: pip install ml_dtypes") from None
+        return np.dtype(ml_dtypes.bfloat16)
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if dtype is None or found is None or found.name not in ELEMENT_TYPES or not found.isnative:
+        raise TypeError(f"dtype must be one of {', '.join(ELEMENT_TYPES)}, got dtype={dtype!r}")
+    return found
+
+
+def check_scale(scale: float, row: ElementType) -> None:
+    """Refuse a factor the accumulator cannot hold: it would turn finite sums into infinities, NaN or zeros.
+
+    Raises
+    ------
+    ValueError
+        ``scale`` is not 0 and lies outside the accumulator's normal range.
+    """
+    limits = np.finfo(row.accumulator_dtype)
+    if scale != 0 and not float(limits.tiny) <= abs(scale) <= float(limits.max):
+        raise ValueError(f"scale must be representable in the {row.accumulator} accumulator, got scale={scale!r}")

@@ -1,0 +1,283 @@
+"""What is asked: the operator's parameters and sizes, checked once and normalised to plain integers.
+
+Everything the operator does is separable over the vertical and the horizontal axis, so the geometry lives in `Axis` and a
+`Problem` is two of them. Nothing here knows arrays, devices or backends. Size arithmetic is + - * // only, so that torch's
+symbolic sizes pass through it.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+Pair = tuple[int, int]
+Shape = tuple[int, ...]
+
+PRECISIONS = ("highest", "high", "medium")
+
+# name -> smallest legal value (None: any integer)
+_MINIMUM: dict[str, int | None] = {
+    "kernel_size": 1,
+    "patch_size": 1,
+    "stride": 1,
+    "padding": None,
+    "dilation": 1,
+    "dilation_patch": 1,
+    "patch_offset": None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The operator's parameters as ``(vertical, horizontal)`` pairs of plain integers; make them with `parameters`.
+
+    ``patch_offset`` stays None when it was not passed: only who passes it may give ``input2`` its own size.
+    """
+
+    kernel_size: Pair = (1, 1)
+    patch_size: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    dilation_patch: Pair = (1, 1)
+    patch_offset: Pair | None = None
+    scale: float = 1.0
+
+
+def parameters(
+    kernel_size: Any = 1,
+    patch_size: Any = 1,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    dilation_patch: Any = 1,
+    *,
+    patch_offset: Any = None,
+    scale: Any = 1.0,
+) -> Parameters:
+    """Check and normalise the operator's parameters.
+
+    Raises
+    ------
+    TypeError
+        A parameter is not an int or a pair of ints (floats and bools are not ints), or ``scale`` is not a real number.
+    ValueError
+        A parameter is below its smallest legal value, a tuple is not a pair, or ``scale`` is not finite.
+    """
+    given = {
+        "kernel_size": kernel_size,
+        "patch_size": patch_size,
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "dilation_patch": dilation_patch,
+    }
+    pairs = {name: _pair(name, value) for name, value in given.items()}
+    offset = None if patch_offset is None else _pair("patch_offset", patch_offset)
+    return Parameters(**pairs, patch_offset=offset, scale=_finite_scale(scale))
+
+
+def _pair(name: str, value: Any) -> Pair:
+    """One int for both axes, or a ``(vertical, horizontal)`` tuple or list of two."""
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(values) != 2:
+        raise ValueError(f"{name} must be an int or a (vertical, horizontal) pair of ints, got {name}={value!r}")
+    integers = tuple(_integer(name, v, value) for v in values)
+    minimum = _MINIMUM[name]
+    if minimum is not None and min(integers) < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {name}={value!r}")
+    return integers
+
+
+def _integer(name: str, value: Any, given: Any) -> int:
+    # numpy's bool has no __index__ since 2.0, Python's does.
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{name} must be an int or a (vertical, horizontal) pair of ints, got {name}={given!r}")
+
+
+def _finite_scale(scale: Any) -> float:
+    if isinstance(scale, (bool, str, bytes)):
+        raise TypeError(f"scale must be a real number, got scale={scale!r}")
+    try:
+        value = float(scale)
+    except OverflowError:
+        raise ValueError(f"scale must be finite, got scale={scale!r}") from None
+    except (TypeError, ValueError):
+        raise TypeError(f"scale must be a real number, got scale={scale!r}") from None
+    if not math.isfinite(value):
+        raise ValueError(f"scale must be finite, got scale={scale!r}")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """The geometry of one axis: which position of input1 meets which position of input2.
+
+    Output ``i``, tap ``u`` reads input1 at ``y = i stride - padding + u dilation``, and at displacement ``m`` input2 at
+    ``y + offset + dilation_patch (m - radius)``.
+    """
+
+    kernel: int
+    patch: int
+    stride: int
+    padding: int
+    dilation: int
+    step: int  # dilation_patch
+    offset: int  # patch_offset
+    size1: int
+    size2: int
+
+    @property
+    def out(self) -> int:
+        """Number of output positions; below 1 there is no output."""
+        return (self.size1 + 2 * self.padding - self.dilation * (self.kernel - 1) - 1) // self.stride + 1
+
+    @property
+    def radius(self) -> int:
+        """Displacements before the centre; an even patch has one more after it than before."""
+        return (self.patch - 1) // 2
+
+    @property
+    def first_displacement(self) -> int:
+        """Displacement of patch index 0."""
+        return self.offset - self.step * self.radius
+
+    @property
+    def displacements(self) -> range:
+        """Displacement of every patch index, in pixels."""
+        first = self.first_displacement
+        return range(first, first + self.step * self.patch, self.step)
+
+    def taps_inside(self) -> int:
+        """Number of (displacement, output, tap) triples whose two positions lie inside their images."""
+        total = 0
+        for u in range(self.kernel):
+            first = u * self.dilation - self.padding
+            for displacement in self.displacements:
+                low = max(0, -displacement)
+                high = min(self.size1, self.size2 - displacement)
+                begin, end = lattice_inside(first, self.stride, self.out, low, high)
+                total += end - begin
+        return total
+
+
+def lattice_inside(first: int, stride: int, count: int, low: int, high: int) -> Pair:
+    """The indices ``[begin, end)`` of the positions ``first + stride i``, ``i < count``, that lie in ``[low, high)``."""
+    begin = min(max(-((first - low) // stride), 0), count)
+    end = min(max(-((first - high) // stride), begin), count)
+    return begin, end
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Parameters and sizes: everything a backend needs to know except where the data is and of what type."""
+
+    parameters: Parameters
+    batch: int
+    channels: int
+    size1: Pair
+    size2: Pair
+
+    @property
+    def vertical(self) -> Axis:
+        """Geometry along y."""
+        return self._axis(0)
+
+    @property
+    def horizontal(self) -> Axis:
+        """Geometry along x."""
+        return self._axis(1)
+
+    def _axis(self, axis: int) -> Axis:
+        p = self.parameters
+        offset = (0, 0) if p.patch_offset is None else p.patch_offset
+        each = (p.kernel_size, p.patch_size, p.stride, p.padding, p.dilation, p.dilation_patch, offset)
+        return Axis(*(pair[axis] for pair in each), self.size1[axis], self.size2[axis])
+
+    @property
+    def shape1(self) -> Shape:
+        """``(B, C, H, W)`` of input1."""
+        return (self.batch, self.channels, *self.size1)
+
+    @property
+    def shape2(self) -> Shape:
+        """``(B, C, H2, W2)`` of input2."""
+        return (self.batch, self.channels, *self.size2)
+
+    @property
+    def out_shape(self) -> Shape:
+        """``(B, PH, PW, oH, oW)``."""
+        vertical, horizontal = self.vertical, self.horizontal
+        return (self.batch, vertical.patch, horizontal.patch, vertical.out, horizontal.out)
+
+    @property
+    def outputs(self) -> int:
+        """Number of output elements."""
+        batch, patch_h, patch_w, out_h, out_w = self.out_shape
+        return batch * patch_h * patch_w * out_h * out_w
+
+    @property
+    def flops(self) -> int:
+        """Operations of the sum written out, two for each tap of each output, whether it lies inside or not."""
+        kernel_h, kernel_w = self.parameters.kernel_size
+        return 2 * self.channels * kernel_h * kernel_w * self.outputs
+
+    def flops_inside(self) -> int:
+        """The share of `flops` whose taps lie inside both images."""
+        return 2 * self.batch * self.channels * self.vertical.taps_inside() * self.horizontal.taps_inside()
+
+    def bytes(self, itemsize: int, out_itemsize: int) -> int:
+        """Bytes that have to move at least: each input read once, the output written once."""
+        (height, width), (height2, width2) = self.size1, self.size2
+        inputs = self.batch * self.channels * (height * width + height2 * width2)
+        return inputs * itemsize + self.outputs * out_itemsize
+
+    def workspace(self, itemsize: int) -> int:
+        """Bytes of the one-pixel-window volume that a box filter sums, if it were kept whole; 0 for a one-pixel window."""
+        if self.parameters.kernel_size == (1, 1):
+            return 0
+        area = 1
+        for axis in (self.vertical, self.horizontal):
+            area = area * ((axis.out - 1) * axis.stride + axis.dilation * (axis.kernel - 1) + 1)
+        return self.batch * self.vertical.patch * self.horizontal.patch * area * itemsize
+
+
+def problem(params: Parameters, shape1: Shape, shape2: Shape) -> Problem:
+    """Join checked parameters with the inputs' shapes.
+
+    Raises
+    ------
+    ValueError
+        An input is not 4-D, the shapes do not fit each other, an image has no pixels, or the output would be empty.
+    """
+    for name, shape in (("input1", shape1), ("input2", shape2)):
+        if len(shape) != 4:
+            raise ValueError(f"{name} must have 4 dimensions (B, C, H, W), got {name}.shape={tuple(shape)}")
+        if shape[2] < 1 or shape[3] < 1:
+            raise ValueError(f"{name} must have a height and a width of at least 1, got {name}.shape={tuple(shape)}")
+    got = f"got input1.shape={tuple(shape1)}, input2.shape={tuple(shape2)}"
+    if shape1[0] != shape2[0] or shape1[1] != shape2[1]:
+        raise ValueError(f"input1 and input2 must have the same batch size and channels, {got}")
+    if params.patch_offset is None and (shape1[2] != shape2[2] or shape1[3] != shape2[3]):
+        raise ValueError(f"input1 and input2 must have the same shape unless patch_offset is passed, {got}")
+    asked = Problem(params, shape1[0], shape1[1], (shape1[2], shape1[3]), (shape2[2], shape2[3]))
+    for name, axis in (("height", asked.vertical), ("width", asked.horizontal)):
+        if axis.out < 1:
+            raise ValueError(
+                f"the output would have {name} {axis.out}: a window of kernel_size={params.kernel_size} with "
+                f"dilation={params.dilation} does not fit into input1.shape={tuple(shape1)} with padding={params.padding}"
+            )
+    return asked
+
+
+def check_precision(precision: Any) -> str:
+    """Refuse a precision that is not one of torch's three names for float32 products."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, got precision={precision!r}")
+    return precision
