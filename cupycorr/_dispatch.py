@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ._backends import blas, reference, workers
+from ._backends import blas, cpu, reference, workers
 from ._problem import Problem
 
 
@@ -35,7 +36,7 @@ class Variant:
 
 
 VARIANTS = (
-    Variant("blas", _needs_numpy, blas.how, blas.forward, blas.vjp),
+    Variant("blas", _needs_numpy, blas.how, partial(cpu.forward, blas.ENGINE), partial(cpu.vjp, blas.ENGINE)),
     Variant("reference", _needs_numpy, lambda problem: "the definition, tap by tap", reference.forward, reference.vjp),
 )
 

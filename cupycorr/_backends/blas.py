@@ -1,7 +1,185 @@
-from . import reference
+"""The products of a block through NumPy's BLAS: a search along a row is a band of a matrix product.
 
-forward, vjp = reference.forward, reference.vjp
+For one row of queries and the searched rows it meets,
+
+    (columns x channels) . (channels x searched columns)
+
+holds every score of the search in a band of its diagonals, which a strided view picks out; gradients multiply the cotangent
+spread over the same band. With few channels a product has nothing to sum, and shifted rows are multiplied instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from .._problem import Pair, Problem
+from . import cpu, workers
+from .lattice import Lattice
+
+FEW_CHANNELS = 4  # up to here shifted products are faster than a matrix product with its band
+ROWS_TOGETHER = 8  # queries rows that share one copy of the searched rows
 
 
-def how(problem):
-    return "placeholder"
+def tile_columns(channels: int) -> int:
+    """Queries in one product: wide tiles copy the band in longer runs, narrow ones waste fewer products outside it."""
+    return 64 if channels <= 64 else 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    """Queries ``begin, begin + step, ...`` of a row and the displacements that meet a common set of searched columns.
+
+    Query ``begin + step j`` meets, at displacement index ``ns[k]``, packed column ``column + step (j + k)`` of plane ``plane``:
+    a dense band.
+    """
+
+    begin: int
+    step: int
+    ns: range
+    plane: int
+    column: int
+
+
+def _phases(lattice: Lattice, columns: int, ns: Pair, first: int) -> Iterator[_Phase]:
+    """Split a search of any pitch and advance into dense bands; ``first`` is the packed column that query 0 stands over."""
+    step = lattice.advance
+    for start in range(ns[0], min(ns[0] + lattice.pitch, ns[1])):
+        shift, plane = divmod(step * start, lattice.pitch)
+        for begin in range(min(step, columns)):
+            yield _Phase(begin, step, range(start, ns[1], lattice.pitch), plane, first + begin + shift)
+
+
+class BandedProducts:
+    """The engine of the ``blas`` variant."""
+
+    def threads(self) -> int:
+        """Threads that may call BLAS at once."""
+        return workers.blas_threads()
+
+    def session(self) -> AbstractContextManager[None]:
+        """BLAS held to one thread for each of ours."""
+        return workers.single_threaded_blas()
+
+    def volume(self, block: cpu.Block, query: np.ndarray, total: np.ndarray) -> None:
+        """See `cpu.Engine`."""
+        if query.shape[1] <= FEW_CHANNELS:
+            for out, queries, searched in _shifted(block, query, total):
+                out += np.einsum("tcx,tcx->tx", queries, searched)
+            return
+        for tile in _tiles(block, query.shape[1]):
+            size = tile.columns
+            for t, searched, ms in tile.rows():
+                left = query[t, :, tile.queries].T
+                scores = left @ searched.reshape(len(left.T), -1)
+                row, column = scores.strides
+                band = as_strided(scores, (len(ms), len(tile.phase.ns), size), (tile.reach * column, column, row + column))
+                at_ns = slice(tile.phase.ns.start - block.region.ns[0], None, block.horizontal.pitch)
+                total[ms.start : ms.stop, at_ns, t, tile.queries] += band
+
+    def gradient(self, block: cpu.Block, cotangent: np.ndarray, total: np.ndarray) -> None:
+        """See `cpu.Engine`."""
+        if total.shape[1] <= FEW_CHANNELS:
+            for values, out, searched in _shifted(block, total, cotangent):
+                out += values[:, None] * searched
+            return
+        for tile in _tiles(block, total.shape[1]):
+            size, ns = tile.columns, len(tile.phase.ns)
+            spread = np.zeros((len(range(*block.region.ms)), tile.reach, size), total.dtype)
+            row, column, item = spread.strides
+            band = as_strided(spread, (len(spread), ns, size), (row, column, column + item))
+            at_ns = slice(tile.phase.ns.start - block.region.ns[0], None, block.horizontal.pitch)
+            for t, searched, ms in tile.rows():
+                values = cotangent[ms.start : ms.stop, at_ns, t, tile.queries]
+                band[: len(ms)] = values
+                sums = searched.reshape(len(searched), -1) @ spread[: len(ms)].reshape(-1, size)
+                if not np.isfinite(sums).all():
+                    # Zeros beside the band must not meet what is not finite: add the band's own products, one by one.
+                    sums = np.zeros_like(sums)
+                    for m, n in np.ndindex(len(ms), ns):
+                        sums += values[m, n] * searched[:, m, n : n + size]
+                total[t, :, tile.queries] += sums
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """One phase's queries in a range of columns, over all rows of a block."""
+
+    block: cpu.Block
+    phase: _Phase
+    begin: int
+    columns: int
+
+    @property
+    def reach(self) -> int:
+        """Searched columns that the queries meet."""
+        return self.columns + len(self.phase.ns) - 1
+
+    @property
+    def queries(self) -> slice:
+        """The queries' columns in the block."""
+        first = self.phase.begin + self.phase.step * self.begin
+        return slice(first, first + self.phase.step * (self.columns - 1) + 1, self.phase.step)
+
+    def rows(self) -> Iterator[tuple[int, np.ndarray, range]]:
+        """For each row of queries: its index in the block, its searched rows (channels, rows, columns) and their ms."""
+        block = self.block
+        (t_begin, t_end), (m_begin, m_end) = block.region.rows, block.region.ms
+        pitch, advance = block.vertical.pitch, block.vertical.advance
+        column = self.phase.column + self.phase.step * self.begin
+        columns = slice(column, column + self.phase.step * (self.reach - 1) + 1, self.phase.step)
+        for phase in range(min(advance, t_end - t_begin)):
+            queries = range(t_begin + phase, t_end, advance)
+            for at in range(0, len(queries), ROWS_TOGETHER):
+                together = queries[at : at + ROWS_TOGETHER]
+                row = pitch * together[0] + advance * m_begin - block.row
+                count = pitch * (len(together) - 1) + m_end - m_begin
+                rows = block.searched[row : row + advance * count : advance, :, self.phase.plane, columns]
+                searched = np.ascontiguousarray(rows.transpose(1, 0, 2))
+                for index, t in enumerate(together):
+                    counted = [m for m in range(m_end - m_begin) if block.meets[m][0] <= t < block.meets[m][1]]
+                    if counted:
+                        ms = range(counted[0], counted[-1] + 1)
+                        first = pitch * index
+                        yield t - t_begin, searched[:, first + ms.start : first + ms.stop], ms
+
+
+def _tiles(block: cpu.Block, channels: int) -> Iterator[_Tile]:
+    lattice, columns = block.horizontal, block.region.lengths[cpu.COLUMNS]
+    first = block.region.columns[0] - block.column
+    for phase in _phases(lattice, columns, block.region.ns, first):
+        queries = len(range(phase.begin, columns, phase.step))
+        size = tile_columns(channels)
+        for begin in range(0, queries, size):
+            yield _Tile(block, phase, begin, min(size, queries - begin))
+
+
+def _shifted(block: cpu.Block, by_row: np.ndarray, by_displacement: np.ndarray) -> Iterator[tuple]:
+    """For each displacement: its rows in ``by_displacement``, those of ``by_row``, and the searched rows they meet."""
+    columns = block.region.lengths[cpu.COLUMNS]
+    (t_begin, _), (x_begin, _) = block.region.rows, block.region.columns
+    vertical, horizontal = block.vertical, block.horizontal
+    for index, m in enumerate(range(*block.region.ms)):
+        begin, end = cpu.overlap(block.meets[index], block.region.rows)
+        if begin >= end:
+            continue
+        row = vertical.pitch * begin + vertical.advance * m - block.row
+        rows = slice(row, row + vertical.pitch * (end - begin - 1) + 1, vertical.pitch)
+        at = slice(begin - t_begin, end - t_begin)
+        for number, n in enumerate(range(*block.region.ns)):
+            shift, plane = divmod(horizontal.advance * n, horizontal.pitch)
+            column = x_begin + shift - block.column
+            searched = block.searched[rows, :, plane, column : column + columns]
+            yield by_displacement[index, number, at, :columns], by_row[at, :, :columns], searched
+
+
+ENGINE = BandedProducts()
+
+
+def how(problem: Problem) -> str:
+    """The route through BLAS, in words."""
+    return f"{cpu.how(problem)}, banded matrix products in {workers.blas_threads()} thread(s)"

@@ -81,8 +81,7 @@ def _threads(threads: int) -> ThreadPoolExecutor:
     global _pool, _pool_size
     with _lock:
         if _pool is None or _pool_size != threads:
-            if _pool is not None:
-                _pool.shutdown(wait=False)
+            # The old pool is dropped, not shut down: another call may be about to submit to it.
             _pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="cupycorr")
             _pool_size = threads
         return _pool

@@ -1,0 +1,568 @@
+"""The CPU answer: a problem cut into blocks that fit the workspace, packed, and shared between threads.
+
+This module knows memory and threads; how a block's products are summed is an engine's business (`blas`, `simd`). Engines see
+packed blocks: lattice rows, channels within a row, contiguous columns, in the accumulator's dtype, zeros outside the image.
+No array here is larger than a share of the workspace, whatever the problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Protocol
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from .._dtypes import element_type
+from .._problem import Pair, Problem, lattice_inside
+from . import workers
+from .lattice import Lattice, Route, route
+from .window import window_spread, window_sum
+
+PACKED_BYTES = workers.WORKSPACE // 4  # what one block's packed images and gradient sums may take
+TASK_BYTES = 3 * 2**18  # what one task's own sums should take, to stay in a core's second-level cache
+TASKS_PER_THREAD = 4  # so that threads finish together
+LANES = 16  # columns are packed in multiples of this, so that vectors need no tail
+
+BATCH, ROWS, COLUMNS, MS, NS = range(5)  # the fields of a Region
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A box of a volume: half-open ranges of samples, rows, columns and displacement indices."""
+
+    batch: Pair
+    rows: Pair
+    columns: Pair
+    ms: Pair
+    ns: Pair
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter((self.batch, self.rows, self.columns, self.ms, self.ns))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Lengths of the ranges, in the order of the fields."""
+        return tuple(end - begin for begin, end in self)
+
+    def pieces(self, lengths: Sequence[int]) -> list[Region]:
+        """The region cut into pieces of at most these lengths."""
+        cuts = [_cut(begin, end, length) for (begin, end), length in zip(self, lengths, strict=True)]
+        return [Region(*ranges) for ranges in product(*cuts)]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What an engine is given: a region of a volume in lattice indices, and the packed image it searches.
+
+    ``searched[y - row, channel, x % pitch, x // pitch - column]`` holds the searched indices (y, x) of the two lattices;
+    ``meets[m - ms.begin]`` are the lattice rows that count at displacement row ``m``.
+    """
+
+    vertical: Lattice
+    horizontal: Lattice
+    region: Region
+    meets: tuple[Pair, ...]
+    searched: np.ndarray
+    row: int
+    column: int
+
+
+class Engine(Protocol):
+    """How the products of one block are summed, in one thread."""
+
+    def threads(self) -> int:
+        """Threads that may run tasks at once."""
+
+    def session(self) -> AbstractContextManager[None]:
+        """Held while tasks run."""
+
+    def volume(self, block: Block, query: np.ndarray, total: np.ndarray) -> None:
+        """``total[m, n, t, x] += sum over channels of query[t, c, x] * searched``; total is (ms, ns, rows, >= columns)."""
+
+    def gradient(self, block: Block, cotangent: np.ndarray, total: np.ndarray) -> None:
+        """``total[t, c, x] += sum over m, n of cotangent[m, n, t, x] * searched``; total is (rows, channels, >= columns)."""
+
+
+def routes(problem: Problem, *arrays: np.ndarray) -> tuple[Route, Route]:
+    """The vertical and the horizontal route; the arrays decide whether one that needs finite data may be taken."""
+    found = route(problem.vertical), route(problem.horizontal)
+    if all(len(r.taps) == 1 for r in found) or all(np.isfinite(x).all() for x in arrays):
+        return found
+    return route(problem.vertical, finite=False), route(problem.horizontal, finite=False)
+
+
+# Forward -------------------------------------------------------------------------------------------------------------
+
+
+def forward(engine: Engine, problem: Problem, input1: np.ndarray, input2: np.ndarray, out: np.ndarray) -> None:
+    """Write the correlation of ``input1`` and ``input2`` into ``out``."""
+    if not problem.outputs or not problem.channels:
+        out[...] = 0
+        return
+    work = _Forward(engine, problem, routes(problem, input1, input2), input1, input2, out)
+    with engine.session():
+        for region in work.blocks():
+            work.run(region)
+
+
+class _Forward:
+    """One forward call: its geometry, its arrays, and the steps a block goes through."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        problem: Problem,
+        found: tuple[Route, Route],
+        input1: np.ndarray,
+        input2: np.ndarray,
+        out: np.ndarray,
+    ) -> None:
+        self.engine, self.problem = engine, problem
+        self.vertical, self.horizontal = found
+        self.input1, self.input2, self.out = input1, input2, out
+        self.dtype = element_type("input1", input1.dtype).accumulator_dtype
+        self.scale = self.dtype.type(problem.parameters.scale)
+        self.channels = problem.channels * len(self.vertical.taps) * len(self.horizontal.taps)
+        self.threads = engine.threads()
+        self.meets_rows = [self.vertical.meets(m) for m in range(problem.vertical.patch)]
+        self.meets_columns = [self.horizontal.meets(n) for n in range(problem.horizontal.patch)]
+
+    def blocks(self) -> list[Region]:
+        """The whole output in blocks whose packed inputs fit the workspace."""
+        batch, patch_h, patch_w, out_h, out_w = self.problem.out_shape
+        whole = Region((0, batch), (0, out_h), (0, out_w), (0, patch_h), (0, patch_w))
+        return whole.pieces(_halved(whole.lengths, self._packed_bytes, PACKED_BYTES, _BLOCK_ORDER))
+
+    def _packed_bytes(self, lengths: Sequence[int]) -> int:
+        batch, rows, columns, ms, ns = lengths
+        rows, columns = _span(self.vertical, rows), _span(self.horizontal, columns)
+        query = rows * _width(columns)
+        searched = _searched_area(self.vertical.lattice, self.horizontal.lattice, rows, columns, ms, ns)
+        return batch * self.channels * (query + searched) * self.dtype.itemsize
+
+    def _task_bytes(self, lengths: Sequence[int]) -> int:
+        _, rows, columns, ms, ns = lengths
+        return ms * ns * _span(self.vertical, rows) * _padded(_span(self.horizontal, columns)) * self.dtype.itemsize
+
+    def run(self, region: Region) -> None:
+        """Pack a block and compute its outputs."""
+        inner = self._on_lattice(region)
+        query, searched = self._packed(inner)
+        windows_overlap = self.vertical.window.taps > 1 or self.horizontal.window.taps > 1
+        order = _WINDOW_TASK_ORDER if windows_overlap else _TASK_ORDER
+        lengths = _task_lengths(region.lengths, self._task_bytes, order, self.threads)
+
+        def task(piece: Region) -> None:
+            block = searched.part(self._on_lattice(piece), self.meets_rows)
+            (t, _), (x, _) = block.region.rows, block.region.columns
+            self._store(piece, block, query[piece.batch[0] - inner.batch[0], t - inner.rows[0] :, :, x - inner.columns[0] :])
+
+        workers.run(task, region.pieces(lengths), self.threads)
+
+    def _on_lattice(self, region: Region) -> Region:
+        rows, columns = self.vertical.window.reach(*region.rows), self.horizontal.window.reach(*region.columns)
+        return replace(region, rows=rows, columns=columns)
+
+    def _packed(self, region: Region) -> tuple[np.ndarray, _Searched]:
+        batch, rows, columns, _, _ = region.lengths
+        query = np.empty((batch, rows, self.channels, _width(columns)), self.dtype)
+        searched = _Searched.empty(self.vertical.lattice, self.horizontal.lattice, region, self.channels, self.dtype)
+        taps = self.vertical.taps, self.horizontal.taps
+        items = _packing(
+            query, self.input1, region, _queries(self.vertical, region.rows), _queries(self.horizontal, region.columns), taps
+        )
+        items += searched.packing(self.input2, taps)
+        workers.run(_pack, _shared(items, self.threads), self.threads)
+        return query, searched
+
+    def _store(self, piece: Region, block: Block, query: np.ndarray) -> None:
+        """Compute one task's outputs: the volume, its window sums, the scale, the rounding."""
+        _, rows, columns, ms, ns = block.region.lengths
+        total = np.zeros((ms, ns, rows, _padded(columns)), self.dtype)
+        self.engine.volume(block, query, total)
+        total = total[..., :columns]
+        # Zeros that stand for pixels outside were multiplied too; what is not finite times zero is not zero.
+        for index, n in enumerate(range(*block.region.ns)):
+            _zero_but(total[:, index], self.meets_columns[n], block.region.columns)
+        sums = window_sum(window_sum(total, 2, self.vertical.window), 3, self.horizontal.window)
+        sums *= self.scale
+        target = self.out[(piece.batch[0], *(slice(*r) for r in (piece.ms, piece.ns, piece.rows, piece.columns)))]
+        np.copyto(target, sums, casting="unsafe")
+
+
+# Gradients -----------------------------------------------------------------------------------------------------------
+
+
+def vjp(
+    engine: Engine,
+    problem: Problem,
+    cotangent: np.ndarray,
+    input1: np.ndarray,
+    input2: np.ndarray,
+    needs: tuple[bool, bool],
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The gradients of ``<cotangent, forward(input1, input2)>`` that ``needs`` asks for, the others None."""
+    vertical, horizontal = routes(problem, cotangent, input1, input2)
+    from_input2 = [[seen for lattice in r.lattices for seen in lattice.seen_from_input2()] for r in (vertical, horizontal)]
+    sides = (
+        (needs[0], input1, input2, (vertical.lattices, horizontal.lattices)),
+        (needs[1], input2, input1, from_input2),
+    )
+    windows = vertical.window, horizontal.window
+    return tuple(
+        _gradient(engine, problem, cotangent, windows, image, searched, list(product(*lattices))) if needed else None
+        for needed, image, searched, lattices in sides
+    )
+
+
+def _gradient(
+    engine: Engine,
+    problem: Problem,
+    cotangent: np.ndarray,
+    windows: tuple,
+    image: np.ndarray,
+    searched: np.ndarray,
+    lattices: list[tuple[Lattice, Lattice]],
+) -> np.ndarray:
+    result = np.zeros(image.shape, image.dtype)
+    if result.size and cotangent.size:
+        work = _Gradient(engine, problem, cotangent, windows, searched, result, lattices)
+        with engine.session():
+            for region in work.blocks():
+                work.run(region)
+    return result
+
+
+class _Gradient:
+    """The gradient with respect to one image: sums over every lattice that meets it, block by block of its pixels."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        problem: Problem,
+        cotangent: np.ndarray,
+        windows: tuple,
+        searched: np.ndarray,
+        result: np.ndarray,
+        lattices: list[tuple[Lattice, Lattice]],
+    ) -> None:
+        self.engine, self.problem = engine, problem
+        self.cotangent, self.windows, self.searched, self.result = cotangent, windows, searched, result
+        self.lattices = lattices
+        self.dtype = element_type("input1", result.dtype).accumulator_dtype
+        self.scale = self.dtype.type(problem.parameters.scale)
+        self.channels = problem.channels
+        self.threads = engine.threads()
+        self.patch = max(v.patch for v, _ in lattices), max(h.patch for _, h in lattices)
+
+    def blocks(self) -> list[Region]:
+        """The image in blocks of pixels whose sums and packed searched image fit the workspace."""
+        batch, _, height, width = self.result.shape
+        whole = Region((0, batch), (0, height), (0, width), (0, self.patch[0]), (0, self.patch[1]))
+        lengths = _halved(whole.lengths, self._packed_bytes, PACKED_BYTES, _BLOCK_ORDER)
+        self.block_patch = lengths[MS:]
+        return whole.pieces((*lengths[:MS], *whole.lengths[MS:]))
+
+    def _packed_bytes(self, lengths: Sequence[int]) -> int:
+        batch, rows, columns, ms, ns = lengths
+        searched = max(_searched_area(v, h, rows // v.stride + 1, columns // h.stride + 1, ms, ns) for v, h in self.lattices)
+        return batch * self.channels * (rows * _padded(columns) + searched) * self.dtype.itemsize
+
+    def run(self, region: Region) -> None:
+        """Sum one block of pixels over all lattices and displacements, and store it."""
+        batch, rows, columns, _, _ = region.lengths
+        total = np.zeros((batch, rows, self.channels, columns), self.dtype)
+        for vertical, horizontal in self.lattices:
+            inner = replace(
+                region,
+                rows=vertical.queries_inside(*region.rows),
+                columns=horizontal.queries_inside(*region.columns),
+                ms=(0, vertical.patch),
+                ns=(0, horizontal.patch),
+            )
+            if min(inner.lengths) > 0:
+                for part in inner.pieces((*inner.lengths[:MS], *self.block_patch)):
+                    self._add(vertical, horizontal, part, region, total)
+        items = [(b, r) for b in range(batch) for r in _cut(0, rows, -(-rows // self.threads))]
+
+        def store(item: tuple[int, Pair]) -> None:
+            b, part = item
+            sums = total[b, slice(*part)]
+            sums *= self.scale
+            rows = slice(region.rows[0] + part[0], region.rows[0] + part[1])
+            target = self.result[region.batch[0] + b, :, rows, slice(*region.columns)]
+            np.copyto(target, sums.transpose(1, 0, 2), casting="unsafe")
+
+        workers.run(store, items, self.threads)
+
+    def _add(self, vertical: Lattice, horizontal: Lattice, region: Region, pixels: Region, total: np.ndarray) -> None:
+        """Add one lattice's share to a block's sums."""
+        searched = _Searched.empty(vertical, horizontal, region, self.channels, self.dtype)
+        workers.run(_pack, _shared(searched.packing(self.searched, ((0,), (0,))), self.threads), self.threads)
+        meets = [vertical.meets(m) for m in range(vertical.patch)]
+
+        def task_bytes(lengths: Sequence[int]) -> int:
+            _, rows, columns, ms, ns = lengths
+            cotangent = ms * ns * rows * (_padded(columns) + horizontal.skew * (ns - 1))
+            return (cotangent + rows * self.channels * _padded(columns)) * self.dtype.itemsize
+
+        lengths = _task_lengths(region.lengths, task_bytes, _TASK_ORDER, self.threads, splits=(BATCH, ROWS, COLUMNS))
+
+        def task(piece: Region) -> None:
+            _, rows, columns, _, _ = piece.lengths
+            sums = np.zeros((rows, self.channels, _padded(columns)), self.dtype)
+            for part in piece.pieces(lengths):
+                block = searched.part(part, meets)
+                self.engine.gradient(block, self._cotangent(block), sums)
+            at_rows = _positions(vertical, piece.rows, pixels.rows[0])
+            at_columns = _positions(horizontal, piece.columns, pixels.columns[0])
+            target = total[piece.batch[0] - pixels.batch[0], at_rows, :, at_columns]
+            np.add(target, sums[..., :columns], out=target)
+
+        workers.run(task, region.pieces((*lengths[:MS], *region.lengths[MS:])), self.threads)
+
+    def _cotangent(self, block: Block) -> np.ndarray:
+        """The cotangent of the one-pixel volume as the block's queries meet it, zero where they meet nothing.
+
+        Seen from input2 the volume is skewed: query x reads it at ``x + skew n``. Packed with room for the skew, that is a view.
+        """
+        vertical, horizontal, region = block.vertical, block.horizontal, block.region
+        _, rows, columns, ms, ns = region.lengths
+        width = _padded(columns)
+        packed = np.zeros((ms, ns, rows, width + horizontal.skew * (ns - 1)), self.dtype)
+        x = region.columns[0] + horizontal.skew_first + horizontal.skew * region.ns[0]
+        x_range = overlap((x, x + packed.shape[3]), horizontal.volume_inside())
+        picked = _picked(horizontal, region.ns)
+        for index, m in enumerate(range(*region.ms)):
+            t = region.rows[0] + vertical.skew_first + vertical.skew * m
+            t_range = overlap((t, t + rows), vertical.volume_inside())
+            if t_range[0] < t_range[1] and x_range[0] < x_range[1]:
+                values = self.cotangent[region.batch[0], vertical.patch_first + vertical.patch_step * m, picked]
+                values = _spread(
+                    _spread(values, 1, self.windows[0], t_range, self.dtype), 2, self.windows[1], x_range, self.dtype
+                )
+                packed[index, :, t_range[0] - t : t_range[1] - t, x_range[0] - x : x_range[1] - x] = values
+        along_m, along_n, along_t, along_x = packed.strides
+        strides = (along_m, along_n + horizontal.skew * along_x, along_t, along_x)
+        view = as_strided(packed, (ms, ns, rows, width), strides)
+        if not horizontal.skew:
+            for index, n in enumerate(range(*region.ns)):
+                _zero_but(view[:, index], horizontal.meets(n), region.columns)
+        return view
+
+
+def _spread(values: np.ndarray, axis: int, window, wanted: Pair, dtype: np.dtype) -> np.ndarray:
+    # Window sums are taken in the accumulator; without a window nothing is summed and the copy that packs also converts.
+    if window.taps > 1:
+        values = values.astype(dtype, copy=False)
+    return window_spread(values, axis, window, *wanted)
+
+
+def _picked(lattice: Lattice, ns: Pair) -> slice:
+    """The cotangent's displacement indices that ``ns`` stand for."""
+    first, last = (lattice.patch_first + lattice.patch_step * n for n in (ns[0], ns[1] - 1))
+    stop = last + (1 if lattice.patch_step > 0 else -1)
+    return slice(first, stop if stop >= 0 else None, lattice.patch_step)
+
+
+def _positions(lattice: Lattice, queries: Pair, origin: int) -> slice:
+    """Where a range of queries lies in an array that begins at pixel ``origin``."""
+    begin = lattice.first + lattice.stride * queries[0] - origin
+    return slice(begin, begin + lattice.stride * (queries[1] - queries[0] - 1) + 1, lattice.stride)
+
+
+# Packing -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """Positions ``first + step i`` of one axis; those outside ``[low, high)`` are packed as zeros."""
+
+    first: int
+    step: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Searched:
+    """The packed searched image of one region, for all its samples."""
+
+    vertical: Lattice
+    horizontal: Lattice
+    region: Region
+    array: np.ndarray  # (samples, rows, channels, pitch, columns)
+    row: int
+    column: int
+
+    @classmethod
+    def empty(cls, vertical: Lattice, horizontal: Lattice, region: Region, channels: int, dtype: np.dtype) -> _Searched:
+        row, row_end = vertical.searched(*region.rows, *region.ms)
+        column, columns = _searched_columns(horizontal, region.columns, region.ns)
+        shape = (region.lengths[BATCH], row_end - row, channels, horizontal.pitch, columns)
+        return cls(vertical, horizontal, region, np.empty(shape, dtype), row, column)
+
+    def packing(self, image: np.ndarray, taps: tuple[tuple[int, ...], tuple[int, ...]]) -> list[tuple]:
+        """What has to be packed, for `_pack`."""
+        v, h = self.vertical, self.horizontal
+        rows = _Samples(v.origin + v.spacing * self.row, v.spacing, v.low, v.high)
+        items = []
+        for plane in range(h.pitch):
+            first = h.origin + h.spacing * (h.pitch * self.column + plane)
+            columns = _Samples(first, h.spacing * h.pitch, h.low, h.high)
+            items += _packing(self.array[:, :, :, plane], image, self.region, rows, columns, taps)
+        return items
+
+    def part(self, region: Region, meets: Sequence[Pair]) -> Block:
+        """The block of a piece of the region."""
+        array = self.array[region.batch[0] - self.region.batch[0]]
+        return Block(self.vertical, self.horizontal, region, tuple(meets[slice(*region.ms)]), array, self.row, self.column)
+
+
+def _queries(r: Route, indices: Pair) -> _Samples:
+    lattice = r.lattice
+    return _Samples(lattice.first + lattice.stride * indices[0], lattice.stride, 0, lattice.size)
+
+
+def _packing(
+    target: np.ndarray, image: np.ndarray, region: Region, rows: _Samples, columns: _Samples, taps: tuple
+) -> list[tuple]:
+    return [(target[b - region.batch[0]], image[b], rows, columns, taps) for b in range(*region.batch)]
+
+
+def _shared(items: list[tuple], threads: int) -> list[tuple]:
+    """Packing items cut by rows, so that every thread has some."""
+    shared = []
+    for target, image, rows, columns, taps in items:
+        for begin, end in _cut(0, len(target), -(-len(target) * len(items) // (threads * len(items)))):
+            moved = replace(rows, first=rows.first + rows.step * begin)
+            shared.append((target[begin:end], image, moved, columns, taps))
+    return shared
+
+
+def _pack(item: tuple[np.ndarray, np.ndarray, _Samples, _Samples, tuple]) -> None:
+    """``target[t, (tap, c), x] = image[c, y(t) + tap, x(x) + tap]``, zero outside."""
+    target, image, rows, columns, (taps_v, taps_h) = item
+    channels = len(image)
+    for index, (dy, dx) in enumerate(product(taps_v, taps_h)):
+        part = target[:, index * channels : (index + 1) * channels]
+        (t, t_end), at_rows = _inside(rows, dy, part.shape[0])
+        (x, x_end), at_columns = _inside(columns, dx, part.shape[2])
+        part[:t] = 0
+        part[t_end:] = 0
+        part[t:t_end, :, :x] = 0
+        part[t:t_end, :, x_end:] = 0
+        part[t:t_end, :, x:x_end] = image[:, at_rows, at_columns].transpose(1, 0, 2)
+
+
+def _inside(samples: _Samples, tap: int, count: int) -> tuple[Pair, slice]:
+    """The indices whose position counts, and the slice of their positions."""
+    first = samples.first + tap
+    begin, end = lattice_inside(first, samples.step, count, samples.low, samples.high)
+    if begin == end:
+        return (begin, end), slice(0, 0)
+    return (begin, end), slice(first + samples.step * begin, first + samples.step * (end - 1) + 1, samples.step)
+
+
+# Sizes ---------------------------------------------------------------------------------------------------------------
+
+# Which lengths to halve until a block or task is small enough: the first in the list that is still above its floor.
+_Order = tuple[tuple[int, int], ...]
+_BLOCK_ORDER: _Order = (
+    *((BATCH, 1), (ROWS, 32), (MS, 16), (ROWS, 8), (MS, 4), (COLUMNS, 256), (NS, 64)),
+    *((ROWS, 1), (MS, 1), (COLUMNS, 16), (NS, 1), (COLUMNS, 1)),
+)
+_TASK_ORDER: _Order = (
+    *((BATCH, 1), (ROWS, 6), (COLUMNS, 512), (MS, 4), (COLUMNS, 64)),
+    *((ROWS, 1), (NS, 16), (MS, 1), (COLUMNS, 16), (NS, 1)),
+)
+# Cutting rows or columns of a window sum computes the margin twice; cutting displacements costs nothing.
+_WINDOW_TASK_ORDER: _Order = ((BATCH, 1), (MS, 1), (NS, 1), (ROWS, 128), (COLUMNS, 512), (ROWS, 1), (COLUMNS, 1))
+
+
+def _halved(lengths: Sequence[int], size: Callable[[Sequence[int]], int], limit: int, order: _Order) -> tuple[int, ...]:
+    """Halve lengths, in order, until the size is within the limit (or every length is at its floor)."""
+    lengths = list(lengths)
+    for field, floor in order:
+        while size(lengths) > limit and lengths[field] > floor:
+            lengths[field] = max(-(-lengths[field] // 2), floor)
+    return tuple(lengths)
+
+
+def _task_lengths(
+    lengths: Sequence[int],
+    size: Callable[[Sequence[int]], int],
+    order: _Order,
+    threads: int,
+    splits: tuple[int, ...] = (BATCH, ROWS, COLUMNS, MS, NS),
+) -> tuple[int, ...]:
+    """Lengths of tasks that fit the cache and are many enough to keep all threads busy to the end."""
+    found = list(_halved((1, *lengths[1:]), size, TASK_BYTES, order))
+    for field, floor in order:
+        while field in splits and found[field] > floor and _count(lengths, found, splits) < threads * TASKS_PER_THREAD:
+            found[field] = max(-(-found[field] // 2), floor)
+    return tuple(found)
+
+
+def _count(lengths: Sequence[int], pieces: Sequence[int], fields: tuple[int, ...]) -> int:
+    count = 1
+    for field in fields:
+        count *= -(-lengths[field] // pieces[field])
+    return count
+
+
+def _searched_columns(lattice: Lattice, columns: Pair, ns: Pair) -> Pair:
+    """First packed column of the searched image, and how many, room for vectors that overhang included."""
+    begin, end = lattice.searched(columns[0], columns[0] + _width(columns[1] - columns[0]), *ns)
+    return begin // lattice.pitch, (end - 1) // lattice.pitch - begin // lattice.pitch + 1
+
+
+def _searched_area(vertical: Lattice, horizontal: Lattice, rows: int, columns: int, ms: int, ns: int) -> int:
+    """Elements of one channel of the packed searched image."""
+    row, row_end = vertical.searched(0, rows, 0, ms)
+    return (row_end - row) * horizontal.pitch * _searched_columns(horizontal, (0, columns), (0, ns))[1]
+
+
+def _span(r: Route, outputs: int) -> int:
+    """Lattice indices that so many outputs read."""
+    begin, end = r.window.reach(0, outputs)
+    return end - begin
+
+
+def _padded(columns: int) -> int:
+    return -(-columns // LANES) * LANES
+
+
+def _width(columns: int) -> int:
+    """Packed columns: a piece may begin anywhere and its last vector may overhang."""
+    return _padded(columns) + LANES
+
+
+def _cut(begin: int, end: int, length: int) -> list[Pair]:
+    return [(at, min(at + length, end)) for at in range(begin, end, length)]
+
+
+def overlap(one: Pair, two: Pair) -> Pair:
+    """The range both have in common; it ends before it begins where there is none."""
+    return max(one[0], two[0]), min(one[1], two[1])
+
+
+def _zero_but(values: np.ndarray, kept: Pair, columns: Pair) -> None:
+    """Zero the columns outside ``kept``; ``columns`` says which ones the last axis holds."""
+    values[..., : max(kept[0] - columns[0], 0)] = 0
+    values[..., max(kept[1] - columns[0], 0) :] = 0
+
+
+def how(problem: Problem) -> str:
+    """The route from windows to products, in words."""
+    ways = []
+    for name, r in zip(("rows", "columns"), routes(problem), strict=True):
+        if len(r.taps) > 1:
+            ways.append(f"{name} tap by tap")
+        elif r.window.taps > 1:
+            ways.append(f"{name} by window sums of a one-pixel volume")
+    return ", ".join(ways) or "one-pixel windows"
