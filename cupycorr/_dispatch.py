@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ._backends import blas, cpu, reference, workers
+from ._backends import blas, cpu, reference, register_tile, simd, workers
 from ._problem import Problem
 
 
@@ -35,7 +35,12 @@ class Variant:
     vjp: Callable[..., tuple[Any, Any]]
 
 
+def _needs_llvm(problem: Problem, kind: str) -> str | None:
+    return _needs_numpy(problem, kind) or register_tile.missing()
+
+
 VARIANTS = (
+    Variant("simd", _needs_llvm, simd.how, partial(cpu.forward, simd.ENGINE), partial(cpu.vjp, simd.ENGINE)),
     Variant("blas", _needs_numpy, blas.how, partial(cpu.forward, blas.ENGINE), partial(cpu.vjp, blas.ENGINE)),
     Variant("reference", _needs_numpy, lambda problem: "the definition, tap by tap", reference.forward, reference.vjp),
 )
