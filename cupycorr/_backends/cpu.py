@@ -8,8 +8,9 @@ No array here is larger than a share of the workspace, whatever the problem.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from typing import Protocol
 
@@ -23,7 +24,8 @@ from .lattice import Lattice, Route, route
 from .window import window_spread, window_sum
 
 PACKED_BYTES = workers.WORKSPACE // 4  # what one block's packed images and gradient sums may take
-TASK_BYTES = 3 * 2**18  # what one task's own sums should take, to stay in a core's second-level cache
+TASK_BYTES = 3 * 2**18  # what one task's own sums should take at most, to stay in a core's second-level cache
+TASK_COPIES = 4  # arrays of that size a task may hold at once (window sums of 2, 4, 8 ... neighbours)
 TASKS_PER_THREAD = 4  # so that threads finish together
 LANES = 16  # columns are packed in multiples of this, so that vectors need no tail
 
@@ -128,8 +130,7 @@ class _Forward:
         self.scale = self.dtype.type(problem.parameters.scale)
         self.channels = problem.channels * len(self.vertical.taps) * len(self.horizontal.taps)
         self.threads = engine.threads()
-        self.meets_rows = [self.vertical.meets(m) for m in range(problem.vertical.patch)]
-        self.meets_columns = [self.horizontal.meets(n) for n in range(problem.horizontal.patch)]
+        self.meets_rows, self.meets_columns = _meets(self.vertical), _meets(self.horizontal)
 
     def blocks(self) -> list[Region]:
         """The whole output in blocks whose packed inputs fit the workspace."""
@@ -151,7 +152,6 @@ class _Forward:
     def run(self, region: Region) -> None:
         """Pack a block and compute its outputs."""
         inner = self._on_lattice(region)
-        query, searched = self._packed(inner)
         windows_overlap = self.vertical.window.taps > 1 or self.horizontal.window.taps > 1
         order = _WINDOW_TASK_ORDER if windows_overlap else _TASK_ORDER
         lengths = _task_lengths(region.lengths, self._task_bytes, order, self.threads)
@@ -161,37 +161,45 @@ class _Forward:
             (t, _), (x, _) = block.region.rows, block.region.columns
             self._store(piece, block, query[piece.batch[0] - inner.batch[0], t - inner.rows[0] :, :, x - inner.columns[0] :])
 
-        workers.run(task, region.pieces(lengths), self.threads)
+        with self._packed(inner) as (query, searched):
+            workers.run(task, region.pieces(lengths), self.threads)
 
     def _on_lattice(self, region: Region) -> Region:
         rows, columns = self.vertical.window.reach(*region.rows), self.horizontal.window.reach(*region.columns)
         return replace(region, rows=rows, columns=columns)
 
-    def _packed(self, region: Region) -> tuple[np.ndarray, _Searched]:
+    @contextmanager
+    def _packed(self, region: Region) -> Iterator[tuple[np.ndarray, _Searched]]:
         batch, rows, columns, _, _ = region.lengths
-        query = np.empty((batch, rows, self.channels, _width(columns)), self.dtype)
-        searched = _Searched.empty(self.vertical.lattice, self.horizontal.lattice, region, self.channels, self.dtype)
+        shape = batch, rows, self.channels, _width(columns)
         taps = self.vertical.taps, self.horizontal.taps
-        items = _packing(
-            query, self.input1, region, _queries(self.vertical, region.rows), _queries(self.horizontal, region.columns), taps
-        )
-        items += searched.packing(self.input2, taps)
-        workers.run(_pack, _shared(items, self.threads), self.threads)
-        return query, searched
+        lattices = self.vertical.lattice, self.horizontal.lattice
+        with (
+            workers.scratch(shape, self.dtype) as query,
+            _Searched.scratch(*lattices, region, self.channels, self.dtype) as searched,
+        ):
+            items = _packing(
+                query, self.input1, region, _queries(self.vertical, region.rows), _queries(self.horizontal, region.columns), taps
+            )
+            items += searched.packing(self.input2, taps)
+            workers.run(_pack, _shared(items, self.threads), self.threads)
+            yield query, searched
 
     def _store(self, piece: Region, block: Block, query: np.ndarray) -> None:
         """Compute one task's outputs: the volume, its window sums, the scale, the rounding."""
         _, rows, columns, ms, ns = block.region.lengths
-        total = np.zeros((ms, ns, rows, _padded(columns)), self.dtype)
-        self.engine.volume(block, query, total)
-        total = total[..., :columns]
-        # Zeros that stand for pixels outside were multiplied too; what is not finite times zero is not zero.
-        for index, n in enumerate(range(*block.region.ns)):
-            _zero_but(total[:, index], self.meets_columns[n], block.region.columns)
-        sums = window_sum(window_sum(total, 2, self.vertical.window), 3, self.horizontal.window)
-        sums *= self.scale
-        target = self.out[(piece.batch[0], *(slice(*r) for r in (piece.ms, piece.ns, piece.rows, piece.columns)))]
-        np.copyto(target, sums, casting="unsafe")
+        with workers.scratch((ms, ns, rows, _padded(columns)), self.dtype) as total:
+            total[...] = 0
+            self.engine.volume(block, query, total)
+            total = total[..., :columns]
+            # Zeros that stand for pixels outside were multiplied too; what is not finite times zero is not zero.
+            for index, met in enumerate(self.meets_columns[slice(*block.region.ns)]):
+                _zero_but(total[:, index], met, block.region.columns)
+            sums = window_sum(window_sum(total, 2, self.vertical.window), 3, self.horizontal.window)
+            if self.scale != 1:
+                sums *= self.scale
+            target = self.out[(piece.batch[0], *(slice(*r) for r in (piece.ms, piece.ns, piece.rows, piece.columns)))]
+            np.copyto(target, sums, casting="unsafe")
 
 
 # Gradients -----------------------------------------------------------------------------------------------------------
@@ -228,12 +236,13 @@ def _gradient(
     searched: np.ndarray,
     lattices: list[tuple[Lattice, Lattice]],
 ) -> np.ndarray:
-    result = np.zeros(image.shape, image.dtype)
-    if result.size and cotangent.size:
-        work = _Gradient(engine, problem, cotangent, windows, searched, result, lattices)
-        with engine.session():
-            for region in work.blocks():
-                work.run(region)
+    if not image.size or not cotangent.size:
+        return np.zeros(image.shape, image.dtype)
+    result = np.empty(image.shape, image.dtype)
+    work = _Gradient(engine, problem, cotangent, windows, searched, result, lattices)
+    with engine.session():
+        for region in work.blocks():
+            work.run(region)
     return result
 
 
@@ -275,35 +284,39 @@ class _Gradient:
     def run(self, region: Region) -> None:
         """Sum one block of pixels over all lattices and displacements, and store it."""
         batch, rows, columns, _, _ = region.lengths
-        total = np.zeros((batch, rows, self.channels, columns), self.dtype)
-        for vertical, horizontal in self.lattices:
-            inner = replace(
-                region,
-                rows=vertical.queries_inside(*region.rows),
-                columns=horizontal.queries_inside(*region.columns),
-                ms=(0, vertical.patch),
-                ns=(0, horizontal.patch),
-            )
-            if min(inner.lengths) > 0:
-                for part in inner.pieces((*inner.lengths[:MS], *self.block_patch)):
-                    self._add(vertical, horizontal, part, region, total)
-        items = [(b, r) for b in range(batch) for r in _cut(0, rows, -(-rows // self.threads))]
+        with workers.scratch((batch, rows, self.channels, columns), self.dtype) as total:
+            total[...] = 0
+            for vertical, horizontal in self.lattices:
+                inner = Region(
+                    region.batch,
+                    vertical.queries_inside(*region.rows),
+                    horizontal.queries_inside(*region.columns),
+                    (0, vertical.patch),
+                    (0, horizontal.patch),
+                )
+                if min(inner.lengths) > 0:
+                    for part in inner.pieces((*inner.lengths[:MS], *self.block_patch)):
+                        self._add(vertical, horizontal, part, region, total)
+            self._store(region, total)
+
+    def _store(self, region: Region, total: np.ndarray) -> None:
+        """Scale and round a block's sums into the result."""
+        batch, rows = total.shape[:2]
 
         def store(item: tuple[int, Pair]) -> None:
             b, part = item
             sums = total[b, slice(*part)]
-            sums *= self.scale
-            rows = slice(region.rows[0] + part[0], region.rows[0] + part[1])
-            target = self.result[region.batch[0] + b, :, rows, slice(*region.columns)]
+            if self.scale != 1:
+                sums *= self.scale
+            at_rows = slice(region.rows[0] + part[0], region.rows[0] + part[1])
+            target = self.result[region.batch[0] + b, :, at_rows, slice(*region.columns)]
             np.copyto(target, sums.transpose(1, 0, 2), casting="unsafe")
 
-        workers.run(store, items, self.threads)
+        workers.run(store, [(b, part) for b in range(batch) for part in _cut(0, rows, -(-rows // self.threads))], self.threads)
 
     def _add(self, vertical: Lattice, horizontal: Lattice, region: Region, pixels: Region, total: np.ndarray) -> None:
         """Add one lattice's share to a block's sums."""
-        searched = _Searched.empty(vertical, horizontal, region, self.channels, self.dtype)
-        workers.run(_pack, _shared(searched.packing(self.searched, ((0,), (0,))), self.threads), self.threads)
-        meets = [vertical.meets(m) for m in range(vertical.patch)]
+        meets = _meets(vertical)
 
         def task_bytes(lengths: Sequence[int]) -> int:
             _, rows, columns, ms, ns = lengths
@@ -314,45 +327,56 @@ class _Gradient:
 
         def task(piece: Region) -> None:
             _, rows, columns, _, _ = piece.lengths
-            sums = np.zeros((rows, self.channels, _padded(columns)), self.dtype)
-            for part in piece.pieces(lengths):
-                block = searched.part(part, meets)
-                self.engine.gradient(block, self._cotangent(block), sums)
-            at_rows = _positions(vertical, piece.rows, pixels.rows[0])
-            at_columns = _positions(horizontal, piece.columns, pixels.columns[0])
-            target = total[piece.batch[0] - pixels.batch[0], at_rows, :, at_columns]
-            np.add(target, sums[..., :columns], out=target)
+            with workers.scratch((rows, self.channels, _padded(columns)), self.dtype) as sums:
+                sums[...] = 0
+                for part in piece.pieces(lengths):
+                    block = searched.part(part, meets)
+                    with self._cotangent(block) as cotangent:
+                        self.engine.gradient(block, cotangent, sums)
+                at_rows = _positions(vertical, piece.rows, pixels.rows[0])
+                at_columns = _positions(horizontal, piece.columns, pixels.columns[0])
+                target = total[piece.batch[0] - pixels.batch[0], at_rows, :, at_columns]
+                np.add(target, sums[..., :columns], out=target)
 
-        workers.run(task, region.pieces((*lengths[:MS], *region.lengths[MS:])), self.threads)
+        with _Searched.scratch(vertical, horizontal, region, self.channels, self.dtype) as searched:
+            items = searched.packing(self.searched, ((0,), (0,)))
+            workers.run(_pack, _shared(items, self.threads), self.threads)
+            workers.run(task, region.pieces((*lengths[:MS], *region.lengths[MS:])), self.threads)
 
-    def _cotangent(self, block: Block) -> np.ndarray:
+    @contextmanager
+    def _cotangent(self, block: Block) -> Iterator[np.ndarray]:
         """The cotangent of the one-pixel volume as the block's queries meet it, zero where they meet nothing.
 
         Seen from input2 the volume is skewed: query x reads it at ``x + skew n``. Packed with room for the skew, that is a view.
         """
-        vertical, horizontal, region = block.vertical, block.horizontal, block.region
+        horizontal, region = block.horizontal, block.region
         _, rows, columns, ms, ns = region.lengths
         width = _padded(columns)
-        packed = np.zeros((ms, ns, rows, width + horizontal.skew * (ns - 1)), self.dtype)
+        with workers.scratch((ms, ns, rows, width + horizontal.skew * (ns - 1)), self.dtype) as packed:
+            packed[...] = 0
+            self._pack_cotangent(block, packed)
+            along_m, along_n, along_t, along_x = packed.strides
+            strides = (along_m, along_n + horizontal.skew * along_x, along_t, along_x)
+            view = as_strided(packed, (ms, ns, rows, width), strides)
+            if not horizontal.skew:
+                for index, met in enumerate(_meets(horizontal)[slice(*region.ns)]):
+                    _zero_but(view[:, index], met, region.columns)
+            yield view
+
+    def _pack_cotangent(self, block: Block, packed: np.ndarray) -> None:
+        """Fill in the cotangent, displacement row by displacement row, window sums transposed on the way."""
+        vertical, horizontal, region = block.vertical, block.horizontal, block.region
         x = region.columns[0] + horizontal.skew_first + horizontal.skew * region.ns[0]
         x_range = overlap((x, x + packed.shape[3]), horizontal.volume_inside())
         picked = _picked(horizontal, region.ns)
         for index, m in enumerate(range(*region.ms)):
             t = region.rows[0] + vertical.skew_first + vertical.skew * m
-            t_range = overlap((t, t + rows), vertical.volume_inside())
+            t_range = overlap((t, t + packed.shape[2]), vertical.volume_inside())
             if t_range[0] < t_range[1] and x_range[0] < x_range[1]:
                 values = self.cotangent[region.batch[0], vertical.patch_first + vertical.patch_step * m, picked]
-                values = _spread(
-                    _spread(values, 1, self.windows[0], t_range, self.dtype), 2, self.windows[1], x_range, self.dtype
-                )
+                for axis, window, wanted in ((1, self.windows[0], t_range), (2, self.windows[1], x_range)):
+                    values = _spread(values, axis, window, wanted, self.dtype)
                 packed[index, :, t_range[0] - t : t_range[1] - t, x_range[0] - x : x_range[1] - x] = values
-        along_m, along_n, along_t, along_x = packed.strides
-        strides = (along_m, along_n + horizontal.skew * along_x, along_t, along_x)
-        view = as_strided(packed, (ms, ns, rows, width), strides)
-        if not horizontal.skew:
-            for index, n in enumerate(range(*region.ns)):
-                _zero_but(view[:, index], horizontal.meets(n), region.columns)
-        return view
 
 
 def _spread(values: np.ndarray, axis: int, window, wanted: Pair, dtype: np.dtype) -> np.ndarray:
@@ -400,11 +424,16 @@ class _Searched:
     column: int
 
     @classmethod
-    def empty(cls, vertical: Lattice, horizontal: Lattice, region: Region, channels: int, dtype: np.dtype) -> _Searched:
+    @contextmanager
+    def scratch(
+        cls, vertical: Lattice, horizontal: Lattice, region: Region, channels: int, dtype: np.dtype
+    ) -> Iterator[_Searched]:
+        """Room for a region's searched image, not yet packed."""
         row, row_end = vertical.searched(*region.rows, *region.ms)
         column, columns = _searched_columns(horizontal, region.columns, region.ns)
         shape = (region.lengths[BATCH], row_end - row, channels, horizontal.pitch, columns)
-        return cls(vertical, horizontal, region, np.empty(shape, dtype), row, column)
+        with workers.scratch(shape, dtype) as array:
+            yield cls(vertical, horizontal, region, array, row, column)
 
     def packing(self, image: np.ndarray, taps: tuple[tuple[int, ...], tuple[int, ...]]) -> list[tuple]:
         """What has to be packed, for `_pack`."""
@@ -417,10 +446,10 @@ class _Searched:
             items += _packing(self.array[:, :, :, plane], image, self.region, rows, columns, taps)
         return items
 
-    def part(self, region: Region, meets: Sequence[Pair]) -> Block:
+    def part(self, region: Region, meets: tuple[Pair, ...]) -> Block:
         """The block of a piece of the region."""
         array = self.array[region.batch[0] - self.region.batch[0]]
-        return Block(self.vertical, self.horizontal, region, tuple(meets[slice(*region.ms)]), array, self.row, self.column)
+        return Block(self.vertical, self.horizontal, region, meets[slice(*region.ms)], array, self.row, self.column)
 
 
 def _queries(r: Route, indices: Pair) -> _Samples:
@@ -468,6 +497,13 @@ def _inside(samples: _Samples, tap: int, count: int) -> tuple[Pair, slice]:
     return (begin, end), slice(first + samples.step * begin, first + samples.step * (end - 1) + 1, samples.step)
 
 
+@lru_cache(maxsize=1024)
+def _meets(lattice: Lattice | Route) -> tuple[Pair, ...]:
+    """The queries that count at each displacement index."""
+    patch = lattice.lattice.patch if isinstance(lattice, Route) else lattice.patch
+    return tuple(lattice.meets(m) for m in range(patch))
+
+
 # Sizes ---------------------------------------------------------------------------------------------------------------
 
 # Which lengths to halve until a block or task is small enough: the first in the list that is still above its floor.
@@ -501,7 +537,8 @@ def _task_lengths(
     splits: tuple[int, ...] = (BATCH, ROWS, COLUMNS, MS, NS),
 ) -> tuple[int, ...]:
     """Lengths of tasks that fit the cache and are many enough to keep all threads busy to the end."""
-    found = list(_halved((1, *lengths[1:]), size, TASK_BYTES, order))
+    limit = min(TASK_BYTES, (workers.WORKSPACE // 2 - PACKED_BYTES) // (TASK_COPIES * threads))
+    found = list(_halved((1, *lengths[1:]), size, limit, order))
     for field, floor in order:
         while field in splits and found[field] > floor and _count(lengths, found, splits) < threads * TASKS_PER_THREAD:
             found[field] = max(-(-found[field] // 2), floor)

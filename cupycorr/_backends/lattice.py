@@ -68,7 +68,7 @@ class Lattice:
         return max(begin, low), max(min(end, high), begin, low)
 
     def searched(self, begin: int, end: int, m_begin: int, m_end: int) -> Pair:
-        """The searched indices ``pitch t + advance m`` that queries ``[begin, end)`` read at displacements ``[m_begin, m_end)``."""
+        """The searched indices ``pitch t + advance m`` of queries ``[begin, end)`` at displacements ``[m_begin, m_end)``."""
         return self.pitch * begin + self.advance * m_begin, self.pitch * (end - 1) + self.advance * (m_end - 1) + 1
 
     def searched_inside(self) -> Pair:

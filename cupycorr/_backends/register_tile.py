@@ -14,7 +14,7 @@ import ctypes
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ def kernel(rows: int, width: int, dtype: np.dtype) -> Callable[..., None]:
         return _compiled(rows, width, np.dtype(dtype).itemsize)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compiled(rows: int, width: int, itemsize: int) -> Callable[..., None]:
     import llvmlite.binding as llvm
 
@@ -141,7 +141,9 @@ class _KernelBuilder:
 
             def columns(index: Any, _: Sequence[Any], begin=begin, lanes=lanes, vector=vector) -> None:
                 x = b.add(begin, b.mul(index, self._number(lanes)))
-                sums = self._products([self._moved(p, x) for p in lefts], [self._moved(p, x) for p in rights], steps, terms, vector)
+                sums = self._products(
+                    [self._moved(p, x) for p in lefts], [self._moved(p, x) for p in rights], steps, terms, vector
+                )
                 self._add([self._moved(p, x) for p in totals], sums, vector)
 
             self._loop(count, columns)

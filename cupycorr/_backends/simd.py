@@ -22,7 +22,11 @@ TERMS = 128  # products summed in registers before they are added to memory: bou
 # (rows, width) -> cycles for one term of a vector of columns, measured on Zen 4 with 32 vector registers of 64 bytes.
 # A width that would spill is not in the table.
 _CYCLES = {
-    32: {1: {q: 2 * q + 1 for q in range(1, 11)}, 2: {q: 2 * q + 3 for q in range(1, 11)}, 3: {q: max(17, 3 * q) for q in range(1, 8)}},
+    32: {
+        1: {q: 2 * q + 1 for q in range(1, 11)},
+        2: {q: 2 * q + 3 for q in range(1, 11)},
+        3: {q: max(17, 3 * q) for q in range(1, 8)},
+    },
     16: {1: {q: q + 1 for q in range(1, 7)}, 2: {q: q + 3 for q in range(1, 5)}, 3: {q: 1.5 * q + 3 for q in range(1, 4)}},
 }
 
@@ -60,7 +64,7 @@ class RegisterTiles:
 
     def volume(self, block: cpu.Block, query: np.ndarray, total: np.ndarray) -> None:
         """See `cpu.Engine`."""
-        rows, columns, ms, ns = block.region.lengths[1:]
+        columns = block.region.lengths[cpu.COLUMNS]
         vertical, horizontal = block.vertical, block.horizontal
         table = _volume_table(
             _relative_meets(block),
@@ -121,9 +125,7 @@ class _Table:
     right_q: np.ndarray
 
 
-def _run(
-    table: _Table, left: np.ndarray, right_at: tuple[np.ndarray, int], total: np.ndarray, columns: int, along: int
-) -> None:
+def _run(table: _Table, left: np.ndarray, right_at: tuple[np.ndarray, int], total: np.ndarray, columns: int, along: int) -> None:
     right, offset = right_at
     size = total.itemsize
     addresses = left.ctypes.data, right.ctypes.data + offset * size, total.ctypes.data
@@ -135,7 +137,7 @@ def _run(
 
 
 @lru_cache(maxsize=256)
-def _vectors(columns: int, itemsize: int) -> list[int]:
+def _vectors(columns: int, itemsize: int) -> tuple[int, ...]:
     """How many vectors of each width cover the columns, the last one overhanging as little as may be."""
     counts = []
     widths = [width // itemsize for width in register_tile.registers().widths]
@@ -145,7 +147,7 @@ def _vectors(columns: int, itemsize: int) -> list[int]:
         count += rest > widths[len(counts) + 1]
         counts.append(count)
         columns = max(columns - count * lanes, 0)
-    return [*counts, -(-columns // widths[-1])]
+    return (*counts, -(-columns // widths[-1]))
 
 
 def _shifts(pitch_advance: Pair, ns: Pair, plane_stride: int, column_stride: int) -> list[int]:

@@ -27,7 +27,7 @@ def window_sum(values: np.ndarray, axis: int, window: Window) -> np.ndarray:
 
 
 def window_spread(values: np.ndarray, axis: int, window: Window, begin: int, end: int) -> np.ndarray:
-    """The transpose of `window_sum`: ``out[t] = sum over i, u with i stride + u dilation = t of values[i]``, t in [begin, end)."""
+    """The transpose of `window_sum`: ``out[t - begin] = sum over i, u with i stride + u dilation = t of values[i]``, t < end."""
     if window.taps == 1 and window.stride == 1:
         return values[_along(axis, begin, end, 1)]
     margin = (window.taps - 1) * window.dilation

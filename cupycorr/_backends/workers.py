@@ -6,6 +6,7 @@ calling thread takes tasks too: a call makes progress even while other calls kee
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -96,6 +97,32 @@ def _forget_threads() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
+
+
+# Scratch -------------------------------------------------------------------------------------------------------------
+
+RETAINED = WORKSPACE // 2  # bytes of scratch kept for the next call: fresh pages cost more than most calls' arithmetic
+
+_free: list[np.ndarray] = []
+
+
+@contextmanager
+def scratch(shape: tuple[int, ...], dtype: np.dtype) -> Iterator[np.ndarray]:
+    """An uninitialised array, from memory that is used again by later calls."""
+    size = math.prod(shape) * dtype.itemsize
+    with _lock:
+        fitting = [index for index, buffer in enumerate(_free) if size <= buffer.nbytes]
+        best = min(fitting, key=lambda index: _free[index].nbytes, default=None)
+        buffer = None if best is None else _free.pop(best)
+    if buffer is None:
+        buffer = np.empty(size, np.uint8)
+    try:
+        yield buffer[:size].view(dtype).reshape(shape)
+    finally:
+        with _lock:
+            _free.append(buffer)
+            while sum(kept.nbytes for kept in _free) > RETAINED:
+                _free.pop(0)
 
 
 # BLAS ----------------------------------------------------------------------------------------------------------------
