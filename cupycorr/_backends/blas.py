@@ -22,6 +22,7 @@ from . import cpu, workers
 from .lattice import Lattice
 
 FEW_CHANNELS = 4  # up to here shifted products are faster than a matrix product with its band
+TERMS = 512  # channels summed in one product
 ROWS_TOGETHER = 8  # queries rows that share one copy of the searched rows
 
 
@@ -74,8 +75,7 @@ class BandedProducts:
         for tile in _tiles(block, query.shape[1]):
             size = tile.columns
             for t, searched, ms in tile.rows():
-                left = query[t, :, tile.queries].T
-                scores = left @ searched.reshape(len(left.T), -1)
+                scores = _product(query[t, :, tile.queries].T, searched.reshape(len(searched), -1))
                 row, column = scores.strides
                 band = as_strided(scores, (len(ms), len(tile.phase.ns), size), (tile.reach * column, column, row + column))
                 at_ns = slice(tile.phase.ns.start - block.region.ns[0], None, block.horizontal.pitch)
@@ -103,6 +103,14 @@ class BandedProducts:
                     for m, n in np.ndindex(len(ms), ns):
                         sums += values[m, n] * searched[:, m, n : n + size]
                 total[t, :, tile.queries] += sums
+
+
+def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """``left @ right`` in runs of bounded length: BLAS may sum a small product from end to end, which loses digits."""
+    product = left[:, :TERMS] @ right[:TERMS]
+    for begin in range(TERMS, len(right), TERMS):
+        product += left[:, begin : begin + TERMS] @ right[begin : begin + TERMS]
+    return product
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ No array here is larger than a share of the workspace, whatever the problem.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -89,14 +89,6 @@ class Engine(Protocol):
         """``total[t, c, x] += sum over m, n of cotangent[m, n, t, x] * searched``; total is (rows, channels, >= columns)."""
 
 
-def routes(problem: Problem, *arrays: np.ndarray) -> tuple[Route, Route]:
-    """The vertical and the horizontal route; the arrays decide whether one that needs finite data may be taken."""
-    found = route(problem.vertical), route(problem.horizontal)
-    if all(len(r.taps) == 1 for r in found) or all(np.isfinite(x).all() for x in arrays):
-        return found
-    return route(problem.vertical, finite=False), route(problem.horizontal, finite=False)
-
-
 # Forward -------------------------------------------------------------------------------------------------------------
 
 
@@ -105,7 +97,7 @@ def forward(engine: Engine, problem: Problem, input1: np.ndarray, input2: np.nda
     if not problem.outputs or not problem.channels:
         out[...] = 0
         return
-    work = _Forward(engine, problem, routes(problem, input1, input2), input1, input2, out)
+    work = _Forward(engine, problem, input1, input2, out)
     with engine.session():
         for region in work.blocks():
             work.run(region)
@@ -118,19 +110,18 @@ class _Forward:
         self,
         engine: Engine,
         problem: Problem,
-        found: tuple[Route, Route],
         input1: np.ndarray,
         input2: np.ndarray,
         out: np.ndarray,
     ) -> None:
         self.engine, self.problem = engine, problem
-        self.vertical, self.horizontal = found
+        self.vertical, self.horizontal = route(problem.vertical), route(problem.horizontal)
+        self.taps = list(product(self.vertical.lattices, self.horizontal.lattices))
         self.input1, self.input2, self.out = input1, input2, out
         self.dtype = element_type("input1", input1.dtype).accumulator_dtype
         self.scale = self.dtype.type(problem.parameters.scale)
-        self.channels = problem.channels * len(self.vertical.taps) * len(self.horizontal.taps)
+        self.channels = problem.channels * len(self.taps)
         self.threads = engine.threads()
-        self.meets_rows, self.meets_columns = _meets(self.vertical), _meets(self.horizontal)
 
     def blocks(self) -> list[Region]:
         """The whole output in blocks whose packed inputs fit the workspace."""
@@ -156,50 +147,56 @@ class _Forward:
         order = _WINDOW_TASK_ORDER if windows_overlap else _TASK_ORDER
         lengths = _task_lengths(region.lengths, self._task_bytes, order, self.threads)
 
-        def task(piece: Region) -> None:
-            block = searched.part(self._on_lattice(piece), self.meets_rows)
-            (t, _), (x, _) = block.region.rows, block.region.columns
-            self._store(piece, block, query[piece.batch[0] - inner.batch[0], t - inner.rows[0] :, :, x - inner.columns[0] :])
-
-        with self._packed(inner) as (query, searched):
-            workers.run(task, region.pieces(lengths), self.threads)
+        with ExitStack() as stack:
+            packed = [self._room(stack, *lattices, inner) for lattices in self.taps]
+            items = [item for query, searched in packed for item in self._packing(query, searched)]
+            workers.run(_pack, _shared(items, self.threads), self.threads)
+            workers.run(lambda piece: self._store(piece, packed), region.pieces(lengths), self.threads)
 
     def _on_lattice(self, region: Region) -> Region:
         rows, columns = self.vertical.window.reach(*region.rows), self.horizontal.window.reach(*region.columns)
         return replace(region, rows=rows, columns=columns)
 
-    @contextmanager
-    def _packed(self, region: Region) -> Iterator[tuple[np.ndarray, _Searched]]:
+    def _room(self, stack: ExitStack, vertical: Lattice, horizontal: Lattice, region: Region) -> tuple[np.ndarray, _Searched]:
+        """Room for what one tap reads of both images."""
         batch, rows, columns, _, _ = region.lengths
-        shape = batch, rows, self.channels, _width(columns)
-        taps = self.vertical.taps, self.horizontal.taps
-        lattices = self.vertical.lattice, self.horizontal.lattice
-        with (
-            workers.scratch(shape, self.dtype) as query,
-            _Searched.scratch(*lattices, region, self.channels, self.dtype) as searched,
-        ):
-            items = _packing(
-                query, self.input1, region, _queries(self.vertical, region.rows), _queries(self.horizontal, region.columns), taps
-            )
-            items += searched.packing(self.input2, taps)
-            workers.run(_pack, _shared(items, self.threads), self.threads)
-            yield query, searched
+        query = workers.scratch((batch, rows, self.problem.channels, _width(columns)), self.dtype)
+        searched = _Searched.scratch(vertical, horizontal, region, self.problem.channels, self.dtype)
+        return stack.enter_context(query), stack.enter_context(searched)
 
-    def _store(self, piece: Region, block: Block, query: np.ndarray) -> None:
+    def _packing(self, query: np.ndarray, searched: _Searched) -> list[tuple]:
+        vertical, horizontal, region = searched.vertical, searched.horizontal, searched.region
+        rows = _Samples(vertical.first + vertical.stride * region.rows[0], vertical.stride, 0, vertical.size)
+        columns = _Samples(horizontal.first + horizontal.stride * region.columns[0], horizontal.stride, 0, horizontal.size)
+        return [*_packing(query, self.input1, region, rows, columns), *searched.packing(self.input2)]
+
+    def _store(self, piece: Region, packed: list[tuple[np.ndarray, _Searched]]) -> None:
         """Compute one task's outputs: the volume, its window sums, the scale, the rounding."""
-        _, rows, columns, ms, ns = block.region.lengths
+        region = self._on_lattice(piece)
+        _, rows, columns, ms, ns = region.lengths
         with workers.scratch((ms, ns, rows, _padded(columns)), self.dtype) as total:
-            total[...] = 0
-            self.engine.volume(block, query, total)
-            total = total[..., :columns]
-            # Zeros that stand for pixels outside were multiplied too; what is not finite times zero is not zero.
-            for index, met in enumerate(self.meets_columns[slice(*block.region.ns)]):
-                _zero_but(total[:, index], met, block.region.columns)
-            sums = window_sum(window_sum(total, 2, self.vertical.window), 3, self.horizontal.window)
+            sums = self._volume(region, *packed[0], total)
+            if len(packed) > 1:
+                sums = sums.copy()
+                for query, searched in packed[1:]:
+                    sums += self._volume(region, query, searched, total)
+            sums = window_sum(window_sum(sums, 2, self.vertical.window), 3, self.horizontal.window)
             if self.scale != 1:
                 sums *= self.scale
             target = self.out[(piece.batch[0], *(slice(*r) for r in (piece.ms, piece.ns, piece.rows, piece.columns)))]
             np.copyto(target, sums, casting="unsafe")
+
+    def _volume(self, region: Region, query: np.ndarray, searched: _Searched, total: np.ndarray) -> np.ndarray:
+        """One tap's products summed over channels, for a piece of what is packed."""
+        whole = searched.region
+        offsets = (region.batch[0] - whole.batch[0], region.rows[0] - whole.rows[0], region.columns[0] - whole.columns[0])
+        total[...] = 0
+        self.engine.volume(searched.part(region), query[offsets[0], offsets[1] :, :, offsets[2] :], total)
+        total = total[..., : region.lengths[COLUMNS]]
+        # Zeros that stand for pixels outside were multiplied too; what is not finite times zero is not zero.
+        for index, met in enumerate(_meets(searched.horizontal)[slice(*region.ns)]):
+            _zero_but(total[:, index], met, region.columns)
+        return total
 
 
 # Gradients -----------------------------------------------------------------------------------------------------------
@@ -214,7 +211,7 @@ def vjp(
     needs: tuple[bool, bool],
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The gradients of ``<cotangent, forward(input1, input2)>`` that ``needs`` asks for, the others None."""
-    vertical, horizontal = routes(problem, cotangent, input1, input2)
+    vertical, horizontal = route(problem.vertical), route(problem.horizontal)
     from_input2 = [[seen for lattice in r.lattices for seen in lattice.seen_from_input2()] for r in (vertical, horizontal)]
     sides = (
         (needs[0], input1, input2, (vertical.lattices, horizontal.lattices)),
@@ -316,7 +313,6 @@ class _Gradient:
 
     def _add(self, vertical: Lattice, horizontal: Lattice, region: Region, pixels: Region, total: np.ndarray) -> None:
         """Add one lattice's share to a block's sums."""
-        meets = _meets(vertical)
 
         def task_bytes(lengths: Sequence[int]) -> int:
             _, rows, columns, ms, ns = lengths
@@ -330,7 +326,7 @@ class _Gradient:
             with workers.scratch((rows, self.channels, _padded(columns)), self.dtype) as sums:
                 sums[...] = 0
                 for part in piece.pieces(lengths):
-                    block = searched.part(part, meets)
+                    block = searched.part(part)
                     with self._cotangent(block) as cotangent:
                         self.engine.gradient(block, cotangent, sums)
                 at_rows = _positions(vertical, piece.rows, pixels.rows[0])
@@ -339,8 +335,7 @@ class _Gradient:
                 np.add(target, sums[..., :columns], out=target)
 
         with _Searched.scratch(vertical, horizontal, region, self.channels, self.dtype) as searched:
-            items = searched.packing(self.searched, ((0,), (0,)))
-            workers.run(_pack, _shared(items, self.threads), self.threads)
+            workers.run(_pack, _shared(searched.packing(self.searched), self.threads), self.threads)
             workers.run(task, region.pieces((*lengths[:MS], *region.lengths[MS:])), self.threads)
 
     @contextmanager
@@ -435,7 +430,7 @@ class _Searched:
         with workers.scratch(shape, dtype) as array:
             yield cls(vertical, horizontal, region, array, row, column)
 
-    def packing(self, image: np.ndarray, taps: tuple[tuple[int, ...], tuple[int, ...]]) -> list[tuple]:
+    def packing(self, image: np.ndarray) -> list[tuple]:
         """What has to be packed, for `_pack`."""
         v, h = self.vertical, self.horizontal
         rows = _Samples(v.origin + v.spacing * self.row, v.spacing, v.low, v.high)
@@ -443,65 +438,56 @@ class _Searched:
         for plane in range(h.pitch):
             first = h.origin + h.spacing * (h.pitch * self.column + plane)
             columns = _Samples(first, h.spacing * h.pitch, h.low, h.high)
-            items += _packing(self.array[:, :, :, plane], image, self.region, rows, columns, taps)
+            items += _packing(self.array[:, :, :, plane], image, self.region, rows, columns)
         return items
 
-    def part(self, region: Region, meets: tuple[Pair, ...]) -> Block:
+    def part(self, region: Region) -> Block:
         """The block of a piece of the region."""
         array = self.array[region.batch[0] - self.region.batch[0]]
-        return Block(self.vertical, self.horizontal, region, meets[slice(*region.ms)], array, self.row, self.column)
+        meets = _meets(self.vertical)[slice(*region.ms)]
+        return Block(self.vertical, self.horizontal, region, meets, array, self.row, self.column)
 
 
-def _queries(r: Route, indices: Pair) -> _Samples:
-    lattice = r.lattice
-    return _Samples(lattice.first + lattice.stride * indices[0], lattice.stride, 0, lattice.size)
-
-
-def _packing(
-    target: np.ndarray, image: np.ndarray, region: Region, rows: _Samples, columns: _Samples, taps: tuple
-) -> list[tuple]:
-    return [(target[b - region.batch[0]], image[b], rows, columns, taps) for b in range(*region.batch)]
+def _packing(target: np.ndarray, image: np.ndarray, region: Region, rows: _Samples, columns: _Samples) -> list[tuple]:
+    """One item for `_pack` for each sample of a region."""
+    return [(target[b - region.batch[0]], image[b], rows, columns) for b in range(*region.batch)]
 
 
 def _shared(items: list[tuple], threads: int) -> list[tuple]:
     """Packing items cut by rows, so that every thread has some."""
     shared = []
-    for target, image, rows, columns, taps in items:
-        for begin, end in _cut(0, len(target), -(-len(target) * len(items) // (threads * len(items)))):
-            moved = replace(rows, first=rows.first + rows.step * begin)
-            shared.append((target[begin:end], image, moved, columns, taps))
+    for target, image, rows, columns in items:
+        for begin, end in _cut(0, len(target), -(-len(target) // threads)):
+            moved = _Samples(rows.first + rows.step * begin, rows.step, rows.low, rows.high)
+            shared.append((target[begin:end], image, moved, columns))
     return shared
 
 
-def _pack(item: tuple[np.ndarray, np.ndarray, _Samples, _Samples, tuple]) -> None:
-    """``target[t, (tap, c), x] = image[c, y(t) + tap, x(x) + tap]``, zero outside."""
-    target, image, rows, columns, (taps_v, taps_h) = item
-    channels = len(image)
-    for index, (dy, dx) in enumerate(product(taps_v, taps_h)):
-        part = target[:, index * channels : (index + 1) * channels]
-        (t, t_end), at_rows = _inside(rows, dy, part.shape[0])
-        (x, x_end), at_columns = _inside(columns, dx, part.shape[2])
-        part[:t] = 0
-        part[t_end:] = 0
-        part[t:t_end, :, :x] = 0
-        part[t:t_end, :, x_end:] = 0
-        part[t:t_end, :, x:x_end] = image[:, at_rows, at_columns].transpose(1, 0, 2)
+def _pack(item: tuple[np.ndarray, np.ndarray, _Samples, _Samples]) -> None:
+    """``target[t, c, x] = image[c, y(t), x(x)]``, zero outside."""
+    target, image, rows, columns = item
+    (t, t_end), at_rows = _inside(rows, target.shape[0])
+    (x, x_end), at_columns = _inside(columns, target.shape[2])
+    target[:t] = 0
+    target[t_end:] = 0
+    target[t:t_end, :, :x] = 0
+    target[t:t_end, :, x_end:] = 0
+    target[t:t_end, :, x:x_end] = image[:, at_rows, at_columns].transpose(1, 0, 2)
 
 
-def _inside(samples: _Samples, tap: int, count: int) -> tuple[Pair, slice]:
+def _inside(samples: _Samples, count: int) -> tuple[Pair, slice]:
     """The indices whose position counts, and the slice of their positions."""
-    first = samples.first + tap
-    begin, end = lattice_inside(first, samples.step, count, samples.low, samples.high)
+    first, step = samples.first, samples.step
+    begin, end = lattice_inside(first, step, count, samples.low, samples.high)
     if begin == end:
         return (begin, end), slice(0, 0)
-    return (begin, end), slice(first + samples.step * begin, first + samples.step * (end - 1) + 1, samples.step)
+    return (begin, end), slice(first + step * begin, first + step * (end - 1) + 1, step)
 
 
 @lru_cache(maxsize=1024)
-def _meets(lattice: Lattice | Route) -> tuple[Pair, ...]:
+def _meets(lattice: Lattice) -> tuple[Pair, ...]:
     """The queries that count at each displacement index."""
-    patch = lattice.lattice.patch if isinstance(lattice, Route) else lattice.patch
-    return tuple(lattice.meets(m) for m in range(patch))
+    return tuple(lattice.meets(m) for m in range(lattice.patch))
 
 
 # Sizes ---------------------------------------------------------------------------------------------------------------
@@ -597,7 +583,8 @@ def _zero_but(values: np.ndarray, kept: Pair, columns: Pair) -> None:
 def how(problem: Problem) -> str:
     """The route from windows to products, in words."""
     ways = []
-    for name, r in zip(("rows", "columns"), routes(problem), strict=True):
+    for name, axis in (("rows", problem.vertical), ("columns", problem.horizontal)):
+        r = route(axis)
         if len(r.taps) > 1:
             ways.append(f"{name} tap by tap")
         elif r.window.taps > 1:

@@ -9,6 +9,7 @@ backend needs two maps only: a volume, and the gradient of a volume with respect
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import gcd
 
 from .._problem import Axis, Pair, lattice_inside
@@ -132,25 +133,19 @@ class Route:
         """The lattice of each tap."""
         return [self.lattice.moved(tap) for tap in self.taps]
 
-    def meets(self, m: int) -> Pair:
-        """The queries ``[begin, end)`` of which any tap may count at displacement index ``m``."""
-        ranges = [lattice.meets(m) for lattice in self.lattices]
-        ranges = [(begin, end) for begin, end in ranges if begin < end] or [(0, 0)]
-        return min(begin for begin, _ in ranges), max(end for _, end in ranges)
 
-
-def route(axis: Axis, finite: bool = True) -> Route:
+@lru_cache(maxsize=1024)
+def route(axis: Axis) -> Route:
     """The cheaper way to a window: as many products as positions, or as many as taps.
 
     Overlapping windows share products, so the volume is computed at every position a window touches and then summed. Windows
-    that leave gaps touch fewer positions than lie between them: their taps are computed one by one, as further channels.
-    Those multiply the zeros that stand for taps outside, so they need ``finite`` data.
+    that leave gaps touch fewer positions than lie between them: their taps are computed one by one.
     """
     spacing = gcd(axis.stride, axis.dilation)
     span = ((axis.out - 1) * axis.stride + axis.dilation * (axis.kernel - 1)) // spacing + 1
     if axis.kernel == 1:
         return Route(_lattice(axis, axis.stride, axis.out), (0,), ONE_PIXEL)
-    if finite and axis.kernel * axis.out < span:
+    if axis.kernel * axis.out < span:
         taps = tuple(range(0, axis.kernel * axis.dilation, axis.dilation))
         return Route(_lattice(axis, axis.stride, axis.out), taps, ONE_PIXEL)
     window = Window(axis.kernel, axis.dilation // spacing, axis.stride // spacing)

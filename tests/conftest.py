@@ -1,0 +1,22 @@
+"""Suite-wide settings: hypothesis draws the same problems every time, and device tests need a device."""
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("suite")
+
+
+def has_device():
+    try:
+        import cupy
+    except ImportError:
+        return False
+    return cupy.is_available()
+
+
+def pytest_collection_modifyitems(items):
+    if not has_device():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
