@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from typing import Protocol
@@ -20,7 +20,7 @@ from numpy.lib.stride_tricks import as_strided
 from .._dtypes import element_type
 from .._problem import Pair, Problem, lattice_inside
 from . import workers
-from .lattice import Lattice, Route, route
+from .lattice import Lattice, Window, route
 from .window import window_spread, window_sum
 
 PACKED_BYTES = workers.WORKSPACE // 4  # what one block's packed images and gradient sums may take
@@ -97,71 +97,84 @@ def forward(engine: Engine, problem: Problem, input1: np.ndarray, input2: np.nda
     if not problem.outputs or not problem.channels:
         out[...] = 0
         return
-    work = _Forward(engine, problem, input1, input2, out)
+    dtype = element_type("input1", input1.dtype).accumulator_dtype
+    work = _Forward(engine, _forward_plan(problem, dtype, engine.threads()), input1, input2, out)
     with engine.session():
-        for region in work.blocks():
+        for region in work.plan.blocks():
             work.run(region)
 
 
-class _Forward:
-    """One forward call: its geometry, its arrays, and the steps a block goes through."""
+class _ForwardPlan:
+    """The geometry of a forward call: how it is cut, without its arrays, so that the next call of the problem can use it."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        problem: Problem,
-        input1: np.ndarray,
-        input2: np.ndarray,
-        out: np.ndarray,
-    ) -> None:
-        self.engine, self.problem = engine, problem
-        self.vertical, self.horizontal = route(problem.vertical), route(problem.horizontal)
-        self.taps = list(product(self.vertical.lattices, self.horizontal.lattices))
-        self.input1, self.input2, self.out = input1, input2, out
-        self.dtype = element_type("input1", input1.dtype).accumulator_dtype
-        self.scale = self.dtype.type(problem.parameters.scale)
-        self.channels = problem.channels * len(self.taps)
-        self.threads = engine.threads()
+    def __init__(self, problem: Problem, dtype: np.dtype, threads: int) -> None:
+        self.problem, self.dtype, self.threads = problem, dtype, threads
+        self.scale = dtype.type(problem.parameters.scale)
+        vertical, horizontal = route(problem.vertical), route(problem.horizontal)
+        self.windows = vertical.window, horizontal.window
+        self.taps = list(product(vertical.lattices, horizontal.lattices))
+        batch, patch_h, patch_w, out_h, out_w = problem.out_shape
+        self.whole = Region((0, batch), (0, out_h), (0, out_w), (0, patch_h), (0, patch_w))
+        self.block_lengths = _halved(self.whole.lengths, self._packed_bytes, PACKED_BYTES, _BLOCK_ORDER)
+        windows_overlap = max(window.taps for window in self.windows) > 1
+        self.task_order = _WINDOW_TASK_ORDER if windows_overlap else _TASK_ORDER
+        self.task_lengths: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def blocks(self) -> list[Region]:
         """The whole output in blocks whose packed inputs fit the workspace."""
-        batch, patch_h, patch_w, out_h, out_w = self.problem.out_shape
-        whole = Region((0, batch), (0, out_h), (0, out_w), (0, patch_h), (0, patch_w))
-        return whole.pieces(_halved(whole.lengths, self._packed_bytes, PACKED_BYTES, _BLOCK_ORDER))
+        return self.whole.pieces(self.block_lengths)
+
+    def tasks(self, block: Region) -> list[Region]:
+        """A block's outputs in pieces for one task each."""
+        lengths = self.task_lengths.get(block.lengths)
+        if lengths is None:
+            lengths = _task_lengths(block.lengths, self._task_bytes, self.task_order, self.threads)
+            self.task_lengths[block.lengths] = lengths
+        return block.pieces(lengths)
+
+    def on_lattice(self, region: Region) -> Region:
+        """The region of the one-pixel volume that a region of outputs sums."""
+        rows, columns = self.windows[0].reach(*region.rows), self.windows[1].reach(*region.columns)
+        return Region(region.batch, rows, columns, region.ms, region.ns)
 
     def _packed_bytes(self, lengths: Sequence[int]) -> int:
         batch, rows, columns, ms, ns = lengths
-        rows, columns = _span(self.vertical, rows), _span(self.horizontal, columns)
-        query = rows * _width(columns)
-        searched = _searched_area(self.vertical.lattice, self.horizontal.lattice, rows, columns, ms, ns)
-        return batch * self.channels * (query + searched) * self.dtype.itemsize
+        rows, columns = _span(self.windows[0], rows), _span(self.windows[1], columns)
+        searched = _searched_area(*self.taps[0], rows, columns, ms, ns)
+        area = len(self.taps) * (rows * _width(columns) + searched)
+        return batch * self.problem.channels * area * self.dtype.itemsize
 
     def _task_bytes(self, lengths: Sequence[int]) -> int:
         _, rows, columns, ms, ns = lengths
-        return ms * ns * _span(self.vertical, rows) * _padded(_span(self.horizontal, columns)) * self.dtype.itemsize
+        return ms * ns * _span(self.windows[0], rows) * _padded(_span(self.windows[1], columns)) * self.dtype.itemsize
+
+
+_forward_plan = lru_cache(maxsize=256)(_ForwardPlan)
+
+
+class _Forward:
+    """One forward call: its arrays, and the steps a block goes through."""
+
+    def __init__(self, engine: Engine, plan: _ForwardPlan, input1: np.ndarray, input2: np.ndarray, out: np.ndarray) -> None:
+        self.engine, self.plan = engine, plan
+        self.input1, self.input2, self.out = input1, input2, out
 
     def run(self, region: Region) -> None:
         """Pack a block and compute its outputs."""
-        inner = self._on_lattice(region)
-        windows_overlap = self.vertical.window.taps > 1 or self.horizontal.window.taps > 1
-        order = _WINDOW_TASK_ORDER if windows_overlap else _TASK_ORDER
-        lengths = _task_lengths(region.lengths, self._task_bytes, order, self.threads)
-
+        plan = self.plan
+        inner = plan.on_lattice(region)
         with ExitStack() as stack:
-            packed = [self._room(stack, *lattices, inner) for lattices in self.taps]
+            packed = [self._room(stack, *lattices, inner) for lattices in plan.taps]
             items = [item for query, searched in packed for item in self._packing(query, searched)]
-            workers.run(_pack, _shared(items, self.threads), self.threads)
-            workers.run(lambda piece: self._store(piece, packed), region.pieces(lengths), self.threads)
-
-    def _on_lattice(self, region: Region) -> Region:
-        rows, columns = self.vertical.window.reach(*region.rows), self.horizontal.window.reach(*region.columns)
-        return replace(region, rows=rows, columns=columns)
+            workers.run(_pack, _shared(items, plan.threads), plan.threads)
+            workers.run(lambda piece: self._store(piece, packed), plan.tasks(region), plan.threads)
 
     def _room(self, stack: ExitStack, vertical: Lattice, horizontal: Lattice, region: Region) -> tuple[np.ndarray, _Searched]:
         """Room for what one tap reads of both images."""
         batch, rows, columns, _, _ = region.lengths
-        query = workers.scratch((batch, rows, self.problem.channels, _width(columns)), self.dtype)
-        searched = _Searched.scratch(vertical, horizontal, region, self.problem.channels, self.dtype)
+        channels, dtype = self.plan.problem.channels, self.plan.dtype
+        query = workers.scratch((batch, rows, channels, _width(columns)), dtype)
+        searched = _Searched.scratch(vertical, horizontal, region, channels, dtype)
         return stack.enter_context(query), stack.enter_context(searched)
 
     def _packing(self, query: np.ndarray, searched: _Searched) -> list[tuple]:
@@ -172,17 +185,18 @@ class _Forward:
 
     def _store(self, piece: Region, packed: list[tuple[np.ndarray, _Searched]]) -> None:
         """Compute one task's outputs: the volume, its window sums, the scale, the rounding."""
-        region = self._on_lattice(piece)
+        region = self.plan.on_lattice(piece)
         _, rows, columns, ms, ns = region.lengths
-        with workers.scratch((ms, ns, rows, _padded(columns)), self.dtype) as total:
+        with workers.scratch((ms, ns, rows, _padded(columns)), self.plan.dtype) as total:
             sums = self._volume(region, *packed[0], total)
             if len(packed) > 1:
                 sums = sums.copy()
                 for query, searched in packed[1:]:
                     sums += self._volume(region, query, searched, total)
-            sums = window_sum(window_sum(sums, 2, self.vertical.window), 3, self.horizontal.window)
-            if self.scale != 1:
-                sums *= self.scale
+            for axis, window in enumerate(self.plan.windows, start=2):
+                sums = window_sum(sums, axis, window)
+            if self.plan.scale != 1:
+                sums *= self.plan.scale
             target = self.out[(piece.batch[0], *(slice(*r) for r in (piece.ms, piece.ns, piece.rows, piece.columns)))]
             np.copyto(target, sums, casting="unsafe")
 
@@ -190,9 +204,9 @@ class _Forward:
         """One tap's products summed over channels, for a piece of what is packed."""
         whole = searched.region
         offsets = (region.batch[0] - whole.batch[0], region.rows[0] - whole.rows[0], region.columns[0] - whole.columns[0])
-        total[...] = 0
+        total.fill(0)
         self.engine.volume(searched.part(region), query[offsets[0], offsets[1] :, :, offsets[2] :], total)
-        total = total[..., : region.lengths[COLUMNS]]
+        total = total[..., : region.columns[1] - region.columns[0]]
         # Zeros that stand for pixels outside were multiplied too; what is not finite times zero is not zero.
         for index, met in enumerate(_meets(searched.horizontal)[slice(*region.ns)]):
             _zero_but(total[:, index], met, region.columns)
@@ -550,9 +564,9 @@ def _searched_area(vertical: Lattice, horizontal: Lattice, rows: int, columns: i
     return (row_end - row) * horizontal.pitch * _searched_columns(horizontal, (0, columns), (0, ns))[1]
 
 
-def _span(r: Route, outputs: int) -> int:
+def _span(window: Window, outputs: int) -> int:
     """Lattice indices that so many outputs read."""
-    begin, end = r.window.reach(0, outputs)
+    begin, end = window.reach(0, outputs)
     return end - begin
 
 
@@ -576,8 +590,11 @@ def overlap(one: Pair, two: Pair) -> Pair:
 
 def _zero_but(values: np.ndarray, kept: Pair, columns: Pair) -> None:
     """Zero the columns outside ``kept``; ``columns`` says which ones the last axis holds."""
-    values[..., : max(kept[0] - columns[0], 0)] = 0
-    values[..., max(kept[1] - columns[0], 0) :] = 0
+    begin, end = columns
+    if kept[0] > begin:
+        values[..., : kept[0] - begin] = 0
+    if kept[1] < end:
+        values[..., max(kept[1] - begin, 0) : end - begin] = 0
 
 
 def how(problem: Problem) -> str:

@@ -7,7 +7,7 @@ it (gradients): the tile's width. Only products that count are computed; rows ou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -67,11 +67,12 @@ class RegisterTiles:
         columns = block.region.lengths[cpu.COLUMNS]
         vertical, horizontal = block.vertical, block.horizontal
         table = _volume_table(
-            _relative_meets(block),
+            _relative_meets(block.meets, *block.region.rows),
             (vertical.pitch, vertical.advance),
             (horizontal.pitch, horizontal.advance),
             block.region.ns,
             query.shape[1],
+            total.dtype,
             _strides(query),
             _strides(block.searched),
             _strides(total),
@@ -83,11 +84,12 @@ class RegisterTiles:
         columns = block.region.lengths[cpu.COLUMNS]
         vertical, horizontal = block.vertical, block.horizontal
         table = _gradient_table(
-            _relative_meets(block),
+            _relative_meets(block.meets, *block.region.rows),
             (vertical.pitch, vertical.advance),
             (horizontal.pitch, horizontal.advance),
             block.region.ns,
             total.shape[1],
+            total.dtype,
             _strides(cotangent),
             _strides(block.searched),
             _strides(total),
@@ -95,11 +97,13 @@ class RegisterTiles:
         _run(table, cotangent, _searched_at(block), total, columns, _strides(total)[1])
 
 
-def _relative_meets(block: cpu.Block) -> tuple[int, tuple[Pair, ...]]:
-    """Number of query rows, and which of them count at each displacement row, counted from the block's first: blocks inside the
-    image share one table."""
-    begin, end = block.region.rows
-    clipped = ((max(low - begin, 0), min(high, end) - begin) for low, high in block.meets)
+@lru_cache(maxsize=1024)
+def _relative_meets(meets: tuple[Pair, ...], begin: int, end: int) -> tuple[int, tuple[Pair, ...]]:
+    """How many query rows a block has and which of them count at each displacement row, counted from its first.
+
+    Blocks well inside an image are all alike, and share one table.
+    """
+    clipped = ((max(low - begin, 0), min(high, end) - begin) for low, high in meets)
     return end - begin, tuple((low, max(low, high)) for low, high in clipped)
 
 
@@ -117,23 +121,23 @@ def _searched_at(block: cpu.Block) -> tuple[np.ndarray, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """What one block asks of the kernels: entries for each tile shape, and the offsets they share."""
+    """What one block asks of the kernels: for each tile shape its kernel and entries, and the offsets they share."""
 
-    entries: tuple[tuple[int, int, np.ndarray], ...]  # (rows, width, entries)
-    left_k: np.ndarray
-    right_k: np.ndarray
-    right_q: np.ndarray
+    calls: tuple[tuple[Callable[..., None], int, int], ...]  # kernel, address of its entries, their number
+    shared: tuple[int, int, int]  # addresses of left_k, right_k, right_q
+    arrays: tuple[np.ndarray, ...]  # what the addresses point into
 
 
 def _run(table: _Table, left: np.ndarray, right_at: tuple[np.ndarray, int], total: np.ndarray, columns: int, along: int) -> None:
     right, offset = right_at
-    size = total.itemsize
-    addresses = left.ctypes.data, right.ctypes.data + offset * size, total.ctypes.data
-    shared = table.left_k.ctypes.data, table.right_k.ctypes.data, table.right_q.ctypes.data
-    vectors = _vectors(columns, size)
-    for rows, width, entries in table.entries:
-        compiled = register_tile.kernel(rows, width, total.dtype)
-        compiled(*addresses, entries.ctypes.data, len(entries), *shared, along, *vectors)
+    addresses = _address(left), _address(right) + offset * right.itemsize, _address(total)
+    vectors = _vectors(columns, total.itemsize)
+    for compiled, entries, count in table.calls:
+        compiled(*addresses, entries, count, *table.shared, along, *vectors)
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
 
 
 @lru_cache(maxsize=256)
@@ -194,6 +198,7 @@ def _volume_table(
     horizontal: Pair,
     ns: Pair,
     channels: int,
+    dtype: np.dtype,
     query: tuple[int, ...],
     searched: tuple[int, ...],
     total: tuple[int, ...],
@@ -217,7 +222,8 @@ def _volume_table(
                     entries.setdefault((rows, width), []).append([right, q, first, terms, *lefts, *totals])
                     q += width
     channel = np.arange(channels)
-    return _table(entries, channel * query[1], channel * searched[1], _shifts(horizontal, ns, searched[2], searched[3]))
+    shifts = _shifts(horizontal, ns, searched[2], searched[3])
+    return _table(dtype, entries, channel * query[1], channel * searched[1], shifts)
 
 
 @lru_cache(maxsize=128)
@@ -227,6 +233,7 @@ def _gradient_table(
     horizontal: Pair,
     ns: Pair,
     channels: int,
+    dtype: np.dtype,
     cotangent: tuple[int, ...],
     searched: tuple[int, ...],
     total: tuple[int, ...],
@@ -251,12 +258,21 @@ def _gradient_table(
                 c += width
     left_k = ms[:, None] * cotangent[0] + np.arange(count) * cotangent[1]
     right_k = ms[:, None] * advance * searched[0] + np.array(_shifts(horizontal, ns, searched[2], searched[3]))
-    return _table(entries, left_k.ravel(), right_k.ravel(), np.arange(channels) * searched[1])
+    return _table(dtype, entries, left_k.ravel(), right_k.ravel(), np.arange(channels) * searched[1])
 
 
-def _table(entries: dict[tuple[int, int], list], left_k: Sequence[int], right_k: Sequence[int], right_q: Sequence[int]) -> _Table:
-    arrays = (np.ascontiguousarray(values, np.int64) for values in (left_k, right_k, right_q))
-    return _Table(tuple((*shape, np.array(rows, np.int64)) for shape, rows in entries.items()), *arrays)
+def _table(
+    dtype: np.dtype,
+    entries: dict[tuple[int, int], list],
+    left_k: Sequence[int],
+    right_k: Sequence[int],
+    right_q: Sequence[int],
+) -> _Table:
+    shared = tuple(np.ascontiguousarray(values, np.int64) for values in (left_k, right_k, right_q))
+    listed = tuple(np.array(rows, np.int64) for rows in entries.values())
+    kernels = (register_tile.kernel(*shape, dtype) for shape in entries)
+    calls = tuple((kernel, _address(rows), len(rows)) for kernel, rows in zip(kernels, listed, strict=True))
+    return _Table(calls, tuple(map(_address, shared)), shared + listed)
 
 
 ENGINE = RegisterTiles()
