@@ -26,7 +26,9 @@ from .window import window_spread, window_sum
 PACKED_BYTES = workers.WORKSPACE // 4  # what one block's packed images and gradient sums may take
 TASK_BYTES = 3 * 2**18  # what one task's own sums should take at most, to stay in a core's second-level cache
 TASK_COPIES = 4  # arrays of that size a task may hold at once (window sums of 2, 4, 8 ... neighbours)
-TASKS_PER_THREAD = 4  # so that threads finish together
+FLOPS_PER_THREAD = 2**24  # dense operations below which waking another thread costs more than it takes over
+FLOPS_PER_TASK = 2**26  # and below which cutting a thread's share finer costs more than threads that do not finish together
+TASKS_PER_THREAD = 4  # how fine that is, at most
 LANES = 16  # columns are packed in multiples of this, so that vectors need no tail
 
 BATCH, ROWS, COLUMNS, MS, NS = range(5)  # the fields of a Region
@@ -73,6 +75,20 @@ class Block:
     column: int
 
 
+@dataclass(frozen=True, slots=True)
+class Team:
+    """How many threads share a call, and into how many tasks its blocks are cut at least."""
+
+    threads: int
+    tasks: int
+
+
+def team(problem: Problem, available: int) -> Team:
+    """The team worth waking for a problem."""
+    threads = min(available, 1 + problem.flops // FLOPS_PER_THREAD)
+    return Team(threads, threads * min(TASKS_PER_THREAD, 1 + problem.flops // (threads * FLOPS_PER_TASK)))
+
+
 class Engine(Protocol):
     """How the products of one block are summed, in one thread."""
 
@@ -98,7 +114,7 @@ def forward(engine: Engine, problem: Problem, input1: np.ndarray, input2: np.nda
         out[...] = 0
         return
     dtype = element_type("input1", input1.dtype).accumulator_dtype
-    work = _Forward(engine, _forward_plan(problem, dtype, engine.threads()), input1, input2, out)
+    work = _Forward(engine, _forward_plan(problem, dtype, team(problem, engine.threads())), input1, input2, out)
     with engine.session():
         for region in work.plan.blocks():
             work.run(region)
@@ -107,8 +123,8 @@ def forward(engine: Engine, problem: Problem, input1: np.ndarray, input2: np.nda
 class _ForwardPlan:
     """The geometry of a forward call: how it is cut, without its arrays, so that the next call of the problem can use it."""
 
-    def __init__(self, problem: Problem, dtype: np.dtype, threads: int) -> None:
-        self.problem, self.dtype, self.threads = problem, dtype, threads
+    def __init__(self, problem: Problem, dtype: np.dtype, members: Team) -> None:
+        self.problem, self.dtype, self.team = problem, dtype, members
         self.scale = dtype.type(problem.parameters.scale)
         vertical, horizontal = route(problem.vertical), route(problem.horizontal)
         self.windows = vertical.window, horizontal.window
@@ -128,7 +144,7 @@ class _ForwardPlan:
         """A block's outputs in pieces for one task each."""
         lengths = self.task_lengths.get(block.lengths)
         if lengths is None:
-            lengths = _task_lengths(block.lengths, self._task_bytes, self.task_order, self.threads)
+            lengths = _task_lengths(block.lengths, self._task_bytes, self.task_order, self.team)
             self.task_lengths[block.lengths] = lengths
         return block.pieces(lengths)
 
@@ -141,7 +157,7 @@ class _ForwardPlan:
         batch, rows, columns, ms, ns = lengths
         rows, columns = _span(self.windows[0], rows), _span(self.windows[1], columns)
         searched = _searched_area(*self.taps[0], rows, columns, ms, ns)
-        area = len(self.taps) * (rows * _width(columns) + searched)
+        area = len(self.taps) * (rows * _padded(columns) + searched)
         return batch * self.problem.channels * area * self.dtype.itemsize
 
     def _task_bytes(self, lengths: Sequence[int]) -> int:
@@ -166,14 +182,14 @@ class _Forward:
         with ExitStack() as stack:
             packed = [self._room(stack, *lattices, inner) for lattices in plan.taps]
             items = [item for query, searched in packed for item in self._packing(query, searched)]
-            workers.run(_pack, _shared(items, plan.threads), plan.threads)
-            workers.run(lambda piece: self._store(piece, packed), plan.tasks(region), plan.threads)
+            workers.run(_pack, _shared(items, plan.team), plan.team.threads)
+            workers.run(lambda piece: self._store(piece, packed), plan.tasks(region), plan.team.threads)
 
     def _room(self, stack: ExitStack, vertical: Lattice, horizontal: Lattice, region: Region) -> tuple[np.ndarray, _Searched]:
         """Room for what one tap reads of both images."""
         batch, rows, columns, _, _ = region.lengths
         channels, dtype = self.plan.problem.channels, self.plan.dtype
-        query = workers.scratch((batch, rows, channels, _width(columns)), dtype)
+        query = workers.scratch((batch, rows, channels, _padded(columns)), dtype)
         searched = _Searched.scratch(vertical, horizontal, region, channels, dtype)
         return stack.enter_context(query), stack.enter_context(searched)
 
@@ -276,7 +292,7 @@ class _Gradient:
         self.dtype = element_type("input1", result.dtype).accumulator_dtype
         self.scale = self.dtype.type(problem.parameters.scale)
         self.channels = problem.channels
-        self.threads = engine.threads()
+        self.team = team(problem, engine.threads())
         self.patch = max(v.patch for v, _ in lattices), max(h.patch for _, h in lattices)
 
     def blocks(self) -> list[Region]:
@@ -323,7 +339,8 @@ class _Gradient:
             target = self.result[region.batch[0] + b, :, at_rows, slice(*region.columns)]
             np.copyto(target, sums.transpose(1, 0, 2), casting="unsafe")
 
-        workers.run(store, [(b, part) for b in range(batch) for part in _cut(0, rows, -(-rows // self.threads))], self.threads)
+        parts = _cut(0, rows, -(-rows * batch // self.team.tasks))
+        workers.run(store, list(product(range(batch), parts)), self.team.threads)
 
     def _add(self, vertical: Lattice, horizontal: Lattice, region: Region, pixels: Region, total: np.ndarray) -> None:
         """Add one lattice's share to a block's sums."""
@@ -333,7 +350,7 @@ class _Gradient:
             cotangent = ms * ns * rows * (_padded(columns) + horizontal.skew * (ns - 1))
             return (cotangent + rows * self.channels * _padded(columns)) * self.dtype.itemsize
 
-        lengths = _task_lengths(region.lengths, task_bytes, _TASK_ORDER, self.threads, splits=(BATCH, ROWS, COLUMNS))
+        lengths = _task_lengths(region.lengths, task_bytes, _TASK_ORDER, self.team, splits=(BATCH, ROWS, COLUMNS))
 
         def task(piece: Region) -> None:
             _, rows, columns, _, _ = piece.lengths
@@ -349,8 +366,8 @@ class _Gradient:
                 np.add(target, sums[..., :columns], out=target)
 
         with _Searched.scratch(vertical, horizontal, region, self.channels, self.dtype) as searched:
-            workers.run(_pack, _shared(searched.packing(self.searched), self.threads), self.threads)
-            workers.run(task, region.pieces((*lengths[:MS], *region.lengths[MS:])), self.threads)
+            workers.run(_pack, _shared(searched.packing(self.searched), self.team), self.team.threads)
+            workers.run(task, region.pieces((*lengths[:MS], *region.lengths[MS:])), self.team.threads)
 
     @contextmanager
     def _cotangent(self, block: Block) -> Iterator[np.ndarray]:
@@ -467,23 +484,22 @@ def _packing(target: np.ndarray, image: np.ndarray, region: Region, rows: _Sampl
     return [(target[b - region.batch[0]], image[b], rows, columns) for b in range(*region.batch)]
 
 
-def _shared(items: list[tuple], threads: int) -> list[tuple]:
-    """Packing items cut by rows, so that every thread has some."""
+def _shared(items: list[tuple], members: Team) -> list[tuple]:
+    """Packing items cut by rows into as many as there are tasks."""
     shared = []
     for target, image, rows, columns in items:
-        for begin, end in _cut(0, len(target), -(-len(target) // threads)):
+        for begin, end in _cut(0, len(target), -(-len(target) * len(items) // members.tasks)):
             moved = _Samples(rows.first + rows.step * begin, rows.step, rows.low, rows.high)
             shared.append((target[begin:end], image, moved, columns))
     return shared
 
 
 def _pack(item: tuple[np.ndarray, np.ndarray, _Samples, _Samples]) -> None:
-    """``target[t, c, x] = image[c, y(t), x(x)]``, zero outside."""
+    """``target[t, c, x] = image[c, y(t), x(x)]`` in every row that counts, zero where x is outside."""
     target, image, rows, columns = item
     (t, t_end), at_rows = _inside(rows, target.shape[0])
     (x, x_end), at_columns = _inside(columns, target.shape[2])
-    target[:t] = 0
-    target[t_end:] = 0
+    # Engines leave out the rows outside; columns outside are multiplied with the rest of their vector.
     target[t:t_end, :, :x] = 0
     target[t:t_end, :, x_end:] = 0
     target[t:t_end, :, x:x_end] = image[:, at_rows, at_columns].transpose(1, 0, 2)
@@ -510,14 +526,14 @@ def _meets(lattice: Lattice) -> tuple[Pair, ...]:
 _Order = tuple[tuple[int, int], ...]
 _BLOCK_ORDER: _Order = (
     *((BATCH, 1), (ROWS, 32), (MS, 16), (ROWS, 8), (MS, 4), (COLUMNS, 256), (NS, 64)),
-    *((ROWS, 1), (MS, 1), (COLUMNS, 16), (NS, 1), (COLUMNS, 1)),
+    *((ROWS, 1), (MS, 1), (COLUMNS, LANES), (NS, 1)),
 )
 _TASK_ORDER: _Order = (
     *((BATCH, 1), (ROWS, 6), (COLUMNS, 512), (MS, 4), (COLUMNS, 64)),
-    *((ROWS, 1), (NS, 16), (MS, 1), (COLUMNS, 16), (NS, 1)),
+    *((ROWS, 1), (NS, 16), (MS, 1), (COLUMNS, LANES), (NS, 1)),
 )
 # Cutting rows or columns of a window sum computes the margin twice; cutting displacements costs nothing.
-_WINDOW_TASK_ORDER: _Order = ((BATCH, 1), (MS, 1), (NS, 1), (ROWS, 128), (COLUMNS, 512), (ROWS, 1), (COLUMNS, 1))
+_WINDOW_TASK_ORDER: _Order = ((BATCH, 1), (MS, 1), (NS, 1), (ROWS, 128), (COLUMNS, 512), (ROWS, 1), (COLUMNS, LANES))
 
 
 def _halved(lengths: Sequence[int], size: Callable[[Sequence[int]], int], limit: int, order: _Order) -> tuple[int, ...]:
@@ -525,23 +541,29 @@ def _halved(lengths: Sequence[int], size: Callable[[Sequence[int]], int], limit:
     lengths = list(lengths)
     for field, floor in order:
         while size(lengths) > limit and lengths[field] > floor:
-            lengths[field] = max(-(-lengths[field] // 2), floor)
+            lengths[field] = _half(lengths[field], field, floor)
     return tuple(lengths)
+
+
+def _half(length: int, field: int, floor: int) -> int:
+    """Half a length. Columns are cut between vectors, so that no piece's last vector overhangs what is packed."""
+    half = max(-(-length // 2), floor)
+    return _padded(half) if field == COLUMNS else half
 
 
 def _task_lengths(
     lengths: Sequence[int],
     size: Callable[[Sequence[int]], int],
     order: _Order,
-    threads: int,
+    members: Team,
     splits: tuple[int, ...] = (BATCH, ROWS, COLUMNS, MS, NS),
 ) -> tuple[int, ...]:
-    """Lengths of tasks that fit the cache and are many enough to keep all threads busy to the end."""
-    limit = min(TASK_BYTES, (workers.WORKSPACE // 2 - PACKED_BYTES) // (TASK_COPIES * threads))
+    """Lengths of tasks that fit the cache and are as many as the team asks for."""
+    limit = min(TASK_BYTES, (workers.WORKSPACE // 2 - PACKED_BYTES) // (TASK_COPIES * members.threads))
     found = list(_halved((1, *lengths[1:]), size, limit, order))
     for field, floor in order:
-        while field in splits and found[field] > floor and _count(lengths, found, splits) < threads * TASKS_PER_THREAD:
-            found[field] = max(-(-found[field] // 2), floor)
+        while field in splits and found[field] > floor and _count(lengths, found, splits) < members.tasks:
+            found[field] = _half(found[field], field, floor)
     return tuple(found)
 
 
@@ -554,7 +576,7 @@ def _count(lengths: Sequence[int], pieces: Sequence[int], fields: tuple[int, ...
 
 def _searched_columns(lattice: Lattice, columns: Pair, ns: Pair) -> Pair:
     """First packed column of the searched image, and how many, room for vectors that overhang included."""
-    begin, end = lattice.searched(columns[0], columns[0] + _width(columns[1] - columns[0]), *ns)
+    begin, end = lattice.searched(columns[0], columns[0] + _padded(columns[1] - columns[0]), *ns)
     return begin // lattice.pitch, (end - 1) // lattice.pitch - begin // lattice.pitch + 1
 
 
@@ -572,11 +594,6 @@ def _span(window: Window, outputs: int) -> int:
 
 def _padded(columns: int) -> int:
     return -(-columns // LANES) * LANES
-
-
-def _width(columns: int) -> int:
-    """Packed columns: a piece may begin anywhere and its last vector may overhang."""
-    return _padded(columns) + LANES
 
 
 def _cut(begin: int, end: int, length: int) -> list[Pair]:
