@@ -243,34 +243,29 @@ def vjp(
     """The gradients of ``<cotangent, forward(input1, input2)>`` that ``needs`` asks for, the others None."""
     vertical, horizontal = route(problem.vertical), route(problem.horizontal)
     from_input2 = [[seen for lattice in r.lattices for seen in lattice.seen_from_input2()] for r in (vertical, horizontal)]
-    sides = (
-        (needs[0], input1, input2, (vertical.lattices, horizontal.lattices)),
-        (needs[1], input2, input1, from_input2),
-    )
+    lattices = (vertical.lattices, horizontal.lattices), from_input2
     windows = vertical.window, horizontal.window
-    return tuple(
-        _gradient(engine, problem, cotangent, windows, image, searched, list(product(*lattices))) if needed else None
-        for needed, image, searched, lattices in sides
-    )
+    members = team(problem, engine.threads())
+    # Two small gradients keep two threads busy with nothing to wait for; a large one is worth all threads.
+    side_by_side = all(needs) and 1 < members.threads == members.tasks
+    if side_by_side:
+        members = Team(members.threads // 2, members.threads // 2)
+    gradients: list[np.ndarray | None] = [None, None]
 
+    def compute(side: int) -> None:
+        image, searched = (input1, input2) if side == 0 else (input2, input1)
+        gradients[side] = result = np.zeros(image.shape, image.dtype)
+        if result.size and cotangent.size:
+            pairs = list(product(*lattices[side]))
+            work = _Gradient(engine, problem, members, cotangent, windows, searched, result, pairs)
+            # With one tap, each pixel is on one lattice at most.
+            once = len(vertical.taps) == len(horizontal.taps) == 1 and work.block_patch == work.patch
+            for region in work.blocks():
+                work.run_once(region) if once else work.run_adding(region)
 
-def _gradient(
-    engine: Engine,
-    problem: Problem,
-    cotangent: np.ndarray,
-    windows: tuple,
-    image: np.ndarray,
-    searched: np.ndarray,
-    lattices: list[tuple[Lattice, Lattice]],
-) -> np.ndarray:
-    if not image.size or not cotangent.size:
-        return np.zeros(image.shape, image.dtype)
-    result = np.empty(image.shape, image.dtype)
-    work = _Gradient(engine, problem, cotangent, windows, searched, result, lattices)
     with engine.session():
-        for region in work.blocks():
-            work.run(region)
-    return result
+        workers.run(compute, [side for side in (0, 1) if needs[side]], 2 if side_by_side else 1)
+    return tuple(gradients)
 
 
 class _Gradient:
@@ -280,94 +275,101 @@ class _Gradient:
         self,
         engine: Engine,
         problem: Problem,
+        members: Team,
         cotangent: np.ndarray,
-        windows: tuple,
+        windows: tuple[Window, Window],
         searched: np.ndarray,
         result: np.ndarray,
         lattices: list[tuple[Lattice, Lattice]],
     ) -> None:
-        self.engine, self.problem = engine, problem
+        self.engine = engine
         self.cotangent, self.windows, self.searched, self.result = cotangent, windows, searched, result
         self.lattices = lattices
         self.dtype = element_type("input1", result.dtype).accumulator_dtype
         self.scale = self.dtype.type(problem.parameters.scale)
         self.channels = problem.channels
-        self.team = team(problem, engine.threads())
+        self.team = members
         self.patch = max(v.patch for v, _ in lattices), max(h.patch for _, h in lattices)
+        batch, _, height, width = result.shape
+        self.whole = Region((0, batch), (0, height), (0, width), (0, self.patch[0]), (0, self.patch[1]))
+        self.block_lengths = _halved(self.whole.lengths, self._packed_bytes, PACKED_BYTES, _BLOCK_ORDER)
+        self.block_patch = self.block_lengths[MS:]
 
     def blocks(self) -> list[Region]:
         """The image in blocks of pixels whose sums and packed searched image fit the workspace."""
-        batch, _, height, width = self.result.shape
-        whole = Region((0, batch), (0, height), (0, width), (0, self.patch[0]), (0, self.patch[1]))
-        lengths = _halved(whole.lengths, self._packed_bytes, PACKED_BYTES, _BLOCK_ORDER)
-        self.block_patch = lengths[MS:]
-        return whole.pieces((*lengths[:MS], *whole.lengths[MS:]))
+        return self.whole.pieces((*self.block_lengths[:MS], *self.patch))
 
     def _packed_bytes(self, lengths: Sequence[int]) -> int:
         batch, rows, columns, ms, ns = lengths
         searched = max(_searched_area(v, h, rows // v.stride + 1, columns // h.stride + 1, ms, ns) for v, h in self.lattices)
         return batch * self.channels * (rows * _padded(columns) + searched) * self.dtype.itemsize
 
-    def run(self, region: Region) -> None:
-        """Sum one block of pixels over all lattices and displacements, and store it."""
+    def run_once(self, region: Region) -> None:
+        """Compute a block of pixels of which each has all its sum from one task."""
+        for vertical, horizontal in self.lattices:
+
+            def store(piece: Region, sums: np.ndarray, vertical=vertical, horizontal=horizontal) -> None:
+                at = _positions(vertical, piece.rows, 0), _positions(horizontal, piece.columns, 0)
+                self._store(sums, piece.batch[0], *at)
+
+            self._sum(vertical, horizontal, region, store)
+
+    def run_adding(self, region: Region) -> None:
+        """Compute a block of pixels whose sums come from several taps, or from a patch taken in parts."""
         batch, rows, columns, _, _ = region.lengths
         with workers.scratch((batch, rows, self.channels, columns), self.dtype) as total:
-            total[...] = 0
+            total.fill(0)
             for vertical, horizontal in self.lattices:
-                inner = Region(
-                    region.batch,
-                    vertical.queries_inside(*region.rows),
-                    horizontal.queries_inside(*region.columns),
-                    (0, vertical.patch),
-                    (0, horizontal.patch),
-                )
-                if min(inner.lengths) > 0:
-                    for part in inner.pieces((*inner.lengths[:MS], *self.block_patch)):
-                        self._add(vertical, horizontal, part, region, total)
-            self._store(region, total)
 
-    def _store(self, region: Region, total: np.ndarray) -> None:
-        """Scale and round a block's sums into the result."""
-        batch, rows = total.shape[:2]
+                def add(piece: Region, sums: np.ndarray, vertical=vertical, horizontal=horizontal) -> None:
+                    at_rows = _positions(vertical, piece.rows, region.rows[0])
+                    at_columns = _positions(horizontal, piece.columns, region.columns[0])
+                    target = total[piece.batch[0] - region.batch[0], at_rows, :, at_columns]
+                    np.add(target, sums, out=target)
 
-        def store(item: tuple[int, Pair]) -> None:
-            b, part = item
-            sums = total[b, slice(*part)]
-            if self.scale != 1:
-                sums *= self.scale
-            at_rows = slice(region.rows[0] + part[0], region.rows[0] + part[1])
-            target = self.result[region.batch[0] + b, :, at_rows, slice(*region.columns)]
-            np.copyto(target, sums.transpose(1, 0, 2), casting="unsafe")
+                self._sum(vertical, horizontal, region, add)
 
-        parts = _cut(0, rows, -(-rows * batch // self.team.tasks))
-        workers.run(store, list(product(range(batch), parts)), self.team.threads)
+            def store(item: tuple[int, Pair]) -> None:
+                b, (begin, end) = item
+                at = slice(region.rows[0] + begin, region.rows[0] + end), slice(*region.columns)
+                self._store(total[b, begin:end], region.batch[0] + b, *at)
 
-    def _add(self, vertical: Lattice, horizontal: Lattice, region: Region, pixels: Region, total: np.ndarray) -> None:
-        """Add one lattice's share to a block's sums."""
+            parts = _cut(0, rows, -(-rows * batch // self.team.tasks))
+            workers.run(store, list(product(range(batch), parts)), self.team.threads)
+
+    def _store(self, sums: np.ndarray, sample: int, at_rows: slice, at_columns: slice) -> None:
+        """Scale and round finished sums (rows, channels, columns) into the result."""
+        if self.scale != 1:
+            sums *= self.scale
+        np.copyto(self.result[sample, :, at_rows, at_columns], sums.transpose(1, 0, 2), casting="unsafe")
+
+    def _sum(self, vertical: Lattice, horizontal: Lattice, pixels: Region, keep: Callable[[Region, np.ndarray], None]) -> None:
+        """Sum one lattice's share of a block of pixels, task by task, and hand each piece of it to ``keep``."""
+        rows, columns = vertical.queries_inside(*pixels.rows), horizontal.queries_inside(*pixels.columns)
+        whole = Region(pixels.batch, rows, columns, (0, vertical.patch), (0, horizontal.patch))
+        if min(whole.lengths) < 1:
+            return
 
         def task_bytes(lengths: Sequence[int]) -> int:
             _, rows, columns, ms, ns = lengths
             cotangent = ms * ns * rows * (_padded(columns) + horizontal.skew * (ns - 1))
             return (cotangent + rows * self.channels * _padded(columns)) * self.dtype.itemsize
 
-        lengths = _task_lengths(region.lengths, task_bytes, _TASK_ORDER, self.team, splits=(BATCH, ROWS, COLUMNS))
-
         def task(piece: Region) -> None:
             _, rows, columns, _, _ = piece.lengths
             with workers.scratch((rows, self.channels, _padded(columns)), self.dtype) as sums:
-                sums[...] = 0
+                sums.fill(0)
                 for part in piece.pieces(lengths):
                     block = searched.part(part)
                     with self._cotangent(block) as cotangent:
                         self.engine.gradient(block, cotangent, sums)
-                at_rows = _positions(vertical, piece.rows, pixels.rows[0])
-                at_columns = _positions(horizontal, piece.columns, pixels.columns[0])
-                target = total[piece.batch[0] - pixels.batch[0], at_rows, :, at_columns]
-                np.add(target, sums[..., :columns], out=target)
+                keep(piece, sums[..., :columns])
 
-        with _Searched.scratch(vertical, horizontal, region, self.channels, self.dtype) as searched:
-            workers.run(_pack, _shared(searched.packing(self.searched), self.team), self.team.threads)
-            workers.run(task, region.pieces((*lengths[:MS], *region.lengths[MS:])), self.team.threads)
+        for region in whole.pieces((*whole.lengths[:MS], *self.block_patch)):
+            lengths = _task_lengths(region.lengths, task_bytes, _TASK_ORDER, self.team, splits=(BATCH, ROWS, COLUMNS))
+            with _Searched.scratch(vertical, horizontal, region, self.channels, self.dtype) as searched:
+                workers.run(_pack, _shared(searched.packing(self.searched), self.team), self.team.threads)
+                workers.run(task, region.pieces((*lengths[:MS], *region.lengths[MS:])), self.team.threads)
 
     @contextmanager
     def _cotangent(self, block: Block) -> Iterator[np.ndarray]:
@@ -379,7 +381,6 @@ class _Gradient:
         _, rows, columns, ms, ns = region.lengths
         width = _padded(columns)
         with workers.scratch((ms, ns, rows, width + horizontal.skew * (ns - 1)), self.dtype) as packed:
-            packed[...] = 0
             self._pack_cotangent(block, packed)
             along_m, along_n, along_t, along_x = packed.strides
             strides = (along_m, along_n + horizontal.skew * along_x, along_t, along_x)
@@ -390,22 +391,27 @@ class _Gradient:
             yield view
 
     def _pack_cotangent(self, block: Block, packed: np.ndarray) -> None:
-        """Fill in the cotangent, displacement row by displacement row, window sums transposed on the way."""
+        """Fill in the cotangent in every row that counts, window sums transposed on the way."""
         vertical, horizontal, region = block.vertical, block.horizontal, block.region
         x = region.columns[0] + horizontal.skew_first + horizontal.skew * region.ns[0]
         x_range = overlap((x, x + packed.shape[3]), horizontal.volume_inside())
+        if x_range[0] >= x_range[1]:
+            packed.fill(0)
+            return
+        packed[..., : x_range[0] - x] = 0
+        packed[..., x_range[1] - x :] = 0
         picked = _picked(horizontal, region.ns)
         for index, m in enumerate(range(*region.ms)):
             t = region.rows[0] + vertical.skew_first + vertical.skew * m
             t_range = overlap((t, t + packed.shape[2]), vertical.volume_inside())
-            if t_range[0] < t_range[1] and x_range[0] < x_range[1]:
+            if t_range[0] < t_range[1]:
                 values = self.cotangent[region.batch[0], vertical.patch_first + vertical.patch_step * m, picked]
                 for axis, window, wanted in ((1, self.windows[0], t_range), (2, self.windows[1], x_range)):
                     values = _spread(values, axis, window, wanted, self.dtype)
                 packed[index, :, t_range[0] - t : t_range[1] - t, x_range[0] - x : x_range[1] - x] = values
 
 
-def _spread(values: np.ndarray, axis: int, window, wanted: Pair, dtype: np.dtype) -> np.ndarray:
+def _spread(values: np.ndarray, axis: int, window: Window, wanted: Pair, dtype: np.dtype) -> np.ndarray:
     # Window sums are taken in the accumulator; without a window nothing is summed and the copy that packs also converts.
     if window.taps > 1:
         values = values.astype(dtype, copy=False)

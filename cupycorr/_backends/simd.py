@@ -16,6 +16,7 @@ import numpy as np
 
 from .._problem import Pair, Problem
 from . import cpu, register_tile, workers
+from .lattice import Lattice
 
 TERMS = 128  # products summed in registers before they are added to memory: bounds the rounding error and the cache footprint
 
@@ -69,8 +70,7 @@ class RegisterTiles:
         table = _volume_table(
             _relative_meets(block.meets, *block.region.rows),
             (vertical.pitch, vertical.advance),
-            (horizontal.pitch, horizontal.advance),
-            block.region.ns,
+            _shifts(horizontal, *block.region.ns),
             query.shape[1],
             total.dtype,
             _strides(query),
@@ -86,8 +86,7 @@ class RegisterTiles:
         table = _gradient_table(
             _relative_meets(block.meets, *block.region.rows),
             (vertical.pitch, vertical.advance),
-            (horizontal.pitch, horizontal.advance),
-            block.region.ns,
+            _shifts(horizontal, *block.region.ns),
             total.shape[1],
             total.dtype,
             _strides(cotangent),
@@ -112,9 +111,10 @@ def _strides(array: np.ndarray) -> tuple[int, ...]:
 
 
 def _searched_at(block: cpu.Block) -> tuple[np.ndarray, int]:
-    """The searched array, and the element that the block's first query row and column stand over at displacement row ms.begin."""
+    """The searched array, and the element of it that the block's first query meets at its first displacement (in plane 0)."""
     row = block.vertical.pitch * block.region.rows[0] + block.vertical.advance * block.region.ms[0] - block.row
-    column = block.region.columns[0] - block.column
+    shift = block.horizontal.advance * block.region.ns[0] // block.horizontal.pitch
+    column = block.region.columns[0] + shift - block.column
     strides = _strides(block.searched)
     return block.searched, row * strides[0] + column * strides[3]
 
@@ -154,11 +154,11 @@ def _vectors(columns: int, itemsize: int) -> tuple[int, ...]:
     return (*counts, -(-columns // widths[-1]))
 
 
-def _shifts(pitch_advance: Pair, ns: Pair, plane_stride: int, column_stride: int) -> list[int]:
-    """Offset in the packed searched row of each displacement index."""
-    pitch, advance = pitch_advance
-    found = (divmod(advance * n, pitch) for n in range(*ns))
-    return [plane * plane_stride + shift * column_stride for shift, plane in found]
+def _shifts(lattice: Lattice, begin: int, end: int) -> tuple[Pair, ...]:
+    """Packed (column, plane) of each displacement index, counted from the first one's column."""
+    first = lattice.advance * begin // lattice.pitch
+    found = (divmod(lattice.advance * n, lattice.pitch) for n in range(begin, end))
+    return tuple((shift - first, plane) for shift, plane in found)
 
 
 def _runs(
@@ -195,8 +195,7 @@ def _counts(meets: Sequence[Pair], m: int, t: int) -> bool:
 def _volume_table(
     relative_meets: tuple[int, tuple[Pair, ...]],
     vertical: Pair,
-    horizontal: Pair,
-    ns: Pair,
+    shifts: tuple[Pair, ...],
     channels: int,
     dtype: np.dtype,
     query: tuple[int, ...],
@@ -205,7 +204,7 @@ def _volume_table(
 ) -> _Table:
     """Tile width: displacements. Terms: channels."""
     pitch, advance = vertical
-    tiles = tiling(ns[1] - ns[0], -(-relative_meets[0] // advance), register_tile.registers().count)
+    tiles = tiling(len(shifts), -(-relative_meets[0] // advance), register_tile.registers().count)
     entries: dict[tuple[int, int], list[list[int]]] = {}
     runs = list(_runs(relative_meets, vertical, tiles.rows))
     for first in range(0, channels, TERMS):
@@ -222,16 +221,14 @@ def _volume_table(
                     entries.setdefault((rows, width), []).append([right, q, first, terms, *lefts, *totals])
                     q += width
     channel = np.arange(channels)
-    shifts = _shifts(horizontal, ns, searched[2], searched[3])
-    return _table(dtype, entries, channel * query[1], channel * searched[1], shifts)
+    return _table(dtype, entries, channel * query[1], channel * searched[1], _offsets(shifts, searched))
 
 
 @lru_cache(maxsize=128)
 def _gradient_table(
     relative_meets: tuple[int, tuple[Pair, ...]],
     vertical: Pair,
-    horizontal: Pair,
-    ns: Pair,
+    shifts: tuple[Pair, ...],
     channels: int,
     dtype: np.dtype,
     cotangent: tuple[int, ...],
@@ -241,7 +238,7 @@ def _gradient_table(
     """Tile width: channels. Terms: displacements."""
     pitch, advance = vertical
     tiles = tiling(channels, -(-relative_meets[0] // advance), register_tile.registers().count)
-    count = ns[1] - ns[0]
+    count = len(shifts)
     ms = np.arange(len(relative_meets[1]))
     entries: dict[tuple[int, int], list[list[int]]] = {}
     for t, m, rows, length in _runs(relative_meets, vertical, tiles.rows):
@@ -257,8 +254,12 @@ def _gradient_table(
                 entries.setdefault((rows, width), []).append([right, c, first, terms, *lefts, *totals])
                 c += width
     left_k = ms[:, None] * cotangent[0] + np.arange(count) * cotangent[1]
-    right_k = ms[:, None] * advance * searched[0] + np.array(_shifts(horizontal, ns, searched[2], searched[3]))
+    right_k = ms[:, None] * advance * searched[0] + _offsets(shifts, searched)
     return _table(dtype, entries, left_k.ravel(), right_k.ravel(), np.arange(channels) * searched[1])
+
+
+def _offsets(shifts: tuple[Pair, ...], searched: tuple[int, ...]) -> np.ndarray:
+    return np.array([plane * searched[2] + column * searched[3] for column, plane in shifts])
 
 
 def _table(

@@ -1,0 +1,126 @@
+"""The problems that are timed: every shape people run (semantics.md) and the shapes a release is accepted by.
+
+One row of `CASES` is one call of the operator; adding a shape is adding a row. Nothing here knows devices or contestants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from cupycorr._dtypes import named_dtype
+from cupycorr._problem import Problem, parameters, problem
+
+PASSES = ("forward", "vjp")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem: its name, the shape both inputs have, and the keywords of `cupycorr.spatial_correlation_sample`."""
+
+    name: str
+    shape: tuple[int, int, int, int]
+    keywords: dict[str, Any] = field(default_factory=dict)
+    acceptance: bool = False
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The same, checked and with its geometry."""
+        return problem(parameters(**self.keywords), self.shape, self.shape)
+
+    def useful_flops(self, which: str) -> int:
+        """Operations on taps inside both images; a full vjp is two such sums, one for each gradient."""
+        return self.problem.flops_inside() * {"forward": 1, "vjp": 2}[which]
+
+    def inputs(self, dtype: str, which: str) -> Inputs:
+        """The numbers every contestant gets."""
+        random = np.random.default_rng(0)
+        drawn = np.float64 if dtype == "float64" else np.float32
+
+        def draw(shape: tuple[int, ...]) -> np.ndarray:
+            return random.standard_normal(shape, drawn).astype(named_dtype(dtype), copy=False)
+
+        return Inputs(draw(self.shape), draw(self.shape), draw(self.problem.out_shape) if which == "vjp" else None)
+
+    def small(self) -> Case:
+        """The same parameters on images hardly larger than a window: for warming up."""
+        batch, channels, *sizes = self.shape
+        axes = (self.problem.vertical, self.problem.horizontal)
+        sizes = [min(size, axis.dilation * (axis.kernel - 1) + 8) for size, axis in zip(sizes, axes, strict=True)]
+        return replace(self, shape=(min(batch, 2), min(channels, 4), *sizes))
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Both images, and the cotangent where gradients are asked for."""
+
+    input1: np.ndarray
+    input2: np.ndarray
+    cotangent: np.ndarray | None
+
+
+FLOWNETC = {"patch_size": 21, "dilation_patch": 2}
+PWCNET = {"patch_size": 9}
+LITEFLOWNET = {"patch_size": 7}
+LITEFLOWNET_STRIDED = {"patch_size": 7, "dilation_patch": 2, "stride": 2}
+LOCAL_ATTENTION = {"patch_size": 15}
+EXTENSION_DEFAULT = {"kernel_size": 3, "patch_size": 3, "stride": 2, "padding": 1, "dilation": 2, "dilation_patch": 2}
+PIV = {"kernel_size": 32, "patch_size": 25, "stride": 16}
+PIV_DENSE = {"kernel_size": 32, "patch_size": 25}
+STEREO = {"patch_size": (1, 64), "patch_offset": (0, -32)}  # disparities 63 to 0: displacements -63 to 0
+
+CASES = (
+    Case("flownetc-headline", (4, 256, 48, 64), FLOWNETC, acceptance=True),
+    Case("flownetc-chairs", (8, 256, 48, 64), FLOWNETC),
+    Case("flownetc-sintel", (1, 256, 56, 128), FLOWNETC),
+    Case("flownetc-kitti", (1, 256, 48, 160), FLOWNETC),
+    Case("pwcnet-L6-sintel", (1, 196, 7, 16), PWCNET),
+    Case("pwcnet-L5-sintel", (1, 128, 14, 32), PWCNET),
+    Case("pwcnet-L4-sintel", (1, 96, 28, 64), PWCNET, acceptance=True),
+    Case("pwcnet-L3-sintel", (1, 64, 56, 128), PWCNET),
+    Case("pwcnet-L2-sintel", (1, 32, 112, 256), PWCNET),
+    Case("pwcnet-L2-384x1024", (1, 32, 96, 256), PWCNET, acceptance=True),
+    Case("pwcnet-L6-crop", (8, 196, 6, 7), PWCNET),
+    Case("pwcnet-L5-crop", (8, 128, 12, 14), PWCNET),
+    Case("pwcnet-L4-crop", (8, 96, 24, 28), PWCNET),
+    Case("pwcnet-L3-crop", (8, 64, 48, 56), PWCNET),
+    Case("pwcnet-L2-crop", (8, 32, 96, 112), PWCNET),
+    Case("liteflownet-L6-sintel", (1, 192, 14, 32), LITEFLOWNET),
+    Case("liteflownet-L5-sintel", (1, 128, 28, 64), LITEFLOWNET),
+    Case("liteflownet-L4-sintel", (1, 96, 56, 128), LITEFLOWNET),
+    Case("liteflownet-L3-sintel", (1, 64, 112, 256), LITEFLOWNET_STRIDED),
+    Case("liteflownet-L2-sintel", (1, 64, 224, 512), LITEFLOWNET_STRIDED),
+    Case("mmtracker-headline", (1, 512, 19, 34), PWCNET, acceptance=True),
+    Case("mmtracker-608x1088-s8", (1, 192, 76, 136), PWCNET),
+    Case("mmtracker-608x1088-s16", (1, 384, 38, 68), PWCNET),
+    Case("mmtracker-608x1088-s32", (1, 768, 19, 34), PWCNET),
+    Case("aot", (8, 32, 37, 66), LOCAL_ATTENTION),
+    Case("deaot", (1, 128, 37, 66), LOCAL_ATTENTION),
+    Case("neuflow", (1, 90, 56, 128), LITEFLOWNET),
+    Case("extension-default", (16, 64, 100, 100), EXTENSION_DEFAULT),
+    Case("piv", (1, 1, 369, 511), PIV, acceptance=True),
+    Case("piv-dense", (1, 1, 369, 511), PIV_DENSE, acceptance=True),
+    Case("stereo-full", (1, 32, 500, 741), STEREO),
+)
+
+
+def select(wanted: str) -> list[Case]:
+    """The cases of ``acceptance``, ``all``, or comma-separated names with wildcards, in the table's order.
+
+    Raises
+    ------
+    ValueError
+        A name matches no case.
+    """
+    chosen: list[str] = []
+    for word in wanted.split(","):
+        matching = [case.name for case in CASES if word == "all" or (word == "acceptance" and case.acceptance)]
+        matching = matching or [case.name for case in CASES if fnmatchcase(case.name, word)]
+        if not matching:
+            raise ValueError(f"--cases must be 'acceptance', 'all' or names of cases (see --list), got {word!r}")
+        chosen += matching
+    return [case for case in CASES if case.name in chosen]

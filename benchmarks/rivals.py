@@ -1,0 +1,330 @@
+"""Who takes part: every CPU variant of cupycorr, and the ways people compute the same thing without it.
+
+A contestant is one row: a name, when it cannot take part (None or the reason in words), the bytes it needs, and the two
+passes, each handed the same arrays and returning a function without arguments that does exactly the work that is timed.
+Every line of the torch rivals is our own; whether they do the same work is checked before they are timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+import cupycorr
+from cupycorr import _dispatch
+from cupycorr._backends import workers
+from cupycorr._dtypes import named_dtype
+from cupycorr._problem import Problem
+
+from .cases import Case, Inputs
+
+Work = Callable[[], tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """One way to compute the operator."""
+
+    name: str
+    ours: bool
+    refusal: Callable[[Case, str, str], str | None]  # (case, dtype, pass)
+    bytes: Callable[[Problem, int, str], int]  # (problem, itemsize, pass): peak, inputs not counted
+    forward: Callable[[Case, Inputs], Work]
+    vjp: Callable[[Case, Inputs], Work]
+
+    def prepare(self, which: str, case: Case, inputs: Inputs) -> Work:
+        """What is timed. The graph a rival's backward needs is made here, outside the clock."""
+        return {"forward": self.forward, "vjp": self.vjp}[which](case, inputs)
+
+
+# Ours ----------------------------------------------------------------------------------------------------------------
+
+
+def automatic(case: Case, dtype: str) -> str:
+    """The variant ``variant="auto"`` runs."""
+    return _explanation(case, dtype, "auto").variant
+
+
+def _explanation(case: Case, dtype: str, variant: str) -> Any:
+    standing_in = np.broadcast_to(np.zeros((), named_dtype(dtype)), case.shape)
+    return cupycorr.explain(standing_in, standing_in, **case.keywords, variant=variant)
+
+
+def _variant(name: str) -> Contestant:
+    def refusal(case: Case, dtype: str, which: str) -> str | None:
+        try:
+            _explanation(case, dtype, name)
+        except NotImplementedError as error:
+            return str(error)
+        return None
+
+    def forward(case: Case, inputs: Inputs) -> Work:
+        return lambda: (cupycorr.spatial_correlation_sample(inputs.input1, inputs.input2, **case.keywords, variant=name),)
+
+    def vjp(case: Case, inputs: Inputs) -> Work:
+        arrays = (inputs.cotangent, inputs.input1, inputs.input2)
+        return lambda: cupycorr.spatial_correlation_sample_vjp(*arrays, **case.keywords, variant=name)
+
+    return Contestant(name, True, refusal, _our_bytes, forward, vjp)
+
+
+def _our_bytes(problem: Problem, itemsize: int, which: str) -> int:
+    """The result and the workspace; the definition also copies what it sums."""
+    return workers.WORKSPACE + problem.bytes(max(itemsize, 4), max(itemsize, 4)) * 2
+
+
+# Rivals in torch -----------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def torch() -> ModuleType | None:
+    """torch with as many threads as ours, or None where it is not installed."""
+    found = importable("torch")
+    if found is not None:
+        found.set_num_threads(workers.thread_count())
+    return found
+
+
+def importable(name: str) -> ModuleType | None:
+    """A module, or None where it is not installed."""
+    try:
+        return import_module(name)
+    except ImportError:
+        return None
+
+
+def unfold_einsum(x1: Any, x2: Any, problem: Problem) -> Any:
+    """Every displaced copy of input2 written out by unfold, then one einsum over the channels."""
+    vertical, horizontal = problem.vertical, problem.horizontal
+    queries = _frame(x1, problem, 1)[:, :, :: vertical.stride, :: horizontal.stride].flatten(2)
+    patch = (vertical.patch, horizontal.patch)
+    steps = (vertical.step, horizontal.step)
+    candidates = torch().nn.functional.unfold(
+        _frame(x2, problem, 2), patch, dilation=steps, stride=(vertical.stride, horizontal.stride)
+    )
+    candidates = candidates.unflatten(1, (problem.channels, patch[0] * patch[1]))
+    return torch().einsum("bcl,bcpl->bpl", queries, candidates).reshape(problem.out_shape)
+
+
+def shift_loop(x1: Any, x2: Any, problem: Problem) -> Any:
+    """One product with a shifted view of input2 for each displacement; windows are summed tap by tap inside torch."""
+    vertical, horizontal = problem.vertical, problem.horizontal
+    frame1, frame2 = _frame(x1, problem, 1), _frame(x2, problem, 2)
+    windowed = problem.parameters.kernel_size != (1, 1)
+    every = (1, 1) if windowed else (vertical.stride, horizontal.stride)
+    queries = frame1[:, :, :: every[0], :: every[1]]
+    rows = []
+    for m in range(vertical.patch):
+        candidates = frame2[:, :, _from(m * vertical.step, frame1.shape[2], every[0])]
+        columns = [
+            (queries * candidates[..., _from(n * horizontal.step, frame1.shape[3], every[1])]).sum(1)
+            for n in range(horizontal.patch)
+        ]
+        row = torch().stack(columns, 1)
+        rows.append(_window_sums(row, problem) if windowed else row)
+    return torch().stack(rows, 1)
+
+
+def _window_sums(products: Any, problem: Problem) -> Any:
+    """Sums of k x k windows of each channel: a depthwise convolution with ones is torch's quickest way."""
+    p, channels = problem.parameters, products.shape[1]
+    ones = products.new_ones((channels, 1, *p.kernel_size))
+    return torch().nn.functional.conv2d(products, ones, stride=p.stride, dilation=p.dilation, groups=channels)
+
+
+# Elements a step of the tap loop works on: enough to hide Python, few enough to stay in cache.
+TAP_BLOCK = 2**17
+
+
+def tap_loop(x1: Any, x2: Any, problem: Problem) -> Any:
+    """The sum written out: one product for each tap of the window and each displacement (or row of them, if small)."""
+    vertical, horizontal = problem.vertical, problem.horizontal
+    frame1, frame2 = _frame(x1, problem, 1), _frame(x2, problem, 2)
+    _, patch_h, patch_w, out_h, out_w = problem.out_shape
+    spans = ((out_h - 1) * vertical.stride + 1, (out_w - 1) * horizontal.stride + 1)
+    block = patch_w if problem.channels * patch_w * out_h * out_w <= TAP_BLOCK else 1
+    # (B, C, rows, displacement, column): a view, no displacement is copied
+    displaced = frame2.unfold(3, frame1.shape[3], horizontal.step)
+    total = x1.new_zeros(problem.out_shape)
+    for m in range(patch_h):
+        for n in range(0, patch_w, block):
+            here = total[:, m, n : n + block]
+            for u in range(vertical.kernel):
+                row1 = _from(u * vertical.dilation, spans[0], vertical.stride)
+                row2 = _from(u * vertical.dilation + m * vertical.step, spans[0], vertical.stride)
+                taps1, taps2 = frame1[:, :, None, row1], displaced[:, :, row2, n : n + block].transpose(2, 3)
+                for v in range(horizontal.kernel):
+                    columns = _from(v * horizontal.dilation, spans[1], horizontal.stride)
+                    _add_products(here, taps1[..., columns], taps2[..., columns])
+    return total
+
+
+def _add_products(total: Any, left: Any, right: Any) -> None:
+    if left.shape[1] == 1:
+        total.addcmul_(left[:, 0], right[:, 0])
+    else:
+        total += (left * right).sum(1)
+
+
+def _from(first: int, span: int, every: int) -> slice:
+    return slice(first, first + span, every)
+
+
+def _frame(x: Any, problem: Problem, which: int) -> Any:
+    """An input cropped or padded with zeros to exactly the positions that are read, one side at a time."""
+    sides: list[int] = []
+    for axis, size in ((problem.horizontal, x.shape[3]), (problem.vertical, x.shape[2])):  # torch pads the last axis first
+        before = axis.padding - (axis.first_displacement if which == 2 else 0)
+        reach = (axis.out - 1) * axis.stride + axis.dilation * (axis.kernel - 1) + 1
+        length = reach + (axis.step * (axis.patch - 1) if which == 2 else 0)
+        sides += [before, length - before - size]
+    return torch().nn.functional.pad(x, sides) if any(sides) else x
+
+
+def extension(x1: Any, x2: Any, problem: Problem) -> Any:
+    """The compiled C++ extension, which names its parameters as we do."""
+    p = problem.parameters
+    sample = import_module("spatial_correlation_sampler").spatial_correlation_sample
+    return sample(x1, x2, p.kernel_size, p.patch_size, p.stride, p.padding, p.dilation, p.dilation_patch)
+
+
+def _torch_contestant(
+    name: str,
+    correlate: Callable[[Any, Any, Problem], Any],
+    refusal: Callable[[Case, str, str], str | None],
+    needed: Callable[[Problem, int, str], int],
+) -> Contestant:
+    def refuses(case: Case, dtype: str, which: str) -> str | None:
+        return "torch is not installed" if torch() is None else refusal(case, dtype, which)
+
+    def forward(case: Case, inputs: Inputs) -> Work:
+        x1, x2 = tensor(inputs.input1), tensor(inputs.input2)
+
+        def work() -> tuple[Any, ...]:
+            with torch().no_grad():
+                return (_scaled(correlate(x1, x2, case.problem), case.problem),)
+
+        return work
+
+    def vjp(case: Case, inputs: Inputs) -> Work:
+        leaves = [tensor(x).requires_grad_() for x in (inputs.input1, inputs.input2)]
+        out, cotangent = _scaled(correlate(*leaves, case.problem), case.problem), tensor(inputs.cotangent)
+        return partial(torch().autograd.grad, out, leaves, cotangent, retain_graph=True)
+
+    return Contestant(name, False, refuses, needed, forward, vjp)
+
+
+def _scaled(out: Any, problem: Problem) -> Any:
+    return out if problem.parameters.scale == 1 else out * problem.parameters.scale
+
+
+def tensor(array: np.ndarray) -> Any:
+    """The same memory as a tensor; torch does not know the bfloat16 of NumPy."""
+    if array.dtype.name == "bfloat16":
+        return torch().from_numpy(array.view(np.int16)).view(torch().bfloat16)
+    return torch().from_numpy(array)
+
+
+def as_numpy(result: Any) -> np.ndarray:
+    """A contestant's result in float32, or float64 if it is, for comparison."""
+    if not isinstance(result, np.ndarray):
+        result = (result if result.element_size() > 2 else result.float()).detach().numpy()
+    return result if result.itemsize > 2 else result.astype(np.float32)
+
+
+# When each takes part, and what it needs -----------------------------------------------------------------------------
+
+
+def _unfold_refusal(case: Case, dtype: str, which: str) -> str | None:
+    if case.problem.parameters.kernel_size != (1, 1):
+        return "unfold + einsum is another operator for kernel_size > 1"
+    return None
+
+
+def _shift_refusal(case: Case, dtype: str, which: str) -> str | None:
+    return None
+
+
+def _tap_refusal(case: Case, dtype: str, which: str) -> str | None:
+    if case.problem.parameters.kernel_size == (1, 1):
+        return "is the shift loop for kernel_size = 1"
+    return None if which == "forward" else "forward only: its graph would hold every tap of every displacement"
+
+
+def _extension_refusal(case: Case, dtype: str, which: str) -> str | None:
+    if importable("spatial_correlation_sampler") is None:
+        return "spatial_correlation_sampler is not installed"
+    if dtype not in ("float32", "float64"):
+        return f"its CPU path has no {dtype}"
+    return None if case.problem.parameters.patch_offset is None else "has no patch_offset"
+
+
+def _unfold_bytes(problem: Problem, itemsize: int, which: str) -> int:
+    """All displaced copies; einsum copies them once more, and backward holds them, their gradient and a copy of it."""
+    copies = {"forward": 2, "vjp": 3}[which]
+    displaced = problem.channels * problem.outputs * itemsize
+    return copies * displaced + _framed_bytes(problem, itemsize) + _out_bytes(problem, itemsize)
+
+
+def _shift_bytes(problem: Problem, itemsize: int, which: str) -> int:
+    """Frames and pieces of output, scattered over the heap (measured: up to 8 and 4 times what is needed at once).
+
+    With a window also rows of the volume of products; backward holds the whole volume, and its gradient.
+    """
+    volume = problem.workspace(itemsize)  # 0 without a window
+    products = {"forward": 8 * volume // problem.vertical.patch, "vjp": 2 * volume}[which]
+    return 8 * _framed_bytes(problem, itemsize) + 4 * _out_bytes(problem, itemsize) + products
+
+
+def _tap_bytes(problem: Problem, itemsize: int, which: str) -> int:
+    return 2 * _framed_bytes(problem, itemsize) + _out_bytes(problem, itemsize)
+
+
+def _extension_bytes(problem: Problem, itemsize: int, which: str) -> int:
+    return problem.bytes(itemsize, itemsize) * 2
+
+
+def _framed_bytes(problem: Problem, itemsize: int) -> int:
+    """Both inputs padded by what is read beyond them."""
+    area = 1
+    for axis, size in ((problem.vertical, problem.size1[0]), (problem.horizontal, problem.size1[1])):
+        area *= size + 2 * max(axis.padding, 0) + axis.step * (axis.patch - 1)
+    return 2 * problem.batch * problem.channels * area * itemsize
+
+
+def _out_bytes(problem: Problem, itemsize: int) -> int:
+    return problem.outputs * itemsize
+
+
+def contestants() -> tuple[Contestant, ...]:
+    """Everybody on the CPU: our variants in the order of preference, then the rivals."""
+    return (
+        *(_variant(row.name) for row in _dispatch.VARIANTS),
+        _torch_contestant("unfold+einsum", unfold_einsum, _unfold_refusal, _unfold_bytes),
+        _torch_contestant("shift-loop", shift_loop, _shift_refusal, _shift_bytes),
+        _torch_contestant("tap-loop", tap_loop, _tap_refusal, _tap_bytes),
+        _torch_contestant("cpp-extension", extension, _extension_refusal, _extension_bytes),
+    )
+
+
+# The largest error, as a share of the largest value, that still is the same work: rivals may round in halves.
+SAME_WORK = {"float64": 1e-10, "float32": 1e-4, "float16": 3e-2, "bfloat16": 2e-1}
+
+
+def disagreement(got: tuple[Any, ...], want: tuple[np.ndarray, ...], dtype: str) -> str | None:
+    """None where a contestant's results are ours, else what differs."""
+    for name, found, ours in zip(("output",) if len(want) == 1 else ("g1", "g2"), got, want, strict=True):
+        found = as_numpy(found)
+        if found.shape != ours.shape:
+            return f"{name} has shape {found.shape}, ours {ours.shape}"
+        largest = max(float(np.abs(ours).max(initial=0)), float(np.finfo(np.float32).tiny))
+        error = float(np.abs(found - ours).max(initial=0)) / largest
+        if not error <= SAME_WORK[dtype]:  # NaN is a disagreement
+            return f"{name} differs from ours by {error:.2g} of its largest value"
+    return None

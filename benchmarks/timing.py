@@ -1,0 +1,89 @@
+"""How long things take: contestants timed in turn, in one run, so that whatever disturbs the machine disturbs all of them.
+
+A device brings its own stopwatch (a function of the work and a number of calls); everything else is the same everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Stopwatch = Callable[[Callable[[], Any], int], float]  # (work, calls) -> seconds a call
+
+MOST_RUNS = 30
+FEWEST_RUNS = 2
+TURN = 2e-3  # seconds: shorter work is called repeatedly in its turn, and the mean taken
+MOST_CALLS = 1000
+SETTLE = 5e-3  # seconds: threads may spin for a while after their work, which must not be charged to the next contestant
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The seconds of every run. ``cut_short``: one run alone is over the budget, so that there are only the warm ones."""
+
+    seconds: tuple[float, ...]
+    cut_short: bool = False
+
+    @property
+    def median(self) -> float:
+        """Seconds of the middle run."""
+        return statistics.median(self.seconds)
+
+    @property
+    def minimum(self) -> float:
+        """Seconds of the fastest run."""
+        return min(self.seconds)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Seconds between which the middle half of the runs lies."""
+        if len(self.seconds) == 1:
+            return self.seconds[0], self.seconds[0]
+        lower, _, upper = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return lower, upper
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether a quarter of the runs took over twice as long as the fastest."""
+        return self.quartiles[1] > 2 * self.minimum
+
+
+def cpu_stopwatch(work: Callable[[], Any], calls: int) -> float:
+    """Seconds a call takes, the mean of ``calls`` in a row."""
+    time.sleep(SETTLE)
+    begin = time.perf_counter()
+    for _ in range(calls):
+        work()
+    return (time.perf_counter() - begin) / calls
+
+
+def race(
+    works: Mapping[str, Callable[[], Any]],
+    warm: Mapping[str, tuple[float, ...]],
+    budget: float,
+    stopwatch: Stopwatch = cpu_stopwatch,
+) -> dict[str, Timing]:
+    """Time every work once a round, until each has had its share of the budget (seconds) and at least `FEWEST_RUNS`.
+
+    ``warm`` is what runs of each took before the race. Where even the best is over the whole budget, those are the result.
+    """
+    expected = {name: min(warm[name]) for name in works}
+    results = {name: Timing(warm[name], cut_short=True) for name in works if expected[name] > budget}
+    racing = [name for name in works if name not in results]
+    calls = {name: min(max(math.ceil(TURN / max(expected[name], 1e-9)), 1), MOST_CALLS) for name in racing}
+    taken: dict[str, list[float]] = {name: [] for name in racing}
+    share = budget / max(len(racing), 1)
+
+    def may_leave(name: str) -> bool:
+        runs = taken[name]
+        return len(runs) >= MOST_RUNS or (len(runs) >= FEWEST_RUNS and sum(runs) * calls[name] >= share)
+
+    while racing:
+        for name in racing:
+            taken[name].append(stopwatch(works[name], calls[name]))
+        racing = [name for name in racing if not may_leave(name)]
+    return {name: results[name] if name in results else Timing(tuple(taken[name])) for name in works}

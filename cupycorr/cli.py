@@ -1,0 +1,466 @@
+"""The command ``cupycorr``: ``demo``, ``match`` and ``info``.
+
+Knows files, the terminal and exit codes (0 done, 2 refused with one line on stderr, 130 interrupted); the work is `match`'s.
+Every package of the ``demo`` extra is imported where it is used, so that a missing one costs one line that names the remedy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import re
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from . import __version__, _dispatch, _pictures, motion
+from ._backends import workers
+from ._problem import parameters, problem
+
+if TYPE_CHECKING:
+    import click
+
+    from .motion import Match
+
+Range = tuple[int, int]
+
+REFUSED, INTERRUPTED = 2, 130
+
+
+class Refused(Exception):  # noqa: N818 - a state of the request, told to a user
+    """What was asked cannot be done; the text says why, for the user to read."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Parameters
+    ----------
+    arguments
+        The words after ``cupycorr``; those of this process when not given.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        _require("click")
+        return _run(given or ["--help"])
+    except Refused as error:
+        return _complain(error)
+
+
+def _run(arguments: list[str]) -> int:
+    import click
+
+    try:
+        return _program().main(arguments, prog_name="cupycorr", standalone_mode=False) or 0
+    except click.ClickException as error:
+        return _complain(error.format_message())
+    except click.Abort:
+        return INTERRUPTED
+
+
+def _complain(reason: object) -> int:
+    print("cupycorr: error:", " ".join(str(reason).split()), file=sys.stderr)
+    return REFUSED
+
+
+def _program() -> click.Group:
+    """The commands and their options."""
+    import click
+
+    pair = {"nargs": 2, "type": int, "metavar": "LO HI"}
+    picture = click.Path(exists=True, dir_okay=False, path_type=Path)
+    target = click.Path(dir_okay=False, path_type=Path)
+    demo = click.Command(
+        "demo",
+        callback=_demo,
+        short_help="Disparity of a real stereo pair, against its ground truth.",
+        help="Match scikit-image's Middlebury motorcycle stereo pair and write one picture of it next to its ground truth.",
+        params=[
+            click.Option(["-o", "--output"], type=target, default="cupycorr-demo.png", show_default=True, help="PNG to write."),
+        ],
+    )
+    match = click.Command(
+        "match",
+        callback=_match,
+        short_help="Displacement field between two pictures of the same size.",
+        help=_MATCH_HELP,
+        params=[
+            click.Argument(["frame1"], metavar="A", type=picture),
+            click.Argument(["frame2"], metavar="B", type=picture),
+            click.Option(["-o", "--output"], type=target, required=True, help="File to write: .png, .npy or .flo."),
+            click.Option(["--window"], default="11", show_default=True, metavar="N|HxW", help="Window, height x width in px."),
+            click.Option(["--search"], type=click.IntRange(0), default=4, show_default=True, help="Search +-N px in x and y."),
+            click.Option(["--dx"], **pair, help="Search these displacements along x instead, both ends included."),
+            click.Option(["--dy"], **pair, help="Search these displacements along y instead, both ends included."),
+            click.Option(["--step"], type=click.IntRange(1), default=1, show_default=True, help="Pixels between windows."),
+            click.Option(["--subpixel/--no-subpixel"], default=True, help="Refine by a parabola in each axis."),
+        ],
+    )
+    info = click.Command("info", callback=_info, help="Versions, devices, folders, and which variants can run here and why not.")
+    version = click.version_option(__version__, message="cupycorr %(version)s")
+    help_text = "Where has each window of one picture gone in the other: spatial correlation for flow, stereo, tracking and PIV."
+    return version(click.Group("cupycorr", {"demo": demo, "match": match, "info": info}, help=help_text))
+
+
+_MATCH_HELP = """Find for each window of picture A its displacement to picture B, in pixels, and write the field.
+
+Pictures: 8 and 16 bit grey, RGB and RGBA (alpha is dropped), palette, TIFF and whatever else Pillow reads. Colour is read with
+8 bits, of several pages the first.
+
+\b
+.png  colours: Middlebury's wheel with its scale, or a colour bar if
+      the search leaves only one axis free
+.npy  float32 array (rows, columns, 3) of dx, dy, score; dx and dy are
+      NaN and score 0 where there is no answer (no texture)
+.flo  Middlebury flow: float32 dx, dy interleaved; 1e10 where unknown
+
+\b
+Stereo, B seen from the right:  cupycorr match A B -o d.png --dx -64 0 --dy 0 0
+PIV:                            cupycorr match A B -o v.npy --window 32 --step 16 --search 12
+"""
+
+
+# demo ----------------------------------------------------------------------------------------------------------------
+
+_DEMO_WINDOW = 11
+_DEMO_SEARCH = ((0, 0), (-64, 0))
+_COUNTED_FROM = 80  # further left the true match may lie outside the right frame
+_BAD = 2.0
+
+
+def _demo(output: Path) -> None:
+    _require("skimage", "matplotlib", "rich")
+    from skimage.data import stereo_motorcycle
+
+    _check_destination(output, (".png",))
+    left, right, truth = stereo_motorcycle()
+    with _new_file(output) as file:
+        truth = np.where(np.isfinite(truth), truth, np.nan)
+        field, seconds, variant = _timed_demo_match(left, right)
+        disparity = np.full(truth.shape, np.nan)
+        rows, columns = (np.round(centres).astype(int) for centres in (field.y, field.x))
+        windows = np.ix_(rows, columns)
+        disparity[windows] = -field.dx
+        counted = np.isfinite(truth[windows]) & (columns >= _COUNTED_FROM)
+        bad, median = _score(-field.dx[counted], truth[windows][counted])
+        rate = _displacements(_DEMO_SEARCH) * field.score.size / seconds / 1e6
+        summary = [
+            f"bad-{_BAD:.1f}: {bad:.1%} of {counted.sum()} pixels with ground truth",
+            f"median error: {median:.3f} px",
+            f"time: {seconds:.2f} s after a warm-up, {rate:.0f} Mpixel-displacements/s",
+            f"variant: {variant}, {workers.thread_count()} threads",
+        ]
+        with _progress("drawing"):
+            _pictures.stereo_picture(file, left, right, disparity, truth, _COUNTED_FROM, summary)
+    print(*summary, f"picture: {output}", sep="\n")
+
+
+def _timed_demo_match(left: np.ndarray, right: np.ndarray) -> tuple[Match, float, str]:
+    """The field, the seconds it took, and the variant that the operator runs on frames of this size."""
+    with _progress("matching"), _refusing():
+        # What is done once per process (threads, kernels compiled or loaded) is not the time of a match.
+        motion.match(left[:64], right[:64], window=_DEMO_WINDOW, search=_DEMO_SEARCH)
+        begin = time.perf_counter()
+        field = motion.match(left, right, window=_DEMO_WINDOW, search=_DEMO_SEARCH)
+        seconds = time.perf_counter() - begin
+    (dy, dx), shape = _DEMO_SEARCH, (1, 1, *left.shape[:2])
+    patch = (dy[1] - dy[0] + 1, dx[1] - dx[0] + 1)
+    asked = problem(parameters(_DEMO_WINDOW, patch), shape, shape)
+    return field, seconds, _dispatch.choose(asked, "numpy").name
+
+
+def _score(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Share of pixels that are off by more than 2 px, and the median error; no answer counts as the worst one."""
+    error = np.nan_to_num(abs(found - truth), nan=np.inf)
+    return float(np.mean(error > _BAD)), float(np.median(error))
+
+
+def _displacements(search: tuple[Range, Range]) -> int:
+    (dy_low, dy_high), (dx_low, dx_high) = search
+    return (dy_high - dy_low + 1) * (dx_high - dx_low + 1)
+
+
+# match ---------------------------------------------------------------------------------------------------------------
+
+
+def _match(
+    frame1: Path,
+    frame2: Path,
+    output: Path,
+    window: str,
+    search: int,
+    dx: Range | None,
+    dy: Range | None,
+    step: int,
+    subpixel: bool,
+) -> None:
+    _require("PIL", "matplotlib", "rich")
+    sides = _window_sides(window)
+    ranges = (dy or (-search, search), dx or (-search, search))
+    _check_destination(output, tuple(_WRITERS))
+    if any(os.path.samefile(frame, output) for frame in (frame1, frame2) if output.exists()):
+        raise Refused(f"--output would overwrite a picture that is read, got {str(output)!r}")
+    with _new_file(output) as file:
+        first, second = _same_channels(_read(frame1), _read(frame2))
+        if first.shape != second.shape:
+            sizes = " and ".join(f"{image.shape[1]} x {image.shape[0]}" for image in (first, second))
+            raise Refused(f"both pictures must have the same size, got {sizes}")
+        begin = time.perf_counter()
+        with _progress("matching"), _refusing():
+            field = motion.match(first, second, window=sides, search=ranges, step=step, subpixel=subpixel)
+        seconds = time.perf_counter() - begin
+        with _progress("writing"):
+            _WRITERS[output.suffix.lower()](file, field, sides, ranges)
+    print(f"{_field_summary(field)}, {seconds:.2f} s: {output}")
+
+
+def _window_sides(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9][0-9]*)(?:x([1-9][0-9]*))?", text)
+    if found is None:
+        raise Refused(f"--window must be a number of pixels or HEIGHTxWIDTH, such as 11 or 11x9, got {text!r}")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _field_summary(field: Match) -> str:
+    rows, columns = field.score.shape
+    answered = np.isfinite(field.dx)
+    if not answered.any():
+        return f"{rows} x {columns} windows, none with an answer"
+    length = np.median(np.hypot(field.dx[answered], field.dy[answered]))
+    empty = "" if answered.all() else f" ({1 - answered.mean():.1%} without answer)"
+    return f"{rows} x {columns} windows{empty}, median |motion| {length:.2f} px, mean score {field.score[answered].mean():.3f}"
+
+
+def _read(path: Path) -> np.ndarray:
+    """The picture as (H, W) or (H, W, 3), in its own dtype."""
+    from PIL import Image
+
+    try:
+        # Decoders warn about odd metadata and large sizes; neither changes what is asked here.
+        with _quiet(), Image.open(path) as image:
+            for mode in _CONVERSIONS.get(image.mode, ("RGB",)):
+                image = image.convert(mode)
+            pixels = np.asarray(image)
+    except Exception as error:  # a damaged file raises whatever its decoder stumbles over
+        raise Refused(f"cannot read {str(path)!r} as a picture: {error}") from error
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+# Pillow's mode -> modes to go through; everything else (CMYK, YCbCr, ...) becomes RGB. A palette's transparency wants RGBA first.
+_CONVERSIONS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("L", "RGB", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"), ()),
+    **dict.fromkeys(("1", "LA", "La"), ("L",)),
+    **dict.fromkeys(("P", "PA"), ("RGBA", "RGB")),
+}
+
+
+def _same_channels(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A grey picture next to a coloured one gets three equal channels: the same picture in other words."""
+    if first.ndim == second.ndim:
+        return first, second
+    first, second = (image if image.ndim == 3 else np.dstack([image] * 3) for image in (first, second))
+    return first, second
+
+
+# Writers: one for each extension -------------------------------------------------------------------------------------
+
+
+def _write_npy(file: BinaryIO, field: Match, _window: Any, _search: Any) -> None:
+    np.save(file, np.stack([field.dx, field.dy, field.score], axis=-1).astype(np.float32))
+
+
+_FLO_MAGIC = 202021.25  # its four bytes read PIEH
+_FLO_UNKNOWN = 1e10  # readers take anything above 1e9 as unknown
+
+
+def _write_flo(file: BinaryIO, field: Match, _window: Any, _search: Any) -> None:
+    flow = np.stack([field.dx, field.dy], axis=-1)
+    known = np.isfinite(flow).all(axis=-1, keepdims=True)
+    rows, columns = flow.shape[:2]
+    file.write(np.array(_FLO_MAGIC, "<f4").tobytes())
+    file.write(np.array([columns, rows], "<i4").tobytes())
+    file.write(np.where(known, flow, _FLO_UNKNOWN).astype("<f4").tobytes())
+
+
+_WRITERS: dict[str, Callable[[BinaryIO, Match, tuple[int, int], tuple[Range, Range]], None]] = {
+    ".png": _pictures.motion_picture,
+    ".npy": _write_npy,
+    ".flo": _write_flo,
+}
+
+
+def _check_destination(path: Path, endings: tuple[str, ...]) -> None:
+    if path.suffix.lower() not in endings:
+        raise Refused(f"--output must end in {' or '.join(endings)}, got {str(path)!r}")
+    if not path.parent.is_dir():
+        raise Refused(f"there is no folder {str(path.parent)!r} to write {path.name!r} to")
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of ``path`` when it is whole, and vanishes when anything goes wrong.
+
+    It is opened in the same folder before any work, which shows in time whether the folder can be written to.
+    """
+    path = Path(os.path.realpath(path))  # a link stays a link
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            yield file
+        os.replace(part, path)
+    except OSError as error:
+        raise Refused(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# info ----------------------------------------------------------------------------------------------------------------
+
+_REPORTED = ("numba", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x")
+
+
+def _info() -> None:
+    with _progress("looking for devices"):
+        devices = list(_devices())
+    with _refusing():
+        threads = workers.thread_count()
+    rows = [
+        ("cupycorr", __version__),
+        ("python", f"{platform.python_version()} ({platform.system()} {platform.machine()})"),
+        ("numpy", f"{np.__version__} with {_blas()}"),
+        *((name, _version(name)) for name in _REPORTED),
+        ("cores", f"{os.cpu_count()}, threads used: {threads}"),
+        *(("device", device) for device in devices),
+        ("kernel folder", _kernel_folder()),
+        ("cache folder", _kernel_cache()),
+        *_abilities(),
+    ]
+    widest = max(len(name) for name, _ in rows)
+    print(*(f"{name:<{widest}}  {value}" for name, value in rows), sep="\n")
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _blas() -> str:
+    found = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
+    return f"{found.get('name', 'unknown BLAS')} {found.get('version', '')}".strip()
+
+
+def _devices() -> Iterator[str]:
+    """The CUDA devices CuPy sees, or why there are none."""
+    try:
+        with _quiet():  # CuPy warns about a missing toolkit when imported; the next line says what matters
+            import cupy
+
+            available = cupy.is_available()
+    except ImportError as error:
+        yield f"none: CuPy cannot be imported ({_first_line(error)})"
+        return
+    if not available:
+        yield "none: CuPy finds no CUDA driver with a device"
+        return
+    for index in range(cupy.cuda.runtime.getDeviceCount()):
+        found = cupy.cuda.runtime.getDeviceProperties(index)
+        yield f"{index}: {found['name'].decode()}, {found['totalGlobalMem'] / 2**30:.0f} GiB, sm_{found['major']}{found['minor']}"
+
+
+def _kernel_folder() -> str:
+    """The CUDA sources: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    found = (folder for folder in (package / "kernels_cu", package.parent / "kernels_cu") if any(folder.glob("*.cu")))
+    return str(next(found, "none in this version"))
+
+
+def _kernel_cache() -> str:
+    """Where CuPy keeps compiled kernels."""
+    return os.environ.get("CUPY_CACHE_DIR") or str(Path.home() / ".cupy" / "kernel_cache")
+
+
+def _abilities() -> Iterator[tuple[str, str]]:
+    """For each variant and kind of array, whether it can run an everyday problem, or why not."""
+    shape = (1, 32, 64, 64)
+    asked = problem(parameters(patch_size=9), shape, shape)
+    for row in _dispatch.VARIANTS:
+        for kind, name in (("numpy", "NumPy"), ("cupy", "CuPy")):
+            yield f"variant {row.name}", f"{name} arrays: {row.can_run(asked, kind) or 'can run'}"
+
+
+# The terminal --------------------------------------------------------------------------------------------------------
+
+# import name -> what pip calls it, where the two differ
+_DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image"}
+
+
+def _require(*modules: str) -> None:
+    """Refuse, before any work, when a package of the ``demo`` extra is missing."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            name = _DISTRIBUTIONS.get(module, module)
+            raise Refused(f'this needs {name} ({_first_line(error)}): pip install "cupycorr[demo]"') from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What the library refuses is refused here in the same words."""
+    try:
+        yield
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise Refused(error) from error
+    except MemoryError as error:
+        raise Refused(f"not enough memory: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _progress(doing: str) -> Iterator[None]:
+    """A moving bar with the time so far, on a terminal and from the first second on.
+
+    It does not claim a share done: `match` works on all windows at once and has no halfway to report.
+    """
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    bar.add_task(doing, total=None)
+    late = threading.Timer(1.0, bar.start)
+    late.start()
+    try:
+        yield
+    finally:
+        late.cancel()
+        late.join()
+        bar.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

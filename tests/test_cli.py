@@ -1,0 +1,620 @@
+"""The command line: what it writes, what it prints, what it refuses, and how it leaves the terminal."""
+
+import io
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from scipy.ndimage import gaussian_filter, shift
+
+import cupycorr
+from cupycorr import _pictures, cli, motion
+
+HEIGHT, WIDTH = 48, 60
+ROOT = Path(cli.__file__).parents[1]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty working folder with a.png and b.png, where everything in b lies 2 px right of and 1 px above its place in a."""
+    monkeypatch.chdir(tmp_path)
+    save_pair(2, -1)
+    return tmp_path
+
+
+def texture():
+    noise = gaussian_filter(np.random.default_rng(0).random((HEIGHT + 16, WIDTH + 16)), 1)
+    return 255 * (noise - noise.min()) / np.ptp(noise)
+
+
+def save_pair(dx, dy):
+    whole = texture()
+    for name, image in (("a.png", whole), ("b.png", shift(whole, (dy, dx), mode="wrap"))):
+        Image.fromarray(image[8:-8, 8:-8].clip(0, 255).astype(np.uint8)).save(name)
+
+
+def run(*words):
+    """The command in this process: exit code, stdout, stderr."""
+    program = SimpleNamespace(name="cupycorr", main=lambda args, **_: sys.exit(cli.main(args)))
+    return CliRunner().invoke(program, [str(word) for word in words])
+
+
+def spawn(*words, before="", **options):
+    """The command in a process of its own, after some lines of Python."""
+    line = f"import sys\n{before}\nfrom cupycorr.cli import main\nsys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-c", line, *words], env=environment, capture_output=True, text=True, timeout=120)
+
+
+def assert_done(result):
+    assert (result.exit_code, result.stderr) == (0, ""), result.output
+    return result.stdout
+
+
+def assert_refused(result, *words):
+    code, text = (result.exit_code, result.stderr) if hasattr(result, "exit_code") else (result.returncode, result.stderr)
+    assert code == 2, text
+    assert result.stdout == ""
+    assert text.startswith("cupycorr: error: ")
+    assert text.count("\n") == 1, text
+    for word in words:
+        assert word in text
+
+
+def read_flo(path):
+    """Middlebury's format, read byte by byte as its description says."""
+    data = Path(path).read_bytes()
+    magic, width, height = struct.unpack_from("<4sii", data)
+    assert magic == b"PIEH"
+    assert len(data) == 12 + 8 * width * height
+    return np.array(struct.unpack_from(f"<{2 * width * height}f", data, 12)).reshape(height, width, 2)
+
+
+def opened(path):
+    with Image.open(path) as image:
+        image.load()
+        return image
+
+
+def frames(first="a.png", second="b.png"):
+    return np.asarray(opened(first)), np.asarray(opened(second))
+
+
+# match: files ---------------------------------------------------------------------------------------------------------
+
+OPTIONS = {
+    "defaults": ((), {}),
+    "square window": (("--window", "9"), {"window": 9}),
+    "window height x width": (("--window", "7x13"), {"window": (7, 13)}),
+    "search both axes": (("--search", "3"), {"search": ((-3, 3), (-3, 3))}),
+    "negative ranges": (("--dx", "-1", "5", "--dy", "-6", "-1"), {"search": ((-6, -1), (-1, 5))}),
+    "one range and the default": (("--dx", "-5", "0"), {"search": ((-4, 4), (-5, 0))}),
+    "one range and --search": (("--dy", "0", "0", "--search", "2"), {"search": ((0, 0), (-2, 2))}),
+    "step": (("--step", "5"), {"step": 5}),
+    "whole pixels": (("--no-subpixel",), {"subpixel": False}),
+}
+
+
+@pytest.mark.parametrize(("words", "arguments"), OPTIONS.values(), ids=OPTIONS)
+def test_npy_holds_dx_dy_score_of_match_with_the_options_given(folder, words, arguments):
+    assert_done(run("match", "a.png", "b.png", "-o", "out.npy", *words))
+    expected = cupycorr.match(*frames(), **arguments)
+    written = np.load("out.npy")
+    assert written.dtype == np.float32
+    np.testing.assert_array_equal(written, np.stack([expected.dx, expected.dy, expected.score], -1).astype(np.float32))
+
+
+def test_flo_read_back_is_the_field(folder):
+    assert_done(run("match", "a.png", "b.png", "-o", "out.flo", "--step", "3"))
+    flow = read_flo("out.flo")
+    np.testing.assert_array_equal(flow, cupycorr.match(*frames(), step=3).flow.astype(np.float32))
+    np.testing.assert_allclose(np.median(flow, axis=(0, 1)), (2, -1), atol=0.05)
+
+
+def test_flo_marks_windows_without_answer_as_unknown(folder):
+    flat, moved = (image.copy() for image in frames())
+    flat[10:35, 20:50] = 128
+    Image.fromarray(flat).save("a.png")
+    assert_done(run("match", "a.png", "b.png", "-o", "out.flo"))
+    field = cupycorr.match(flat, moved)
+    assert np.isnan(field.dx).any()
+    flow = read_flo("out.flo")
+    np.testing.assert_array_equal(flow > 1e9, np.isnan(field.flow))
+    np.testing.assert_array_equal(flow[flow > 1e9], np.float32(1e10))
+
+
+READABLE = {
+    "grey 8 bit": ("png", lambda grey: grey),
+    "grey 16 bit": ("png", lambda grey: grey.astype(np.uint16) * 257),
+    "grey 16 bit TIFF": ("tif", lambda grey: grey.astype(np.uint16) * 257),
+    "grey 16 bit big endian TIFF": ("tif", lambda grey: (grey.astype(np.uint16) * 257).astype(">u2")),
+    "float TIFF": ("tif", lambda grey: grey.astype(np.float32)),
+    "RGB": ("png", lambda grey: np.dstack([grey] * 3)),
+    "RGB TIFF": ("tif", lambda grey: np.dstack([grey] * 3)),
+    "RGBA": ("png", lambda grey: np.dstack([grey] * 3 + [np.arange(grey.size, dtype=np.uint8).reshape(grey.shape)])),
+    "grey and alpha": ("png", lambda grey: np.dstack([grey, grey[::-1]])),
+}
+
+
+@pytest.mark.parametrize(("ending", "convert"), READABLE.values(), ids=READABLE)
+def test_every_kind_of_picture_gives_the_grey_ones_field(folder, ending, convert):
+    for name, image in zip(("a", "b"), frames(), strict=True):
+        Image.fromarray(convert(image)).save(f"{name}2.{ending}")
+    assert_done(run("match", f"a2.{ending}", f"b2.{ending}", "-o", "out.npy", "--step", "4"))
+    expected = cupycorr.match(*frames(), step=4)
+    np.testing.assert_allclose(np.load("out.npy")[..., 0], expected.dx, atol=1e-4)
+    np.testing.assert_allclose(np.load("out.npy")[..., 2], expected.score, atol=1e-5)
+
+
+@pytest.mark.parametrize("transparency", [None, b"\x00\x80"], ids=["opaque", "transparent"])
+def test_palette_pictures_are_read_as_the_colours_they_show(folder, transparency):
+    options = {} if transparency is None else {"transparency": transparency}
+    for name in ("a", "b"):
+        opened(f"{name}.png").convert("P").save(f"{name}2.png", **options)
+    assert opened("a2.png").mode == "P"
+    assert_done(run("match", "a2.png", "b2.png", "-o", "out.npy"))
+    np.testing.assert_allclose(np.load("out.npy")[..., 0], cupycorr.match(*frames()).dx, atol=1e-4)
+
+
+def test_a_grey_picture_meets_a_coloured_one(folder):
+    opened("b.png").convert("RGB").save("colour.png")
+    assert_done(run("match", "a.png", "colour.png", "-o", "out.npy"))
+    np.testing.assert_allclose(np.load("out.npy")[..., 0], cupycorr.match(*frames()).dx, atol=1e-4)
+
+
+# match: pictures ------------------------------------------------------------------------------------------------------
+
+
+def prevailing_colour(path):
+    """The most frequent colour that is neither white, black nor grey, and its share of the picture."""
+    pixels = np.asarray(opened(path).convert("RGB")).reshape(-1, 3)
+    pixels = pixels[np.ptp(pixels, axis=1) > 0]
+    colours, counts = np.unique(pixels, axis=0, return_counts=True)
+    return colours[counts.argmax()], counts.max()
+
+
+# Motion at the scale -> its colour on Middlebury's wheel, from the description: 15 colours from red to yellow, 6 to green, 4 to
+# cyan, 11 to blue, 13 to magenta, 6 back to red; rightward is colour 0, and clockwise on the screen 54 colours make the turn.
+WHEEL_COLOURS = {
+    "right": ((1, 0), (255, 0, 0)),
+    "down": ((0, 1), (255, 229, 0)),  # colour 13.5: half way from (255, 221, 0) to (255, 238, 0)
+    "left": ((-1, 0), (0, 209, 255)),  # colour 27: (0, 255 - 46, 255)
+    "up": ((0, -1), (88, 0, 255)),  # colour 40.5: half way from (78, 0, 255) to (98, 0, 255)
+}
+
+
+@pytest.mark.parametrize(("motion", "colour"), WHEEL_COLOURS.values(), ids=WHEEL_COLOURS)
+def test_flow_colours_follow_the_middlebury_wheel(motion, colour):
+    np.testing.assert_allclose(_pictures.flow_colours(*map(np.float64, motion), 1.0), colour, atol=1)
+
+
+def test_the_wheel_has_55_colours_each_hue_fully_saturated():
+    wheel = _pictures.colour_wheel()
+    assert wheel.shape == (55, 3)
+    assert (wheel.max(axis=1) == 255).all()
+    assert (wheel.min(axis=1) == 0).all()
+    for position, hue in ((0, (1, 0, 0)), (15, (1, 1, 0)), (21, (0, 1, 0)), (25, (0, 1, 1)), (36, (0, 0, 1)), (49, (1, 0, 1))):
+        np.testing.assert_array_equal(wheel[position], 255 * np.array(hue))
+
+
+def test_rest_is_white_long_motion_dark_and_unknown_grey():
+    colours = _pictures.flow_colours(np.array([0, 2, np.nan]), np.zeros(3), 1.0)
+    np.testing.assert_array_equal(colours[0], 255)
+    np.testing.assert_array_equal(colours[1], (191, 0, 0))
+    assert np.ptp(colours[2]) == 0
+    assert colours[2, 0] == round(255 * _pictures.NEUTRAL[0])
+
+
+@pytest.mark.parametrize(
+    ("lengths", "scale"),
+    [([3.0] * 100, 3.0), ([3.01] * 100, 3.1), ([0.213] * 100, 0.22), ([41.2] * 100, 42), ([0.0] * 9, 0.1), ([np.nan] * 9, 0.1)],
+    ids=["exact", "rounded up", "small", "large", "at rest", "unknown"],
+)
+def test_the_scale_covers_the_field_in_two_digits(lengths, scale):
+    assert _pictures.motion_scale(np.array(lengths), np.zeros(len(lengths))) == pytest.approx(scale)
+
+
+def test_one_outlier_does_not_set_the_scale():
+    assert _pictures.motion_scale(np.array([2.0] * 999 + [64.0]), np.zeros(1000)) == 2
+
+
+DIRECTIONS = {"right": ((3, 0), "r"), "down": ((0, 3), "rg"), "left": ((-3, 0), "gb"), "up": ((0, -3), "b")}
+
+
+@pytest.mark.parametrize(("moved", "strong"), DIRECTIONS.values(), ids=DIRECTIONS)
+def test_png_shows_a_known_motion_in_its_colour(folder, moved, strong):
+    save_pair(*moved)
+    assert_done(run("match", "a.png", "b.png", "-o", "out.png", "--no-subpixel"))
+    colour, count = prevailing_colour("out.png")
+    assert "".join(name for name, level in zip("rgb", colour, strict=True) if level > 150) == strong
+    rows, columns = HEIGHT - 10, WIDTH - 10
+    assert count >= 0.9 * rows * columns * (450 // columns) ** 2, "most windows, each drawn as a square of several pixels"
+    width, height = opened("out.png").size
+    assert width > 450
+    assert height > 450 * rows // columns
+
+
+def test_png_of_a_search_along_one_axis_has_a_colour_bar(folder):
+    save_pair(-3, 0)
+    assert_done(run("match", "a.png", "b.png", "-o", "out.png", "--dx", "-6", "0", "--dy", "0", "0", "--no-subpixel"))
+    pixels = np.asarray(opened("out.png").convert("RGB")).astype(int)
+    assert len(np.unique(pixels[:, -170:].reshape(-1, 3), axis=0)) > 100, "the bar's colours"
+    _, count = prevailing_colour("out.png")
+    assert count >= 0.5 * (HEIGHT - 10) * (WIDTH - 10), "the field has one colour"
+
+
+FIELDS = {
+    "one window": (1, 1, ((-1, 1), (-1, 1))),
+    "one row": (1, 900, ((-1, 1), (-1, 1))),
+    "one column": (700, 1, ((0, 0), (-1, 1))),
+    "more windows than a screen": (900, 1300, ((-2, 2), (0, 0))),
+}
+
+
+@pytest.mark.parametrize(("rows", "columns", "search"), FIELDS.values(), ids=FIELDS)
+@pytest.mark.parametrize(
+    "ends", [(0, 0), (1.5, 1.5), (-2, 2), (np.nan, np.nan)], ids=["at rest", "moved", "both ways", "unknown"]
+)
+def test_every_size_of_field_can_be_drawn_with_a_pixel_for_each_window(rows, columns, search, ends):
+    motions = np.linspace(*ends, rows * columns).reshape(rows, columns)
+    field = motion.Match(motions, motions, np.zeros_like(motions), np.arange(columns) + 5.0, np.arange(rows) + 5.0)
+    file = io.BytesIO()
+    _pictures.motion_picture(file, field, (11, 11), search)
+    width, height = opened(file).size
+    assert width > columns
+    assert height > rows
+
+
+# match: the summary, refusals, leaving --------------------------------------------------------------------------------
+
+
+def test_match_prints_one_line_of_grid_motion_score_and_time(folder):
+    line = assert_done(run("match", "a.png", "b.png", "-o", "out.npy"))
+    found = re.fullmatch(r"38 x 50 windows, median \|motion\| ([\d.]+) px, mean score ([\d.]+), [\d.]+ s: out\.npy\n", line)
+    assert found, line
+    assert float(found[1]) == pytest.approx(5**0.5, abs=0.02)
+    assert 0.95 < float(found[2]) <= 1
+
+
+def test_match_of_a_flat_picture_says_that_nothing_has_an_answer(folder):
+    Image.new("L", (WIDTH, HEIGHT), 7).save("a.png")
+    assert "none with an answer" in assert_done(run("match", "a.png", "b.png", "-o", "out.png"))
+
+
+def test_match_replaces_an_older_result_and_leaves_nothing_else(folder):
+    Path("out.npy").write_text("old")
+    assert_done(run("match", "a.png", "b.png", "-o", "out.npy"))
+    assert np.load("out.npy").shape == (38, 50, 3)
+    assert sorted(os.listdir()) == ["a.png", "b.png", "out.npy"]
+
+
+def test_match_writes_through_a_link(folder):
+    os.mkdir("elsewhere")
+    os.symlink("elsewhere/real.npy", "out.npy")
+    assert_done(run("match", "a.png", "b.png", "-o", "out.npy"))
+    assert os.path.islink("out.npy")
+    assert np.load("elsewhere/real.npy").shape == (38, 50, 3)
+
+
+BAD_WORDS = {
+    "no command": (["mach"], ["mach"]),
+    "no pictures": (["match", "-o", "out.npy"], ["'A'"]),
+    "no output": (["match", "a.png", "b.png"], ["--output"]),
+    "missing picture": (["match", "a.png", "gone.png", "-o", "out.npy"], ["gone.png"]),
+    "a folder as a picture": (["match", "a.png", ".", "-o", "out.npy"], ["'.'"]),
+    "no picture inside": (["match", "a.png", "text.png", "-o", "out.npy"], ["text.png", "cannot read"]),
+    "truncated picture": (["match", "a.png", "half.png", "-o", "out.npy"], ["half.png", "cannot read"]),
+    "sizes differ": (["match", "a.png", "small.png", "-o", "out.npy"], ["same size", "60 x 48", "20 x 16"]),
+    "unknown extension": (["match", "a.png", "b.png", "-o", "out.jpg"], [".png or .npy or .flo", "out.jpg"]),
+    "no extension": (["match", "a.png", "b.png", "-o", "out"], [".png or .npy or .flo"]),
+    "no such folder": (["match", "a.png", "b.png", "-o", "nowhere/out.npy"], ["nowhere"]),
+    "output is a folder": (["match", "a.png", "b.png", "-o", "folder.png"], ["folder.png"]),
+    "output is an input": (["match", "a.png", "b.png", "-o", "./a.png"], ["overwrite", "a.png"]),
+    "output into a file": (["match", "a.png", "b.png", "-o", "text.png/out.npy"], ["text.png"]),
+    "window in words": (["match", "a.png", "b.png", "-o", "out.npy", "--window", "big"], ["--window", "'big'"]),
+    "window of nothing": (["match", "a.png", "b.png", "-o", "out.npy", "--window", "0"], ["--window", "'0'"]),
+    "window of three sides": (["match", "a.png", "b.png", "-o", "out.npy", "--window", "3x3x3"], ["--window"]),
+    "window too large": (["match", "a.png", "b.png", "-o", "out.npy", "--window", "49"], ["window", "49"]),
+    "range reversed": (["match", "a.png", "b.png", "-o", "out.npy", "--dx", "3", "-3"], ["search", "low to high"]),
+    "range beyond the frame": (["match", "a.png", "b.png", "-o", "out.npy", "--search", "60"], ["search", "60"]),
+    "half a range": (["match", "a.png", "b.png", "-o", "out.npy", "--dx", "3"], ["--dx"]),
+    "range of fractions": (["match", "a.png", "b.png", "-o", "out.npy", "--dy", "0", "1.5"], ["--dy", "1.5"]),
+    "search below zero": (["match", "a.png", "b.png", "-o", "out.npy", "--search", "-1"], ["--search"]),
+    "no step": (["match", "a.png", "b.png", "-o", "out.npy", "--step", "0"], ["--step"]),
+    "unknown option": (["match", "a.png", "b.png", "-o", "out.npy", "--fast"], ["--fast"]),
+    "demo into a .npy": (["demo", "-o", "demo.npy"], [".png", "demo.npy"]),
+    "demo into no folder": (["demo", "-o", "nowhere/demo.png"], ["nowhere"]),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), BAD_WORDS.values(), ids=BAD_WORDS)
+def test_bad_input_is_one_clear_line_and_exit_code_2_and_no_file(folder, words, said):
+    Path("text.png").write_text("no picture")
+    Path("half.png").write_bytes(Path("a.png").read_bytes()[:1000])
+    opened("a.png").resize((20, 16)).save("small.png")
+    os.mkdir("folder.png")
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
+    assert_refused(run(*words), *said)
+    assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
+
+
+UNREADABLE = {
+    "missing picture": ["match", "a.png", "gone.png", "-o", "out.npy"],
+    "damaged picture": ["match", "a.png", "text.png", "-o", "out.npy"],
+    "unknown extension": ["match", "a.png", "b.png", "-o", "out.jpg"],
+    "no such folder": ["match", "a.png", "b.png", "-o", "nowhere/out.npy"],
+    "demo into no folder": ["demo", "-o", "nowhere/demo.png"],
+}
+
+
+@pytest.mark.parametrize("words", UNREADABLE.values(), ids=UNREADABLE)
+def test_files_are_checked_before_anything_is_computed(folder, monkeypatch, words):
+    Path("text.png").write_text("no picture")
+    monkeypatch.setattr(motion, "match", lambda *_, **__: pytest.fail("computed"))
+    assert_refused(run(*words))
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_computed(folder, monkeypatch):
+    monkeypatch.setattr(motion, "match", lambda *_, **__: pytest.fail("computed"))
+
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert_refused(run("match", "a.png", "b.png", "-o", "out.npy"), "cannot write", "Permission denied", "out.npy")
+
+
+def test_a_full_disk_leaves_the_older_result(folder, monkeypatch):
+    def fail(file, *_):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(cli._WRITERS, ".npy", fail)
+    Path("out.npy").write_text("old")
+    assert_refused(run("match", "a.png", "b.png", "-o", "out.npy"), "No space left")
+    assert Path("out.npy").read_text() == "old"
+    assert sorted(os.listdir()) == ["a.png", "b.png", "out.npy"]
+
+
+def test_too_little_memory_is_said_in_one_line(folder, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError("Unable to allocate 80. TiB")
+
+    monkeypatch.setattr(motion, "match", fail)
+    assert_refused(run("match", "a.png", "b.png", "-o", "out.npy"), "not enough memory", "80. TiB")
+
+
+def test_a_bad_thread_count_is_refused(folder, monkeypatch):
+    monkeypatch.setenv("CUPYCORR_NUM_THREADS", "many")
+    assert_refused(run("match", "a.png", "b.png", "-o", "out.npy"), "CUPYCORR_NUM_THREADS", "'many'")
+    assert_refused(run("info"), "CUPYCORR_NUM_THREADS")
+
+
+def test_an_interruption_exits_with_130_and_keeps_the_older_result(folder, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(motion, "match", interrupt)
+    Path("out.npy").write_text("old")
+    assert run("match", "a.png", "b.png", "-o", "out.npy").exit_code == 130
+    assert Path("out.npy").read_text() == "old"
+    assert sorted(os.listdir()) == ["a.png", "b.png", "out.npy"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to one process")
+def test_control_c_ends_with_130_and_leaves_no_file(folder):
+    before = "import time, cupycorr.motion as m\nm.match = lambda *a, **k: (print('started', flush=True), time.sleep(60))"
+    line = f"import sys\n{before}\nfrom cupycorr.cli import main\nsys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", line, "match", "a.png", "b.png", "-o", "out.npy"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "started\n"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error.strip() == ""
+    assert sorted(os.listdir()) == ["a.png", "b.png"]
+
+
+# The terminal ---------------------------------------------------------------------------------------------------------
+
+SLOW = "import time, cupycorr.motion as m\nfast = m.match\nm.match = lambda *a, **k: (time.sleep({}), fast(*a, **k))[1]"
+
+
+def on_terminal(*words, before):
+    """What a terminal receives from the command, and its exit code."""
+    import pty
+
+    received = []
+
+    def read(descriptor):
+        received.append(os.read(descriptor, 65536))
+        return b"."
+
+    line = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{before}\nfrom cupycorr.cli import main\nsys.exit(main(sys.argv[1:]))"
+    status = pty.spawn([sys.executable, "-c", line, *words], read, lambda _: b"")
+    return b"".join(received).decode(), os.waitstatus_to_exitcode(status)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize(("seconds", "shown"), [(2.0, True), (0.0, False)], ids=["long", "short"])
+def test_a_bar_shows_on_a_terminal_only_after_a_second(folder, monkeypatch, seconds, shown):
+    monkeypatch.setenv("TERM", "xterm")
+    # What pty.spawn copies to this process's own stdout is one dot for each piece read.
+    received, code = on_terminal("match", "a.png", "b.png", "-o", "out.npy", before=SLOW.format(seconds))
+    assert code == 0, received
+    assert ("\x1b" in received) == shown
+    assert ("matching" in received) == shown
+    assert "38 x 50 windows" in received
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_bar_is_wiped_away_even_when_the_work_fails(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with pytest.raises(ValueError, match="the work"), cli._progress("matching"):  # noqa: PT012 - it must have appeared first
+        time.sleep(1.3)
+        raise ValueError("the work")
+    text = sys.stderr.getvalue()
+    assert "matching" in text
+    assert text.rstrip().endswith("\x1b[2K"), "the last thing done is to erase the line"
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), "the cursor is shown again"
+
+
+def test_nothing_but_the_summary_is_printed_when_piped_however_long_it_takes(folder):
+    result = spawn("match", "a.png", "b.png", "-o", "out.npy", before=SLOW.format(1.5))
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert re.fullmatch(r"38 x 50 windows[^\x1b\r\n]*\n", result.stdout)
+
+
+MISSING = {
+    "match without Pillow": ("PIL", "pillow", ("match", "a.png", "b.png", "-o", "out.npy")),
+    "match without rich": ("rich", "rich", ("match", "a.png", "b.png", "-o", "out.npy")),
+    "match without matplotlib": ("matplotlib", "matplotlib", ("match", "a.png", "b.png", "-o", "out.png")),
+    "demo without scikit-image": ("skimage", "scikit-image", ("demo",)),
+    "demo without matplotlib": ("matplotlib", "matplotlib", ("demo",)),
+}
+
+
+@pytest.mark.parametrize(("module", "package", "words"), MISSING.values(), ids=MISSING)
+def test_a_missing_extra_names_the_pip_command(folder, monkeypatch, module, package, words):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert_refused(run(*words), package, 'pip install "cupycorr[demo]"')
+    assert sorted(os.listdir()) == ["a.png", "b.png"]
+
+
+def test_a_missing_click_names_the_pip_command():
+    blocked = "sys.modules.update(dict.fromkeys(['click', 'rich', 'PIL', 'matplotlib', 'skimage', 'imageio']))"
+    assert_refused(spawn("info", before=blocked), "click", 'pip install "cupycorr[demo]"')
+
+
+def test_the_module_runs_as_a_program(folder):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", "cupycorr.cli", "match", "a.png", "gone.png", "-o", "out.npy"]
+    assert_refused(subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60), "gone.png")
+
+
+def test_asking_for_help_or_nothing_shows_the_commands():
+    for words in ([], ["--help"]):
+        text = assert_done(run(*words))
+        assert all(name in text for name in ("demo", "match", "info"))
+
+
+def test_help_documents_what_the_files_hold():
+    text = assert_done(run("match", "--help"))
+    assert "dx, dy, score" in text
+    assert "1e10" in text
+    assert "[default: 11]" in text
+
+
+def test_the_version_is_the_packages():
+    assert assert_done(run("--version")) == f"cupycorr {cupycorr.__version__}\n"
+
+
+# info -----------------------------------------------------------------------------------------------------------------
+
+
+def info_rows(monkeypatch, devices=("none: for the test",)):
+    monkeypatch.setattr(cli, "_devices", lambda: iter(devices))
+    rows = [re.split(r"\s{2,}", line, maxsplit=1) for line in assert_done(run("info")).splitlines()]
+    assert all(len(row) == 2 for row in rows)
+    return rows
+
+
+def test_info_reports_versions_threads_folders_and_devices(monkeypatch):
+    monkeypatch.setenv("CUPYCORR_NUM_THREADS", "3")
+    monkeypatch.setenv("CUPY_CACHE_DIR", "some/cache")
+    rows = dict(info_rows(monkeypatch, ["0: a device"]))
+    assert rows["cupycorr"] == cupycorr.__version__
+    assert rows["numpy"].startswith(np.__version__)
+    assert rows["cores"].endswith("threads used: 3")
+    assert rows["device"] == "0: a device"
+    assert rows["cache folder"] == "some/cache"
+    assert {"python", "numba", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x", "kernel folder"} <= rows.keys()
+
+
+def test_info_says_what_is_not_installed(monkeypatch):
+    monkeypatch.setattr(cli, "_REPORTED", ("no-such-distribution",))
+    assert dict(info_rows(monkeypatch))["no-such-distribution"] == "not installed"
+
+
+def test_info_says_for_every_variant_and_kind_whether_it_can_run_or_why_not(monkeypatch):
+    lines = [value for name, value in info_rows(monkeypatch) if name == "variant reference"]
+    assert lines == ["NumPy arrays: can run", "CuPy arrays: input is a CuPy array, needs a NumPy array"]
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["sources", "no sources"])
+def test_info_finds_the_kernel_sources_beside_the_package(monkeypatch, tmp_path, there):
+    (tmp_path / "kernels_cu").mkdir()
+    if there:
+        (tmp_path / "kernels_cu" / "forward.cu").touch()
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "cupycorr" / "cli.py"))
+    expected = str((tmp_path / "kernels_cu").resolve()) if there else "none in this version"
+    assert dict(info_rows(monkeypatch))["kernel folder"] == expected
+
+
+def fake_cupy(count):
+    properties = {"name": b"Some GPU", "totalGlobalMem": 16 * 2**30, "major": 9, "minor": 0}
+    runtime = SimpleNamespace(getDeviceCount=lambda: count, getDeviceProperties=lambda _: properties)
+    return SimpleNamespace(is_available=lambda: count > 0, cuda=SimpleNamespace(runtime=runtime))
+
+
+DEVICES = {
+    "no CuPy": (None, ["none: CuPy cannot be imported"]),
+    "no device": (fake_cupy(0), ["none: CuPy finds no CUDA driver with a device"]),
+    "two devices": (fake_cupy(2), ["0: Some GPU, 16 GiB, sm_90", "1: Some GPU, 16 GiB, sm_90"]),
+}
+
+
+@pytest.mark.parametrize(("module", "expected"), DEVICES.values(), ids=DEVICES)
+def test_info_lists_devices_or_says_why_there_are_none(monkeypatch, module, expected):
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    found = list(cli._devices())
+    assert len(found) == len(expected)
+    assert all(line.startswith(start) for line, start in zip(found, expected, strict=True))
+
+
+def test_info_does_not_import_torch_and_warns_about_nothing():
+    before = "import atexit\natexit.register(lambda: print('torch' in sys.modules))"
+    result = spawn("info", before=before)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.endswith("False\n")
+
+
+# demo -----------------------------------------------------------------------------------------------------------------
+
+
+def test_demo_reaches_the_promised_numbers_and_writes_its_picture(folder):
+    text = assert_done(run("demo"))
+    number = {name: float(value) for name, value in re.findall(r"^(bad-2\.0|median error|time): ([\d.]+)", text, re.MULTILINE)}
+    assert 5 < number["bad-2.0"] <= 16
+    assert 0.1 < number["median error"] <= 0.25
+    assert number["time"] > 0
+    assert re.search(r"[1-9]\d* Mpixel-displacements/s", text)
+    assert re.search(r"^variant: \w+, \d+ threads$", text, re.MULTILINE)
+    assert text.endswith("picture: cupycorr-demo.png\n")
+    picture = opened("cupycorr-demo.png")
+    assert picture.size == (1760, 800)
+    colours = len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0))
+    assert colours > 10000, "photographs and colour maps"
+
+
+def test_demo_counts_a_pixel_without_answer_as_the_worst():
+    truth = np.array([10.0, 10.0, 10.0, 10.0])
+    assert cli._score(np.array([10.0, 12.0, 12.5, np.nan]), truth) == (0.5, 2.25)
