@@ -74,7 +74,7 @@ def named_dtype(dtype: Any) -> np.dtype:
         return np.dtype(ml_dtypes.bfloat16)
     try:
         found = np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # numpy parses strings and dicts; each may go wrong in its own way
         found = None
     if dtype is None or found is None or found.name not in ELEMENT_TYPES or not found.isnative:
         raise TypeError(f"dtype must be one of {', '.join(ELEMENT_TYPES)}, got dtype={dtype!r}")

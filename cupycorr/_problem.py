@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 Pair = tuple[int, int]
@@ -102,14 +103,13 @@ def _integer(name: str, value: Any, given: Any) -> int:
 
 
 def _finite_scale(scale: Any) -> float:
-    if isinstance(scale, (bool, str, bytes)):
+    # What float() would also take: complex numbers (their imaginary part is lost), numpy's bool, strings, one-element arrays.
+    if isinstance(scale, bool) or not isinstance(scale, Real):
         raise TypeError(f"scale must be a real number, got scale={scale!r}")
     try:
         value = float(scale)
     except OverflowError:
         raise ValueError(f"scale must be finite, got scale={scale!r}") from None
-    except (TypeError, ValueError):
-        raise TypeError(f"scale must be a real number, got scale={scale!r}") from None
     if not math.isfinite(value):
         raise ValueError(f"scale must be finite, got scale={scale!r}")
     return value

@@ -325,7 +325,7 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
 
 # info ----------------------------------------------------------------------------------------------------------------
 
-_REPORTED = ("numba", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x")
+_REPORTED = ("llvmlite", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x")
 
 
 def _info() -> None:

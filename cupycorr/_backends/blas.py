@@ -19,7 +19,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from .._problem import Pair, Problem
 from . import cpu, workers
-from .lattice import Lattice
+from .lattice import Lattice, Window
 
 FEW_CHANNELS = 4  # up to here shifted products are faster than a matrix product with its band
 TERMS = 512  # channels summed in one product
@@ -65,6 +65,10 @@ class BandedProducts:
     def session(self) -> AbstractContextManager[None]:
         """BLAS held to one thread for each of ours."""
         return workers.single_threaded_blas()
+
+    def sums_rows(self, window: Window, channels: int) -> bool:
+        """Never: a product has no room for rows of other queries."""
+        return False
 
     def volume(self, block: cpu.Block, query: np.ndarray, total: np.ndarray) -> None:
         """See `cpu.Engine`."""

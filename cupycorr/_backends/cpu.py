@@ -20,7 +20,7 @@ from numpy.lib.stride_tricks import as_strided
 from .._dtypes import element_type
 from .._problem import Pair, Problem, lattice_inside
 from . import workers
-from .lattice import Lattice, Window, route
+from .lattice import ONE_PIXEL, Lattice, Window, route
 from .window import window_spread, window_sum
 
 PACKED_BYTES = workers.WORKSPACE // 4  # what one block's packed images and gradient sums may take
@@ -63,7 +63,7 @@ class Block:
     """What an engine is given: a region of a volume in lattice indices, and the packed image it searches.
 
     ``searched[y - row, channel, x % pitch, x // pitch - column]`` holds the searched indices (y, x) of the two lattices;
-    ``meets[m - ms.begin]`` are the lattice rows that count at displacement row ``m``.
+    ``meets[m - ms.begin]`` are the lattice rows that count at displacement row ``m``; ``window`` is what it sums over rows.
     """
 
     vertical: Lattice
@@ -73,6 +73,7 @@ class Block:
     searched: np.ndarray
     row: int
     column: int
+    window: Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,14 @@ class Engine(Protocol):
     def session(self) -> AbstractContextManager[None]:
         """Held while tasks run."""
 
+    def sums_rows(self, window: Window, channels: int) -> bool:
+        """Whether ``volume`` should sum this window over the rows itself; the columns' window is never its business."""
+
     def volume(self, block: Block, query: np.ndarray, total: np.ndarray) -> None:
-        """``total[m, n, t, x] += sum over channels of query[t, c, x] * searched``; total is (ms, ns, rows, >= columns)."""
+        """``total[m, n, i, x] += sum over channels (and the window's rows t of i) of query[t, c, x] * searched``.
+
+        ``total`` is (ms, ns, rows or outputs of the window, >= columns).
+        """
 
     def gradient(self, block: Block, cotangent: np.ndarray, total: np.ndarray) -> None:
         """``total[t, c, x] += sum over m, n of cotangent[m, n, t, x] * searched``; total is (rows, channels, >= columns)."""
@@ -114,7 +121,8 @@ def forward(engine: Engine, problem: Problem, input1: np.ndarray, input2: np.nda
         out[...] = 0
         return
     dtype = element_type("input1", input1.dtype).accumulator_dtype
-    work = _Forward(engine, _forward_plan(problem, dtype, team(problem, engine.threads())), input1, input2, out)
+    fused = engine.sums_rows(route(problem.vertical).window, problem.channels)
+    work = _Forward(engine, _forward_plan(problem, dtype, team(problem, engine.threads()), fused), input1, input2, out)
     with engine.session():
         for region in work.plan.blocks():
             work.run(region)
@@ -123,8 +131,8 @@ def forward(engine: Engine, problem: Problem, input1: np.ndarray, input2: np.nda
 class _ForwardPlan:
     """The geometry of a forward call: how it is cut, without its arrays, so that the next call of the problem can use it."""
 
-    def __init__(self, problem: Problem, dtype: np.dtype, members: Team) -> None:
-        self.problem, self.dtype, self.team = problem, dtype, members
+    def __init__(self, problem: Problem, dtype: np.dtype, members: Team, fused: bool) -> None:
+        self.problem, self.dtype, self.team, self.fused = problem, dtype, members, fused
         self.scale = dtype.type(problem.parameters.scale)
         vertical, horizontal = route(problem.vertical), route(problem.horizontal)
         self.windows = vertical.window, horizontal.window
@@ -132,8 +140,8 @@ class _ForwardPlan:
         batch, patch_h, patch_w, out_h, out_w = problem.out_shape
         self.whole = Region((0, batch), (0, out_h), (0, out_w), (0, patch_h), (0, patch_w))
         self.block_lengths = _halved(self.whole.lengths, self._packed_bytes, PACKED_BYTES, _BLOCK_ORDER)
-        windows_overlap = max(window.taps for window in self.windows) > 1
-        self.task_order = _WINDOW_TASK_ORDER if windows_overlap else _TASK_ORDER
+        summed_in_memory = self.windows[1].taps > 1, self.windows[0].taps > 1 and not fused
+        self.task_order = _TASK_ORDERS[summed_in_memory]
         self.task_lengths: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def blocks(self) -> list[Region]:
@@ -160,9 +168,13 @@ class _ForwardPlan:
         area = len(self.taps) * (rows * _padded(columns) + searched)
         return batch * self.problem.channels * area * self.dtype.itemsize
 
+    def volume_rows(self, outputs: int) -> int:
+        """Rows that the engine leaves behind for so many rows of outputs."""
+        return outputs if self.fused else _span(self.windows[0], outputs)
+
     def _task_bytes(self, lengths: Sequence[int]) -> int:
         _, rows, columns, ms, ns = lengths
-        return ms * ns * _span(self.windows[0], rows) * _padded(_span(self.windows[1], columns)) * self.dtype.itemsize
+        return ms * ns * self.volume_rows(rows) * _padded(_span(self.windows[1], columns)) * self.dtype.itemsize
 
 
 _forward_plan = lru_cache(maxsize=256)(_ForwardPlan)
@@ -202,15 +214,18 @@ class _Forward:
     def _store(self, piece: Region, packed: list[tuple[np.ndarray, _Searched]]) -> None:
         """Compute one task's outputs: the volume, its window sums, the scale, the rounding."""
         region = self.plan.on_lattice(piece)
-        _, rows, columns, ms, ns = region.lengths
-        with workers.scratch((ms, ns, rows, _padded(columns)), self.plan.dtype) as total:
+        _, _, columns, ms, ns = region.lengths
+        rows = self.plan.volume_rows(piece.lengths[ROWS])
+        with ExitStack() as memory:
+            total = memory.enter_context(workers.scratch((ms, ns, rows, _padded(columns)), self.plan.dtype))
             sums = self._volume(region, *packed[0], total)
             if len(packed) > 1:
                 sums = sums.copy()
                 for query, searched in packed[1:]:
                     sums += self._volume(region, query, searched, total)
-            for axis, window in enumerate(self.plan.windows, start=2):
-                sums = window_sum(sums, axis, window)
+            if not self.plan.fused:
+                sums = window_sum(sums, 2, self.plan.windows[0], memory)
+            sums = window_sum(sums, 3, self.plan.windows[1], memory)
             if self.plan.scale != 1:
                 sums *= self.plan.scale
             target = self.out[(piece.batch[0], *(slice(*r) for r in (piece.ms, piece.ns, piece.rows, piece.columns)))]
@@ -221,7 +236,8 @@ class _Forward:
         whole = searched.region
         offsets = (region.batch[0] - whole.batch[0], region.rows[0] - whole.rows[0], region.columns[0] - whole.columns[0])
         total.fill(0)
-        self.engine.volume(searched.part(region), query[offsets[0], offsets[1] :, :, offsets[2] :], total)
+        block = searched.part(region, self.plan.windows[0] if self.plan.fused else ONE_PIXEL)
+        self.engine.volume(block, query[offsets[0], offsets[1] :, :, offsets[2] :], total)
         total = total[..., : region.columns[1] - region.columns[0]]
         # Zeros that stand for pixels outside were multiplied too; what is not finite times zero is not zero.
         for index, met in enumerate(_meets(searched.horizontal)[slice(*region.ns)]):
@@ -365,8 +381,9 @@ class _Gradient:
                         self.engine.gradient(block, cotangent, sums)
                 keep(piece, sums[..., :columns])
 
+        order = _GRADIENT_WINDOW_TASK_ORDER if max(window.taps for window in self.windows) > 1 else _TASK_ORDER
         for region in whole.pieces((*whole.lengths[:MS], *self.block_patch)):
-            lengths = _task_lengths(region.lengths, task_bytes, _TASK_ORDER, self.team, splits=(BATCH, ROWS, COLUMNS))
+            lengths = _task_lengths(region.lengths, task_bytes, order, self.team, splits=(BATCH, ROWS, COLUMNS))
             with _Searched.scratch(vertical, horizontal, region, self.channels, self.dtype) as searched:
                 workers.run(_pack, _shared(searched.packing(self.searched), self.team), self.team.threads)
                 workers.run(task, region.pieces((*lengths[:MS], *region.lengths[MS:])), self.team.threads)
@@ -406,16 +423,13 @@ class _Gradient:
             t_range = overlap((t, t + packed.shape[2]), vertical.volume_inside())
             if t_range[0] < t_range[1]:
                 values = self.cotangent[region.batch[0], vertical.patch_first + vertical.patch_step * m, picked]
-                for axis, window, wanted in ((1, self.windows[0], t_range), (2, self.windows[1], x_range)):
-                    values = _spread(values, axis, window, wanted, self.dtype)
-                packed[index, :, t_range[0] - t : t_range[1] - t, x_range[0] - x : x_range[1] - x] = values
-
-
-def _spread(values: np.ndarray, axis: int, window: Window, wanted: Pair, dtype: np.dtype) -> np.ndarray:
-    # Window sums are taken in the accumulator; without a window nothing is summed and the copy that packs also converts.
-    if window.taps > 1:
-        values = values.astype(dtype, copy=False)
-    return window_spread(values, axis, window, *wanted)
+                target = packed[index, :, t_range[0] - t : t_range[1] - t, x_range[0] - x : x_range[1] - x]
+                with ExitStack() as memory:
+                    for axis, window, wanted in ((1, self.windows[0], t_range), (2, self.windows[1], x_range)):
+                        if window.taps > 1:  # sums are taken in the accumulator
+                            values = values.astype(self.dtype, copy=False)
+                        values = window_spread(values, axis, window, *wanted, memory)
+                    np.copyto(target, values)
 
 
 def _picked(lattice: Lattice, ns: Pair) -> slice:
@@ -478,11 +492,11 @@ class _Searched:
             items += _packing(self.array[:, :, :, plane], image, self.region, rows, columns)
         return items
 
-    def part(self, region: Region) -> Block:
+    def part(self, region: Region, window: Window = ONE_PIXEL) -> Block:
         """The block of a piece of the region."""
         array = self.array[region.batch[0] - self.region.batch[0]]
         meets = _meets(self.vertical)[slice(*region.ms)]
-        return Block(self.vertical, self.horizontal, region, meets, array, self.row, self.column)
+        return Block(self.vertical, self.horizontal, region, meets, array, self.row, self.column, window)
 
 
 def _packing(target: np.ndarray, image: np.ndarray, region: Region, rows: _Samples, columns: _Samples) -> list[tuple]:
@@ -538,8 +552,23 @@ _TASK_ORDER: _Order = (
     *((BATCH, 1), (ROWS, 6), (COLUMNS, 512), (MS, 4), (COLUMNS, 64)),
     *((ROWS, 1), (NS, 16), (MS, 1), (COLUMNS, LANES), (NS, 1)),
 )
-# Cutting rows or columns of a window sum computes the margin twice; cutting displacements costs nothing.
+# Cutting the axis of a window sum computes its margin twice; cutting displacements costs little.
 _WINDOW_TASK_ORDER: _Order = ((BATCH, 1), (MS, 1), (NS, 1), (ROWS, 128), (COLUMNS, 512), (ROWS, 1), (COLUMNS, LANES))
+_COLUMN_WINDOW_TASK_ORDER: _Order = (
+    *((BATCH, 1), (ROWS, 6), (MS, 8), (NS, 7), (MS, 1), (NS, 1), (ROWS, 1)),
+    *((COLUMNS, 512), (COLUMNS, LANES)),
+)
+_GRADIENT_WINDOW_TASK_ORDER: _Order = (
+    *((BATCH, 1), (MS, 1), (NS, 4), (ROWS, 64), (NS, 1)),
+    *((COLUMNS, 512), (ROWS, 1), (COLUMNS, LANES)),
+)
+# (columns' window summed in memory, rows' window summed in memory) -> order
+_TASK_ORDERS = {
+    (False, False): _TASK_ORDER,
+    (True, False): _COLUMN_WINDOW_TASK_ORDER,
+    (False, True): _WINDOW_TASK_ORDER,
+    (True, True): _WINDOW_TASK_ORDER,
+}
 
 
 def _halved(lengths: Sequence[int], size: Callable[[Sequence[int]], int], limit: int, order: _Order) -> tuple[int, ...]:

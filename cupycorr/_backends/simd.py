@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
+from math import lcm
 
 import numpy as np
 
-from .._problem import Pair, Problem
+from .._problem import Pair, Problem, lattice_inside
 from . import cpu, register_tile, workers
-from .lattice import Lattice
+from .lattice import ONE_PIXEL, Lattice, Window
 
 TERMS = 128  # products summed in registers before they are added to memory: bounds the rounding error and the cache footprint
 
@@ -30,6 +32,10 @@ _CYCLES = {
     },
     16: {1: {q: q + 1 for q in range(1, 7)}, 2: {q: q + 3 for q in range(1, 5)}, 3: {q: 1.5 * q + 3 for q in range(1, 4)}},
 }
+
+
+# Cycles for one vector of columns: a product in registers, and a pass over an array in memory that reads and writes it.
+_PRODUCT, _PASS = 2, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,13 @@ class RegisterTiles:
         """Nothing to hold."""
         return nullcontext()
 
+    def sums_rows(self, window: Window, channels: int) -> bool:
+        """Whether further products in registers cost less than adding up rows of the volume in memory."""
+        additions = min((window.taps.bit_length() - 1) * window.stride + 1, window.taps)
+        in_registers = _PRODUCT * window.taps * channels
+        in_memory = window.stride * (_PRODUCT * channels + _PASS) + 2 * _PASS * additions
+        return window.taps > 1 and in_registers <= in_memory
+
     def volume(self, block: cpu.Block, query: np.ndarray, total: np.ndarray) -> None:
         """See `cpu.Engine`."""
         columns = block.region.lengths[cpu.COLUMNS]
@@ -70,6 +83,7 @@ class RegisterTiles:
         table = _volume_table(
             _relative_meets(block.meets, *block.region.rows),
             (vertical.pitch, vertical.advance),
+            block.window,
             _shifts(horizontal, *block.region.ns),
             query.shape[1],
             total.dtype,
@@ -161,40 +175,71 @@ def _shifts(lattice: Lattice, begin: int, end: int) -> tuple[Pair, ...]:
     return tuple((shift - first, plane) for shift, plane in found)
 
 
-def _runs(
-    relative_meets: tuple[int, tuple[Pair, ...]], pitch_advance: Pair, tile_rows: int
-) -> Iterator[tuple[int, int, int, int]]:
-    """The tiles of rows of a block: ``(t, m, rows, length)``.
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a tile: row r is lattice row ``t + r t_step`` at displacement row ``m - r m_step``, r < count, each summed over
+    the window's taps in ``[taps[0], taps[1])``. They all meet the same searched rows."""
 
-    Tile row r is query row ``t + r advance`` at displacement row ``m + i - r pitch``, for i < length: they all meet searched row
-    ``pitch t + advance (m + i)``.
-    """
-    rows, meets = relative_meets
+    t: int
+    m: int
+    count: int
+    t_step: int
+    m_step: int
+    taps: Pair
+
+    def each(self) -> list[Pair]:
+        """(t, m) of every row."""
+        return [(self.t + r * self.t_step, self.m - r * self.m_step) for r in range(self.count)]
+
+
+def _outputs(rows: int, window: Window) -> int:
+    return (rows - 1 - (window.taps - 1) * window.dilation) // window.stride + 1
+
+
+def _steps(pitch_advance: Pair, window: Window) -> Pair:
+    """Rows this far apart in t, at displacement rows this far apart in m, meet the same searched row."""
     pitch, advance = pitch_advance
-    for residue in range(min(advance, rows)):
-        same_searched_rows = range(residue, rows, advance)
-        for at in range(0, len(same_searched_rows), tile_rows):
-            ts = same_searched_rows[at : at + tile_rows]
-            run = None
-            for m in range(len(meets) + (len(ts) - 1) * pitch + 1):
-                met = [r for r, t in enumerate(ts) if _counts(meets, m - r * pitch, t)]
-                found = (met[0], met[-1] + 1) if met else None
-                if run is not None and found != run[0]:
-                    (first, end), begin = run
-                    yield ts[first], begin - first * pitch, end - first, m - begin
-                    run = None
-                if run is None and found is not None:
-                    run = (found, m)
+    t_step = lcm(advance, window.stride)
+    return t_step, pitch * t_step // advance
 
 
-def _counts(meets: Sequence[Pair], m: int, t: int) -> bool:
-    return 0 <= m < len(meets) and meets[m][0] <= t < meets[m][1]
+def _tile_rows(relative_meets: tuple[int, tuple[Pair, ...]], pitch_advance: Pair, window: Window, most: int) -> Iterator[_Rows]:
+    """Every row and displacement row of a block in tiles of up to ``most`` rows, left out what does not count."""
+    rows, meets = relative_meets
+    t_step, m_step = _steps(pitch_advance, window)
+    ts = range(0, _outputs(rows, window) * window.stride, window.stride)
+    for residue in range(min(t_step // window.stride, len(ts))):
+        alike = ts[residue :: t_step // window.stride]
+        for at in range(0, len(alike), most):
+            group = alike[at : at + most]
+            for m in range(len(meets) + (len(group) - 1) * m_step):
+                taps = [_taps_met(meets, m - r * m_step, t, window) for r, t in enumerate(group)]
+                for met, found in groupby(range(len(group)), key=taps.__getitem__):
+                    if met[0] < met[1]:
+                        found = list(found)
+                        yield _Rows(group[found[0]], m - found[0] * m_step, len(found), t_step, m_step, met)
+
+
+def _taps_met(meets: Sequence[Pair], m: int, t: int, window: Window) -> Pair:
+    """The taps ``[begin, end)`` of the window at lattice row t that count at displacement row m."""
+    if not 0 <= m < len(meets):
+        return 0, 0
+    return lattice_inside(t, window.dilation, window.taps, *meets[m])
+
+
+def _tiling(relative_meets: tuple[int, tuple[Pair, ...]], pitch_advance: Pair, window: Window, count: int) -> Tiling:
+    """The tiles for ``count`` displacements or channels of a block."""
+    rows, meets = relative_meets
+    t_step, m_step = _steps(pitch_advance, window)
+    alike = min(-(-_outputs(rows, window) * window.stride // t_step), 1 + (len(meets) - 1) // m_step)
+    return tiling(count, alike, register_tile.registers().count)
 
 
 @lru_cache(maxsize=128)
 def _volume_table(
     relative_meets: tuple[int, tuple[Pair, ...]],
     vertical: Pair,
+    window: Window,
     shifts: tuple[Pair, ...],
     channels: int,
     dtype: np.dtype,
@@ -202,26 +247,39 @@ def _volume_table(
     searched: tuple[int, ...],
     total: tuple[int, ...],
 ) -> _Table:
-    """Tile width: displacements. Terms: channels."""
+    """Tile width: displacements. Terms: taps and channels."""
     pitch, advance = vertical
-    tiles = tiling(len(shifts), -(-relative_meets[0] // advance), register_tile.registers().count)
+    tiles = _tiling(relative_meets, vertical, window, len(shifts))
     entries: dict[tuple[int, int], list[list[int]]] = {}
-    runs = list(_runs(relative_meets, vertical, tiles.rows))
-    for first in range(0, channels, TERMS):
-        terms = min(TERMS, channels - first)
-        for t, m, rows, length in runs:
-            ts = [t + r * advance for r in range(rows)]
-            for i in range(length):
-                ms = [m + i - r * pitch for r in range(rows)]
-                right = (pitch * t + advance * (m + i)) * searched[0]
-                q = 0
-                for width in tiles.widths:
-                    lefts = [t * query[0] for t in ts]
-                    totals = [m * total[0] + q * total[1] + t * total[2] for m, t in zip(ms, ts, strict=True)]
-                    entries.setdefault((rows, width), []).append([right, q, first, terms, *lefts, *totals])
-                    q += width
-    channel = np.arange(channels)
-    return _table(dtype, entries, channel * query[1], channel * searched[1], _offsets(shifts, searched))
+    for rows in _tile_rows(relative_meets, vertical, window, tiles.rows):
+        right = (pitch * rows.t + advance * rows.m) * searched[0]
+        lefts = [t * query[0] for t, _ in rows.each()]
+        totals = [m * total[0] + t // window.stride * total[2] for t, m in rows.each()]
+        first, end = (tap * channels for tap in rows.taps)
+        for k in range(first, end, TERMS):
+            q = 0
+            for width in tiles.widths:
+                entry = [right, q, k, min(TERMS, end - k), *lefts, *(at + q * total[1] for at in totals)]
+                entries.setdefault((rows.count, width), []).append(entry)
+                q += width
+    taps, channel = window.dilation * np.arange(window.taps)[:, None], np.arange(channels)
+    left_k = taps * query[0] + channel * query[1]
+    right_k = taps * pitch * searched[0] + channel * searched[1]
+    return _table(dtype, entries, left_k.ravel(), right_k.ravel(), _offsets(shifts, searched))
+
+
+def _runs(rows: Iterator[_Rows]) -> Iterator[tuple[_Rows, int]]:
+    """Tiles that differ by one in m only, and nothing else, as the first of them and their number."""
+    first, length = None, 0
+    for tile in rows:
+        if first is not None and tile == replace(first, m=first.m + length):
+            length += 1
+            continue
+        if first is not None:
+            yield first, length
+        first, length = tile, 1
+    if first is not None:
+        yield first, length
 
 
 @lru_cache(maxsize=128)
@@ -237,21 +295,20 @@ def _gradient_table(
 ) -> _Table:
     """Tile width: channels. Terms: displacements."""
     pitch, advance = vertical
-    tiles = tiling(channels, -(-relative_meets[0] // advance), register_tile.registers().count)
+    tiles = _tiling(relative_meets, vertical, ONE_PIXEL, channels)
     count = len(shifts)
     ms = np.arange(len(relative_meets[1]))
     entries: dict[tuple[int, int], list[list[int]]] = {}
-    for t, m, rows, length in _runs(relative_meets, vertical, tiles.rows):
-        ts = [t + r * advance for r in range(rows)]
+    for rows, length in _runs(_tile_rows(relative_meets, vertical, ONE_PIXEL, tiles.rows)):
         # The offsets of a term are counted from the run's first displacement row, so that every run can use one list.
-        right = (pitch * t + advance * m) * searched[0]
-        lefts = [t * cotangent[2] + (m - r * pitch) * cotangent[0] for r, t in enumerate(ts)]
-        for first in range(0, length * count, TERMS):
-            terms = min(TERMS, length * count - first)
+        right = (pitch * rows.t + advance * rows.m) * searched[0]
+        lefts = [t * cotangent[2] + m * cotangent[0] for t, m in rows.each()]
+        for k in range(0, length * count, TERMS):
             c = 0
             for width in tiles.widths:
-                totals = [t * total[0] + c * total[1] for t in ts]
-                entries.setdefault((rows, width), []).append([right, c, first, terms, *lefts, *totals])
+                totals = [t * total[0] + c * total[1] for t, _ in rows.each()]
+                entry = [right, c, k, min(TERMS, length * count - k), *lefts, *totals]
+                entries.setdefault((rows.count, width), []).append(entry)
                 c += width
     left_k = ms[:, None] * cotangent[0] + np.arange(count) * cotangent[1]
     right_k = ms[:, None] * advance * searched[0] + _offsets(shifts, searched)
