@@ -84,7 +84,7 @@ def _versions() -> dict[str, str]:
         "blas": f"{blas.get('name')} {blas.get('version')}",
         "cupycorr": cupycorr.__version__,
     }
-    for name in ("torch", "numba", "llvmlite", "threadpoolctl", "spatial_correlation_sampler"):
+    for name in ("torch", "llvmlite", "threadpoolctl", "spatial_correlation_sampler"):
         module = rivals.importable(name)
         found[name] = "not installed" if module is None else getattr(module, "__version__", "unknown")
     return found

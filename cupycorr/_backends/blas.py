@@ -23,7 +23,7 @@ from .lattice import Lattice, Window
 
 FEW_CHANNELS = 4  # up to here shifted products are faster than a matrix product with its band
 TERMS = 512  # channels summed in one product
-ROWS_TOGETHER = 8  # queries rows that share one copy of the searched rows
+ROWS_TOGETHER = 8  # query rows that share one copy of the searched rows, where they have to be copied
 
 
 def tile_columns(channels: int) -> int:
@@ -78,10 +78,10 @@ class BandedProducts:
             return
         for tile in _tiles(block, query.shape[1]):
             size = tile.columns
-            for t, searched, ms in tile.rows():
-                scores = _product(query[t, :, tile.queries].T, searched.reshape(len(searched), -1))
-                row, column = scores.strides
-                band = as_strided(scores, (len(ms), len(tile.phase.ns), size), (tile.reach * column, column, row + column))
+            for t, searched, ms in tile.rows(channels_first=False):
+                scores = _product(query[t, :, tile.queries].T, searched)
+                along_m, row, column = scores.strides
+                band = as_strided(scores, (len(ms), len(tile.phase.ns), size), (along_m, column, row + column))
                 at_ns = slice(tile.phase.ns.start - block.region.ns[0], None, block.horizontal.pitch)
                 total[ms.start : ms.stop, at_ns, t, tile.queries] += band
 
@@ -97,9 +97,10 @@ class BandedProducts:
             row, column, item = spread.strides
             band = as_strided(spread, (len(spread), ns, size), (row, column, column + item))
             at_ns = slice(tile.phase.ns.start - block.region.ns[0], None, block.horizontal.pitch)
-            for t, searched, ms in tile.rows():
+            for t, searched, ms in tile.rows(channels_first=True):
                 values = cotangent[ms.start : ms.stop, at_ns, t, tile.queries]
                 band[: len(ms)] = values
+                # One product over all searched rows side by side adds them up as well.
                 sums = searched.reshape(len(searched), -1) @ spread[: len(ms)].reshape(-1, size)
                 if not np.isfinite(sums).all():
                     # Zeros beside the band must not meet what is not finite: add the band's own products, one by one.
@@ -111,9 +112,9 @@ class BandedProducts:
 
 def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """``left @ right`` in runs of bounded length: BLAS may sum a small product from end to end, which loses digits."""
-    product = left[:, :TERMS] @ right[:TERMS]
-    for begin in range(TERMS, len(right), TERMS):
-        product += left[:, begin : begin + TERMS] @ right[begin : begin + TERMS]
+    product = left[:, :TERMS] @ right[:, :TERMS]
+    for begin in range(TERMS, right.shape[1], TERMS):
+        product += left[:, begin : begin + TERMS] @ right[:, begin : begin + TERMS]
     return product
 
 
@@ -137,8 +138,11 @@ class _Tile:
         first = self.phase.begin + self.phase.step * self.begin
         return slice(first, first + self.phase.step * (self.columns - 1) + 1, self.phase.step)
 
-    def rows(self) -> Iterator[tuple[int, np.ndarray, range]]:
-        """For each row of queries: its index in the block, its searched rows (channels, rows, columns) and their ms."""
+    def rows(self, channels_first: bool) -> Iterator[tuple[int, np.ndarray, range]]:
+        """For each row of queries: its index in the block, the searched rows it meets, and their ms.
+
+        The searched rows are (channels, rows, columns) or (rows, channels, columns), neighbouring columns adjoining.
+        """
         block = self.block
         (t_begin, t_end), (m_begin, m_end) = block.region.rows, block.region.ms
         pitch, advance = block.vertical.pitch, block.vertical.advance
@@ -151,13 +155,17 @@ class _Tile:
                 row = pitch * together[0] + advance * m_begin - block.row
                 count = pitch * (len(together) - 1) + m_end - m_begin
                 rows = block.searched[row : row + advance * count : advance, :, self.phase.plane, columns]
-                searched = np.ascontiguousarray(rows.transpose(1, 0, 2))
+                if channels_first:
+                    rows = np.ascontiguousarray(rows.transpose(1, 0, 2))
+                elif self.phase.step > 1:
+                    rows = np.ascontiguousarray(rows)
                 for index, t in enumerate(together):
-                    counted = [m for m in range(m_end - m_begin) if block.meets[m][0] <= t < block.meets[m][1]]
+                    counted = [m for m, (low, high) in enumerate(block.meets) if low <= t < high]
                     if counted:
                         ms = range(counted[0], counted[-1] + 1)
                         first = pitch * index
-                        yield t - t_begin, searched[:, first + ms.start : first + ms.stop], ms
+                        met = slice(first + ms.start, first + ms.stop)
+                        yield t - t_begin, rows[:, met] if channels_first else rows[met], ms
 
 
 def _tiles(block: cpu.Block, channels: int) -> Iterator[_Tile]:
