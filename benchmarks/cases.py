@@ -1,4 +1,4 @@
-"""The problems that are timed: every shape people run (semantics.md) and the shapes a release is accepted by.
+"""The problems that are timed: every shape people run and the shapes a release is accepted by.
 
 One row of `CASES` is one call of the operator; adding a shape is adding a row. Nothing here knows devices or contestants.
 """

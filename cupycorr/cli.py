@@ -166,11 +166,11 @@ def _demo(output: Path) -> None:
 
 def _timed_demo_match(left: np.ndarray, right: np.ndarray) -> tuple[Match, float, str]:
     """The field, the seconds it took, and the variant that the operator runs on frames of this size."""
-    with _progress("matching"), _refusing():
+    with _progress("matching") as report, _refusing():
         # What is done once per process (threads, kernels compiled or loaded) is not the time of a match.
         motion.match(left[:64], right[:64], window=_DEMO_WINDOW, search=_DEMO_SEARCH)
         begin = time.perf_counter()
-        field = motion.match(left, right, window=_DEMO_WINDOW, search=_DEMO_SEARCH)
+        field = motion.match(left, right, window=_DEMO_WINDOW, search=_DEMO_SEARCH, progress=report)
         seconds = time.perf_counter() - begin
     (dy, dx), shape = _DEMO_SEARCH, (1, 1, *left.shape[:2])
     patch = (dy[1] - dy[0] + 1, dx[1] - dx[0] + 1)
@@ -215,8 +215,8 @@ def _match(
             sizes = " and ".join(f"{image.shape[1]} x {image.shape[0]}" for image in (first, second))
             raise Refused(f"both pictures must have the same size, got {sizes}")
         begin = time.perf_counter()
-        with _progress("matching"), _refusing():
-            field = motion.match(first, second, window=sides, search=ranges, step=step, subpixel=subpixel)
+        with _progress("matching") as report, _refusing():
+            field = motion.match(first, second, sides, ranges, step, subpixel, progress=report)
         seconds = time.perf_counter() - begin
         with _progress("writing"):
             _WRITERS[output.suffix.lower()](file, field, sides, ranges)
@@ -438,24 +438,24 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _progress(doing: str) -> Iterator[None]:
-    """A moving bar with the time so far, on a terminal and from the first second on.
+def _progress(doing: str) -> Iterator[Callable[[float], None]]:
+    """A bar with the time so far, on a terminal and from the first second on; call what it gives with the share that is done.
 
-    It does not claim a share done: `match` works on all windows at once and has no halfway to report.
+    Until it is called, the bar only moves.
     """
     if not sys.stderr.isatty():
-        yield
+        yield lambda share: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    bar.add_task(doing, total=None)
+    task = bar.add_task(doing, total=None)
     late = threading.Timer(1.0, bar.start)
     late.start()
     try:
-        yield
+        yield lambda share: bar.update(task, total=1.0, completed=share)
     finally:
         late.cancel()
         late.join()

@@ -8,7 +8,7 @@ does not fit into memory: it is walked in bands of windows and slabs of displace
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
@@ -66,6 +66,8 @@ def match(
     search: Any = ((-4, 4), (-4, 4)),
     step: Any = 1,
     subpixel: bool = True,
+    *,
+    progress: Callable[[float], object] | None = None,
 ) -> Match:
     """Find where each window of one frame went in another: block matching for stereo, optical flow and PIV.
 
@@ -93,6 +95,8 @@ def match(
     subpixel : bool, default True
         Refine the maximum by the vertex of the parabola through it and its two neighbours, for each axis by itself; not where a
         neighbour is no candidate, as at the border of the search.
+    progress : callable, optional
+        Called from time to time with the share of the work that is done, from 0 to 1.
 
     Returns
     -------
@@ -138,16 +142,20 @@ def match(
     if not isinstance(subpixel, (bool, np.bool_)):
         raise TypeError(f"subpixel must be a bool, got subpixel={subpixel!r}")
     with nullcontext() if kind == "numpy" else frame1.device:
-        return _match(frame1, frame2, vertical, horizontal, subpixel)
+        return _match(frame1, frame2, vertical, horizontal, subpixel, progress or (lambda share: None))
 
 
-def _match(frame1: Any, frame2: Any, vertical: _Axis, horizontal: _Axis, subpixel: bool) -> Match:
+def _match(
+    frame1: Any, frame2: Any, vertical: _Axis, horizontal: _Axis, subpixel: bool, progress: Callable[[float], object]
+) -> Match:
     xp = array_module(frame1)
     grey1, grey2 = _centred_grey(frame1), _centred_grey(frame2)
     dx, dy, score = (xp.empty((vertical.count, horizontal.count)) for _ in range(3))
     band_rows, slab_rows = _tiling(vertical, horizontal)
     for rows, band in vertical.bands(band_rows):
-        peak = _search(grey1, grey2, band, horizontal, slab_rows, subpixel)
+        peak = _Peak(grey1, band, horizontal, subpixel)
+        for share in _search(peak, grey1, grey2, band, horizontal, slab_rows):
+            progress((rows.start + share * band.count) / vertical.count)
         dy[rows], dx[rows] = peak.displacement(band, horizontal)
         score[rows] = peak.score()
     return Match(dx, dy, score, horizontal.centres(xp), vertical.centres(xp))
@@ -468,12 +476,11 @@ def _moments(pixels1: Any, vertical: _Axis, horizontal: _Axis) -> tuple[Any, Any
 # The maximum -------------------------------------------------------------------------------------------------------------------
 
 
-def _search(grey1: Any, grey2: Any, band: _Axis, horizontal: _Axis, slab_rows: int, subpixel: bool) -> _Peak:
-    """The best displacement of every window of a band, over slabs of rows of displacements."""
+def _search(peak: _Peak, grey1: Any, grey2: Any, band: _Axis, horizontal: _Axis, slab_rows: int) -> Iterator[float]:
+    """Find the best displacement of every window of a band, slab by slab of displacements; yields the share that is done."""
     xp = array_module(grey1)
     held = min(slab_rows + 2, band.tried)
     scores = xp.empty((held, horizontal.tried, band.count, horizontal.count))
-    peak = _Peak(grey1, band, horizontal, subpixel)
     origin = judged = 0  # the row of displacements that scores[0] holds, and the first not judged yet
     for begin in range(0, band.tried, slab_rows):
         end = min(begin + slab_rows, band.tried)
@@ -485,8 +492,8 @@ def _search(grey1: Any, grey2: Any, band: _Axis, horizontal: _Axis, slab_rows: i
         for row in range(keep, end):
             scores[row - keep] = scores[row - origin]
         origin, judged = keep, until
+        yield end / band.tried
     peak.exclude(_unknown(grey1, band, horizontal))
-    return peak
 
 
 def _unknown(grey1: Any, band: _Axis, horizontal: _Axis) -> Any:

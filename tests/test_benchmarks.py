@@ -29,7 +29,7 @@ SMALL = {
     "window-of-everything": Case("small", (1, 2, 10, 9), cases.EXTENSION_DEFAULT),
 }
 
-# (B, C, H, W), k, P, s, a, d, e, q: typed from semantics.md and the acceptance list, not from the table under test
+# (B, C, H, W), k, P, s, a, d, e, q: typed from the models' papers and code, not from the table under test
 DOCUMENTED = {
     *(((B, 256, H, W), 1, 21, 1, 0, 1, 2, None) for B, H, W in ((4, 48, 64), (8, 48, 64), (1, 56, 128), (1, 48, 160))),
     *(((1, C, H, W), 1, 9, 1, 0, 1, 1, None) for C, H, W in ((196, 7, 16), (128, 14, 32), (96, 28, 64), (64, 56, 128))),
@@ -367,7 +367,7 @@ def test_a_run_from_the_command_line_writes_what_was_measured_and_where(tmp_path
     assert content["command"] == "python -m benchmarks --cases pwcnet-L6-sintel --budget 0.2 --no-memory --json results.json"
     assert {"date", "dtype"} <= set(content)
     assert {"kind", "model", "cores_used", "sgemm_gflops"} <= set(content["device"])
-    assert {"python", "numpy", "blas", "torch", "numba", "cupycorr"} <= set(content["versions"])
+    assert {"python", "numpy", "blas", "torch", "llvmlite", "cupycorr"} <= set(content["versions"])
     assert str(root) not in file.read_text()
     assert str(tmp_path) not in file.read_text()
     for which in ("forward", "vjp"):

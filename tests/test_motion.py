@@ -552,3 +552,14 @@ def test_particle_images_agree_with_openpiv():
     distance = np.hypot(found.dx - u, found.dy - v)  # both downwards
     assert np.median(distance) <= 0.1
     assert np.mean(distance <= 0.5) >= 0.97
+
+
+@pytest.mark.parametrize("budget", [2**18, 2**27], ids=["many slabs", "one slab"])
+def test_progress_is_told_in_growing_shares_up_to_all(budget, monkeypatch):
+    monkeypatch.setattr(motion, "_WORKSPACE", budget)
+    frame = np.random.default_rng(0).integers(0, 255, (60, 70), dtype=np.uint8)
+    shares = []
+    cupycorr.match(frame, frame, window=9, search=((-5, 5), (-5, 5)), progress=shares.append)
+    assert shares == sorted(set(shares))
+    assert shares[-1] == 1
+    assert (len(shares) > 1) == (budget == 2**18)

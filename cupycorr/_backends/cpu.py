@@ -26,7 +26,7 @@ from .window import window_spread, window_sum
 PACKED_BYTES = workers.WORKSPACE // 4  # what one block's packed images and gradient sums may take
 TASK_BYTES = 3 * 2**18  # what one task's own sums should take at most, to stay in a core's second-level cache
 TASK_COPIES = 4  # arrays of that size a task may hold at once (window sums of 2, 4, 8 ... neighbours)
-FLOPS_PER_THREAD = 2**24  # dense operations below which waking another thread costs more than it takes over
+FLOPS_PER_THREAD = 2**25  # dense operations below which waking another thread costs more than it takes over
 FLOPS_PER_TASK = 2**26  # and below which cutting a thread's share finer costs more than threads that do not finish together
 TASKS_PER_THREAD = 4  # how fine that is, at most
 LANES = 16  # columns are packed in multiples of this, so that vectors need no tail
