@@ -38,10 +38,12 @@ def budgets(packed, task):
     """Blocks and tasks of at most so many bytes."""
     saved = cpu.PACKED_BYTES, cpu.TASK_BYTES
     cpu.PACKED_BYTES, cpu.TASK_BYTES = packed, task
+    cpu._forward_plan.cache_clear()  # plans made with other budgets
     try:
         yield
     finally:
         cpu.PACKED_BYTES, cpu.TASK_BYTES = saved
+        cpu._forward_plan.cache_clear()
 
 
 @variants
@@ -153,7 +155,7 @@ def test_strides_and_flags_do_not_change_the_result(layout, variant):
 def test_what_is_not_finite_stays_where_the_definition_puts_it(variant, value, parameters, channels):
     case = cases.same((1, channels, 12, 40), **parameters)
     x1, x2, g = case.arrays()
-    x1[0, 1, 0, 3] = x1[0, 0, 6, 20] = x2[0, 1, 11, 39] = x2[0, 1, 5, 33] = g[0, 1, 2, 1, -1] = g[0, 0, 0, 0, 0] = value
+    x1[0, 1, 0, 3] = x1[0, 0, 6, 20] = x1[0, 1, 4, 0] = x2[0, 1, 11, 39] = x2[0, 1, 5, 33] = g[0, 1, 2, 1, -1] = g[0, 0, 0, 0, 0] = value
     with np.errstate(invalid="ignore"):
         want = [oracle.forward(x1, x2, **parameters)[0], *(triple[0] for triple in oracle.vjp(g, x1, x2, **parameters))]
         got = [correlate(x1, x2, **parameters, variant=variant), *correlate_vjp(g, x1, x2, **parameters, variant=variant)]
