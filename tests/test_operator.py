@@ -77,6 +77,21 @@ def test_wide_problems_equal_the_oracle_across_every_seam(case, variant, packed)
         check_against_oracle(case, variant)
 
 
+SEAMS = {
+    "displacements in a row": cases.same((1, 2, 6, 40), patch_size=(1, 40)),
+    "displacements of strided queries": cases.same((1, 5, 6, 40), patch_size=(3, 24), stride=2, dilation_patch=3),
+    "displacements of windows": cases.same((1, 1, 9, 40), kernel_size=3, patch_size=(3, 9)),
+    "rows of strided windows": cases.same((1, 1, 31, 20), kernel_size=(4, 1), patch_size=(7, 3), stride=(2, 1)),
+}
+
+
+@pytest.mark.parametrize("variant", ["simd", "blas"])
+@pytest.mark.parametrize("case", SEAMS.values(), ids=SEAMS.keys())
+def test_the_smallest_tasks_equal_the_oracle(case, variant):
+    with budgets(2**24, 2**8):
+        check_against_oracle(case, variant)
+
+
 @settings(max_examples=60)
 @given(case=cases.problems(most=8))
 def test_the_reference_equals_the_oracle_on_drawn_problems(case):
@@ -155,7 +170,9 @@ def test_strides_and_flags_do_not_change_the_result(layout, variant):
 def test_what_is_not_finite_stays_where_the_definition_puts_it(variant, value, parameters, channels):
     case = cases.same((1, channels, 12, 40), **parameters)
     x1, x2, g = case.arrays()
-    x1[0, 1, 0, 3] = x1[0, 0, 6, 20] = x1[0, 1, 4, 0] = x2[0, 1, 11, 39] = x2[0, 1, 5, 33] = g[0, 1, 2, 1, -1] = g[0, 0, 0, 0, 0] = value
+    x1[0, 1, 0, 3] = x1[0, 0, 6, 20] = x1[0, 1, 4, 0] = x2[0, 1, 11, 39] = x2[0, 1, 5, 33] = g[0, 1, 2, 1, -1] = g[
+        0, 0, 0, 0, 0
+    ] = value
     with np.errstate(invalid="ignore"):
         want = [oracle.forward(x1, x2, **parameters)[0], *(triple[0] for triple in oracle.vjp(g, x1, x2, **parameters))]
         got = [correlate(x1, x2, **parameters, variant=variant), *correlate_vjp(g, x1, x2, **parameters, variant=variant)]
