@@ -148,12 +148,12 @@ def blas_threads() -> int:
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """Hold BLAS to one thread, so that our threads do not each start its own.
+    """Hold BLAS to one thread, so that our threads (or our only one) do not each start its own.
 
     BLAS's setting is global: the first call in saves it, the last one out restores it.
     """
     global _limits, _limit_depth
-    controller = _blas_controller() if blas_threads() > 1 else None
+    controller = _blas_controller()
     if controller is None:
         yield
         return

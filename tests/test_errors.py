@@ -1,0 +1,417 @@
+"""Bad input is refused with a message that names the argument and the value, before anything is computed or written."""
+
+import re
+import sys
+from dataclasses import replace
+from fractions import Fraction
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from cases import CPU_VARIANTS
+
+import cupycorr
+from cupycorr import _dispatch
+from cupycorr._backends import workers
+
+SHAPE, OUT_SHAPE = (1, 4, 6, 7), (1, 3, 3, 6, 7)
+WITH_WINDOW = ("kernel_size", "patch_size", "stride", "dilation", "dilation_patch")
+PAIRS = (*WITH_WINDOW, "padding", "patch_offset")
+
+
+def ones(shape=SHAPE, dtype=np.float32):
+    return np.ones(shape, dtype)
+
+
+def on_cupy(array):
+    """What looks like a CuPy array from outside."""
+    members = {"__module__": "cupy", "__qualname__": "ndarray", "shape": array.shape, "dtype": array.dtype}
+    return type("ndarray", (), members)()
+
+
+def forward(input1, input2, **parameters):
+    return cupycorr.spatial_correlation_sample(input1, input2, **{"patch_size": 3, **parameters})
+
+
+def vjp(input1, input2, *, cotangent=None, **parameters):
+    g = ones(OUT_SHAPE) if cotangent is None else cotangent
+    return cupycorr.spatial_correlation_sample_vjp(g, input1, input2, **{"patch_size": 3, **parameters})
+
+
+def explain(input1, input2, **parameters):
+    return cupycorr.explain(input1, input2, **{"patch_size": 3, **parameters})
+
+
+CALLS = {"forward": forward, "vjp": vjp, "explain": explain}
+calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch):
+    """No variant may be called, nor the machine measured."""
+
+    def computed(*_, **__):
+        pytest.fail("something was computed before the input was refused")
+
+    rows = tuple(replace(row, forward=computed, vjp=computed) for row in _dispatch.VARIANTS)
+    monkeypatch.setattr(_dispatch, "VARIANTS", rows)
+    monkeypatch.setattr(workers, "machine_rates", computed)
+    monkeypatch.setattr(workers, "run", computed)
+
+
+def refused(call, error, *said, input1=None, input2=None, **parameters):
+    """The call raises ``error`` and says all of ``said`` in this order; ``out`` stays as it was."""
+    x1, x2 = (ones() if x is None else x for x in (input1, input2))
+    if call is forward:
+        parameters.setdefault("out", np.full(OUT_SHAPE, 7, np.float32))
+    with pytest.raises(error, match=".*".join(map(re.escape, said))):
+        call(x1, x2, **parameters)
+    out = parameters.get("out")
+    if isinstance(out, np.ndarray):
+        assert (np.asarray(out) == 7).all()
+
+
+def check(cases):
+    """One test for each case of a table, for each of the three functions: (error, what is said, the arguments)."""
+    return pytest.mark.parametrize(("error", "said", "arguments"), cases.values(), ids=cases.keys())
+
+
+# Inputs --------------------------------------------------------------------------------------------------------------
+
+SHAPES = {
+    f"{name} differs{' with an offset' if offset else ''}": (
+        ValueError,
+        ("input1 and input2 must have the same", "input1.shape=(1, 4, 6, 7)", f"input2.shape={shape}"),
+        dict(input2=ones(shape), patch_offset=offset),
+    )
+    for name, shape, offsets in (
+        ("batch", (2, 4, 6, 7), (None, 0)),
+        ("channels", (1, 5, 6, 7), (None, 0)),
+        ("height", (1, 4, 5, 7), (None,)),
+        ("width", (1, 4, 6, 8), (None,)),
+    )
+    for offset in offsets
+}
+RANKS = {
+    f"{name} of rank {len(shape)}": (ValueError, (f"{name} must have 4 dimensions", f"{name}.shape={shape}"), {name: ones(shape)})
+    for name in ("input1", "input2")
+    for shape in ((), (7,), (6, 7), (4, 6, 7), (1, 1, 4, 6, 7))
+}
+EMPTY = {
+    f"{name} without {what}": (
+        ValueError,
+        (f"{name} must have a height and a width of at least 1", f"{name}.shape={shape}"),
+        {name: ones(shape), "patch_offset": 0},
+    )
+    for name in ("input1", "input2")
+    for what, shape in (("rows", (1, 4, 0, 7)), ("columns", (1, 4, 6, 0)))
+}
+FOREIGN = np.dtype(np.float32).newbyteorder("S")
+ELEMENTS = {
+    f"{name} of {dtype}": (TypeError, (f"{name} must be ", f"{name}.dtype=", said), {name: ones(dtype=dtype)})
+    for name in ("input1", "input2")
+    for dtype, said in (
+        *((np.dtype(plain), plain) for plain in ("int32", "int64", "uint8", "bool", "complex64", "object")),
+        (np.dtype(ml_dtypes.float8_e4m3fn), "float8_e4m3fn"),
+        (FOREIGN, repr(FOREIGN.str)),
+    )
+}
+DIFFERENT_ELEMENTS = {
+    f"{first} and {second}": (
+        TypeError,
+        ("input1 and input2 must have the same dtype", f"input1.dtype={first}", f"input2.dtype={second}"),
+        dict(input1=ones(dtype=first), input2=ones(dtype=second)),
+    )
+    for first, second in (("float32", "float64"), ("float64", "float32"), ("float16", "bfloat16"), ("float32", "float16"))
+}
+NOT_ARRAYS = {
+    f"{name} is a {what}": (TypeError, (f"{name} must ", said), {name: value})
+    for name in ("input1", "input2")
+    for what, value, said in (
+        ("list", ones().tolist(), "got builtins.list"),
+        ("number", np.float32(1), "got numpy.float32"),
+        ("string", "frame.png", "got builtins.str"),
+        ("memoryview", memoryview(ones()), "got builtins.memoryview"),
+        ("torch tensor", torch.zeros(SHAPE), f"got a torch tensor: pass {name}.detach().numpy()"),
+        ("torch parameter", torch.nn.Parameter(torch.zeros(SHAPE)), "got a torch tensor"),
+        ("masked array", np.ma.masked_greater(ones(), 2), f"not be a masked array, whose mask would be lost: pass {name}"),
+    )
+}
+MIXED_KINDS = {
+    f"{first} and {second}": (
+        TypeError,
+        ("input1 and input2 must be arrays of the same kind", f"input1 on {first}", f"input2 on {second}"),
+        dict(zip(("input1", "input2"), pair, strict=True)),
+    )
+    for first, second, pair in (
+        ("numpy", "cupy", (ones(), on_cupy(ones()))),
+        ("cupy", "numpy", (on_cupy(ones()), ones())),
+    )
+}
+INPUTS = {**SHAPES, **RANKS, **EMPTY, **ELEMENTS, **DIFFERENT_ELEMENTS, **NOT_ARRAYS, **MIXED_KINDS}
+
+
+@calls
+@check(INPUTS)
+def test_a_bad_input_is_refused(nothing_runs, call, error, said, arguments):
+    refused(call, error, *said, **arguments)
+
+
+# Parameters ----------------------------------------------------------------------------------------------------------
+
+
+def bad_values(name, values, error, says):
+    """A case for each value of one parameter."""
+    return {f"{name}={value!r}": (error, (says, f"{name}={value!r}"), {name: value}) for value in values}
+
+
+NOT_INTEGERS = (1.0, True, False, "3", 1j, np.float64(2), np.True_, (3, 1.0), (True, 3), (3, None), ((1, 1), 1))
+SIZES = {}
+for parameter in PAIRS:
+    pair_of_ints = f"{parameter} must be an int or a (vertical, horizontal) pair of ints"
+    SIZES |= bad_values(parameter, NOT_INTEGERS, TypeError, pair_of_ints)
+    SIZES |= bad_values(parameter, ((), (1,), (1, 2, 3), [1, 2, 3]), ValueError, pair_of_ints)
+    if parameter != "patch_offset":
+        SIZES |= bad_values(parameter, (None,), TypeError, pair_of_ints)
+    if parameter in WITH_WINDOW:
+        SIZES |= bad_values(parameter, (0, -1, (1, 0), (-2, 3)), ValueError, f"{parameter} must be at least 1")
+NO_OUTPUT = {
+    f"{what}: {side} {size}": (
+        ValueError,
+        (f"the output would have {side} {size}", *said, "input1.shape=(1, 4, 6, 7)"),
+        arguments,
+    )
+    for what, side, size, said, arguments in (
+        ("kernel", "height", 0, ("kernel_size=(7, 7)",), dict(kernel_size=7)),
+        ("kernel", "width", -1, ("kernel_size=(1, 9)",), dict(kernel_size=(1, 9))),
+        ("dilation", "width", 0, ("kernel_size=(1, 2)", "dilation=(1, 7)"), dict(kernel_size=(1, 2), dilation=(1, 7))),
+        ("stride", "height", 0, ("kernel_size=(9, 1)",), dict(kernel_size=(9, 1), stride=5)),
+    )
+}
+NO_OUTPUT["crop: height 0"] = (ValueError, ("height 0", "input1.shape=(1, 4, 6, 7) with padding=(-3, 0)"), dict(padding=(-3, 0)))
+NO_OUTPUT["crop: width -1"] = (ValueError, ("width -1", "input1.shape=(1, 4, 6, 7) with padding=(0, -4)"), dict(padding=(0, -4)))
+NOT_REAL = (1j, np.complex64(1), "2", b"2", True, np.True_, None, [1.0], np.ones(1), np.ones(2))
+SCALES = {
+    **bad_values("scale", (np.nan, np.inf, -np.inf), ValueError, "scale must be finite"),
+    "scale beyond every float": (ValueError, ("scale must be finite", f"scale={10**400}"), dict(scale=10**400)),
+    **bad_values("scale", NOT_REAL, TypeError, "scale must be a real number"),
+    **bad_values("scale", (1e300, 1e39, -1e-40), ValueError, "scale must be representable in the float32 accumulator"),
+    "scale beyond the accumulator of halves": (
+        ValueError,
+        ("scale must be representable in the float32 accumulator", "scale=1e+39"),
+        dict(scale=1e39, input1=ones(dtype=np.float16), input2=ones(dtype=np.float16)),
+    ),
+}
+NO_DTYPES = (int, bool, complex, "int8", "nonsense", "1,,", {"names": ["a"], "formats": []}, torch.float32, FOREIGN, 3.5)
+KNOWN_VARIANTS = f"variant must be 'auto' or one of {', '.join(map(repr, CPU_VARIANTS))}"
+CHOICES = {
+    **bad_values("dtype", NO_DTYPES, TypeError, "dtype must be one of float16, bfloat16, float32, float64"),
+    **bad_values("variant", ("fast", "", "SIMD", None, 3, ["blas"]), ValueError, KNOWN_VARIANTS),
+    **bad_values("precision", ("low", None, 32, ["high"]), ValueError, "precision must be one of 'highest', 'high', 'medium'"),
+}
+PARAMETERS = {**SIZES, **NO_OUTPUT, **SCALES, **CHOICES}
+
+
+@calls
+@check(PARAMETERS)
+def test_a_bad_parameter_is_refused(nothing_runs, call, error, said, arguments):
+    refused(call, error, *said, **arguments)
+
+
+@calls
+def test_what_follows_the_six_sizes_must_be_named(nothing_runs, call):
+    function = {forward: cupycorr.spatial_correlation_sample, explain: cupycorr.explain}.get(call)
+    function = function or (lambda *rest: cupycorr.spatial_correlation_sample_vjp(ones(OUT_SHAPE), *rest))
+    with pytest.raises(TypeError, match="positional"):
+        function(ones(), ones(), 1, 3, 1, 0, 1, 1, 0)
+
+
+# out, cotangent, needs -----------------------------------------------------------------------------------------------
+
+
+def sevens(shape=OUT_SHAPE, dtype=np.float32):
+    return np.full(shape, 7, dtype)
+
+
+def read_only(array):
+    array.flags.writeable = False
+    return array
+
+
+OUTS = {
+    **{
+        f"of shape {shape}": (ValueError, ("out must have shape (1, 3, 3, 6, 7)", f"out.shape={shape}"), dict(out=sevens(shape)))
+        for shape in ((1, 3, 3, 6, 6), (2, 3, 3, 6, 7), (1, 9, 6, 7), (1, 1, 3, 3, 6, 7), (378,))
+    },
+    **{
+        f"of {dtype}": (TypeError, ("out must be one of", f"out.dtype={dtype}"), dict(out=sevens(dtype=dtype)))
+        for dtype in ("int32", "complex64", "object")
+    },
+    "of foreign bytes": (TypeError, ("out must be in native byte order", FOREIGN.str), dict(out=sevens(dtype=FOREIGN))),
+    "a list": (TypeError, ("out must be a NumPy or CuPy array", "builtins.list"), dict(out=sevens().tolist())),
+    "a torch tensor": (TypeError, ("out must be a NumPy or CuPy array", "a torch tensor"), dict(out=torch.zeros(OUT_SHAPE))),
+    "a tuple of one array": (TypeError, ("out must be a NumPy or CuPy array", "builtins.tuple"), dict(out=(sevens(),))),
+    "a masked array": (TypeError, ("out must not be a masked array",), dict(out=np.ma.masked_greater(sevens(), 8))),
+    "on another device": (
+        TypeError,
+        ("out must be of the inputs' kind", "out on cupy", "inputs on numpy"),
+        dict(out=on_cupy(sevens())),
+    ),
+    "read-only": (ValueError, ("out must be writeable", "read-only"), dict(out=read_only(sevens()))),
+    "not of the dtype asked for": (
+        TypeError,
+        ("out and dtype must agree", "out.dtype=float32", "dtype=float64"),
+        dict(out=sevens(), dtype="float64"),
+    ),
+    "on the CPU for inputs that are not": (
+        TypeError,
+        ("out must be of the inputs' kind", "out on numpy", "inputs on cupy"),
+        dict(out=sevens(), input1=on_cupy(ones()), input2=on_cupy(ones())),
+    ),
+}
+
+
+@check(OUTS)
+def test_a_bad_out_is_refused(nothing_runs, error, said, arguments):
+    refused(forward, error, *said, **arguments)
+
+
+COTANGENTS = {
+    **{
+        f"of shape {shape}": (
+            ValueError,
+            ("cotangent must have the output's shape (1, 3, 3, 6, 7)", f"cotangent.shape={shape}"),
+            dict(cotangent=ones(shape)),
+        )
+        for shape in ((1, 3, 3, 6, 6), (1, 9, 6, 7), (1, 1, 1, 6, 7), ())
+    },
+    "of another dtype": (
+        TypeError,
+        ("cotangent must have the output's dtype float32", "cotangent.dtype=float64"),
+        dict(cotangent=ones(OUT_SHAPE, np.float64)),
+    ),
+    "not of the dtype asked for": (
+        TypeError,
+        ("cotangent must have the output's dtype float64", "cotangent.dtype=float32"),
+        dict(cotangent=ones(OUT_SHAPE), dtype=np.float64),
+    ),
+    "of integers": (TypeError, ("cotangent must be one of", "cotangent.dtype=int32"), dict(cotangent=ones(OUT_SHAPE, np.int32))),
+    "of foreign bytes": (
+        TypeError,
+        ("cotangent must be in native byte order", FOREIGN.str),
+        dict(cotangent=ones(OUT_SHAPE, FOREIGN)),
+    ),
+    "a list": (TypeError, ("cotangent must be a NumPy or CuPy array", "builtins.list"), dict(cotangent=ones(OUT_SHAPE).tolist())),
+    "a torch tensor": (
+        TypeError,
+        ("cotangent must be a NumPy or CuPy array", "a torch tensor"),
+        dict(cotangent=torch.zeros(OUT_SHAPE)),
+    ),
+    "masked": (
+        TypeError,
+        ("cotangent must not be a masked array",),
+        dict(cotangent=np.ma.masked_greater(ones(OUT_SHAPE), 2)),
+    ),
+    "on another device": (
+        TypeError,
+        ("cotangent must be of the inputs' kind", "cotangent on cupy", "inputs on numpy"),
+        dict(cotangent=on_cupy(ones(OUT_SHAPE))),
+    ),
+}
+NEEDS = {
+    f"needs={value!r}": (TypeError, ("needs must be a pair of bools", f"needs={value!r}"), dict(needs=value))
+    for value in (True, None, (True,), (True, True, True), (1, 0), (True, None), "12", {True, False}, np.ones(2, bool))
+}
+
+
+@check({**COTANGENTS, **NEEDS})
+def test_a_bad_cotangent_or_need_is_refused(nothing_runs, error, said, arguments):
+    refused(vjp, error, *said, **arguments)
+
+
+# What cannot run here ------------------------------------------------------------------------------------------------
+
+
+@calls
+@pytest.mark.parametrize("variant", ["auto", *CPU_VARIANTS])
+def test_arrays_no_variant_can_run_on_are_refused_with_each_reason(nothing_runs, call, variant):
+    names = CPU_VARIANTS if variant == "auto" else (variant,)
+    reasons = [part for name in names for part in (f"{name}: ", "needs a NumPy array")]
+    arguments = dict(cotangent=on_cupy(ones(OUT_SHAPE))) if call is vjp else {}
+    if call is forward:
+        arguments["out"] = on_cupy(sevens())
+    said = (f"variant={variant!r}", *reasons)
+    refused(call, NotImplementedError, *said, input1=on_cupy(ones()), input2=on_cupy(ones()), variant=variant, **arguments)
+
+
+@calls
+def test_a_forced_variant_without_its_package_names_the_pip_command(nothing_runs, call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llvmlite.binding", None)
+    refused(call, NotImplementedError, "variant='simd'", "llvmlite", 'pip install "cupycorr[cpu]"', variant="simd")
+
+
+def test_without_its_package_the_next_variant_answers(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llvmlite.binding", None)
+    told = explain(ones(), ones())
+    assert told.variant == "blas"
+    assert "llvmlite" in told.reasons["simd"]
+    assert forward(ones(), ones())[0, 1, 1, 3, 3] == 4
+
+
+@calls
+def test_bfloat16_by_name_without_its_package_names_the_pip_command(nothing_runs, call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    refused(call, ImportError, "dtype='bfloat16'", "pip install ml_dtypes", dtype="bfloat16")
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "", " ", "1.5", "2x", "\N{ARABIC-INDIC DIGIT TWO}"])
+@pytest.mark.parametrize("variant", ["simd", "blas"])
+@calls
+def test_a_bad_number_of_threads_is_refused(call, variant, value, monkeypatch):
+    def computed(*_, **__):
+        pytest.fail("something was computed before the number of threads was refused")
+
+    monkeypatch.setattr(workers, "run", computed)
+    monkeypatch.setenv("CUPYCORR_NUM_THREADS", value)
+    said = "CUPYCORR_NUM_THREADS must be a positive integer", f"CUPYCORR_NUM_THREADS={value!r}"
+    refused(call, ValueError, *said, variant=variant)
+
+
+# After all that ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", CPU_VARIANTS)
+def test_a_legal_call_after_refused_ones_is_right(variant, monkeypatch):
+    out = sevens()
+    with monkeypatch.context() as patched:
+        patched.setenv("CUPYCORR_NUM_THREADS", "none")
+        for bad in (dict(stride=0), dict(scale=np.nan), dict(dtype="float64"), dict(variant="fast")):
+            with pytest.raises((ValueError, TypeError)):
+                forward(ones(), ones(), out=out, **{"variant": variant, **bad})
+    assert forward(ones(), ones(), out=out, variant=variant) is out
+    assert (out[0, 1, 1] == 4).all()
+    assert (out[0, 0, 0, 1:, 1:] == 4).all()
+    assert (out[0, 0, 0, 0] == 0).all()
+    g1, g2 = vjp(ones(), ones(), variant=variant)
+    for gradient in (g1, g2):
+        assert gradient[0, :, 0, 0].tolist() == [4] * 4
+        assert gradient[0, :, 3, 3].tolist() == [9] * 4
+
+
+LEGAL = {
+    "scale the accumulator holds": (dict(scale=1e300), np.float64),
+    "scale of zero": (dict(scale=0), np.float32),
+    "scale as a fraction": (dict(scale=Fraction(1, 4)), np.float32),
+    "scale of numpy": (dict(scale=np.float16(0.25)), np.float32),
+    "lists for pairs": (dict(patch_size=[3, 3], padding=[0, 0]), np.float32),
+    "no offset": (dict(patch_offset=None), np.float32),
+    "python's float for a dtype": (dict(dtype=float), np.float32),
+}
+
+
+@pytest.mark.parametrize(("arguments", "dtype"), LEGAL.values(), ids=LEGAL.keys())
+def test_what_is_legal_is_not_refused(arguments, dtype):
+    out = forward(ones(dtype=dtype), ones(dtype=dtype), **arguments)
+    assert out[0, 1, 1, 3, 3] == 4 * float(arguments.get("scale", 1))
+    assert out.dtype == np.dtype(arguments.get("dtype", dtype))

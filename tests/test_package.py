@@ -1,0 +1,199 @@
+"""The wheel: what is in it, what it asks for, and that it works alone next to NumPy; and that README, CI and pins agree."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import cupycorr
+
+ROOT = Path(__file__).resolve().parents[1]
+CONSTRAINTS = ROOT / "tests" / "constraints.txt"
+DEMO_COMMAND = 'pip install -e ".[demo]" && cupycorr demo'
+TEST_COMMAND = 'pip install -e ".[test]" -c tests/constraints.txt && python -m pytest'
+
+
+def run(*words, cwd, check=True):
+    """A command that finds no other copy of the package, and warns of nothing that concerns only this machine."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COV_", "CUPYCORR_"))}
+    options = dict(cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([str(word) for word in words], check=False, **options)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy: building leaves folders behind."""
+    copy, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", built, copy, cwd=copy)
+    (path,) = built.iterdir()
+    return path
+
+
+@pytest.fixture(scope="module")
+def content(wheel):
+    """The names of the wheel's files, and the text of its metadata and entry points."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        texts = {Path(name).name: archive.read(name).decode() for name in names if ".dist-info/" in name}
+    return names, Parser().parsestr(texts["METADATA"]), texts["entry_points.txt"]
+
+
+@pytest.fixture(scope="module")
+def alone(wheel, tmp_path_factory):
+    """The folder of the programs of an environment with the wheel and what it requires, nothing else."""
+    folder = tmp_path_factory.mktemp("environment")
+    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
+    programs = folder / ("Scripts" if os.name == "nt" else "bin")
+    pip = [sys.executable, "-m", "pip", "--python", programs / "python"]
+    run(*pip, "install", "--quiet", "--disable-pip-version-check", "-c", CONSTRAINTS, wheel, cwd=folder)
+    return programs
+
+
+# What is in it -------------------------------------------------------------------------------------------------------
+
+
+def test_the_wheel_holds_every_module_the_type_marker_and_the_licence(content):
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "cupycorr").rglob("*.py")}
+    names, _, _ = content
+    assert modules | {"cupycorr/py.typed"} == {name for name in names if ".dist-info/" not in name}
+    assert any(name.endswith("/LICENSE") for name in names)
+
+
+def test_the_wheel_holds_nothing_else(content):
+    folders = {name.partition("/")[0] for name in content[0]}
+    assert folders == {"cupycorr", f"cupycorr-{cupycorr.__version__}.dist-info"}
+
+
+def test_the_wheel_is_for_every_platform(wheel):
+    assert wheel.name == f"cupycorr-{cupycorr.__version__}-py3-none-any.whl"
+
+
+def test_numpy_is_the_only_hard_requirement(content):
+    _, metadata, _ = content
+    required = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
+    assert [str(each) for each in required if each.marker is None] == ["numpy>=2.0"]
+    assert all("extra" in str(each.marker) for each in required if each.marker is not None)
+    assert metadata["Requires-Python"] == ">=3.10"
+    assert metadata["Version"] == cupycorr.__version__
+
+
+def test_the_extras_are_the_documented_ones(content):
+    _, metadata, _ = content
+    assert set(metadata.get_all("Provides-Extra")) == {"demo", "cpu", "torch", "cuda12", "cuda13", "test"}
+
+
+def test_every_remedy_names_an_extra_there_is(content):
+    _, metadata, _ = content
+    text = "".join(path.read_text() for path in (ROOT / "cupycorr").rglob("*.py"))
+    named = set(re.findall(r"cupycorr\[(\w+)\]", text))
+    assert {"cpu", "demo"} <= named <= set(metadata.get_all("Provides-Extra"))
+
+
+def test_the_command_is_an_entry_point(content):
+    assert "[console_scripts]\ncupycorr = cupycorr.cli:main" in content[2]
+
+
+# Alone next to NumPy -------------------------------------------------------------------------------------------------
+
+ALONE = """
+    import importlib.metadata, json
+    import numpy as np
+    import cupycorr
+
+    x = np.ones((1, 8, 6, 7), np.float32)
+    out = cupycorr.spatial_correlation_sample(x, x, patch_size=3)
+    g1, g2 = cupycorr.spatial_correlation_sample_vjp(np.ones_like(out), x, x, patch_size=3)
+    told = cupycorr.explain(x, x, patch_size=3)
+    frame = np.random.default_rng(0).random((40, 50))
+    field = cupycorr.match(frame, np.roll(frame, (1, -2), (0, 1)), window=9, search=((-3, 3), (-3, 3)))
+    try:
+        cupycorr.spatial_correlation_sample(x, x, variant="simd")
+    except NotImplementedError as error:
+        refusal = str(error)
+    print(json.dumps({
+        "installed": sorted(found.name for found in importlib.metadata.distributions()),
+        "place": cupycorr.__file__,
+        "out": [out.shape, float(out[0, 1, 1, 3, 3]), float(out[0, 0, 0, 0, 0])],
+        "gradients": [float(g1[0, 0, 3, 3]), float(g2[0, 0, 0, 0])],
+        "variant": told.variant,
+        "reasons": [told.reasons["simd"], refusal],
+        "motion": [float(np.median(field.dx)), float(np.median(field.dy))],
+    }))
+"""
+
+
+def test_the_wheel_alone_runs_on_numpy(alone, tmp_path):
+    told = json.loads(run(alone / "python", "-W", "error", "-c", textwrap.dedent(ALONE), cwd=tmp_path).stdout)
+    assert told["installed"] == ["cupycorr", "numpy"]
+    assert Path(told["place"]).is_relative_to(alone.parent)
+    assert told["out"] == [[1, 3, 3, 6, 7], 8, 0]
+    assert told["gradients"] == [9, 4]
+    assert told["variant"] == "blas"
+    assert all('pip install "cupycorr[cpu]"' in reason for reason in told["reasons"])
+    assert told["motion"] == pytest.approx([-2, 1], abs=0.1)
+
+
+@pytest.mark.parametrize("words", [("demo",), ("info",), ()], ids=" ".join)
+def test_the_command_alone_names_the_pip_command(alone, tmp_path, words):
+    done = run(alone / "cupycorr", *words, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert 'pip install "cupycorr[demo]"' in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+# Written in more than one place --------------------------------------------------------------------------------------
+
+
+def lines(name):
+    return [line.strip() for line in (ROOT / name).read_text().splitlines()]
+
+
+def test_the_readme_sets_up_everything_in_two_lines():
+    assert DEMO_COMMAND in lines("README.md")
+    assert TEST_COMMAND in lines("README.md")
+
+
+def test_ci_runs_exactly_the_readmes_test_command():
+    assert [line for line in lines(".ci/run") if "pip install" in line or "pytest" in line] == [TEST_COMMAND]
+
+
+def pins():
+    """The constraints' lines as requirements."""
+    return [Requirement(line) for line in lines("tests/constraints.txt") if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+def test_every_requirement_of_the_suite_has_one_pin_that_satisfies_it(content, python):
+    _, metadata, _ = content
+    pinned = {}
+    for pin in pins():
+        if pin.marker is None or pin.marker.evaluate({"python_version": python}):
+            assert pin.name not in pinned, f"{pin.name} is pinned twice"
+            (version,) = pin.specifier
+            assert version.operator == "=="
+            pinned[canonicalize_name(pin.name)] = version.version
+    required = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
+    required = [each for each in required if each.marker is None or each.marker.evaluate({"extra": "test"})]
+    assert len(required) > 10
+    for each in required:
+        assert each.specifier.contains(pinned[canonicalize_name(each.name)]), f"{each.name} has a pin outside {each.specifier}"
+    assert pinned["torch"] == "2.13.0"
+    assert set(pinned) == {canonicalize_name(each.name) for each in required}
