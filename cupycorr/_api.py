@@ -98,7 +98,7 @@ def spatial_correlation_sample(
     --------
     >>> import numpy as np
     >>> import cupycorr
-    >>> frame1 = np.random.default_rng(0).standard_normal((1, 8, 16, 16), dtype=np.float32)
+    >>> frame1 = np.random.default_rng(0).standard_normal((1, 64, 16, 16), dtype=np.float32)
     >>> frame2 = np.roll(frame1, (2, -1), axis=(2, 3))  # everything moved down 2 and left 1
     >>> scores = cupycorr.spatial_correlation_sample(frame1, frame2, patch_size=7)
     >>> scores.shape

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -134,15 +135,19 @@ def test_an_error_of_a_helper_is_raised_to_the_caller():
 
 
 def test_after_an_error_no_new_item_is_begun():
-    begun = []
+    barrier, begun = threading.Barrier(2), []
 
     def task(item):
         begun.append(item)
-        raise ArithmeticError
+        if item < 2:
+            barrier.wait(PATIENCE)
+        if item == 0:
+            raise ArithmeticError
+        time.sleep(0.02)  # long enough for the other thread's error to be noticed
 
     with pytest.raises(ArithmeticError):
-        workers.run(task, range(1000), 3)
-    assert len(begun) <= 3
+        workers.run(task, range(60), 2)
+    assert len(begun) < 30
 
 
 NESTED = """
