@@ -29,6 +29,7 @@ TASK_COPIES = 4  # arrays of that size a task may hold at once (window sums of 2
 FLOPS_PER_THREAD = 2**25  # dense operations below which waking another thread costs more than it takes over
 FLOPS_PER_TASK = 2**26  # and below which cutting a thread's share finer costs more than threads that do not finish together
 TASKS_PER_THREAD = 4  # how fine that is, at most
+MANY_CHANNELS = 8  # sums over so many are the larger part of a gradient's task
 LANES = 16  # columns are packed in multiples of this, so that vectors need no tail
 
 BATCH, ROWS, COLUMNS, MS, NS = range(5)  # the fields of a Region
@@ -140,8 +141,8 @@ class _ForwardPlan:
         batch, patch_h, patch_w, out_h, out_w = problem.out_shape
         self.whole = Region((0, batch), (0, out_h), (0, out_w), (0, patch_h), (0, patch_w))
         self.block_lengths = _halved(self.whole.lengths, self._packed_bytes, PACKED_BYTES, _BLOCK_ORDER)
-        summed_in_memory = self.windows[1].taps > 1, self.windows[0].taps > 1 and not fused
-        self.task_order = _TASK_ORDERS[summed_in_memory]
+        in_memory = self.windows[0].taps > 1 and not fused, self.windows[1].taps > 1
+        self.task_order = _forward_task_order(in_memory, problem.channels)
         self.task_lengths: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def blocks(self) -> list[Region]:
@@ -261,7 +262,9 @@ def vjp(
     from_input2 = [[seen for lattice in r.lattices for seen in lattice.seen_from_input2()] for r in (vertical, horizontal)]
     lattices = (vertical.lattices, horizontal.lattices), from_input2
     windows = vertical.window, horizontal.window
-    members = team(problem, engine.threads())
+    # Spreading windows is many short NumPy calls: threads would spend their time handing the interpreter's lock to each other.
+    spreads = max(window.taps for window in windows) > 1
+    members = Team(1, 1) if spreads else team(problem, engine.threads())
     # Two small gradients keep two threads busy with nothing to wait for; a large one is worth all threads.
     side_by_side = all(needs) and 1 < members.threads == members.tasks
     if side_by_side:
@@ -381,7 +384,7 @@ class _Gradient:
                         self.engine.gradient(block, cotangent, sums)
                 keep(piece, sums[..., :columns])
 
-        order = _GRADIENT_WINDOW_TASK_ORDER if max(window.taps for window in self.windows) > 1 else _TASK_ORDER
+        order = _gradient_task_order(self.windows, self.channels)
         for region in whole.pieces((*whole.lengths[:MS], *self.block_patch)):
             lengths = _task_lengths(region.lengths, task_bytes, order, self.team, splits=(BATCH, ROWS, COLUMNS))
             with _Searched.scratch(vertical, horizontal, region, self.channels, self.dtype) as searched:
@@ -558,17 +561,30 @@ _COLUMN_WINDOW_TASK_ORDER: _Order = (
     *((BATCH, 1), (ROWS, 6), (MS, 8), (NS, 7), (MS, 1), (NS, 1), (ROWS, 1)),
     *((COLUMNS, 512), (COLUMNS, LANES)),
 )
-_GRADIENT_WINDOW_TASK_ORDER: _Order = (
-    *((BATCH, 1), (MS, 1), (NS, 4), (ROWS, 64), (NS, 1)),
-    *((COLUMNS, 512), (ROWS, 1), (COLUMNS, LANES)),
+# Where there are channels to sum, a product is worth its while only for many displacements of a row.
+_CHANNEL_WINDOW_TASK_ORDER: _Order = (
+    *((BATCH, 1), (MS, 1), (ROWS, 32), (COLUMNS, 256), (ROWS, 8), (NS, 8)),
+    *((COLUMNS, LANES), (ROWS, 1), (NS, 1)),
 )
-# (columns' window summed in memory, rows' window summed in memory) -> order
-_TASK_ORDERS = {
-    (False, False): _TASK_ORDER,
-    (True, False): _COLUMN_WINDOW_TASK_ORDER,
-    (False, True): _WINDOW_TASK_ORDER,
-    (True, True): _WINDOW_TASK_ORDER,
-}
+
+
+def _forward_task_order(in_memory: tuple[bool, bool], channels: int) -> _Order:
+    """The order for volumes whose (rows', columns') windows are summed in memory."""
+    rows, columns = in_memory
+    if rows:
+        return _CHANNEL_WINDOW_TASK_ORDER if channels >= MANY_CHANNELS else _WINDOW_TASK_ORDER
+    return _COLUMN_WINDOW_TASK_ORDER if columns else _TASK_ORDER
+
+
+def _gradient_task_order(windows: tuple[Window, Window], channels: int) -> _Order:
+    """Pieces of rows and columns much longer than a window's margin, which each of them spreads again; patches in pieces, each of
+    which passes over the sums again, before columns where there are few channels to sum, after them where there are many."""
+    if max(window.taps for window in windows) == 1:
+        return _TASK_ORDER
+    margins = [(window.taps - 1) * window.dilation for window in windows]
+    patch, columns = ((MS, 1), (NS, 4)), ((COLUMNS, max(128, _padded(4 * margins[1]))),)
+    inner = patch + columns if channels < MANY_CHANNELS else columns + patch
+    return ((BATCH, 1), (ROWS, max(6, 2 * margins[0])), *inner, (ROWS, 1), (NS, 1), (COLUMNS, LANES))
 
 
 def _halved(lengths: Sequence[int], size: Callable[[Sequence[int]], int], limit: int, order: _Order) -> tuple[int, ...]:

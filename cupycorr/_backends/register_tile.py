@@ -11,6 +11,7 @@ table's runs of k bounded, that is a two-level summation. No kernel is compiled 
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,16 @@ import numpy as np
 HEADER = 4  # fields of a table entry before its rows: right offset, first right_q, first k, number of k
 
 _lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """A forked child may have inherited a lock that a thread it does not have holds."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 @dataclass(frozen=True, slots=True)
