@@ -18,6 +18,8 @@ Shape = tuple[int, ...]
 
 PRECISIONS = ("highest", "high", "medium")
 
+_INT_OR_PAIR = "an int or a (vertical, horizontal) pair of ints"
+
 # name -> smallest legal value (None: any integer)
 _MINIMUM: dict[str, int | None] = {
     "kernel_size": 1,
@@ -84,22 +86,29 @@ def _pair(name: str, value: Any) -> Pair:
     """One int for both axes, or a ``(vertical, horizontal)`` tuple or list of two."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(values) != 2:
-        raise ValueError(f"{name} must be an int or a (vertical, horizontal) pair of ints, got {name}={value!r}")
-    integers = tuple(_integer(name, v, value) for v in values)
+        raise ValueError(f"{name} must be {_INT_OR_PAIR}, got {name}={value!r}")
+    integers = tuple(integer(name, v, _INT_OR_PAIR, value) for v in values)
     minimum = _MINIMUM[name]
     if minimum is not None and min(integers) < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {name}={value!r}")
     return integers
 
 
-def _integer(name: str, value: Any, given: Any) -> int:
+def integer(name: str, value: Any, what: str, given: Any) -> int:
+    """One plain int out of an argument that was ``given``; numpy's ints are ints, floats and bools are not.
+
+    Raises
+    ------
+    TypeError
+        It is not one; the message says that ``name`` must be ``what``.
+    """
     # numpy's bool has no __index__ since 2.0, Python's does.
     if not isinstance(value, bool):
         try:
             return operator.index(value)
         except TypeError:
             pass
-    raise TypeError(f"{name} must be an int or a (vertical, horizontal) pair of ints, got {name}={given!r}")
+    raise TypeError(f"{name} must be {what}, got {name}={given!r}")
 
 
 def _finite_scale(scale: Any) -> float:

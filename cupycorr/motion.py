@@ -7,7 +7,6 @@ does not fit into memory: it is walked in bands of windows and slabs of displace
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ import numpy as np
 
 from ._api import spatial_correlation_sample
 from ._arrays import array_module, same_kind
-from ._problem import lattice_inside
+from ._problem import integer, lattice_inside
 
 _WORKSPACE = 128 * 2**20  # bytes that the scores of one slab and the tables of one band may take together
 _CACHED = 2**20  # bytes of scores worked on at a time, so that the passes over them find them in a processor's cache
@@ -194,7 +193,7 @@ def _axes(shape: tuple[int, ...], window: Any, search: Any, step: Any) -> tuple[
 
 def _sizes(name: str, value: Any) -> tuple[int, ...]:
     what = "an int or a (vertical, horizontal) pair of ints"
-    sizes = _pair(name, value, what, value) if isinstance(value, (tuple, list)) else (_integer(name, value, what, value),) * 2
+    sizes = _pair(name, value, what, value) if isinstance(value, (tuple, list)) else (integer(name, value, what, value),) * 2
     if min(sizes) < 1:
         raise ValueError(f"{name} must be at least 1, got {name}={value!r}")
     return sizes
@@ -214,16 +213,7 @@ def _pair(name: str, values: Any, what: str, given: Any) -> tuple[int, ...]:
         raise TypeError(f"{name} must be {what}, got {name}={given!r}")
     if len(values) != 2:
         raise ValueError(f"{name} must be {what}, got {name}={given!r}")
-    return tuple(_integer(name, value, what, given) for value in values)
-
-
-def _integer(name: str, value: Any, what: str, given: Any) -> int:
-    if not isinstance(value, bool):
-        try:
-            return operator.index(value)
-        except TypeError:
-            pass
-    raise TypeError(f"{name} must be {what}, got {name}={given!r}")
+    return tuple(integer(name, value, what, given) for value in values)
 
 
 # Geometry ----------------------------------------------------------------------------------------------------------------------
