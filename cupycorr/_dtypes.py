@@ -1,4 +1,4 @@
-"""The one table of element types: which there are, and what each accumulates in.
+"""The one table of element types: which there are, what each accumulates in, and what the kernels in CUDA C call it.
 
 float16 and bfloat16 sum in float32, so that nothing is ever rounded twice. bfloat16 is known by its name and comes from
 `ml_dtypes`, which NumPy does not need for anything else.
@@ -18,6 +18,8 @@ class ElementType:
 
     name: str
     accumulator: str
+    c_type: str
+    itemsize: int
 
     @property
     def accumulator_dtype(self) -> np.dtype:
@@ -28,10 +30,10 @@ class ElementType:
 ELEMENT_TYPES = {
     row.name: row
     for row in (
-        ElementType("float16", "float32"),
-        ElementType("bfloat16", "float32"),
-        ElementType("float32", "float32"),
-        ElementType("float64", "float64"),
+        ElementType("float16", "float32", "half", 2),
+        ElementType("bfloat16", "float32", "bfloat16", 2),
+        ElementType("float32", "float32", "float", 4),
+        ElementType("float64", "float64", "double", 8),
     )
 }
 

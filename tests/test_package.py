@@ -11,11 +11,14 @@ import zipfile
 from email.parser import Parser
 from pathlib import Path
 
+import nvrtc
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import cupycorr
+from cupycorr._backends import kernels
+from cupycorr._cuda import compiler, source
 
 ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = ROOT / "tests" / "constraints.txt"
@@ -69,10 +72,12 @@ def alone(wheel, tmp_path_factory):
 # What is in it -------------------------------------------------------------------------------------------------------
 
 
-def test_the_wheel_holds_every_module_the_type_marker_and_the_licence(content):
+def test_the_wheel_holds_every_module_every_kernel_the_type_marker_and_the_licence(content):
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "cupycorr").rglob("*.py")}
+    sources = {f"cupycorr/kernels_cu/{path.name}" for path in (ROOT / "kernels_cu").iterdir()}
+    assert {"cupycorr/kernels_cu/platform.cuh", "cupycorr/kernels_cu/forward_direct.cu"} <= sources
     names, _, _ = content
-    assert modules | {"cupycorr/py.typed"} == {name for name in names if ".dist-info/" not in name}
+    assert modules | sources | {"cupycorr/py.typed"} == {name for name in names if ".dist-info/" not in name}
     assert any(name.endswith("/LICENSE") for name in names)
 
 
@@ -148,6 +153,49 @@ def test_the_wheel_alone_runs_on_numpy(alone, tmp_path):
     assert told["variant"] == "blas"
     assert all('pip install "cupycorr[cpu]"' in reason for reason in told["reasons"])
     assert told["motion"] == pytest.approx([-2, 1], abs=0.1)
+
+
+KERNELS = """
+    import json
+    from cupycorr._backends import kernels
+    from cupycorr._cuda import device, source
+
+    try:
+        device.import_cupy()
+    except ImportError as error:
+        refusal = str(error)
+    files = sorted({kernel.file for _, kernel in kernels.builds()})
+    texts = {file: source.text(file) for file in files}
+    print(json.dumps({"folder": str(source.folder()), "texts": texts, "refusal": refusal}))
+"""
+
+
+@pytest.fixture(scope="module")
+def installed_kernels(alone, tmp_path_factory):
+    """What an installed wheel finds of the CUDA sources."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    return json.loads(run(alone / "python", "-W", "error", "-c", textwrap.dedent(KERNELS), cwd=folder).stdout)
+
+
+def test_the_wheel_alone_finds_its_own_kernels_and_they_are_the_checkouts(alone, installed_kernels):
+    folder = Path(installed_kernels["folder"])
+    assert folder.is_relative_to(alone.parent.resolve())
+    assert folder.parts[-2:] == ("cupycorr", "kernels_cu")
+    assert installed_kernels["texts"] == {path.name: source.text(path.name) for path in (ROOT / "kernels_cu").glob("*.cu")}
+
+
+def test_the_wheel_alone_names_the_pip_command_of_the_gpu(installed_kernels):
+    assert 'pip install "cupycorr[cuda12]"' in installed_kernels["refusal"]
+
+
+@nvrtc.needed
+def test_the_wheels_own_text_of_every_kernel_compiles(installed_kernels, tmp_path, monkeypatch):
+    for file, text in installed_kernels["texts"].items():
+        (tmp_path / file).write_text(text)
+    monkeypatch.setattr(source, "folder", lambda: tmp_path)
+    for kernel in {kernel.file: kernel for _, kernel in kernels.builds()}.values():
+        binary, _ = compiler.cubin(kernel, "sm_80")
+        assert binary.startswith(b"\x7fELF")
 
 
 @pytest.mark.parametrize("words", [("demo",), ("info",), ()], ids=" ".join)

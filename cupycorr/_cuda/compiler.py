@@ -1,0 +1,190 @@
+"""Kernels compiled and loaded through CuPy, each once per device and process.
+
+CuPy compiles with NVRTC and keeps the binaries on disk for later processes. To our options it adds the folders of its own and of
+CUDA's headers, ``-ftz=true`` (a denormal float32 counts as zero), ``-arch=sm_XX`` of the current device, and
+``--device-as-default-execution-space``. What fails is said with the lines it fails at, and the next call tries again.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shlex
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from . import device as devices
+from . import source
+from .source import Kernel
+
+_STANDARD = "--std=c++17"
+_ERRORS_SHOWN = 5
+
+# The lock guards the table; who finds no entry compiles outside of it, and others who ask for the same kernel wait at the entry.
+_lock = threading.Lock()
+_functions: dict[tuple[Kernel, int], Future[Any]] = {}
+
+
+def function(kernel: Kernel, device: int, shared: int = 0) -> Any:
+    """The loaded kernel: compiled at the first call, and allowed that much dynamic shared memory.
+
+    Parameters
+    ----------
+    kernel
+        What to load.
+    device
+        CUDA's number of the device to load it on. It need not be the current one.
+    shared
+        Bytes of dynamic shared memory that a launch of it will ask for.
+
+    Returns
+    -------
+    cupy.RawKernel
+
+    Raises
+    ------
+    ImportError
+        If CuPy cannot be imported.
+    RuntimeError
+        If there is no such device, it has too little shared memory, or the kernel cannot be compiled or loaded. The next call
+        tries again.
+    """
+    key = (kernel, device)
+    found = _functions.get(key)
+    if found is None:
+        with _lock:
+            mine = key not in _functions
+            found = _functions.setdefault(key, Future())
+        if mine:
+            _load_into(found, kernel, device)
+    loaded = found.result()
+    if shared:
+        _allow(loaded, kernel, device, shared)
+    return loaded
+
+
+def _load_into(entry: Future[Any], kernel: Kernel, device: int) -> None:
+    try:
+        entry.set_result(_load(kernel, device))
+    except BaseException as error:
+        del _functions[kernel, device]
+        entry.set_exception(error)
+
+
+def _load(kernel: Kernel, device: int) -> Any:
+    architecture = devices.facts(device).architecture
+    cupy = devices.import_cupy()
+    text, options = source.text(kernel.file), _options(kernel)
+    with _failure_told(kernel, architecture, options), current(device):
+        return cupy.RawModule(code=text, options=options, backend="nvrtc").get_function(kernel.entry)
+
+
+def _allow(loaded: Any, kernel: Kernel, device: int, shared: int) -> None:
+    """Above 48 KiB a kernel must be told how much dynamic shared memory its launches ask for: the most that any of them does."""
+    with _lock, current(device):
+        if shared <= loaded.max_dynamic_shared_size_bytes:
+            return
+        needed, there = shared + loaded.shared_size_bytes, devices.facts(device)
+        if needed > there.shared_memory:
+            raise RuntimeError(
+                f"kernel {kernel.entry} of {kernel.file} needs {needed} bytes of shared memory in a block, "
+                f"device {device} ({there.name}) has {there.shared_memory}"
+            )
+        loaded.max_dynamic_shared_size_bytes = shared
+
+
+@contextmanager
+def current(device: int) -> Iterator[None]:
+    """Makes a device the current one, and the one before it again at the end."""
+    runtime = devices.import_cupy().cuda.runtime
+    before = runtime.getDevice()
+    runtime.setDevice(device)
+    try:
+        yield
+    finally:
+        runtime.setDevice(before)
+
+
+def _options(kernel: Kernel) -> tuple[str, ...]:
+    return (_STANDARD, *kernel.options())
+
+
+def cache_folder() -> Path:
+    """Where CuPy keeps what it has compiled."""
+    return Path(os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache")
+
+
+# What went wrong -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _failure_told(kernel: Kernel, architecture: str, options: tuple[str, ...]) -> Iterator[None]:
+    """A failure to compile or to load becomes one RuntimeError that says what it was about."""
+    compile_error = devices.import_cupy().cuda.compiler.CompileException
+    what = f"kernel {kernel.entry} of {kernel.file} for {architecture}"
+    try:
+        yield
+    except compile_error as error:
+        told = "\n".join(_first_errors(error.get_message()))
+        raise RuntimeError(f"cannot compile {what}:\n{told}\noptions: {shlex.join(options)}") from error
+    except RuntimeError as error:
+        raise RuntimeError(f"cannot load {what}: {error}\noptions: {shlex.join(options)}") from error
+
+
+def _first_errors(log: str) -> list[str]:
+    """The first errors in NVRTC's log, each with the line it points at, or the whole log where it speaks of none."""
+    lines = [line.rstrip() for line in log.strip("\0 \n").splitlines() if line.strip()]
+    begins = [number for number, line in enumerate(lines) if re.search(r"\): (catastrophic )?error", line)]
+    if not begins:
+        return lines
+    end = begins[_ERRORS_SHOWN] if len(begins) > _ERRORS_SHOWN else len(lines)
+    more = [f"... {len(begins) - _ERRORS_SHOWN} more errors"] if len(begins) > _ERRORS_SHOWN else []
+    return lines[begins[0] : end] + more
+
+
+# Without a device ----------------------------------------------------------------------------------------------------
+
+
+def cubin(kernel: Kernel, architecture: str, *more: str) -> tuple[bytes, str]:
+    """What CuPy would load on a device, compiled without one, and the compiler's log.
+
+    Parameters
+    ----------
+    kernel
+        What to compile.
+    architecture
+        A device's architecture, such as ``"sm_90"``.
+    *more
+        Further options, such as ``"--ptxas-options=-v"``.
+    """
+    return _compiled(kernel, architecture, more, "cubin")
+
+
+def ptx(kernel: Kernel, architecture: str, *more: str) -> str:
+    """The assembly that the binary of an architecture is made of."""
+    return _compiled(kernel, architecture.replace("sm_", "compute_"), more, "ptx")[0].decode()
+
+
+def _compiled(kernel: Kernel, architecture: str, more: tuple[str, ...], method: str) -> tuple[bytes, str]:
+    """CuPy's own way from a text to a binary; it has no public one that asks no device for its architecture."""
+    cupy = devices.import_cupy()
+    from cupy._core.core import assemble_cupy_compiler_options
+
+    options = _options(kernel)
+    every = (
+        *assemble_cupy_compiler_options(options),
+        "-ftz=true",
+        *more,
+        f"-arch={architecture}",
+        "--device-as-default-execution-space",
+    )
+    log = io.StringIO()
+    with _failure_told(kernel, architecture, options):
+        program = cupy.cuda.compiler._NVRTCProgram(source.text(kernel.file), f"{kernel.entry}.cu", method=method)
+        code, _ = program.compile(every, log)
+    return code, log.getvalue().strip("\0")

@@ -1,0 +1,84 @@
+// What a kernel may assume about the machine it runs on, by name: types, every access to global and shared memory, and the few
+// operations that are an instruction of their own. On a device each of these is that instruction and nothing else. Where
+// CUPYCORR_EMULATED is defined, emulator.hpp brings the same names for a processor without a GPU, and checks and counts what
+// they do; no other file knows that there are two. Thread indices, barriers, shuffles and votes are called by CUDA's own names.
+#pragma once
+
+typedef unsigned short uint16;
+typedef unsigned int uint32;
+
+// 16 bytes of memory, as one instruction moves them.
+struct __attribute__((aligned(16))) Words16 {
+    uint32 word[4];
+};
+
+#ifdef CUPYCORR_EMULATED
+#include "emulator.hpp"
+#else
+
+#define DEVICE __device__ __forceinline__
+#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
+// An array in shared memory; where its size is only known at the launch, it takes all the dynamic shared memory there is.
+#define SHARED_ARRAY(type, name, count) __shared__ type name[count]
+#define DYNAMIC_SHARED_ARRAY(type, name)                            \
+    extern __shared__ __attribute__((aligned(16))) uint32 name##_words[]; \
+    type* const name = reinterpret_cast<type*>(name##_words)
+
+// Global memory. What a kernel loads, it does not store to: loads go through the read-only path.
+DEVICE uint16 load_global(const uint16* from) { return __ldg(from); }
+DEVICE float load_global(const float* from) { return __ldg(from); }
+DEVICE double load_global(const double* from) { return __ldg(from); }
+
+DEVICE Words16 load_global_16(const void* from) {
+    const uint4 loaded = __ldg(static_cast<const uint4*>(from));
+    return Words16{{loaded.x, loaded.y, loaded.z, loaded.w}};
+}
+
+template <class T>
+DEVICE void store_global(T* to, T value) {
+    *to = value;
+}
+
+DEVICE void store_global_16(void* to, Words16 value) {
+    *static_cast<uint4*>(to) = make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]);
+}
+
+// Shared memory.
+template <class T>
+DEVICE T load_shared(const T* from) {
+    return *from;
+}
+
+template <class T>
+DEVICE void store_shared(T* to, T value) {
+    *to = value;
+}
+
+// Arithmetic that is rounded once.
+DEVICE float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+DEVICE double multiply_add(double a, double b, double c) { return fma(a, b, c); }
+
+// Conversions, with half-precision numbers as the bits they are. A narrowing one rounds to nearest, ties to even.
+DEVICE uint32 bits_of_float(float value) { return __float_as_uint(value); }
+DEVICE float float_of_bits(uint32 bits) { return __uint_as_float(bits); }
+DEVICE float double_to_float_towards_zero(double value) { return __double2float_rz(value); }
+
+DEVICE float half_to_float(uint16 bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+
+DEVICE uint16 float_to_half(float value) {
+    uint16 bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+DEVICE uint16 double_to_half(double value) {
+    uint16 bits;
+    asm("cvt.rn.f16.f64 %0, %1;" : "=h"(bits) : "d"(value));
+    return bits;
+}
+
+#endif

@@ -1,0 +1,192 @@
+"""The compile gate: every kernel a call can name, for every architecture, compiles without a warning, a spill or a stack.
+
+Compiled by NVRTC, which needs no GPU, with the options that CuPy passes on a device (`test_cuda.py` holds them against CuPy's).
+"""
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
+
+import nvrtc
+import pytest
+
+from cupycorr._backends import kernels
+from cupycorr._cuda import compiler, source
+from cupycorr._cuda.source import Kernel
+
+BUILDS = dict(kernels.builds())
+FILES = sorted({kernel.file for kernel in BUILDS.values()})
+ARCHITECTURES = nvrtc.architectures()
+
+# Registers of a thread at most. A block has 256 threads, a multiprocessor 65536 registers: 128 leave room for two blocks.
+CEILINGS = {"box_filter.cu": 112, "forward_direct.cu": 168, "gradient_direct.cu": 152}
+
+# Architectures that share the code generation of one that is compiled for in full: a sample that meets each pair of macro values.
+SAMPLED = {
+    "sm_72": "Jetson of sm_70",
+    "sm_87": "Jetson of sm_86",
+    "sm_89": "gets the very code of sm_86",
+    "sm_101": "variant of sm_100",
+    "sm_103": "variant of sm_100",
+    "sm_121": "gets the very code of sm_120",
+}
+
+# Builds whose inner loop moves 16 bytes at a time, by their macros; the PTX must have these instructions.
+LOAD_16, STORE_16 = r"ld\.global\.nc\.(v4\.[uf]32|v2\.[uf]64|v4\.b32)", r"st\.global\.(v4\.[uf]32|v2\.[uf]64|v4\.b32)"
+MOVES_16 = {
+    "forward_direct.cu": ({"CHANNELS_LAST": "1"}, (LOAD_16,)),
+    "gradient_direct.cu": ({"CHANNELS_LAST": "1"}, (LOAD_16, STORE_16)),
+    "box_filter.cu": ({"ALONG_Y": "1"}, (LOAD_16, STORE_16)),
+}
+
+# NVRTC's remark on an architecture, not on a kernel.
+DEPRECATED = re.compile(r"nvrtc: warning: Architectures prior to .* are deprecated.*")
+
+
+def covering(builds):
+    """Builds of one file that together meet each pair of macro values that occurs."""
+    waiting, chosen = {name: set(combinations(kernel.macros, 2)) for name, kernel in builds.items()}, {}
+    while any(waiting.values()):
+        name = max(waiting, key=lambda name: len(waiting[name]))
+        met, chosen[name] = waiting[name], builds[name]
+        waiting = {other: pairs - met for other, pairs in waiting.items()}
+    return chosen
+
+
+def builds_of(file):
+    return {name: kernel for name, kernel in BUILDS.items() if kernel.file == file}
+
+
+def side_by_side(function, arguments):
+    """NVRTC lets go of Python's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(function, arguments))
+
+
+def complaints(kernel, architecture, ceiling=None):
+    """What is wrong with a kernel's binary, by the logs of the compiler and the assembler."""
+    try:
+        _, log = compiler.cubin(kernel, architecture, "--ptxas-options=-v")
+    except RuntimeError as error:
+        return [str(error)]
+    found = [line for line in log.splitlines() if re.search("warning|error", line, re.IGNORECASE) and not DEPRECATED.search(line)]
+    if f"Compiling entry function '{kernel.entry}' for '{architecture}'" not in log:
+        found.append(f"no entry point {kernel.entry}")
+    memory = [(int(size), what) for size, what in re.findall(r"(\d+) bytes (stack frame|spill stores|spill loads)", log)]
+    found += [f"{size} bytes {what}" for size, what in memory if size]
+    registers = [int(number) for number in re.findall(r"Used (\d+) registers", log)]
+    found += [f"{number} registers, not more than {ceiling} wanted" for number in registers if ceiling and number > ceiling]
+    if len(memory) != 3 or len(registers) != 1:
+        found.append(f"the log is not understood: {log}")
+    return found
+
+
+# The gate ------------------------------------------------------------------------------------------------------------
+
+
+@nvrtc.needed
+def test_nvrtc_knows_the_architectures_of_today():
+    assert {"sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"} <= set(ARCHITECTURES)
+
+
+def test_every_kernel_file_has_its_ceiling():
+    assert set(CEILINGS) == set(FILES) == {path.name for path in source.folder().glob("*.cu")}
+
+
+def test_every_build_has_a_name_and_a_kernel_of_its_own():
+    listed = list(kernels.builds())
+    assert len({name for name, _ in listed}) == len({kernel for _, kernel in listed}) == len(listed)
+
+
+@nvrtc.needed
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_build_compiles_without_warnings_spills_or_stack_within_its_registers(file, architecture):
+    builds = builds_of(file)
+    builds = covering(builds) if architecture in SAMPLED else builds
+    found = side_by_side(lambda kernel: complaints(kernel, architecture, CEILINGS[file]), builds.values())
+    wrong = {name: each for name, each in zip(builds, found, strict=True) if each}
+    assert not wrong, "\n".join(f"{name} for {architecture}: {'; '.join(each)}" for name, each in wrong.items())
+
+
+@nvrtc.needed
+@pytest.mark.parametrize("file", MOVES_16)
+def test_builds_that_promise_16_byte_accesses_have_them(file):
+    macros, instructions = MOVES_16[file]
+    builds = {name: kernel for name, kernel in builds_of(file).items() if macros.items() <= dict(kernel.macros).items()}
+    assert builds
+    builds = covering(builds)
+    texts = side_by_side(lambda kernel: compiler.ptx(kernel, "sm_80"), builds.values())
+    lacking = [
+        f"{name}: no {instruction}"
+        for name, text in zip(builds, texts, strict=True)
+        for instruction in instructions
+        if not re.search(instruction, text)
+    ]
+    assert not lacking, "\n".join(lacking)
+
+
+def test_a_sample_meets_each_pair_of_macro_values():
+    for file in FILES:
+        every, some = builds_of(file), covering(builds_of(file))
+        pairs = {pair for kernel in every.values() for pair in combinations(kernel.macros, 2)}
+        assert {pair for kernel in some.values() for pair in combinations(kernel.macros, 2)} == pairs
+        assert some.items() <= every.items()
+        assert len(some) < len(every)
+
+
+# The gate sees -------------------------------------------------------------------------------------------------------
+
+GOOD = (
+    'extern "C" __global__ void __launch_bounds__(1024) k(const float* from, float* to) { to[threadIdx.x] = from[threadIdx.x]; }'
+)
+VALUES = range(150)  # all of them wanted after the barrier, with 64 registers to keep them in
+BAD = {
+    "a remark of the front end": ("{", "{ int unused;", 'variable "unused" was declared but never referenced'),
+    "a warning of the optimiser": ("__global__", "__global__ __noinline__", "overriding noinline attribute"),
+    "spills": (
+        "{",
+        f"""{{ {"".join(f"float x{i} = from[{i} * blockDim.x + threadIdx.x];" for i in VALUES)}
+        __syncthreads();
+        const float y = to[threadIdx.x];
+        {"".join(f"to[{i} * blockDim.x + threadIdx.x] = x{i} * y;" for i in VALUES)}""",
+        "bytes spill stores; [0-9]+ bytes spill loads",
+    ),
+    "a stack": (
+        "{",
+        "{ int local[64]; for (int i = 0; i < 64; i++) local[to[i] > 0 ? i : 5] = i; to[1] = local[int(to[0])];",
+        "256 bytes stack",
+    ),
+    "too many registers": ("", "", "registers, not more than 2 wanted"),
+    "another name": (" k(", " another(", "no entry point k"),
+    "an error": ("float*", "floot*", 'kernels_cu/k.cu.1.: error: identifier "floot" is undefined'),
+}
+
+
+def kernel_of(text, folder, monkeypatch):
+    (folder / "k.cu").write_text(text)
+    monkeypatch.setattr(source, "folder", lambda: folder)
+    return Kernel("k.cu", "k")
+
+
+@nvrtc.needed
+@pytest.mark.parametrize(("old", "new", "said"), BAD.values(), ids=BAD)
+def test_the_gate_sees(tmp_path, monkeypatch, old, new, said):
+    kernel = kernel_of(GOOD.replace(old, new, 1), tmp_path, monkeypatch)
+    found = complaints(kernel, "sm_80", 2 if "registers" in said else None)
+    assert re.search(said, "; ".join(found)), found
+
+
+@nvrtc.needed
+def test_the_gate_lets_a_good_kernel_pass(tmp_path, monkeypatch):
+    kernel = kernel_of(GOOD, tmp_path, monkeypatch)
+    for architecture in ARCHITECTURES:
+        assert complaints(kernel, architecture, 64) == []
+
+
+@nvrtc.needed
+def test_single_elements_are_not_taken_for_16_bytes(tmp_path, monkeypatch):
+    text = compiler.ptx(kernel_of(GOOD, tmp_path, monkeypatch), "sm_80")
+    assert not re.search(LOAD_16, text)
+    assert not re.search(STORE_16, text)
