@@ -58,7 +58,7 @@ def measure_cpu_rates(header: Header) -> None:
     """Measure the machine once more. The best of a run stands: whatever else the machine does only makes it slower."""
     workers.machine_rates.cache_clear()
     rates = workers.machine_rates()
-    now = {"sgemm_gflops": rates.float32, "dgemm_gflops": rates.float64, "copy_gbps": rates.bandwidth}
+    now = {"sgemm_gflops": rates.float32_rate, "dgemm_gflops": rates.float64_rate, "copy_gbps": rates.bandwidth}
     for name, rate in now.items():
         header.device[name] = max(header.device[name], round(rate / 1e9, 1))
 

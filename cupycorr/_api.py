@@ -5,12 +5,13 @@ The functions here are a signature, a docstring and one call. What is wrong with
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from . import _dispatch
-from ._arrays import array_kind, same_kind
+from ._arrays import array_kind, array_module, current_device_of, known_array, known_arrays
 from ._dtypes import check_scale, element_type, named_dtype
 from ._problem import Problem, check_precision, parameters, problem
 
@@ -108,19 +109,21 @@ def spatial_correlation_sample(
     (2, -1)
     """
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
-    asked, kind = _ask(input1, input2, given, patch_offset, scale, precision)
+    input1, input2 = known_arrays(input1=input1, input2=input2)
+    asked = _asked(input1, input2, given, patch_offset, scale, precision)
     result_dtype = _result_dtype(input1, dtype)
-    if out is not None:
-        _check_out(out, kind, asked, dtype, result_dtype)
-    chosen = _dispatch.choose(asked, kind, variant)
-    # A caller's array that shares memory with an input may only be written once every sum is known.
-    fresh = out is None or any(np.may_share_memory(out, x) for x in (input1, input2))
-    target = np.empty(asked.out_shape, result_dtype if out is None else out.dtype) if fresh else out
-    chosen.forward(asked, input1, input2, target)
-    if out is None:
-        return target
-    if fresh:
-        out[...] = target
+    written = None if out is None else _check_out(out, input1, asked, dtype, result_dtype)
+    chosen = _dispatch.choose(asked, _dispatch.place(input1), variant)
+    xp = array_module(input1)
+    with current_device_of(input1):
+        # A caller's array that shares memory with an input may only be written once every sum is known.
+        fresh = written is None or any(xp.may_share_memory(written, x) for x in (input1, input2))
+        target = xp.empty(asked.out_shape, result_dtype if written is None else written.dtype) if fresh else written
+        chosen.forward(asked, input1, input2, target)
+        if written is None:
+            return target
+        if fresh:
+            written[...] = target
     return out
 
 
@@ -184,10 +187,13 @@ def spatial_correlation_sample_vjp(
     True
     """
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
-    asked, kind = _ask(input1, input2, given, patch_offset, scale, precision)
-    _check_cotangent(cotangent, kind, asked, _result_dtype(input1, dtype))
+    input1, input2 = known_arrays(input1=input1, input2=input2)
+    asked = _asked(input1, input2, given, patch_offset, scale, precision)
+    cotangent = _check_cotangent(cotangent, input1, asked, _result_dtype(input1, dtype))
     needs = _check_needs(needs)
-    return _dispatch.choose(asked, kind, variant).vjp(asked, cotangent, input1, input2, needs)
+    chosen = _dispatch.choose(asked, _dispatch.place(input1), variant)
+    with current_device_of(input1):
+        return chosen.vjp(asked, cotangent, input1, input2, needs)
 
 
 def explain(
@@ -235,49 +241,79 @@ def explain(
     7962624
     """
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
-    asked, kind = _ask(input1, input2, given, patch_offset, scale, precision)
-    return _dispatch.explain(asked, kind, variant, input1.dtype, _result_dtype(input1, dtype))
+    input1, input2 = known_arrays(input1=input1, input2=input2)
+    asked = _asked(input1, input2, given, patch_offset, scale, precision)
+    return _dispatch.explain(asked, _dispatch.place(input1), variant, input1.dtype, _result_dtype(input1, dtype))
 
 
-def _ask(input1: Any, input2: Any, given: tuple, patch_offset: Any, scale: Any, precision: Any) -> tuple[Problem, str]:
-    """Check everything that can be wrong with the inputs and the parameters; the problem and the arrays' kind."""
-    kind = same_kind(input1=input1, input2=input2)
-    row = element_type("input1", input1.dtype)
-    if element_type("input2", input2.dtype) is not row:
-        raise TypeError(
-            f"input1 and input2 must have the same dtype, got input1.dtype={input1.dtype.name}, input2.dtype={input2.dtype.name}"
-        )
-    asked = problem(parameters(*given, patch_offset=patch_offset, scale=scale), input1.shape, input2.shape)
+def _asked(input1: Any, input2: Any, given: tuple, patch_offset: Any, scale: Any, precision: Any) -> Problem:
+    """Check everything that can be wrong with the inputs and the parameters, and say what is asked."""
+    arguments = (input1.shape, input1.dtype, input2.shape, input2.dtype, given, patch_offset, scale, precision)
+    # Models ask the same thing again and again. True and 1.0 equal 1 and are no integers: only what is plain may be looked up.
+    plain = all(map(_is_plain, given)) and _is_plain(patch_offset) and type(scale) in (float, int) and type(precision) is str
+    return _ask_once(*arguments) if plain else _ask(*arguments)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether equality tells such a value from everything else that could be passed in its place."""
+    if type(value) is tuple:
+        return all(type(each) is int for each in value)
+    return type(value) is int or value is None
+
+
+def _ask(
+    shape1: tuple, dtype1: np.dtype, shape2: tuple, dtype2: np.dtype, given: tuple, patch_offset: Any, scale: Any, precision: Any
+) -> Problem:
+    row = element_type("input1", dtype1)
+    if element_type("input2", dtype2) is not row:
+        got = f"got input1.dtype={dtype1.name}, input2.dtype={dtype2.name}"
+        raise TypeError(f"input1 and input2 must have the same dtype, {got}")
+    asked = problem(parameters(*given, patch_offset=patch_offset, scale=scale), shape1, shape2)
     check_scale(asked.parameters.scale, row)
     check_precision(precision)
-    return asked, kind
+    return asked
+
+
+_ask_once = lru_cache(1024)(_ask)
 
 
 def _result_dtype(input1: Any, dtype: Any) -> np.dtype:
     return input1.dtype if dtype is None else named_dtype(dtype)
 
 
-def _check_out(out: Any, kind: str, asked: Problem, dtype: Any, result_dtype: np.dtype) -> None:
-    if array_kind("out", out) != kind:
-        raise TypeError(f"out must be of the inputs' kind, got out on {array_kind('out', out)} and inputs on {kind}")
+def _check_out(out: Any, like: Any, asked: Problem, dtype: Any, result_dtype: np.dtype) -> Any:
+    """Check the caller's array for the result; as an array of the inputs' kind."""
+    out = _beside_inputs("out", out, like)
     element_type("out", out.dtype)
     if dtype is not None and out.dtype != result_dtype:
         raise TypeError(f"out and dtype must agree, got out.dtype={out.dtype.name}, dtype={result_dtype.name}")
     if out.shape != asked.out_shape:
         raise ValueError(f"out must have shape {asked.out_shape}, got out.shape={out.shape}")
-    if kind == "numpy" and not out.flags.writeable:
+    if isinstance(out, np.ndarray) and not out.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
+    return out
 
 
-def _check_cotangent(cotangent: Any, kind: str, asked: Problem, result_dtype: np.dtype) -> None:
-    if array_kind("cotangent", cotangent) != kind:
-        got = array_kind("cotangent", cotangent)
-        raise TypeError(f"cotangent must be of the inputs' kind, got cotangent on {got} and inputs on {kind}")
+def _check_cotangent(cotangent: Any, like: Any, asked: Problem, result_dtype: np.dtype) -> Any:
+    """Check the cotangent; as an array of the inputs' kind."""
+    cotangent = _beside_inputs("cotangent", cotangent, like)
     element_type("cotangent", cotangent.dtype)
     if cotangent.dtype != result_dtype:
         raise TypeError(f"cotangent must have the output's dtype {result_dtype.name}, got cotangent.dtype={cotangent.dtype.name}")
     if cotangent.shape != asked.out_shape:
         raise ValueError(f"cotangent must have the output's shape {asked.out_shape}, got cotangent.shape={cotangent.shape}")
+    return cotangent
+
+
+def _beside_inputs(name: str, array: Any, like: Any) -> Any:
+    """An array that must be where the inputs are."""
+    array = known_array(name, array)
+    if array_kind(array) != array_kind(like):
+        got = f"{name} on {array_kind(array)} and inputs on {array_kind(like)}"
+        raise TypeError(f"{name} must be of the inputs' kind, got {got}")
+    if array.device != like.device:
+        raise ValueError(f"{name} must be on the inputs' device, got {name} on {array.device} and inputs on {like.device}")
+    return array
 
 
 def _check_needs(needs: Any) -> tuple[bool, bool]:

@@ -1,4 +1,4 @@
-"""NumPy, CuPy and torch told apart without importing them, and the array module of each.
+"""NumPy, CuPy and torch told apart without importing them, the array module of each, and other libraries' GPU arrays as CuPy's.
 
 Importing CuPy or torch takes seconds and may fail; a NumPy user must never pay for it. Types are recognised by the package
 they are defined in.
@@ -7,53 +7,95 @@ they are defined in.
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from ._cuda.device import import_cupy
+
 _ARRAY_TYPES = {("numpy", "ndarray"): "numpy", ("cupy", "ndarray"): "cupy", ("torch", "Tensor"): "torch"}
 
 
-def array_kind(name: str, array: Any) -> str:
-    """``"numpy"`` or ``"cupy"``; ``name`` is the argument's, for the message.
+_DLPACK_GPU = (2, 13)  # DLPack's device types of CUDA memory, plain and managed
+
+
+def known_array(name: str, array: Any) -> Any:
+    """The array itself if it is NumPy's or CuPy's; another library's on a GPU as a CuPy array of the same memory.
+
+    ``name`` is the argument's, for the messages.
 
     Raises
     ------
     TypeError
         Anything else, a torch tensor and a masked array among them.
+    ImportError
+        It is on a GPU, and CuPy is not installed.
     """
-    kind = next((kind for base in type(array).__mro__ if (kind := _ARRAY_TYPES.get(_identity(base)))), None)
+    kind = array_kind(array)
     if kind == "torch":
         raise TypeError(
-            f"{name} must be a NumPy or CuPy array, got a torch tensor: pass {name}.detach().numpy() for a tensor on the CPU"
+            f"{name} must be a NumPy or CuPy array, got a torch tensor: pass {name}.detach().numpy() for a tensor on the CPU, "
+            f"cupy.from_dlpack({name}.detach()) for one on a GPU"
         )
+    if kind is None and _on_gpu(array):
+        return import_cupy().from_dlpack(array)
     if kind is None:
         raise TypeError(f"{name} must be a NumPy or CuPy array, got {type(array).__module__}.{type(array).__qualname__}")
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array, whose mask would be lost: pass {name}.filled(0)")
-    return kind
+    return array
+
+
+def known_arrays(**arrays: Any) -> tuple[Any, ...]:
+    """`known_array` of each of the named arrays, which must be together.
+
+    Raises
+    ------
+    TypeError
+        One is no array, or they are of different kinds.
+    ValueError
+        They are on different devices.
+    """
+    known = {name: known_array(name, array) for name, array in arrays.items()}
+    kinds = {name: array_kind(array) for name, array in known.items()}
+    names = " and ".join(known)
+    if len(set(kinds.values())) > 1:
+        got = ", ".join(f"{name} on {kind}" for name, kind in kinds.items())
+        raise TypeError(f"{names} must be arrays of the same kind, got {got}")
+    devices = [array.device for array in known.values()]
+    if any(device != devices[0] for device in devices):
+        raise ValueError(f"{names} must be on the same device, got {' and '.join(map(str, devices))}")
+    return tuple(known.values())
+
+
+def array_module(array: Any) -> ModuleType:
+    """The module whose functions work on a known array: `numpy` or `cupy`."""
+    return sys.modules[array_kind(array)]
+
+
+def current_device_of(array: Any) -> AbstractContextManager:
+    """While it is entered, what is made by the array's module is made on the array's device."""
+    return nullcontext() if array_kind(array) == "numpy" else array.device
+
+
+def array_kind(array: Any) -> str | None:
+    """``"numpy"``, ``"cupy"``, ``"torch"``, or None for anything else."""
+    return _kind_of_type(type(array))
+
+
+@lru_cache
+def _kind_of_type(kind: type) -> str | None:
+    return next((found for base in kind.__mro__ if (found := _ARRAY_TYPES.get(_identity(base)))), None)
 
 
 def _identity(base: type) -> tuple[str, str]:
     return base.__module__.partition(".")[0], base.__qualname__
 
 
-def array_module(array: Any) -> ModuleType:
-    """The module whose functions work on this array: `numpy` or `cupy`."""
-    return sys.modules[array_kind("array", array)]
-
-
-def same_kind(**arrays: Any) -> str:
-    """The kind all the named arrays share.
-
-    Raises
-    ------
-    TypeError
-        One is no array, or they are of different kinds.
-    """
-    kinds = {name: array_kind(name, array) for name, array in arrays.items()}
-    if len(set(kinds.values())) > 1:
-        got = ", ".join(f"{name} on {kind}" for name, kind in kinds.items())
-        raise TypeError(f"{' and '.join(kinds)} must be arrays of the same kind, got {got}")
-    return next(iter(kinds.values()))
+def _on_gpu(array: Any) -> bool:
+    """Whether an array of another library says that its memory is on a GPU."""
+    tells = getattr(type(array), "__dlpack_device__", None)
+    return tells is not None and hasattr(array, "__dlpack__") and tells(array)[0] in _DLPACK_GPU

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Real
 from typing import Any
 
@@ -183,7 +184,7 @@ def lattice_inside(first: int, stride: int, count: int, low: int, high: int) -> 
     return begin, end
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Problem:
     """Parameters and sizes: everything a backend needs to know except where the data is and of what type."""
 
@@ -193,12 +194,20 @@ class Problem:
     size1: Pair
     size2: Pair
 
-    @property
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Worked out once: caches ask for it at every call, and four levels of tuples take microseconds."""
+        return hash((self.parameters, self.batch, self.channels, self.size1, self.size2))
+
+    @cached_property
     def vertical(self) -> Axis:
         """Geometry along y."""
         return self._axis(0)
 
-    @property
+    @cached_property
     def horizontal(self) -> Axis:
         """Geometry along x."""
         return self._axis(1)
@@ -219,7 +228,7 @@ class Problem:
         """``(B, C, H2, W2)`` of input2."""
         return (self.batch, self.channels, *self.size2)
 
-    @property
+    @cached_property
     def out_shape(self) -> Shape:
         """``(B, PH, PW, oH, oW)``."""
         vertical, horizontal = self.vertical, self.horizontal

@@ -16,6 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -23,12 +24,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from . import __version__, _dispatch, _pictures, motion
-from ._backends import workers
+from ._backends import kernels, workers
+from ._cuda import compiler, device, source
 from ._problem import parameters, problem
 
 if TYPE_CHECKING:
     import click
 
+    from ._cuda.device import Device
     from .motion import Match
 
 Range = tuple[int, int]
@@ -105,7 +108,19 @@ def _program() -> click.Group:
             click.Option(["--subpixel/--no-subpixel"], default=True, help="Refine by a parabola in each axis."),
         ],
     )
-    info = click.Command("info", callback=_info, help="Versions, devices, folders, and which variants can run here and why not.")
+    info = click.Command(
+        "info",
+        callback=_info,
+        short_help="Versions, devices, folders, and which variants can run here.",
+        help="Versions, devices, folders, kernels, and which variants can run here and why not.",
+        params=[
+            click.Option(
+                ["--compile", "ahead"],
+                is_flag=True,
+                help="Compile every kernel now, for every device, not when it is first used.",
+            ),
+        ],
+    )
     version = click.version_option(__version__, message="cupycorr %(version)s")
     help_text = "Where has each window of one picture gone in the other: spatial correlation for flow, stereo, tracking and PIV."
     return version(click.Group("cupycorr", {"demo": demo, "match": match, "info": info}, help=help_text))
@@ -175,7 +190,7 @@ def _timed_demo_match(left: np.ndarray, right: np.ndarray) -> tuple[Match, float
     (dy, dx), shape = _DEMO_SEARCH, (1, 1, *left.shape[:2])
     patch = (dy[1] - dy[0] + 1, dx[1] - dx[0] + 1)
     asked = problem(parameters(_DEMO_WINDOW, patch), shape, shape)
-    return field, seconds, _dispatch.choose(asked, "numpy").name
+    return field, seconds, _dispatch.choose(asked, _dispatch.Place("numpy", None)).name
 
 
 def _score(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
@@ -328,9 +343,12 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
 _REPORTED = ("llvmlite", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x")
 
 
-def _info() -> None:
+def _info(ahead: bool) -> None:
+    if ahead:
+        _compile_ahead()
+        return
     with _progress("looking for devices"):
-        devices = list(_devices())
+        gpus, why_none = _gpus()
     with _refusing():
         threads = workers.thread_count()
     rows = [
@@ -339,10 +357,10 @@ def _info() -> None:
         ("numpy", f"{np.__version__} with {_blas()}"),
         *((name, _version(name)) for name in _REPORTED),
         ("cores", f"{os.cpu_count()}, threads used: {threads}"),
-        *(("device", device) for device in devices),
+        *([("device", f"none: {why_none}")] if why_none else _device_rows(gpus)),
         ("kernel folder", _kernel_folder()),
         ("cache folder", _kernel_cache()),
-        *_abilities(),
+        *_abilities(why_none),
     ]
     widest = max(len(name) for name, _ in rows)
     print(*(f"{name:<{widest}}  {value}" for name, value in rows), sep="\n")
@@ -360,43 +378,62 @@ def _blas() -> str:
     return f"{found.get('name', 'unknown BLAS')} {found.get('version', '')}".strip()
 
 
-def _devices() -> Iterator[str]:
-    """The CUDA devices CuPy sees, or why there are none."""
+def _gpus() -> tuple[list[Device], str]:
+    """The CUDA devices CuPy sees, and why there are none."""
     try:
-        with _quiet():  # CuPy warns about a missing toolkit when imported; the next line says what matters
-            import cupy
+        with _quiet():  # CuPy warns about a missing toolkit when imported; what is returned says what matters
+            return [device.facts(index) for index in range(device.count())], ""
+    except (ImportError, RuntimeError) as error:
+        return [], _first_line(error)
 
-            available = cupy.is_available()
-    except ImportError as error:
-        yield f"none: CuPy cannot be imported ({_first_line(error)})"
-        return
-    if not available:
-        yield "none: CuPy finds no CUDA driver with a device"
-        return
-    for index in range(cupy.cuda.runtime.getDeviceCount()):
-        found = cupy.cuda.runtime.getDeviceProperties(index)
-        yield f"{index}: {found['name'].decode()}, {found['totalGlobalMem'] / 2**30:.0f} GiB, sm_{found['major']}{found['minor']}"
+
+def _device_rows(gpus: list[Device]) -> Iterator[tuple[str, str]]:
+    yield "CUDA", "driver for {}, runtime {}".format(*device.versions())
+    for gpu in gpus:
+        speed = "" if gpu.bandwidth is None else f" at {gpu.bandwidth / 1e9:.0f} GB/s"
+        memory = f"{gpu.memory / 2**30:.0f} GiB{speed}, {gpu.shared_memory // 1024} KiB shared memory per block"
+        yield "device", f"{gpu.index}: {gpu.name}, {gpu.architecture}, {gpu.multiprocessors} multiprocessors, {memory}"
 
 
 def _kernel_folder() -> str:
-    """The CUDA sources: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    found = (folder for folder in (package / "kernels_cu", package.parent / "kernels_cu") if any(folder.glob("*.cu")))
-    return str(next(found, "none in this version"))
+    try:
+        folder = source.folder()
+    except FileNotFoundError as error:
+        return f"none: {error}"
+    return f"{folder} ({len(list(kernels.builds()))} kernels, each compiled when first used)"
 
 
 def _kernel_cache() -> str:
-    """Where CuPy keeps compiled kernels."""
-    return os.environ.get("CUPY_CACHE_DIR") or str(Path.home() / ".cupy" / "kernel_cache")
+    folder = compiler.cache_folder()
+    return f"{folder} ({len(list(folder.glob('*.cubin')))} kernels, those of other programs among them)"
 
 
-def _abilities() -> Iterator[tuple[str, str]]:
+def _abilities(no_gpu: str) -> Iterator[tuple[str, str]]:
     """For each variant and kind of array, whether it can run an everyday problem, or why not."""
     shape = (1, 32, 64, 64)
-    asked = problem(parameters(patch_size=9), shape, shape)
+    asked = problem(parameters(kernel_size=3, patch_size=9), shape, shape)
     for row in _dispatch.VARIANTS:
-        for kind, name in (("numpy", "NumPy"), ("cupy", "CuPy")):
-            yield f"variant {row.name}", f"{name} arrays: {row.can_run(asked, kind) or 'can run'}"
+        for kind, name, lacking in (("numpy", "NumPy", ""), ("cupy", "CuPy", "there is no device" if no_gpu else "")):
+            yield (
+                f"variant {row.name}",
+                f"{name} arrays: {row.can_run(asked, _dispatch.Place(kind, None)) or lacking or 'can run'}",
+            )
+
+
+def _compile_ahead() -> None:
+    """Compile and load every kernel on every device; CuPy keeps the binaries for later processes."""
+    with _refusing():
+        threads = workers.thread_count()
+    try:
+        with _quiet():
+            jobs = [(kernel, index) for index in range(device.count()) for _, kernel in kernels.builds()]
+        begin = time.perf_counter()
+        with _progress("compiling") as report, ThreadPoolExecutor(threads) as pool:
+            for done, _ in enumerate(pool.map(lambda job: compiler.function(*job), jobs), 1):
+                report(done / len(jobs))
+    except (ImportError, RuntimeError) as error:
+        raise Refused(error) from error
+    print(f"{len(jobs)} kernels, {time.perf_counter() - begin:.1f} s: {compiler.cache_folder()}")
 
 
 # The terminal --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ does not fit into memory: it is walked in bands of windows and slabs of displace
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ._api import spatial_correlation_sample
-from ._arrays import array_module, same_kind
+from ._arrays import array_module, current_device_of, known_arrays
 from ._problem import integer, lattice_inside
 
 _WORKSPACE = 128 * 2**20  # bytes that the scores of one slab and the tables of one band may take together
@@ -135,12 +134,12 @@ def match(
     >>> found.flow.shape
     (4, 5, 2)
     """
-    kind = same_kind(frame1=frame1, frame2=frame2)
+    frame1, frame2 = known_arrays(frame1=frame1, frame2=frame2)
     _check_frames(frame1, frame2)
     vertical, horizontal = _axes(frame1.shape, window, search, step)
     if not isinstance(subpixel, (bool, np.bool_)):
         raise TypeError(f"subpixel must be a bool, got subpixel={subpixel!r}")
-    with nullcontext() if kind == "numpy" else frame1.device:
+    with current_device_of(frame1):
         return _match(frame1, frame2, vertical, horizontal, subpixel, progress or (lambda share: None))
 
 
@@ -172,8 +171,6 @@ def _check_frames(frame1: Any, frame2: Any) -> None:
     if frame1.shape != frame2.shape:
         got = f"got frame1.shape={frame1.shape}, frame2.shape={frame2.shape}"
         raise ValueError(f"frame1 and frame2 must have the same shape, {got}")
-    if frame1.device != frame2.device:
-        raise ValueError(f"frame1 and frame2 must be on the same device, got {frame1.device} and {frame2.device}")
 
 
 def _axes(shape: tuple[int, ...], window: Any, search: Any, step: Any) -> tuple[_Axis, _Axis]:

@@ -15,6 +15,7 @@ DTYPES = {
     "float64": np.dtype(np.float64),
 }
 CPU_VARIANTS = ("simd", "blas", "reference")
+GPU_VARIANTS = ("box", "direct")
 
 
 @dataclass(frozen=True)

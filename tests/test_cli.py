@@ -7,18 +7,23 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from fake_cupy import H100, CompileException, Fake
 from PIL import Image
 from scipy.ndimage import gaussian_filter, shift
 
 import cupycorr
 from cupycorr import _pictures, cli, motion
+from cupycorr._backends import kernels
+from cupycorr._cuda import compiler, device, source
 
 HEIGHT, WIDTH = 48, 60
 ROOT = Path(cli.__file__).parents[1]
@@ -530,64 +535,131 @@ def test_the_version_is_the_packages():
 # info -----------------------------------------------------------------------------------------------------------------
 
 
-def info_rows(monkeypatch, devices=("none: for the test",)):
-    monkeypatch.setattr(cli, "_devices", lambda: iter(devices))
+@pytest.fixture
+def gpus(monkeypatch):
+    """Puts a recorded CuPy with some devices in the place of the real one."""
+
+    def install(*devices):
+        cupy = Fake(*devices)
+        monkeypatch.setitem(sys.modules, "cupy", cupy)
+        monkeypatch.setattr(compiler, "_functions", {})
+        device.facts.cache_clear()
+        return cupy
+
+    yield install
+    device.facts.cache_clear()
+
+
+def info_rows():
     rows = [re.split(r"\s{2,}", line, maxsplit=1) for line in assert_done(run("info")).splitlines()]
     assert all(len(row) == 2 for row in rows)
     return rows
 
 
-def test_info_reports_versions_threads_folders_and_devices(monkeypatch):
+def test_info_reports_versions_threads_and_folders(monkeypatch, tmp_path):
+    for name in ("a.cubin", "b.cubin", "c.txt"):
+        (tmp_path / name).touch()
     monkeypatch.setenv("CUPYCORR_NUM_THREADS", "3")
-    monkeypatch.setenv("CUPY_CACHE_DIR", "some/cache")
-    rows = dict(info_rows(monkeypatch, ["0: a device"]))
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path))
+    rows = dict(info_rows())
     assert rows["cupycorr"] == cupycorr.__version__
     assert rows["numpy"].startswith(np.__version__)
     assert rows["cores"].endswith("threads used: 3")
-    assert rows["device"] == "0: a device"
-    assert rows["cache folder"] == "some/cache"
-    assert {"python", "llvmlite", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x", "kernel folder"} <= rows.keys()
+    assert rows["cache folder"].startswith(f"{tmp_path} (2 kernels")
+    assert rows["kernel folder"].startswith(f"{ROOT / 'kernels_cu'} ({len(list(kernels.builds()))} kernels")
+    assert {"python", "llvmlite", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x", "device"} <= rows.keys()
+
+
+def test_info_knows_cupys_own_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUPY_CACHE_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert dict(info_rows())["cache folder"].startswith(f"{tmp_path / '.cupy' / 'kernel_cache'} (0 kernels")
 
 
 def test_info_says_what_is_not_installed(monkeypatch):
     monkeypatch.setattr(cli, "_REPORTED", ("no-such-distribution",))
-    assert dict(info_rows(monkeypatch))["no-such-distribution"] == "not installed"
+    assert dict(info_rows())["no-such-distribution"] == "not installed"
 
 
-def test_info_says_for_every_variant_and_kind_whether_it_can_run_or_why_not(monkeypatch):
-    lines = [value for name, value in info_rows(monkeypatch) if name == "variant reference"]
-    assert lines == ["NumPy arrays: can run", "CuPy arrays: input is a CuPy array, needs a NumPy array"]
+def test_info_says_that_the_kernels_are_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr(source, "__file__", str(tmp_path / "cupycorr" / "_cuda" / "source.py"))
+    assert dict(info_rows())["kernel folder"].startswith("none: cupycorr's CUDA kernels are missing")
 
 
-@pytest.mark.parametrize("there", [True, False], ids=["sources", "no sources"])
-def test_info_finds_the_kernel_sources_beside_the_package(monkeypatch, tmp_path, there):
-    (tmp_path / "kernels_cu").mkdir()
-    if there:
-        (tmp_path / "kernels_cu" / "forward.cu").touch()
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "cupycorr" / "cli.py"))
-    expected = str((tmp_path / "kernels_cu").resolve()) if there else "none in this version"
-    assert dict(info_rows(monkeypatch))["kernel folder"] == expected
+@pytest.mark.parametrize("there", [True, False], ids=["device", "no device"])
+def test_info_says_for_every_variant_and_kind_whether_it_can_run_or_why_not(gpus, there):
+    gpus(*[H100] * there)
+    rows = info_rows()
+    lines = {name: [value for other, value in rows if other == f"variant {name}"] for name in ("reference", "direct")}
+    assert lines["reference"] == ["NumPy arrays: can run", "CuPy arrays: input is a CuPy array, needs a NumPy array"]
+    assert lines["direct"][0].startswith("NumPy arrays: input is a NumPy array, needs a CuPy array")
+    assert lines["direct"][1] == f"CuPy arrays: {'can run' if there else 'there is no device'}"
 
 
-def fake_cupy(count):
-    properties = {"name": b"Some GPU", "totalGlobalMem": 16 * 2**30, "major": 9, "minor": 0}
-    runtime = SimpleNamespace(getDeviceCount=lambda: count, getDeviceProperties=lambda _: properties)
-    return SimpleNamespace(is_available=lambda: count > 0, cuda=SimpleNamespace(runtime=runtime))
+def test_info_lists_the_facts_of_every_device(gpus):
+    slow = {"properties": {**H100["properties"], "name": b"Other"}, "attributes": {"MaxSharedMemoryPerBlockOptin": 64 * 2**10}}
+    gpus(H100, slow)
+    rows = info_rows()
+    assert [value for name, value in rows if name == "device"] == [
+        "0: NVIDIA H100, sm_90, 132 multiprocessors, 80 GiB at 3352 GB/s, 227 KiB shared memory per block",
+        "1: Other, sm_90, 132 multiprocessors, 80 GiB, 64 KiB shared memory per block",
+    ]
+    assert dict(rows)["CUDA"] == "driver for 13.0, runtime 12.9"
 
 
-DEVICES = {
-    "no CuPy": (None, ["none: CuPy cannot be imported"]),
-    "no device": (fake_cupy(0), ["none: CuPy finds no CUDA driver with a device"]),
-    "two devices": (fake_cupy(2), ["0: Some GPU, 16 GiB, sm_90", "1: Some GPU, 16 GiB, sm_90"]),
-}
+def test_without_cupy_info_names_the_pip_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    told = dict(info_rows())["device"]
+    assert told.startswith("none: this needs CuPy")
+    assert 'pip install "cupycorr[cuda12]"' in told
+    assert_refused(run("info", "--compile"), "this needs CuPy", 'pip install "cupycorr[cuda12]"')
 
 
-@pytest.mark.parametrize(("module", "expected"), DEVICES.values(), ids=DEVICES)
-def test_info_lists_devices_or_says_why_there_are_none(monkeypatch, module, expected):
-    monkeypatch.setitem(sys.modules, "cupy", module)
-    found = list(cli._devices())
-    assert len(found) == len(expected)
-    assert all(line.startswith(start) for line, start in zip(found, expected, strict=True))
+def test_without_a_device_info_says_so(gpus):
+    gpus()
+    assert dict(info_rows())["device"].startswith("none: CuPy finds no CUDA driver with a device")
+    assert_refused(run("info", "--compile"), "CuPy finds no CUDA driver with a device")
+
+
+def test_info_compiles_every_kernel_for_every_device_ahead(gpus, monkeypatch):
+    monkeypatch.setenv("CUPY_CACHE_DIR", "some/cache")
+    cupy = gpus(H100, H100)
+    line = assert_done(run("info", "--compile"))
+    wanted = {(index, kernel.options()) for index in (0, 1) for _, kernel in kernels.builds()}
+    assert {(index, options[1:]) for index, _, options, _ in cupy.modules} == wanted
+    assert re.fullmatch(rf"{2 * len(list(kernels.builds()))} kernels, [\d.]+ s: some/cache\n", line)
+
+
+def test_info_compiles_on_as_many_threads_as_are_allowed(gpus, monkeypatch):
+    monkeypatch.setenv("CUPYCORR_NUM_THREADS", "3")
+    monkeypatch.setattr(kernels, "builds", lambda: iter([(str(n), source.Kernel("box_filter.cu", str(n))) for n in range(6)]))
+    together = threading.Barrier(3, timeout=10)
+    gpus(H100).while_compiling = together.wait  # fails unless three are compiling at the same time
+    assert_done(run("info", "--compile"))
+
+
+def test_a_kernel_that_does_not_compile_is_one_clear_line(gpus):
+    def fail():
+        raise CompileException("kernels_cu/numeric.cuh(12): error: no such thing\n  there\n  ^")
+
+    gpus(H100).while_compiling = fail
+    assert_refused(run("info", "--compile"), "cannot compile kernel", "sm_90", "kernels_cu/numeric.cuh(12)", "--std=c++17")
+
+
+def test_compiling_ahead_shows_how_far_it_is(gpus, monkeypatch):
+    shares = []
+
+    @contextmanager
+    def progress(doing):
+        assert doing == "compiling"
+        yield shares.append
+
+    monkeypatch.setattr(cli, "_progress", progress)
+    gpus(H100)
+    assert_done(run("info", "--compile"))
+    assert shares == sorted(shares)
+    assert (len(shares), shares[-1]) == (len(list(kernels.builds())), 1)
 
 
 def test_info_does_not_import_torch_and_warns_about_nothing():

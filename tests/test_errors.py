@@ -1,7 +1,11 @@
-"""Bad input is refused with a message that names the argument and the value, before anything is computed or written."""
+"""Bad input is refused with a message that names the argument and the value, before anything is computed or written.
+
+On a GPU as on a CPU: every call is made with NumPy arrays and with what the package takes for CuPy's.
+"""
 
 import re
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
 
@@ -9,7 +13,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from cases import CPU_VARIANTS
+from cases import CPU_VARIANTS, GPU_VARIANTS
+from cupy_on_numpy import installed, ndarray, on_cupy
 
 import cupycorr
 from cupycorr import _dispatch
@@ -24,10 +29,28 @@ def ones(shape=SHAPE, dtype=np.float32):
     return np.ones(shape, dtype)
 
 
-def on_cupy(array):
-    """What looks like a CuPy array from outside."""
-    members = {"__module__": "cupy", "__qualname__": "ndarray", "shape": array.shape, "dtype": array.dtype}
-    return type("ndarray", (), members)()
+def bind_nothing(*_, **__):
+    pytest.fail("a kernel was compiled before the input was refused")
+
+
+@pytest.fixture(params=["numpy", "cupy"])
+def kind(request, monkeypatch):
+    """The kind of the arrays that a call is made with."""
+    if request.param == "numpy":
+        yield "numpy"
+    else:
+        with installed(monkeypatch, bind_nothing):
+            yield "cupy"
+
+
+ARRAYS = ("input1", "input2", "out", "cotangent")
+
+
+def moved(kind, arguments):
+    """The arguments with every NumPy array as one of that kind, unless some are of different kinds already."""
+    if kind == "numpy" or any(isinstance(value, ndarray) for value in arguments.values()):
+        return arguments
+    return {name: on_cupy(value) if name in ARRAYS and type(value) is np.ndarray else value for name, value in arguments.items()}
 
 
 def forward(input1, input2, **parameters):
@@ -60,14 +83,16 @@ def nothing_runs(monkeypatch):
     monkeypatch.setattr(workers, "run", computed)
 
 
-def refused(call, error, *said, input1=None, input2=None, **parameters):
+def refused(call, error, *said, kind="numpy", input1=None, input2=None, **parameters):
     """The call raises ``error`` and says all of ``said`` in this order; ``out`` stays as it was."""
-    x1, x2 = (ones() if x is None else x for x in (input1, input2))
+    arguments = {"input1": ones() if input1 is None else input1, "input2": ones() if input2 is None else input2, **parameters}
     if call is forward:
-        parameters.setdefault("out", np.full(OUT_SHAPE, 7, np.float32))
+        arguments.setdefault("out", np.full(OUT_SHAPE, 7, np.float32))
+    if call is vjp:
+        arguments.setdefault("cotangent", ones(OUT_SHAPE))
     with pytest.raises(error, match=".*".join(map(re.escape, said))):
-        call(x1, x2, **parameters)
-    out = parameters.get("out")
+        call(**moved(kind, arguments))
+    out = arguments.get("out")
     if isinstance(out, np.ndarray):
         assert (np.asarray(out) == 7).all()
 
@@ -154,8 +179,8 @@ INPUTS = {**SHAPES, **RANKS, **EMPTY, **ELEMENTS, **DIFFERENT_ELEMENTS, **NOT_AR
 
 @calls
 @check(INPUTS)
-def test_a_bad_input_is_refused(nothing_runs, call, error, said, arguments):
-    refused(call, error, *said, **arguments)
+def test_a_bad_input_is_refused(nothing_runs, kind, call, error, said, arguments):
+    refused(call, error, *said, kind=kind, **arguments)
 
 
 # Parameters ----------------------------------------------------------------------------------------------------------
@@ -204,7 +229,7 @@ SCALES = {
     ),
 }
 NO_DTYPES = (int, bool, complex, "int8", "nonsense", "1,,", {"names": ["a"], "formats": []}, torch.float32, FOREIGN, 3.5)
-KNOWN_VARIANTS = f"variant must be 'auto' or one of {', '.join(map(repr, CPU_VARIANTS))}"
+KNOWN_VARIANTS = f"variant must be 'auto' or one of {', '.join(map(repr, (*CPU_VARIANTS, *GPU_VARIANTS)))}"
 CHOICES = {
     **bad_values("dtype", NO_DTYPES, TypeError, "dtype must be one of float16, bfloat16, float32, float64"),
     **bad_values("variant", ("fast", "", "SIMD", None, 3, ["blas"]), ValueError, KNOWN_VARIANTS),
@@ -215,8 +240,8 @@ PARAMETERS = {**SIZES, **NO_OUTPUT, **SCALES, **CHOICES}
 
 @calls
 @check(PARAMETERS)
-def test_a_bad_parameter_is_refused(nothing_runs, call, error, said, arguments):
-    refused(call, error, *said, **arguments)
+def test_a_bad_parameter_is_refused(nothing_runs, kind, call, error, said, arguments):
+    refused(call, error, *said, kind=kind, **arguments)
 
 
 @calls
@@ -273,8 +298,8 @@ OUTS = {
 
 
 @check(OUTS)
-def test_a_bad_out_is_refused(nothing_runs, error, said, arguments):
-    refused(forward, error, *said, **arguments)
+def test_a_bad_out_is_refused(nothing_runs, kind, error, said, arguments):
+    refused(forward, error, *said, kind=kind, **arguments)
 
 
 COTANGENTS = {
@@ -326,23 +351,72 @@ NEEDS = {
 
 
 @check({**COTANGENTS, **NEEDS})
-def test_a_bad_cotangent_or_need_is_refused(nothing_runs, error, said, arguments):
-    refused(vjp, error, *said, **arguments)
+def test_a_bad_cotangent_or_need_is_refused(nothing_runs, kind, error, said, arguments):
+    refused(vjp, error, *said, kind=kind, **arguments)
 
 
 # What cannot run here ------------------------------------------------------------------------------------------------
 
 
 @calls
-@pytest.mark.parametrize("variant", ["auto", *CPU_VARIANTS])
-def test_arrays_no_variant_can_run_on_are_refused_with_each_reason(nothing_runs, call, variant):
-    names = CPU_VARIANTS if variant == "auto" else (variant,)
-    reasons = [part for name in names for part in (f"{name}: ", "needs a NumPy array")]
-    arguments = dict(cotangent=on_cupy(ones(OUT_SHAPE))) if call is vjp else {}
-    if call is forward:
-        arguments["out"] = on_cupy(sevens())
-    said = (f"variant={variant!r}", *reasons)
-    refused(call, NotImplementedError, *said, input1=on_cupy(ones()), input2=on_cupy(ones()), variant=variant, **arguments)
+@pytest.mark.parametrize("variant", [*CPU_VARIANTS, *GPU_VARIANTS])
+def test_arrays_a_forced_variant_cannot_run_on_are_refused_with_the_reason(nothing_runs, monkeypatch, call, variant):
+    other, needed = ("cupy", "NumPy") if variant in CPU_VARIANTS else ("numpy", "CuPy")
+    said = f"variant={variant!r}", f"{variant}: input is a ", f"needs a {needed} array"
+    with installed(monkeypatch, bind_nothing) if other == "cupy" else nullcontext():
+        refused(call, NotImplementedError, *said, kind=other, variant=variant)
+
+
+@calls
+def test_a_window_of_one_pixel_needs_no_box(nothing_runs, monkeypatch, call):
+    with installed(monkeypatch, bind_nothing):
+        refused(call, NotImplementedError, "variant='box'", "kernel_size is 1", kind="cupy", variant="box")
+
+
+@calls
+def test_positions_that_no_integer_holds_are_refused_on_a_gpu(nothing_runs, monkeypatch, call):
+    far = dict(input1=ones((1, 4, 1, 1)), input2=ones((1, 4, 1, 1)), patch_size=1, padding=2**62, stride=2**64)
+    arguments = {**far, "out": sevens((1, 1, 1, 1, 1)), "cotangent": ones((1, 1, 1, 1, 1))}
+    arguments = {
+        name: value for name, value in arguments.items() if name in far or {"out": forward, "cotangent": vjp}[name] is call
+    }
+    with installed(monkeypatch, bind_nothing):
+        refused(call, NotImplementedError, "direct: positions of up to", "64-bit", kind="cupy", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [*((call, "input2") for call in CALLS.values()), (forward, "out"), (vjp, "cotangent")],
+    ids=[*(f"{call} input2" for call in CALLS), "out", "cotangent"],
+)
+def test_arrays_on_different_devices_are_refused(nothing_runs, monkeypatch, call, name):
+    arguments = dict(input1=on_cupy(ones()), input2=on_cupy(ones()))
+    arguments |= {forward: dict(out=on_cupy(sevens())), vjp: dict(cotangent=on_cupy(ones(OUT_SHAPE)))}.get(call, {})
+    arguments[name] = on_cupy(arguments[name], device=1)
+    with installed(monkeypatch, bind_nothing):
+        refused(call, ValueError, name, "device, got", "<CUDA Device 1>", **arguments)
+
+
+@calls
+def test_asking_for_the_gpu_without_cupy_names_the_pip_command(nothing_runs, call, monkeypatch):
+    monkeypatch.setattr(_dispatch, "find_spec", lambda name: None)
+    refused(call, NotImplementedError, "direct: input is a NumPy array", 'pip install "cupycorr[cuda12]"', variant="direct")
+
+
+class OnGpu:
+    """Another library's array on a GPU."""
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+    def __dlpack__(self, **_):
+        pytest.fail("there is no CuPy to take it")
+
+
+@calls
+def test_an_array_of_another_library_on_a_gpu_without_cupy_names_the_pip_command(nothing_runs, call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    refused(call, ImportError, 'pip install "cupycorr[cuda12]"', input1=OnGpu(), input2=OnGpu())
 
 
 @calls

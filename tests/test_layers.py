@@ -11,10 +11,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cupycorr"
 
 # Floor by floor, lowest first: a module may import modules of lower floors only, so no two of one floor know each other.
 FLOORS = (
-    ("cupycorr._problem", "cupycorr._dtypes", "cupycorr._arrays"),
-    ("cupycorr._backends.workers", "cupycorr._backends.lattice"),
-    ("cupycorr._backends.register_tile", "cupycorr._backends.window"),
-    ("cupycorr._backends.cpu",),
+    ("cupycorr._cuda.source", "cupycorr._cuda.device"),
+    ("cupycorr._problem", "cupycorr._dtypes", "cupycorr._arrays", "cupycorr._cuda.compiler"),
+    ("cupycorr._backends.workers", "cupycorr._backends.lattice", "cupycorr._cuda.launcher"),
+    ("cupycorr._backends.register_tile", "cupycorr._backends.window", "cupycorr._backends.kernels"),
+    ("cupycorr._backends.cpu", "cupycorr._backends.cuda"),
     ("cupycorr._backends.reference", "cupycorr._backends.blas", "cupycorr._backends.simd"),
     ("cupycorr._dispatch",),
     ("cupycorr._api",),
@@ -24,15 +25,18 @@ FLOORS = (
     ("cupycorr.cli",),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-FLOOR["cupycorr._backends"] = -1  # says what the folder is for, imports nothing
+FLOOR.update({"cupycorr._backends": -1, "cupycorr._cuda": -1})  # say what the folder is for, import nothing
 
 # Where a third-party package may be imported: everything but numpy only inside a function, by the module that needs it.
 GUESTS = {
     "cupycorr._backends.workers": {"threadpoolctl"},
     "cupycorr._backends.register_tile": {"llvmlite"},
+    "cupycorr._cuda.compiler": {"cupy"},
+    "cupycorr._cuda.device": {"cupy"},
+    "cupycorr._cuda.launcher": {"cupy"},
     "cupycorr._dtypes": {"ml_dtypes"},
     "cupycorr._pictures": {"matplotlib"},
-    "cupycorr.cli": {"click", "cupy", "PIL", "rich", "skimage"},
+    "cupycorr.cli": {"click", "PIL", "rich", "skimage"},
 }
 
 
@@ -100,6 +104,14 @@ def test_nothing_in_the_backends_knows_what_is_above_them():
     assert len(backends) > 1
     for module in backends:
         assert not imports_of(module) & above, module
+
+
+def test_what_compiles_and_launches_knows_nothing_of_what_is_launched():
+    below = [module for module in MODULES if module.startswith("cupycorr._cuda.")]
+    assert len(below) > 1
+    for module in below:
+        ours = {name for name in imports_of(module) if name.startswith("cupycorr")}
+        assert all(name.startswith("cupycorr._cuda") for name in ours), module
 
 
 @modules

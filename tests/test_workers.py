@@ -364,5 +364,5 @@ def test_scratch_memory_kept_for_later_is_bounded(threads):
 
 def test_the_machines_rates_are_positive_and_measured_once():
     rates = workers.machine_rates()
-    assert min(rates.float32, rates.float64, rates.bandwidth) > 1e6
+    assert min(rates.float32_rate, rates.float64_rate, rates.bandwidth) > 1e6
     assert workers.machine_rates() is rates

@@ -68,3 +68,13 @@ def _axis_meetings(axis: Axis) -> list[tuple[int, slice, slice, slice]]:
                 there = slice(start + displacement, stop + displacement, axis.stride)
                 found.append((m, slice(begin, end), here, there))
     return found
+
+
+def how(problem: Problem) -> str:
+    """The route in words."""
+    return "the definition, tap by tap"
+
+
+def workspace(problem: Problem, accumulator: str) -> int:
+    """Bytes that the forward map takes beside its result: the sums of all outputs."""
+    return problem.outputs * np.dtype(accumulator).itemsize

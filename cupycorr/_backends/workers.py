@@ -178,8 +178,8 @@ def single_threaded_blas() -> Iterator[None]:
 class MachineRates:
     """What this machine does at best: matrix products in flop/s, copies in bytes/s read and written."""
 
-    float32: float
-    float64: float
+    float32_rate: float
+    float64_rate: float
     bandwidth: float
 
 

@@ -1,0 +1,117 @@
+"""Builds kernels, and the machine that runs them, with the system's g++.
+
+What has been built is kept in a folder (``CUPYCORR_EMULATOR_CACHE``, or one in the user's cache) under a name that says what it
+was built of, so a second run of the suite compiles nothing. The folder may be shared: an object appears under its name whole, by
+renaming. Where ``CUPYCORR_EMULATOR_SANITIZE`` is set, everything is built with the address and undefined-behaviour sanitizers;
+the process must then have been started for them, see `sanitized`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+HEADERS = ("emulator.hpp", "machine.hpp", "tensor_cores.hpp")
+MACHINE = ("machine.cpp", "memory.cpp", "trace.cpp", "state.hpp", "fibre.hpp", *HEADERS)
+
+# Kernels see the same memory as several types, as on a device, and products and sums are joined only where they say so. With -g
+# an error can name the lines that led to it. #pragma unroll is not for g++.
+FLAGS = (
+    *("-std=c++17", "-fPIC", "-shared", "-g", "-ffp-contract=off", "-fno-strict-aliasing"),
+    *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
+)
+# Kernels define the same names with other macros: none of them may be taken for another's.
+KERNEL_FLAGS = ("-O1", "-fvisibility=hidden", "-fno-gnu-unique", "-DCUPYCORR_EMULATED", f"-I{FOLDER}")
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+
+
+class EmulationError(Exception):
+    """A kernel that does not build, or a launch that did what it must not; the text says what and where."""
+
+
+def sanitizing() -> bool:
+    return bool(os.environ.get("CUPYCORR_EMULATOR_SANITIZE"))
+
+
+def require_compiler() -> None:
+    """Skip the calling test, or module, where there is no g++; fail it where ``CUPYCORR_REQUIRE_EMULATOR`` is set."""
+    import pytest
+
+    if shutil.which("g++") is None:
+        reason = "running kernels on the CPU needs g++"
+        if os.environ.get("CUPYCORR_REQUIRE_EMULATOR"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason, allow_module_level=True)
+
+
+def machine(flags: Sequence[str] = ()) -> Path:
+    """The library that runs threads and looks after memory, the same for all kernels."""
+    sources = [str(FOLDER / name) for name in MACHINE if name.endswith(".cpp")]
+    return _built("machine", ("-O2", *flags, *sources, "-lrt"), b"", MACHINE)
+
+
+def kernel(text: str, entry: str, options: Sequence[str]) -> Path:
+    """The library of one kernel, with a function ``emulator_launch_<entry>`` that launches it."""
+    whole = f'{text}\n#line 1 "emulator entry"\nEMULATOR_ENTRY({entry})\n'
+    return _built(entry, (*KERNEL_FLAGS, *options, "-xc++", "-"), whole.encode(), HEADERS)
+
+
+def _built(name: str, arguments: Sequence[str], text: bytes, files: Sequence[str]) -> Path:
+    command = ("g++", *FLAGS, *(SANITIZE if sanitizing() else ()), *arguments)
+    built_of = hashlib.sha256(repr((_version(), command)).encode() + text)
+    for file in files:
+        built_of.update((FOLDER / file).read_bytes())
+    path = _folder() / f"{name}-{built_of.hexdigest()[:24]}.so"
+    if not path.exists():
+        _compile(command, text, path)
+    return path
+
+
+def _compile(command: Sequence[str], text: bytes, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as place:
+        result = Path(place) / path.name
+        done = subprocess.run((*command, "-o", result), input=text, capture_output=True, env=unsanitized_environment())
+        if done.returncode:
+            raise EmulationError(f"g++ cannot build {path.stem}: {' '.join(command)}\n{done.stderr.decode(errors='replace')}")
+        result.replace(path)
+
+
+def _folder() -> Path:
+    given = os.environ.get("CUPYCORR_EMULATOR_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cupycorr-emulator"
+
+
+@cache
+def _version() -> str:
+    return subprocess.run(("g++", "--version"), capture_output=True, text=True, env=unsanitized_environment()).stdout
+
+
+def unsanitized_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
+def sanitized(command: Sequence[str]) -> subprocess.CompletedProcess:
+    """Run a command, such as a Python program, whose kernels are then built with sanitizers. The first finding ends it."""
+    library = subprocess.run(("g++", "-print-file-name=libasan.so"), capture_output=True, text=True, check=True).stdout.strip()
+    settings = {
+        "CUPYCORR_EMULATOR_SANITIZE": "1",
+        "LD_PRELOAD": library,  # must come before everything else that allocates
+        "PYTHONMALLOC": "malloc",  # so that every array has ends of its own
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    return subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True)
+
+
+def run_sanitized(*arguments: str) -> subprocess.CompletedProcess:
+    """Run pytest on a selection of tests, given as on its command line, with sanitized kernels."""
+    return sanitized((sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments))

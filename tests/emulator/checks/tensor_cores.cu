@@ -1,0 +1,50 @@
+// The hooks for tensor-core instructions, with every lane's registers as they are.
+#include "platform.cuh"
+
+// ldmatrix of COUNT matrices of 8 x 8 that lie one after another.
+#ifdef COUNT
+KERNEL(32) fragments_of_matrices(const uint16* matrices, uint32* out) {
+    SHARED_ARRAY(Words16, rows, 8 * COUNT);
+    const int lane = threadIdx.x;
+    if (lane < 8 * COUNT) store_shared(&rows[lane], load_global_16(matrices + 8 * lane));
+    __syncwarp();
+    uint32 registers[COUNT];
+    emulator::load_matrix<COUNT, TRANSPOSED>(registers, &rows[lane % (8 * COUNT)]);
+    for (int i = 0; i < COUNT; ++i) store_global(out + COUNT * lane + i, registers[i]);
+}
+#endif
+
+// mma.sync by the function MMA.
+#ifdef MMA
+KERNEL(32) product(const uint32* a, const uint32* b, const float* c, float* d) {
+    const int lane = threadIdx.x;
+    const Words16 of_a = load_global_16(a + 4 * lane), of_b = load_global_16(b + 4 * lane);
+    const uint32 second[2] = {of_b.word[0], of_b.word[1]};
+    float sums[4];
+    for (int i = 0; i < 4; ++i) sums[i] = load_global(c + 4 * lane + i);
+    emulator::MMA(sums, of_a.word, second);
+    for (int i = 0; i < 4; ++i) store_global(d + 4 * lane + i, sums[i]);
+}
+#endif
+
+// Three stages through two shared arrays: while one is summed, the next is on its way, and the third is past the end.
+KERNEL(32) pipeline(const float* input, float* out, int size) {
+    SHARED_ARRAY(Words16, stage, 2 * 32);
+    const int lane = threadIdx.x;
+    float sum = 0;
+    const auto fetch = [&](int number) {
+        const int first = 128 * number + 4 * lane;
+        emulator::copy_async(&stage[32 * (number % 2) + lane], input + first, 16, first < size);
+        emulator::copy_async_commit();
+    };
+    fetch(0);
+    for (int number = 0; number < 3; ++number) {
+        fetch(number + 1);
+        emulator::copy_async_wait(1);
+        __syncwarp();
+        const Words16 words = load_shared(&stage[32 * (number % 2) + 31 - lane]);
+        for (uint32 word : words.word) sum += float_of_bits(word);
+        __syncwarp();
+    }
+    store_global(out + lane, sum);
+}

@@ -1,0 +1,266 @@
+"""The kernels equal the definition: through the plans of the GPU path, in the emulator, in three orders of threads."""
+
+import cases
+import numpy as np
+import oracle
+import pytest
+from cases import DTYPES, NAMED
+from emulated import BUSY, IDLE, ROUTES, asked, correlate, correlate_vjp, in_every_order, launched_by
+from emulator import Emulator, require_compiler
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cupycorr._backends import kernels
+
+require_compiler()
+
+LAYOUTS = {
+    "rows": lambda x: x,
+    "channels last": lambda x: np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
+    "columns reversed": lambda x: np.ascontiguousarray(x[..., ::-1])[..., ::-1],
+    "every other column": lambda x: np.repeat(x, 2, axis=3)[..., ::2],
+}
+devices = pytest.mark.parametrize("device", [BUSY, IDLE], ids=["busy", "idle"])
+named = pytest.mark.parametrize("case", NAMED.values(), ids=NAMED.keys())
+
+
+@pytest.fixture(params=ROUTES)
+def route(request):
+    return request.param
+
+
+def check(monkeypatch, case, route, device=BUSY, lay=LAYOUTS["rows"], **changed):
+    """Output and gradients of a case are the oracle's, with every element written, in every order of threads."""
+    x1, x2, g = case.arrays()
+    x1, x2 = lay(x1), lay(x2)
+
+    def run(emulator):
+        with launched_by(monkeypatch, emulator, device, **changed):
+            out = correlate(emulator, route, x1, x2, **case.parameters)
+            return (out, *correlate_vjp(emulator, route, g, x1, x2, **case.parameters))
+
+    out, *gradients = in_every_order(run)
+    oracle.assert_close(out, oracle.forward(x1, x2, **case.parameters))
+    for name, gradient, want in zip(("g1", "g2"), gradients, oracle.vjp(g, x1, x2, **case.parameters), strict=True):
+        oracle.assert_close(gradient, want, name=name)
+
+
+@devices
+@named
+def test_named_cases_equal_the_oracle(monkeypatch, case, route, device):
+    check(monkeypatch, case, route, device)
+
+
+@pytest.mark.parametrize("lay", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_and_memory_order_equals_the_oracle(monkeypatch, route, dtype, lay):
+    parameters = dict(kernel_size=(2, 3), patch_size=(3, 4), stride=(1, 2), padding=1, dilation_patch=2, scale=0.25)
+    for channels in (35, 64):  # runs of channels that end in the middle of 16 bytes, and at the end of them
+        check(monkeypatch, cases.same((2, channels, 6, 9), dtype, **parameters), route, IDLE, lay)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases.problems(most=9), lay=st.sampled_from(list(LAYOUTS.values())), device=st.sampled_from([BUSY, IDLE]))
+def test_drawn_problems_equal_the_oracle(monkeypatch, route, case, lay, device):
+    check(monkeypatch, case, route, device, lay)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases.wide_problems(), device=st.sampled_from([BUSY, IDLE]))
+def test_wide_problems_equal_the_oracle_across_every_seam(monkeypatch, route, case, device):
+    check(monkeypatch, case, route, device)
+
+
+# What a call may ask beside the inputs' own type ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("result", DTYPES)
+def test_a_result_of_another_dtype_is_rounded_once_from_the_sum(monkeypatch, route, dtype, result):
+    x1, x2, g = cases.same((2, 20, 5, 7), dtype, kernel_size=2, patch_size=3).arrays()
+    parameters = dict(kernel_size=2, patch_size=3)
+    g = g.astype(DTYPES[result])
+    accumulator = "float64" if dtype == "float64" else "float32"
+    with launched_by(monkeypatch, emulator := Emulator()):
+        out = correlate(emulator, route, x1, x2, dtype=DTYPES[result], **parameters)
+        exact = correlate(emulator, route, x1, x2, dtype=np.dtype(accumulator), **parameters)
+        gradients = correlate_vjp(emulator, route, g, x1, x2, **parameters)
+    assert out.tobytes() == exact.astype(out.dtype).tobytes()
+    for name, gradient, want in zip(("g1", "g2"), gradients, oracle.vjp(g, x1, x2, **parameters), strict=True):
+        oracle.assert_close(gradient, want, accumulator=accumulator, name=name)
+
+
+OUTS = {
+    "every other column": lambda shape: np.empty((*shape[:-1], 2 * shape[-1]), np.float32)[..., ::2],
+    "transposed": lambda shape: np.empty(shape[::-1], np.float32).T,
+    "reversed": lambda shape: np.empty(shape, np.float32)[::-1, :, ::-1, :, ::-1],
+}
+
+
+@pytest.mark.parametrize("make", OUTS.values(), ids=OUTS.keys())
+def test_out_and_cotangent_may_have_any_strides(monkeypatch, route, make):
+    case = cases.same((2, 5, 7, 8), kernel_size=2, patch_size=3)
+    x1, x2, g = case.arrays()
+    with launched_by(monkeypatch, emulator := Emulator()):
+        out = correlate(emulator, route, x1, x2, out=make(case.out_shape()), **case.parameters)
+        want = correlate(emulator, route, x1, x2, **case.parameters)
+        laid = make(case.out_shape())
+        laid[:] = g
+        gradients = correlate_vjp(emulator, route, laid, x1, x2, **case.parameters)
+        wanted = correlate_vjp(emulator, route, g, x1, x2, **case.parameters)
+    assert np.array_equal(out, want)
+    assert all(map(np.array_equal, gradients, wanted))
+
+
+@pytest.mark.parametrize("needs", [(True, False), (False, True), (False, False)])
+def test_only_the_gradient_asked_for_is_computed(monkeypatch, route, needs):
+    case = cases.same((1, 8, 9, 10), kernel_size=2, patch_size=3)
+    x1, x2, g = case.arrays()
+    with launched_by(monkeypatch, emulator := Emulator()):
+        both = correlate_vjp(emulator, route, g, x1, x2, **case.parameters)
+        launches = len(emulator.accounts)
+        got = correlate_vjp(emulator, route, g, x1, x2, needs=needs, **case.parameters)
+    assert [gradient is not None for gradient in got] == list(needs)
+    assert all(one is None or np.array_equal(one, other) for one, other in zip(got, both, strict=True))
+    spreading = 2 if route == "box" else 0  # the cotangent over the windows, along each axis
+    assert launches == spreading + 2
+    assert len(emulator.accounts) - launches == (spreading + sum(needs) if any(needs) else 0)
+
+
+# Sizes beyond those of a test -------------------------------------------------------------------------------------------------
+
+WINDOWED = cases.same((3, 9, 11, 13), kernel_size=(2, 3), patch_size=(3, 4), stride=(2, 1), padding=1, dilation=2)
+
+
+@pytest.mark.parametrize("case", [WINDOWED, NAMED["pwcnet-like"]], ids=["windows", "pwcnet-like"])
+@devices
+def test_a_grid_smaller_than_the_work_loops_over_the_rest(monkeypatch, route, device, case):
+    check(monkeypatch, case, route, device, MOST_BLOCKS=3)
+
+
+@pytest.mark.parametrize("workspace", [1, 5000, 20000, 100000])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_volumes_cut_to_fit_the_workspace_give_the_same_sums(monkeypatch, workspace, dtype):
+    case = cases.Case(WINDOWED.shape1, WINDOWED.shape2, WINDOWED.parameters, dtype)
+    check(monkeypatch, case, "box", WORKSPACE=workspace)
+
+
+def test_the_workspace_keeps_to_its_bound_whatever_the_problem(monkeypatch):
+    with launched_by(monkeypatch, emulator := Emulator(), WORKSPACE=30000):
+        x1, x2, _ = WINDOWED.arrays()
+        run = []
+        monkeypatch.setattr("emulated.run", lambda emulator, plan, reads, writes: run.append(plan.workspace))
+        correlate(emulator, "box", x1, x2, **WINDOWED.parameters)
+    assert 0 < run[0] <= 30000
+
+
+@devices
+@pytest.mark.parametrize("lay", [LAYOUTS["rows"], LAYOUTS["channels last"]], ids=["rows", "channels last"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_integers_of_64_bits_give_the_same_result(monkeypatch, route, device, dtype, lay):
+    monkeypatch.setattr(kernels, "_SAFE", 0)
+    case = cases.Case(WINDOWED.shape1, WINDOWED.shape2, WINDOWED.parameters, dtype)
+    check(monkeypatch, case, route, device, lay)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, 3], ids=["batch", "channels", "rows", "columns"])
+def test_elements_more_than_2_to_the_31_apart_are_reached(monkeypatch, route, axis):
+    parameters = dict(kernel_size=2, patch_size=2)
+    x1, x2, _ = cases.same((2, 2, 2, 2), "float16", **parameters).arrays()
+    strides = [4 * 2 * s for s in x1.strides]
+    strides[axis] = 2 * (2**31 + 7)
+    memory = np.zeros(2**31 + 4096, np.float16)
+    far = np.lib.stride_tricks.as_strided(memory, x1.shape, strides)
+    far[...] = x1
+    with launched_by(monkeypatch, emulator := Emulator()):
+        out = correlate(emulator, route, far, x2, **parameters)
+    oracle.assert_close(out, oracle.forward(x1, x2, **parameters))
+
+
+FAR = {
+    "an offset beyond everything": dict(patch_size=3, patch_offset=(10**12, -(10**15))),
+    "a step beyond everything": dict(patch_size=3, dilation_patch=10**12),
+    "a step beyond everything, displaced": dict(patch_size=(4, 3), dilation_patch=(10**12, 3), patch_offset=(10**12 - 1, 2)),
+    "a dilation of one tap": dict(patch_size=3, dilation=10**18),
+    "a stride of one output": dict(patch_size=3, kernel_size=2, stride=10**18),
+    "a padding with a stride": dict(patch_size=2, padding=10**6, stride=10**6 + 3, kernel_size=2),
+    "a padding beyond 32 bits": dict(patch_size=2, padding=2**33, stride=2**31 - 1, kernel_size=2),
+}
+
+
+@pytest.mark.parametrize("parameters", FAR.values(), ids=FAR.keys())
+def test_parameters_of_any_size_equal_the_oracle(monkeypatch, parameters):
+    check(monkeypatch, cases.same((1, 3, 5, 6), **parameters), "direct")
+
+
+def test_positions_beyond_64_bits_have_a_reason():
+    x = np.zeros((1, 1, 5, 6), np.float32)
+    assert kernels.out_of_reach(asked(x, x, patch_size=3, padding=2**33, stride=2**31 - 1)) is None
+    assert "64-bit" in kernels.out_of_reach(asked(x, x, padding=2**62, stride=2**61))
+
+
+# Numbers ----------------------------------------------------------------------------------------------------------------------
+
+
+@devices
+@pytest.mark.parametrize(
+    ("shape", "parameters"),
+    [((1, 20000, 1, 2), {}), ((1, 1, 60, 61), dict(kernel_size=60)), ((1, 1, 1, 400), dict(patch_size=(1, 799)))],
+    ids=["channels", "taps", "displacements"],
+)
+def test_constant_data_keeps_the_error_bound_over_many_terms(monkeypatch, route, device, shape, parameters):
+    x = np.full(shape, 0.1, np.float32)
+    with launched_by(monkeypatch, emulator := Emulator(), device):
+        out = correlate(emulator, route, x, x, **parameters)
+        g = np.full(out.shape, 0.1, np.float32)
+        gradients = correlate_vjp(emulator, route, g, x, x, **parameters)
+    oracle.assert_close(out, oracle.forward(x, x, **parameters))
+    for gradient, want in zip(gradients, oracle.vjp(g, x, x, **parameters), strict=True):
+        oracle.assert_close(gradient, want)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan], ids=["inf", "-inf", "nan"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_not_finite_stays_where_the_definition_puts_it(monkeypatch, route, value, dtype):
+    parameters = dict(kernel_size=2, patch_size=3, padding=1)
+    x1, x2, g = cases.same((1, 9, 7, 8), dtype, **parameters).arrays()
+    x1[0, 1, 0, 3] = x2[0, 8, 6, 7] = g[0, 1, 2, 1, -1] = value
+    with np.errstate(invalid="ignore"):
+        want = [oracle.forward(x1, x2, **parameters)[0], *(triple[0] for triple in oracle.vjp(g, x1, x2, **parameters))]
+    with launched_by(monkeypatch, emulator := Emulator()):
+        got = [correlate(emulator, route, x1, x2, **parameters), *correlate_vjp(emulator, route, g, x1, x2, **parameters)]
+    for name, w, o in zip(("output", "g1", "g2"), want, got, strict=True):
+        assert np.array_equal(np.isfinite(w), np.isfinite(o.astype(np.float64))), name
+
+
+def test_scale_is_applied_before_rounding_so_that_halves_do_not_overflow(monkeypatch, route):
+    x = np.full((1, 64, 4, 4), 100, np.float16)
+    with launched_by(monkeypatch, emulator := Emulator()):
+        assert np.isinf(correlate(emulator, route, x, x)).all()
+        got = correlate(emulator, route, x, x, scale=1 / 64)
+    assert np.array_equal(got, np.full((1, 1, 1, 4, 4), 1e4, np.float16))
+
+
+# Accesses ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_neighbouring_channels_are_loaded_16_bytes_at_a_time(monkeypatch, dtype):
+    x1, x2, g = cases.same((1, 64, 5, 6), dtype).arrays()
+    lay = LAYOUTS["channels last"]
+    with launched_by(monkeypatch, emulator := Emulator()):
+        correlate(emulator, "direct", lay(x1), lay(x2))
+        assert emulator.account.global_load_bytes == 16 * emulator.account.global_loads
+        correlate_vjp(emulator, "direct", g, lay(x1), lay(x2), needs=(True, False))
+    runs = 5 * 6 * 64 * x1.itemsize // 16
+    assert emulator.account.global_loads == 2 * runs  # a run of the other input and the cotangent, for each run
+    assert emulator.account.global_load_bytes == runs * (16 + x1.itemsize)
+
+
+def test_sums_along_y_move_16_bytes_at_a_time(monkeypatch):
+    x1, x2, _ = cases.same((1, 2, 9, 32)).arrays()
+    with launched_by(monkeypatch, emulator := Emulator()):
+        correlate(emulator, "box", x1, x2, kernel_size=(3, 1))
+    _, along_y, _ = emulator.accounts
+    assert along_y.global_load_bytes == 16 * along_y.global_loads
+    assert along_y.global_store_bytes == 16 * along_y.global_stores
