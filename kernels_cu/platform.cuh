@@ -39,8 +39,11 @@ DEVICE void store_global(T* to, T value) {
     *to = value;
 }
 
+// In assembly: as an assignment, the compiler may take it apart into single stores.
 DEVICE void store_global_16(void* to, Words16 value) {
-    *static_cast<uint4*>(to) = make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]);
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(value.word[0]), "r"(value.word[1]),
+                 "r"(value.word[2]), "r"(value.word[3])
+                 : "memory");
 }
 
 // Shared memory.

@@ -1,5 +1,7 @@
 """CuPy arrays through the front door: the whole GPU path but the GPU, on CuPy's face over NumPy arrays and in the emulator."""
 
+import sys
+
 import cases
 import cupy_on_numpy
 import numpy as np
@@ -27,9 +29,9 @@ class Lender(Emulator):
     def bind(self, kernel, device, *rest):
         launch = super().bind(kernel, device, *rest)
 
-        def recorded(arguments):
+        def recorded(arguments, stream):
             self.launched_on.append((device, kernel.entry))
-            launch(arguments)
+            launch(arguments, stream)
 
         return recorded
 
@@ -55,8 +57,10 @@ def gpu(monkeypatch):
             patched.setattr(
                 cuda, "_keep_while_captured", lambda array, real=cuda._keep_while_captured: (workspace(array), real(array))
             )
-            run(plan, arrays)
-        emulator.forget()
+            try:
+                run(plan, arrays)
+            finally:
+                emulator.forget()
 
     with installed(monkeypatch, emulator.bind):
         monkeypatch.setattr(cuda, "_run", lend_and_run)
@@ -199,3 +203,62 @@ def test_empty_problems_launch_nothing(gpu):
     out, g1, g2 = both(cases.same((0, 3, 8, 9), patch_size=3))
     assert (out.shape, g1.shape, g2.shape) == ((0, 3, 3, 8, 9), (0, 3, 8, 9), (0, 3, 8, 9))
     assert gpu.launched_on == []
+
+
+# What can go wrong between the front door and the kernel ------------------------------------------------------------------------
+
+
+def fails_once(real, *waiting):
+    """``real``, whose first calls raise."""
+    waiting = list(waiting)
+
+    def function(*arguments, **options):
+        if waiting:
+            raise waiting.pop()
+        return real(*arguments, **options)
+
+    return function
+
+
+def answers(variant):
+    out, *gradients = both(WINDOWED, variant=variant)
+    x1, x2, g = WINDOWED.arrays()
+    oracle.assert_close(np.asarray(out), oracle.forward(x1, x2, **WINDOWED.parameters))
+    for gradient, want in zip(gradients, oracle.vjp(g, x1, x2, **WINDOWED.parameters), strict=True):
+        oracle.assert_close(np.asarray(gradient), want)
+
+
+@pytest.mark.parametrize("variant", GPU_VARIANTS)
+def test_a_kernel_that_cannot_be_compiled_is_one_error_and_the_next_call_works(gpu, monkeypatch, variant):
+    told = "cannot compile kernel forward_direct of forward_direct.cu for sm_90"
+    monkeypatch.setattr(cuda, "bind", fails_once(cuda.bind, RuntimeError(told)))
+    with pytest.raises(RuntimeError, match=told):
+        both(WINDOWED, variant=variant)
+    answers(variant)
+
+
+@pytest.mark.parametrize("variant", GPU_VARIANTS)
+def test_a_launch_that_fails_is_one_error_and_the_next_call_works(gpu, monkeypatch, variant):
+    launch = Emulator._launch
+    failing = fails_once(launch, RuntimeError("cannot launch kernel"))
+    monkeypatch.setattr(Emulator, "_launch", lambda *arguments: failing(*arguments))
+    with pytest.raises(RuntimeError, match="cannot launch kernel"):
+        both(WINDOWED, variant=variant)
+    answers(variant)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3], ids=["output", "gradient or workspace", "later"])
+@pytest.mark.parametrize("variant", GPU_VARIANTS)
+def test_a_device_without_memory_is_one_error_and_the_next_call_works(gpu, monkeypatch, variant, number):
+    empty, made = cupy_on_numpy.module().empty, []
+
+    def runs_out(*arguments):
+        made.append(arguments)
+        if len(made) == number:
+            raise MemoryError("Out of memory allocating 18,446,744 bytes")
+        return empty(*arguments)
+
+    monkeypatch.setattr(sys.modules["cupy"], "empty", runs_out, raising=False)
+    with pytest.raises(MemoryError, match="Out of memory allocating"):
+        both(WINDOWED, variant=variant)
+    answers(variant)
