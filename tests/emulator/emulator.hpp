@@ -130,7 +130,7 @@ inline uint16 double_to_half(double value) {
     const uint16 sign = static_cast<uint16>(bits >> 48 & 0x8000u);
     const double size = __builtin_fabs(value);
     if (size != size) return 0x7fff;
-    if (size >= 65520.0) return sign | 0x7c00;  // 65520 lies halfway between the greatest half and the next power of two
+    if (size >= 65536.0) return sign | 0x7c00;  // what is below, and rounded up to this, becomes infinity by the carry
     // The size is counted in steps: of the spacing of halves around it, and of the smallest half where they lie closest. A half's
     // bits count steps too, so that a count rounded up to the next power of two carries into the exponent by itself.
     const int exponent = static_cast<int>(bits >> 52 & 0x7ff) - 1023;

@@ -228,11 +228,11 @@ class Emulator:
 
     def bind(
         self, kernel: source.Kernel, device: int, grid: Any, block: Any, shared: int, scalars: tuple = ()
-    ) -> Callable[[tuple], None]:
-        """As the launcher's: build a kernel and return what launches it; the device's number means nothing here."""
+    ) -> Callable[..., None]:
+        """As the launcher's: build a kernel and return what launches it; devices and streams mean nothing here."""
         built = _kernel(self.text(kernel.file), kernel.entry, kernel.options())
 
-        def launch(arguments: tuple) -> None:
+        def launch(arguments: tuple, stream: Any = None) -> None:
             self._launch(kernel, built, _extents(grid), _extents(block), shared, (*arguments, *scalars))
 
         return launch
@@ -322,7 +322,8 @@ class _SymbolInfo(ctypes.Structure):
 
 def _callers(launch: _Launch, path: Path) -> list[str]:
     """The kernel's lines that led to an error, innermost first, without the one that the error names itself."""
-    return [line for lines in _lines(launch.frames[: launch.frame_count], path) for line in lines][1:]
+    frames = _lines(launch.frames[: launch.frame_count], path)
+    return list(dict.fromkeys(line for lines in frames for line in lines))[1:]
 
 
 def _traffic(launch: _Launch, path: Path) -> list[Traffic]:

@@ -263,10 +263,10 @@ void remember_write(const char* verb, const void* at, int bytes, Site site, bool
 }
 
 void need_region(const char* verb, const void* at, int bytes, int alignment, Site site) {
+    need_alignment(verb, at, bytes, alignment, site);
     if (!region_of(at, bytes))
         fail("%s %d bytes out of the bounds of shared memory at %s: %s", verb, bytes, text(site).c_str(),
              shared_whereabouts(at).c_str());
-    need_alignment(verb, at, bytes, alignment, site);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // How the accesses of a warp come together, which is what a device charges for: into sectors of 32 bytes of global memory, and
-// into passes over the 32 banks of shared memory. The n-th access of every lane of a warp at one place of the kernel's code counts
-// as one request; where lanes go different ways round a loop that is not quite what a device does.
+// into passes over the 32 banks of shared memory. The n-th access of every lane of a warp at one place of the kernel's code is
+// counted as one request; where lanes go different ways round a loop that is not quite what a device does.
 #include <algorithm>
 #include <map>
 #include <set>

@@ -3,13 +3,17 @@
 
 // ldmatrix of COUNT matrices of 8 x 8 that lie one after another.
 #ifdef COUNT
+#ifndef SHIFT
+#define SHIFT 0  // in elements, of the rows' addresses
+#endif
+
 KERNEL(32) fragments_of_matrices(const uint16* matrices, uint32* out) {
     SHARED_ARRAY(Words16, rows, 8 * COUNT);
     const int lane = threadIdx.x;
     if (lane < 8 * COUNT) store_shared(&rows[lane], load_global_16(matrices + 8 * lane));
     __syncwarp();
     uint32 registers[COUNT];
-    emulator::load_matrix<COUNT, TRANSPOSED>(registers, &rows[lane % (8 * COUNT)]);
+    emulator::load_matrix<COUNT, TRANSPOSED>(registers, reinterpret_cast<const uint16*>(&rows[lane % (8 * COUNT)]) + SHIFT);
     for (int i = 0; i < COUNT; ++i) store_global(out + COUNT * lane + i, registers[i]);
 }
 #endif
@@ -27,6 +31,10 @@ KERNEL(32) product(const uint32* a, const uint32* b, const float* c, float* d) {
 }
 #endif
 
+#ifndef PENDING
+#define PENDING 1
+#endif
+
 // Three stages through two shared arrays: while one is summed, the next is on its way, and the third is past the end.
 KERNEL(32) pipeline(const float* input, float* out, int size) {
     SHARED_ARRAY(Words16, stage, 2 * 32);
@@ -40,7 +48,7 @@ KERNEL(32) pipeline(const float* input, float* out, int size) {
     fetch(0);
     for (int number = 0; number < 3; ++number) {
         fetch(number + 1);
-        emulator::copy_async_wait(1);
+        emulator::copy_async_wait(PENDING);
         __syncwarp();
         const Words16 words = load_shared(&stage[32 * (number % 2) + 31 - lane]);
         for (uint32 word : words.word) sum += float_of_bits(word);
