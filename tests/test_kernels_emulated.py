@@ -6,7 +6,7 @@ import oracle
 import pytest
 from cases import DTYPES, NAMED
 from emulated import BUSY, IDLE, ROUTES, asked, correlate, correlate_vjp, in_every_order, launched_by
-from emulator import Emulator, require_compiler
+from emulator import Emulator, require_compiler, run_sanitized
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -264,3 +264,13 @@ def test_sums_along_y_move_16_bytes_at_a_time(monkeypatch):
     _, along_y, _ = emulator.accounts
     assert along_y.global_load_bytes == 16 * along_y.global_loads
     assert along_y.global_store_bytes == 16 * along_y.global_stores
+
+
+# Beneath the accesses ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_kernels_run_clean_under_address_and_undefined_behaviour_sanitizers():
+    done = run_sanitized(__file__, "-k", "(named_cases and idle) or float16 or 64_bits or any_size")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
