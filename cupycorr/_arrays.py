@@ -37,8 +37,8 @@ def known_array(name: str, array: Any) -> Any:
     kind = array_kind(array)
     if kind == "torch":
         raise TypeError(
-            f"{name} must be a NumPy or CuPy array, got a torch tensor: pass {name}.detach().numpy() for a tensor on the CPU, "
-            f"cupy.from_dlpack({name}.detach()) for one on a GPU"
+            f"{name} must be a NumPy or CuPy array, got a torch tensor: call cupycorr.torch.spatial_correlation_sample, or pass "
+            f"{name}.detach().numpy() for a tensor on the CPU, cupy.from_dlpack({name}.detach()) for one on a GPU"
         )
     if kind is None and _on_gpu(array):
         return import_cupy().from_dlpack(array)
@@ -79,6 +79,34 @@ def array_module(array: Any) -> ModuleType:
 def current_device_of(array: Any) -> AbstractContextManager:
     """While it is entered, what is made by the array's module is made on the array's device."""
     return nullcontext() if array_kind(array) == "numpy" else array.device
+
+
+def may_share_memory(first: Any, second: Any) -> bool:
+    """Whether two known arrays of one kind may have bytes in common: whether the stretches from first to last byte overlap."""
+    if array_kind(first) == "numpy":
+        return np.may_share_memory(first, second)
+    # CuPy's own function takes two imports of the same foreign memory for strangers.
+    (begin1, end1), (begin2, end2) = _byte_bounds(first), _byte_bounds(second)
+    return begin1 < end2 and begin2 < end1
+
+
+def _byte_bounds(array: Any) -> tuple[int, int]:
+    reaches = [stride * (size - 1) for size, stride in zip(array.shape, array.strides, strict=True)]
+    begin = array.data.ptr + sum(min(reach, 0) for reach in reaches)
+    end = array.data.ptr + sum(max(reach, 0) for reach in reaches) + array.dtype.itemsize
+    return begin, end if array.size else begin
+
+
+_captured: list[Any] = []
+
+
+def keep_for_replays(array: Any) -> None:
+    """Never free what a CUDA graph that is being captured works in.
+
+    A graph runs again with the addresses it was captured with, and nobody tells when it ends.
+    """
+    if array_kind(array) == "cupy" and import_cupy().cuda.get_current_stream().is_capturing():
+        _captured.append(array)
 
 
 def array_kind(array: Any) -> str | None:

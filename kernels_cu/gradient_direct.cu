@@ -48,14 +48,17 @@ struct Cotangent {
     DEVICE Sum sum(Index b, Index m, Index n, const Progression& rows, const Progression& columns) const {
         const COTANGENT* row = data + (b * batch_stride + m * m_stride + n * n_stride + rows.first * row_stride +
                                        columns.first * column_stride);
-        Sum total = 0;
+        Sums<Sum, 1> sums;
+        sums.clear();
         for (Index u = 0; u < rows.count; u++, row += rows.step * row_stride) {
-            Sum along_row = 0;
             const COTANGENT* at = row;
-            for (Index v = 0; v < columns.count; v++, at += columns.step * column_stride) along_row += static_cast<Sum>(load(at));
-            total += along_row;
+            for (Index v = 0; v < columns.count; v++, at += columns.step * column_stride) {
+                sums.part[0] += static_cast<Sum>(load(at));
+                sums.added(1);
+            }
         }
-        return total;
+        sums.fold();
+        return sums.total[0];
     }
 };
 

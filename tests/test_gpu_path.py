@@ -12,6 +12,7 @@ from cupy_on_numpy import Device, Stream, installed, ndarray, on_cupy
 from emulator import Emulator, require_compiler
 
 import cupycorr
+from cupycorr import _arrays
 from cupycorr._backends import cuda
 
 require_compiler()
@@ -54,9 +55,7 @@ def gpu(monkeypatch):
 
         with monkeypatch.context() as patched:
             patched.setattr(cuda, "_address", address)
-            patched.setattr(
-                cuda, "_keep_while_captured", lambda array, real=cuda._keep_while_captured: (workspace(array), real(array))
-            )
+            patched.setattr(cuda, "keep_for_replays", lambda array: (workspace(array), _arrays.keep_for_replays(array)))
             try:
                 run(plan, arrays)
             finally:
@@ -117,6 +116,24 @@ def test_out_may_be_an_input(gpu):
     assert np.array_equal(shared.reshape(want.shape), want)
 
 
+OVERLAPS = {
+    "the same": (slice(0, 8), slice(0, 8), True),
+    "the last byte": (slice(0, 5), slice(4, 8), True),
+    "neighbours": (slice(0, 4), slice(4, 8), False),
+    "reversed, the last byte": (slice(4, None, -1), slice(4, 8), True),
+    "reversed, neighbours": (slice(3, None, -1), slice(4, 8), False),
+    "nothing within": (slice(0, 8), slice(4, 4), False),
+}
+
+
+@pytest.mark.parametrize(("first", "second", "shared"), OVERLAPS.values(), ids=OVERLAPS.keys())
+def test_memory_is_shared_where_the_addresses_overlap_whoever_owns_them(gpu, first, second, shared):
+    memory = np.zeros(8, np.float32)
+    arrays = on_cupy(memory[first]), on_cupy(np.frombuffer(memory)[:].view(np.float32)[second])
+    assert _arrays.may_share_memory(*arrays) is shared
+    assert _arrays.may_share_memory(*reversed(arrays)) is shared
+
+
 class OnGpu:
     """Another library's array on a GPU."""
 
@@ -150,15 +167,18 @@ def test_the_same_arguments_make_one_plan(gpu):
     assert cuda.forward_plan.cache_info().maxsize == cuda.PLANS
 
 
-def test_a_captured_workspace_is_never_freed(gpu, monkeypatch):
-    monkeypatch.setattr(cuda, "_captured", [])
+def test_what_a_captured_graph_works_in_is_never_freed(gpu, monkeypatch):
+    monkeypatch.setattr(_arrays, "_captured", kept := [])
     both(WINDOWED, variant="box")
-    assert not cuda._captured
+    assert kept == []
     monkeypatch.setattr(Stream, "capturing", True)
     both(WINDOWED, variant="box")
-    assert len(cuda._captured) == 2
+    assert len(kept) == 2  # the workspace of each direction
     both(WINDOWED, variant="direct")
-    assert len(cuda._captured) == 2
+    assert len(kept) == 2
+    x1, x2, _ = map(on_cupy, cases.same((3, 1, 8, 9)).arrays())
+    cupycorr.spatial_correlation_sample(x1, x2, out=x2[:, :, None].reshape(3, 1, 1, 8, 9))
+    assert [array.shape for array in kept[2:]] == [(3, 1, 1, 8, 9)]
 
 
 @pytest.mark.parametrize("name", ["input1", "input2", "out"])

@@ -17,6 +17,7 @@ require_compiler()
 LAYOUTS = {
     "rows": lambda x: x,
     "channels last": lambda x: np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
+    "channels reversed": lambda x: np.ascontiguousarray(x[:, ::-1].transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)[:, ::-1],
     "columns reversed": lambda x: np.ascontiguousarray(x[..., ::-1])[..., ::-1],
     "every other column": lambda x: np.repeat(x, 2, axis=3)[..., ::2],
 }
@@ -90,6 +91,35 @@ def test_a_result_of_another_dtype_is_rounded_once_from_the_sum(monkeypatch, rou
         oracle.assert_close(gradient, want, accumulator=accumulator, name=name)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "result"),
+    [("float32", "float16"), ("float32", "bfloat16"), ("float64", "float16"), ("float64", "bfloat16"), ("float64", "float32")],
+)
+def test_a_sum_halfway_between_two_numbers_goes_to_the_even_one_and_its_neighbours_to_the_nearer(
+    monkeypatch, route, dtype, result
+):
+    numbers = np.ones(8, DTYPES[result])
+    bits = numbers.view(f"u{numbers.itemsize}")
+    bits += np.arange(8).astype(bits.dtype) - bits.dtype.type(3)  # below, at and above 1, where the spacing changes
+    lower, upper = numbers.astype(dtype), (bits + bits.dtype.type(1)).view(numbers.dtype).astype(dtype)
+    halfway = (lower + upper) / 2
+    sums = np.concatenate([halfway, np.nextafter(halfway, lower), np.nextafter(halfway, upper)])
+    want = np.concatenate([np.where(bits % 2 == 0, lower, upper), lower, upper])
+    x = np.concatenate([sums, -sums]).reshape(1, 1, 1, -1)
+    with launched_by(monkeypatch, emulator := Emulator()):
+        out = correlate(emulator, route, x, np.ones_like(x), dtype=numbers.dtype)
+    assert np.array_equal(out.ravel().astype(dtype), np.concatenate([want, -want]))
+
+
+@pytest.mark.parametrize("result", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_stays_nan_in_every_dtype(monkeypatch, route, dtype, result):
+    x = np.full((1, 1, 2, 3), -1, f"i{DTYPES[dtype].itemsize}").view(DTYPES[dtype])  # the one whose bits are all set
+    with launched_by(monkeypatch, emulator := Emulator()):
+        out = correlate(emulator, route, x, x, dtype=DTYPES[result])
+    assert np.isnan(out.astype(np.float64)).all()
+
+
 OUTS = {
     "every other column": lambda shape: np.empty((*shape[:-1], 2 * shape[-1]), np.float32)[..., ::2],
     "transposed": lambda shape: np.empty(shape[::-1], np.float32).T,
@@ -129,7 +159,7 @@ def test_only_the_gradient_asked_for_is_computed(monkeypatch, route, needs):
 
 # Sizes beyond those of a test -------------------------------------------------------------------------------------------------
 
-WINDOWED = cases.same((3, 9, 11, 13), kernel_size=(2, 3), patch_size=(3, 4), stride=(2, 1), padding=1, dilation=2)
+WINDOWED = cases.same((3, 9, 11, 13), kernel_size=(2, 3), patch_size=(3, 4), stride=(2, 1), padding=1, dilation=2, scale=-0.3)
 
 
 @pytest.mark.parametrize("case", [WINDOWED, NAMED["pwcnet-like"]], ids=["windows", "pwcnet-like"])
@@ -163,18 +193,35 @@ def test_integers_of_64_bits_give_the_same_result(monkeypatch, route, device, dt
     check(monkeypatch, case, route, device, lay)
 
 
+def lay_far(array, axis):
+    """The same elements, those along one axis more than 2^31 apart."""
+    strides = [8 * stride for stride in array.strides]
+    strides[axis] = array.itemsize * (2**31 + 7)
+    laid = np.lib.stride_tricks.as_strided(np.zeros(2**31 + 4096, array.dtype), array.shape, strides)
+    laid[...] = array
+    return laid
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2, 3], ids=["batch", "channels", "rows", "columns"])
 def test_elements_more_than_2_to_the_31_apart_are_reached(monkeypatch, route, axis):
     parameters = dict(kernel_size=2, patch_size=2)
-    x1, x2, _ = cases.same((2, 2, 2, 2), "float16", **parameters).arrays()
-    strides = [4 * 2 * s for s in x1.strides]
-    strides[axis] = 2 * (2**31 + 7)
-    memory = np.zeros(2**31 + 4096, np.float16)
-    far = np.lib.stride_tricks.as_strided(memory, x1.shape, strides)
-    far[...] = x1
+    x1, x2, g = cases.same((2, 2, 2, 2), "float16", **parameters).arrays()
+    far = lay_far(x1, axis)
     with launched_by(monkeypatch, emulator := Emulator()):
         out = correlate(emulator, route, far, x2, **parameters)
+        _, g2 = correlate_vjp(emulator, route, g, far, x2, needs=(False, True), **parameters)
     oracle.assert_close(out, oracle.forward(x1, x2, **parameters))
+    oracle.assert_close(g2, oracle.vjp(g, x1, x2, **parameters)[1], name="g2")
+
+
+@pytest.mark.parametrize("axis", range(5), ids=["batch", "patch rows", "patch columns", "rows", "columns"])
+def test_cotangents_more_than_2_to_the_31_apart_are_reached(monkeypatch, route, axis):
+    case = cases.same((2, 2, 2, 2), "float16", patch_size=2)
+    x1, x2, g = case.arrays()
+    with launched_by(monkeypatch, emulator := Emulator()):
+        gradients = correlate_vjp(emulator, route, lay_far(g, axis), x1, x2, **case.parameters)
+    for name, gradient, want in zip(("g1", "g2"), gradients, oracle.vjp(g, x1, x2, **case.parameters), strict=True):
+        oracle.assert_close(gradient, want, name=name)
 
 
 FAR = {
@@ -184,7 +231,8 @@ FAR = {
     "a dilation of one tap": dict(patch_size=3, dilation=10**18),
     "a stride of one output": dict(patch_size=3, kernel_size=2, stride=10**18),
     "a padding with a stride": dict(patch_size=2, padding=10**6, stride=10**6 + 3, kernel_size=2),
-    "a padding beyond 32 bits": dict(patch_size=2, padding=2**33, stride=2**31 - 1, kernel_size=2),
+    "rows beyond 32 bits": dict(patch_size=2, padding=(2**33, 1), stride=(2**31, 1), kernel_size=2),
+    "columns beyond 32 bits": dict(patch_size=2, padding=(1, 2**33), stride=(1, 2**31), kernel_size=2),
 }
 
 
@@ -204,19 +252,36 @@ def test_positions_beyond_64_bits_have_a_reason():
 
 @devices
 @pytest.mark.parametrize(
-    ("shape", "parameters"),
-    [((1, 20000, 1, 2), {}), ((1, 1, 60, 61), dict(kernel_size=60)), ((1, 1, 1, 400), dict(patch_size=(1, 799)))],
-    ids=["channels", "taps", "displacements"],
+    ("shape1", "shape2", "parameters"),
+    [
+        ((1, 20000, 1, 2), (1, 20000, 1, 2), {}),
+        ((1, 1, 60, 61), (1, 1, 60, 61), dict(kernel_size=60)),
+        ((1, 1, 1, 20000), (1, 1, 1, 20000), dict(kernel_size=(1, 20000))),
+        ((1, 1, 1, 1), (1, 1, 1, 20000), dict(patch_size=(1, 20000), patch_offset=(0, 9999))),
+    ],
+    ids=["channels", "taps", "taps of a row", "displacements"],
 )
-def test_constant_data_keeps_the_error_bound_over_many_terms(monkeypatch, route, device, shape, parameters):
-    x = np.full(shape, 0.1, np.float32)
+def test_constant_data_keeps_the_error_bound_over_many_terms(monkeypatch, route, device, shape1, shape2, parameters):
+    x1, x2 = np.full(shape1, 0.1, np.float32), np.full(shape2, 0.1, np.float32)
     with launched_by(monkeypatch, emulator := Emulator(), device):
-        out = correlate(emulator, route, x, x, **parameters)
+        out = correlate(emulator, route, x1, x2, **parameters)
         g = np.full(out.shape, 0.1, np.float32)
-        gradients = correlate_vjp(emulator, route, g, x, x, **parameters)
-    oracle.assert_close(out, oracle.forward(x, x, **parameters))
-    for gradient, want in zip(gradients, oracle.vjp(g, x, x, **parameters), strict=True):
+        gradients = correlate_vjp(emulator, route, g, x1, x2, **parameters)
+    oracle.assert_close(out, oracle.forward(x1, x2, **parameters))
+    for gradient, want in zip(gradients, oracle.vjp(g, x1, x2, **parameters), strict=True):
         oracle.assert_close(gradient, want)
+
+
+def test_a_pixel_read_by_many_outputs_sums_their_cotangents_within_the_bound(monkeypatch, route):
+    outputs = 2048
+    x = np.ones((1, 1, 1, 2 * outputs - 1), np.float32)  # its middle pixel lies in every window
+    value = np.float32(1 + 0.49 / 2**13)  # a plain sum beyond 1024 loses nearly half a unit of its last place each time
+    g = np.full((1, 1, 1, 1, outputs), value)
+    with launched_by(monkeypatch, emulator := Emulator()):
+        gradients = correlate_vjp(emulator, route, g, x, x, kernel_size=(1, outputs))
+    want = np.array(outputs * np.float64(value))
+    for name, gradient in zip(("g1", "g2"), gradients, strict=True):
+        oracle.assert_close(gradient[0, 0, 0, outputs - 1], (want, want, np.array(outputs)), name=name)
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan], ids=["inf", "-inf", "nan"])
@@ -239,6 +304,20 @@ def test_scale_is_applied_before_rounding_so_that_halves_do_not_overflow(monkeyp
         assert np.isinf(correlate(emulator, route, x, x)).all()
         got = correlate(emulator, route, x, x, scale=1 / 64)
     assert np.array_equal(got, np.full((1, 1, 1, 4, 4), 1e4, np.float16))
+
+
+def test_gradients_are_scaled_before_rounding_so_that_halves_do_not_overflow(monkeypatch, route):
+    x = np.full((1, 1, 1, 80), 100, np.float16)
+    g = np.full((1, 1, 21, 1, 80), 100, np.float16)
+    with launched_by(monkeypatch, emulator := Emulator()):
+        gradients = correlate_vjp(emulator, route, g, x, x, patch_size=(1, 21), scale=1 / 64)
+    for gradient in gradients:
+        assert gradient[0, 0, 0, 40] == np.float16(21 * 1e4 / 64)
+
+
+@devices
+def test_outputs_that_fill_their_blocks_equal_the_oracle(monkeypatch, route, device):
+    check(monkeypatch, cases.same((2, 16, 16, 16)), route, device)
 
 
 # Accesses ---------------------------------------------------------------------------------------------------------------------
