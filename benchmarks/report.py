@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -40,7 +40,7 @@ def cpu_header(arguments: Sequence[str], dtype: str) -> Header:
     """The header of a run on this machine's CPU."""
     device = {
         "kind": "cpu",
-        "model": _cpu_model(),
+        "model": cpu_model(),
         "cores_used": workers.thread_count(),
         "cores": os.cpu_count(),
         "load_at_start": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -48,8 +48,8 @@ def cpu_header(arguments: Sequence[str], dtype: str) -> Header:
         "dgemm_gflops": 0.0,
         "copy_gbps": 0.0,
     }
-    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    header = Header(date, command_line(arguments), dtype, device, _versions())
+    found = versions("torch", "llvmlite", "threadpoolctl", "spatial_correlation_sampler")
+    header = Header(now(), command_line(arguments), dtype, device, found)
     measure_cpu_rates(header)
     return header
 
@@ -68,7 +68,13 @@ def cpu_peak_rate(header: Header) -> float:
     return header.device["dgemm_gflops" if header.dtype == "float64" else "sgemm_gflops"] * 1e9
 
 
-def _cpu_model() -> str:
+def now() -> str:
+    """The date and time of a run."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def cpu_model() -> str:
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -76,7 +82,8 @@ def _cpu_model() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _versions() -> dict[str, str]:
+def versions(*modules: str) -> dict[str, str]:
+    """The versions of ours, of what it needs, and of modules that may not be there."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     found = {
         "python": platform.python_version(),
@@ -84,7 +91,7 @@ def _versions() -> dict[str, str]:
         "blas": f"{blas.get('name')} {blas.get('version')}",
         "cupycorr": cupycorr.__version__,
     }
-    for name in ("torch", "llvmlite", "threadpoolctl", "spatial_correlation_sampler"):
+    for name in modules:
         module = rivals.importable(name)
         found[name] = "not installed" if module is None else getattr(module, "__version__", "unknown")
     return found
@@ -105,7 +112,32 @@ def _portable(word: str) -> str:
 
 # Table ---------------------------------------------------------------------------------------------------------------
 
-COLUMNS = ("case", "pass", "contestant", "ms", "min", "middle half", "runs", "x ours", "of gemm", "peak MiB")
+Bound = Callable[[Row], float]  # seconds
+Column = tuple[str, Callable[[Row], str]]
+
+NAMES: tuple[Column, ...] = (
+    ("case", lambda row: row.case),
+    ("pass", lambda row: row.which),
+    ("contestant", lambda row: f"{row.contestant} (auto)" if row.auto else row.contestant),
+)
+TIMES: tuple[Column, ...] = (
+    ("ms", lambda row: milliseconds(row.timing.median)),
+    ("min", lambda row: milliseconds(row.timing.minimum)),
+    ("middle half", lambda row: "-".join(map(milliseconds, row.timing.quartiles))),
+    ("runs", lambda row: f"{len(row.timing.seconds)}{'*' * row.timing.cut_short}{'?' * row.timing.disturbed}"),
+    ("x ours", lambda row: "" if row.ratio is None else f"{row.ratio:.3g}"),
+)
+MEMORY: Column = ("peak MiB", lambda row: "" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.1f}")
+HOST: Column = ("host us", lambda row: "" if row.host is None else f"{row.host * 1e6:.1f}")
+
+
+def columns(peak_rate: float, bound: Bound | None) -> tuple[Column, ...]:
+    """Those of the table: with a bound, the share of it and what a call costs the host."""
+    if bound is None:
+        shares: tuple[Column, ...] = (("of gemm", lambda row: f"{row.rate / peak_rate:.2%}"),)
+    else:
+        shares = (("of bound", lambda row: f"{bound(row) / row.timing.median:.2%}"), HOST)
+    return (*NAMES, *TIMES, *shares, MEMORY)
 
 
 BUSY = 0.5  # load for each core above which the numbers are doubtful
@@ -121,11 +153,8 @@ def wide_console() -> Console:
 def print_header(console: Console, header: Header) -> None:
     """The lines above the table."""
     device = header.device
-    console.print(f"{device['model']}, {device['cores_used']} of {device['cores']} cores, {header.dtype}, {header.date}")
-    console.print(
-        f"matrix product {device['sgemm_gflops']} GFLOP/s in float32, {device['dgemm_gflops']} in float64, "
-        f"copy {device['copy_gbps']} GB/s, measured in this run"
-    )
+    for line in {"cpu": _cpu_lines, "cuda": _cuda_lines}[device["kind"]](header):
+        console.print(escape(line), soft_wrap=True)
     console.print(", ".join(f"{name} {version}" for name, version in header.versions.items()))
     console.print(escape(header.command), soft_wrap=True)
     load = device["load_at_start"]
@@ -134,15 +163,52 @@ def print_header(console: Console, header: Header) -> None:
         console.print(f"warning: load {load} at the start: a busy machine slows contestants unequally", style="bold red")
 
 
-def print_rows(console: Console, rows: Sequence[Row], peak_rate: float) -> None:
+def _cpu_lines(header: Header) -> Iterator[str]:
+    device = header.device
+    yield f"{device['model']}, {device['cores_used']} of {device['cores']} cores, {header.dtype}, {header.date}"
+    yield (
+        f"matrix product {device['sgemm_gflops']} GFLOP/s in float32, {device['dgemm_gflops']} in float64, "
+        f"copy {device['copy_gbps']} GB/s, measured in this run"
+    )
+
+
+def _cuda_lines(header: Header) -> Iterator[str]:
+    device = header.device
+    memory = f"{device['memory_bytes'] / 2**30:.0f} GiB, L2 {_mebibytes(device['l2_bytes'])}"
+    sizes = f"{device['multiprocessors']} multiprocessors, {memory}"
+    yield f"{device['model']}, compute capability {device['compute_capability']}, {sizes}, {header.dtype}, {header.date}"
+    yield (
+        f"driver {device['driver']} for CUDA {device['driver_cuda']}, runtime {device['runtime_cuda']}; "
+        f"host {device['host']}, {device['cores']} cores"
+    )
+    yield (
+        f"measured: copy {device['copy_gbps']} GB/s, matrix product {device['sgemm_gflops']} GFLOP/s in float32, "
+        f"{device['dgemm_gflops']} in float64, {device['hgemm_gflops']} in float16"
+    )
+    yield (
+        f"by its clocks: {device['theoretical_gbps']} GB/s, {device['theoretical_float32_gflops']} GFLOP/s in float32, "
+        f"{device['theoretical_float64_gflops']} in float64"
+    )
+    yield from (f"not measured: {reason}" for reason in device["not_measured"])
+
+
+def _mebibytes(count: int | None) -> str:
+    return "unknown" if count is None else f"{count / 2**20:.0f} MiB"
+
+
+def print_rows(console: Console, rows: Sequence[Row], peak_rate: float, bound: Bound | None = None) -> None:
     """The table, then who did not run and why, then who was wrong."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name in COLUMNS[:3] else "right", no_wrap=True)
+    table, shown = Table(box=None, header_style="bold", pad_edge=False), columns(peak_rate, bound)
+    for column in shown:
+        table.add_column(column[0], justify="left" if column in NAMES else "right", no_wrap=True)
     for row in rows:
         if row.timing is not None:
-            table.add_row(*_cells(row, peak_rate), style="bold" if row.auto else None)
+            table.add_row(*(cell(row) for _, cell in shown), style="bold" if row.auto else None)
     console.print(table)
+    if bound is not None:
+        console.print(
+            "of bound: 100 % is all data moved once and every tap multiplied; windows that share their sums can do better"
+        )
     if any(row.timing is not None and row.timing.cut_short for row in rows):
         console.print("* one run takes longer than the budget: timed while warming up, not in turn")
     if any(row.timing is not None and row.timing.disturbed for row in rows):
@@ -153,23 +219,6 @@ def print_rows(console: Console, rows: Sequence[Row], peak_rate: float) -> None:
         if row.wrong is not None:
             message = f"error: {row.contestant} on {row.case}, {row.which}: {row.wrong}; not timed"
             console.print(escape(message), style="bold red", soft_wrap=True)
-
-
-def _cells(row: Row, peak_rate: float) -> list[str]:
-    timing = row.timing
-    lower, upper = timing.quartiles
-    return [
-        row.case,
-        row.which,
-        f"{row.contestant} (auto)" if row.auto else row.contestant,
-        milliseconds(timing.median),
-        milliseconds(timing.minimum),
-        f"{milliseconds(lower)}-{milliseconds(upper)}",
-        f"{len(timing.seconds)}{'*' * timing.cut_short}{'?' * timing.disturbed}",
-        f"{row.ratio:.3g}" if row.ratio is not None else "",
-        f"{row.rate / peak_rate:.2%}",
-        f"{row.peak_bytes / 2**20:.1f}" if row.peak_bytes is not None else "",
-    ]
 
 
 def milliseconds(seconds: float) -> str:
@@ -194,7 +243,7 @@ def _not_run(rows: Sequence[Row]) -> list[str]:
 # JSON ----------------------------------------------------------------------------------------------------------------
 
 
-def as_json(header: Header, rows: Sequence[Row], peak_rate: float) -> dict[str, Any]:
+def as_json(header: Header, rows: Sequence[Row], peak_rate: float, bound: Bound | None = None) -> dict[str, Any]:
     """Everything the table shows, in seconds and bytes, with every single run."""
     return {
         "date": header.date,
@@ -202,15 +251,18 @@ def as_json(header: Header, rows: Sequence[Row], peak_rate: float) -> dict[str, 
         "dtype": header.dtype,
         "device": header.device,
         "versions": header.versions,
-        "rows": [_record(row, peak_rate) for row in rows],
+        "rows": [record(row, peak_rate, bound) for row in rows],
     }
 
 
-def _record(row: Row, peak_rate: float) -> dict[str, Any]:
-    record = {"case": row.case, "pass": row.which, "contestant": row.contestant, "ours": row.ours, "auto": row.auto}
+def record(row: Row, peak_rate: float, bound: Bound | None = None) -> dict[str, Any]:
+    """A row of the table."""
+    found = {"case": row.case, "pass": row.which, "contestant": row.contestant, "ours": row.ours, "auto": row.auto}
     if row.timing is None:
-        return record | {"reason": row.reason, "wrong": row.wrong}
-    return record | {
+        return found | {"reason": row.reason, "wrong": row.wrong}
+    if bound is not None:
+        found |= {"bound_s": bound(row), "share_of_bound": bound(row) / row.timing.median, "host_s": row.host}
+    return found | {
         "median_s": row.timing.median,
         "minimum_s": row.timing.minimum,
         "quartiles_s": list(row.timing.quartiles),
@@ -224,8 +276,8 @@ def _record(row: Row, peak_rate: float) -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, header: Header, rows: Sequence[Row], peak_rate: float) -> None:
+def write_json(path: Path, header: Header, rows: Sequence[Row], peak_rate: float, bound: Bound | None = None) -> None:
     """Write the file whole, a line for each row: a run that is stopped leaves the cases it finished."""
-    content = as_json(header, rows, peak_rate)
+    content = as_json(header, rows, peak_rate, bound)
     lines = ",\n  ".join(json.dumps(record) for record in content.pop("rows"))
     path.write_text(json.dumps(content, indent=1).removesuffix("\n}") + f',\n "rows": [\n  {lines}\n ]\n}}\n')

@@ -1,4 +1,4 @@
-"""Who takes part: every CPU variant of cupycorr, and the ways people compute the same thing without it.
+"""Who takes part: every variant of cupycorr, and the ways people compute the same thing without it, on a CPU and on a GPU.
 
 A contestant is one row: a name, when it cannot take part (None or the reason in words), the bytes it needs, and the two
 passes, each handed the same arrays and returning a function without arguments that does exactly the work that is timed.
@@ -18,9 +18,11 @@ import numpy as np
 
 import cupycorr
 from cupycorr import _dispatch
-from cupycorr._backends import workers
+from cupycorr._arrays import array_kind
+from cupycorr._backends import cuda, workers
+from cupycorr._cuda.device import import_cupy
 from cupycorr._dtypes import named_dtype
-from cupycorr._problem import Problem
+from cupycorr._problem import Problem, parameters, problem
 
 from .cases import Case, Inputs
 
@@ -46,20 +48,28 @@ class Contestant:
 # Ours ----------------------------------------------------------------------------------------------------------------
 
 
-def automatic(case: Case, dtype: str) -> str:
-    """The variant ``variant="auto"`` runs."""
-    return _explanation(case, dtype, "auto").variant
+ArrayModule = Callable[[], ModuleType]
 
 
-def _explanation(case: Case, dtype: str, variant: str) -> Any:
-    standing_in = np.broadcast_to(np.zeros((), named_dtype(dtype)), case.shape)
+def numpy() -> ModuleType:
+    """The array module of the CPU."""
+    return np
+
+
+def automatic(case: Case, dtype: str, module: ArrayModule = numpy) -> str:
+    """The variant ``variant="auto"`` runs on the arrays of a module."""
+    return _explanation(case, dtype, "auto", module()).variant
+
+
+def _explanation(case: Case, dtype: str, variant: str, xp: ModuleType) -> Any:
+    standing_in = xp.broadcast_to(xp.empty((), named_dtype(dtype)), case.shape)
     return cupycorr.explain(standing_in, standing_in, **case.keywords, variant=variant)
 
 
-def _variant(name: str) -> Contestant:
+def _variant(name: str, module: ArrayModule, needed: Callable[[Problem, int, str], int]) -> Contestant:
     def refusal(case: Case, dtype: str, which: str) -> str | None:
         try:
-            _explanation(case, dtype, name)
+            _explanation(case, dtype, name, module())
         except NotImplementedError as error:
             return str(error)
         return None
@@ -71,12 +81,22 @@ def _variant(name: str) -> Contestant:
         arrays = (inputs.cotangent, inputs.input1, inputs.input2)
         return lambda: cupycorr.spatial_correlation_sample_vjp(*arrays, **case.keywords, variant=name)
 
-    return Contestant(name, True, refusal, _our_bytes, forward, vjp)
+    return Contestant(name, True, refusal, needed, forward, vjp)
 
 
 def _our_bytes(problem: Problem, itemsize: int, which: str) -> int:
     """The result and the workspace; the definition also copies what it sums."""
     return workers.WORKSPACE + problem.bytes(max(itemsize, 4), max(itemsize, 4)) * 2
+
+
+def _our_cuda_bytes(problem: Problem, itemsize: int, which: str) -> int:
+    return cuda.WORKSPACE + problem.bytes(itemsize, itemsize)
+
+
+def cuda_variants() -> list[str]:
+    """The names of those that run on CuPy arrays."""
+    windowed = problem(parameters(kernel_size=2), (1, 1, 4, 4), (1, 1, 4, 4))
+    return [row.name for row in _dispatch.VARIANTS if row.can_run(windowed, _dispatch.Place("cupy", None)) is None]
 
 
 # Rivals in torch -----------------------------------------------------------------------------------------------------
@@ -88,7 +108,18 @@ def torch() -> ModuleType | None:
     found = importable("torch")
     if found is not None:
         found.set_num_threads(workers.thread_count())
+        found.backends.cudnn.allow_tf32 = False  # ours multiplies whole float32 numbers
     return found
+
+
+def lacking_torch() -> str | None:
+    """Why torch takes no part on the CPU."""
+    return "torch is not installed" if torch() is None else None
+
+
+def lacking_cuda_torch() -> str | None:
+    """Why torch takes no part on a GPU."""
+    return lacking_torch() or (None if torch().cuda.is_available() else "this torch finds no CUDA device")
 
 
 def importable(name: str) -> ModuleType | None:
@@ -194,14 +225,22 @@ def extension(x1: Any, x2: Any, problem: Problem) -> Any:
     return sample(x1, x2, p.kernel_size, p.patch_size, p.stride, p.padding, p.dilation, p.dilation_patch)
 
 
+def mmcv(x1: Any, x2: Any, problem: Problem) -> Any:
+    """OpenMMLab's compiled operator, which takes the largest displacement for the patch size."""
+    p = problem.parameters
+    sample = import_module("mmcv.ops.correlation").CorrelationFunction.apply
+    return sample(x1, x2, p.kernel_size, p.patch_size[0] // 2, p.stride, p.padding, p.dilation, p.dilation_patch)
+
+
 def _torch_contestant(
     name: str,
     correlate: Callable[[Any, Any, Problem], Any],
     refusal: Callable[[Case, str, str], str | None],
     needed: Callable[[Problem, int, str], int],
+    lacking: Callable[[], str | None] = lacking_torch,
 ) -> Contestant:
     def refuses(case: Case, dtype: str, which: str) -> str | None:
-        return "torch is not installed" if torch() is None else refusal(case, dtype, which)
+        return lacking() or refusal(case, dtype, which)
 
     def forward(case: Case, inputs: Inputs) -> Work:
         x1, x2 = tensor(inputs.input1), tensor(inputs.input2)
@@ -224,17 +263,21 @@ def _scaled(out: Any, problem: Problem) -> Any:
     return out if problem.parameters.scale == 1 else out * problem.parameters.scale
 
 
-def tensor(array: np.ndarray) -> Any:
+def tensor(array: Any) -> Any:
     """The same memory as a tensor; torch does not know the bfloat16 of NumPy."""
+    adopt = torch().from_numpy if array_kind(array) == "numpy" else torch().from_dlpack
     if array.dtype.name == "bfloat16":
-        return torch().from_numpy(array.view(np.int16)).view(torch().bfloat16)
-    return torch().from_numpy(array)
+        return adopt(array.view(np.int16)).view(torch().bfloat16)
+    return adopt(array)
 
 
 def as_numpy(result: Any) -> np.ndarray:
     """A contestant's result in float32, or float64 if it is, for comparison."""
-    if not isinstance(result, np.ndarray):
-        result = (result if result.element_size() > 2 else result.float()).detach().numpy()
+    kind = array_kind(result)
+    if kind == "torch":
+        result = (result if result.element_size() > 2 else result.float()).detach().cpu().numpy()
+    elif kind == "cupy":
+        result = import_cupy().asnumpy(result)
     return result if result.itemsize > 2 else result.astype(np.float32)
 
 
@@ -263,6 +306,25 @@ def _extension_refusal(case: Case, dtype: str, which: str) -> str | None:
     if dtype not in ("float32", "float64"):
         return f"its CPU path has no {dtype}"
     return None if case.problem.parameters.patch_offset is None else "has no patch_offset"
+
+
+def _cuda_extension_refusal(case: Case, dtype: str, which: str) -> str | None:
+    if importable("spatial_correlation_sampler") is None:
+        return "spatial_correlation_sampler is not installed"
+    if dtype == "bfloat16":
+        return "has no bfloat16"
+    return None if case.problem.parameters.patch_offset is None else "has no patch_offset"
+
+
+def _mmcv_refusal(case: Case, dtype: str, which: str) -> str | None:
+    if importable("mmcv.ops.correlation") is None:
+        return "mmcv with its compiled operators is not installed"
+    if dtype == "bfloat16":
+        return "has no bfloat16"
+    p = case.problem.parameters
+    if p.patch_size[0] != p.patch_size[1] or p.patch_size[0] % 2 == 0:
+        return "patches are square and odd"
+    return None if p.patch_offset is None else "has no patch_offset"
 
 
 def _unfold_bytes(problem: Problem, itemsize: int, which: str) -> int:
@@ -305,11 +367,23 @@ def _out_bytes(problem: Problem, itemsize: int) -> int:
 def contestants() -> tuple[Contestant, ...]:
     """Everybody on the CPU: our variants in the order of preference, then the rivals."""
     return (
-        *(_variant(row.name) for row in _dispatch.VARIANTS),
+        *(_variant(row.name, numpy, _our_bytes) for row in _dispatch.VARIANTS),
         _torch_contestant("unfold+einsum", unfold_einsum, _unfold_refusal, _unfold_bytes),
         _torch_contestant("shift-loop", shift_loop, _shift_refusal, _shift_bytes),
         _torch_contestant("tap-loop", tap_loop, _tap_refusal, _tap_bytes),
         _torch_contestant("cpp-extension", extension, _extension_refusal, _extension_bytes),
+    )
+
+
+def cuda_contestants() -> tuple[Contestant, ...]:
+    """Everybody on a GPU, where all of them work on the same memory."""
+    return (
+        *(_variant(name, import_cupy, _our_cuda_bytes) for name in cuda_variants()),
+        _torch_contestant("unfold+einsum", unfold_einsum, _unfold_refusal, _unfold_bytes, lacking_cuda_torch),
+        _torch_contestant("shift-loop", shift_loop, _shift_refusal, _shift_bytes, lacking_cuda_torch),
+        _torch_contestant("tap-loop", tap_loop, _tap_refusal, _tap_bytes, lacking_cuda_torch),
+        _torch_contestant("cpp-extension", extension, _cuda_extension_refusal, _extension_bytes, lacking_cuda_torch),
+        _torch_contestant("mmcv", mmcv, _mmcv_refusal, _extension_bytes, lacking_cuda_torch),
     )
 
 

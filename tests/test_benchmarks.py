@@ -4,16 +4,21 @@ a report that says where its numbers come from. No test asserts a time."""
 import json
 import subprocess
 import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
+import cupy_on_numpy
+import fake_cupy
 import numpy as np
 import oracle
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import cases, memory, report, rivals, running, timing
+from benchmarks import cases, check, cuda, memory, report, rivals, running, timing
 from benchmarks.cases import Case
+from cupycorr import _dispatch
+from cupycorr._backends import reference
 
 CONTESTANTS = {contestant.name: contestant for contestant in rivals.contestants()}
 TORCH_RIVALS = ("unfold+einsum", "shift-loop", "tap-loop")
@@ -148,8 +153,6 @@ def test_without_torch_rivals_say_so(monkeypatch):
 
 
 def test_every_variant_of_ours_is_a_contestant():
-    from cupycorr import _dispatch
-
     assert [name for name, c in CONTESTANTS.items() if c.ours] == [variant.name for variant in _dispatch.VARIANTS]
 
 
@@ -188,6 +191,23 @@ def test_disagreement_sees_values_nan_and_shape(got, said):
 
 def test_rounding_is_no_disagreement():
     assert rivals.disagreement((np.full((2, 2), 1 + 1e-6),), (np.ones((2, 2)),), "float32") is None
+
+
+def failing(case, inputs):
+    raise RuntimeError("no kernel image\nand more")
+
+
+def test_a_rival_that_fails_does_not_run_and_the_others_do():
+    broken = replace(CONTESTANTS["reference"], name="broken", ours=False, forward=failing)
+    ours, other = running.run(SMALL["plain"], "forward", auto_and(broken), quick())
+    assert ours.timing is not None
+    assert (other.timing, other.reason, other.wrong) == (None, "failed: no kernel image", None)
+
+
+def test_ours_may_not_fail():
+    broken = replace(CONTESTANTS["reference"], forward=failing)
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        running.run(SMALL["plain"], "forward", [broken], quick())
 
 
 def test_what_does_not_fit_into_memory_is_refused():
@@ -275,7 +295,7 @@ def test_a_rival_far_over_the_budget_runs_once_a_slow_one_twice_ours_after_a_run
     def prepared(name):
         return lambda case, inputs: lambda: runs.append(name) or (np.zeros(1),)
 
-    def clocked(work):
+    def clocked(work, finish):
         result = work()
         return result, clock[runs[-1]].pop(0)
 
@@ -387,7 +407,8 @@ def test_a_run_from_the_command_line_writes_what_was_measured_and_where(tmp_path
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--device", "cuda"], "this version has a benchmark for --device cpu only, got --device cuda"),
+        (["--device", "tpu"], "this version has a benchmark for --device cpu, cuda only, got --device tpu"),
+        (["--check"], "--check is there for --device cuda, got --device cpu"),
         (["--cases", "raft"], "got 'raft'"),
         (["--passes", "backward"], "--passes must be of forward, vjp, got 'backward'"),
         (["--rivals", "nobody"], "got 'nobody'"),
@@ -417,3 +438,303 @@ def test_auto_runs_whoever_else_is_asked_for(capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("pwcnet-L6-crop")]
     assert len(lines) == 1
     assert "(auto)" in lines[0]
+
+
+# A CUDA device, without one ------------------------------------------------------------------------------------------
+
+
+def test_without_cupy_the_refusal_is_one_line_with_the_pip_command(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert command.main(["--device", "cuda"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'pip install "cupycorr[cuda12]"' in line
+
+
+@pytest.mark.parametrize("options", [[], ["--check"], ["--list"]])
+def test_without_a_device_the_refusal_is_one_line(monkeypatch, capsys, options):
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy.Fake())
+    assert command.main(["--device", "cuda", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no CUDA" in line
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """CuPy's face on NumPy arrays, its clock and memory in the test's hands; GPU variants are answered by the reference."""
+
+    def vjp(*arguments):
+        return tuple(None if each is None else cupy_on_numpy.on_cupy(each) for each in reference.vjp(*arguments))
+
+    on_gpu = {name: {"forward": reference.forward, "vjp": vjp} for name in ("box", "direct")}
+    rows = tuple(replace(row, **on_gpu.get(row.name, {})) for row in _dispatch.VARIANTS)
+    with cupy_on_numpy.installed(monkeypatch, lambda *_: pytest.fail("a kernel was made")):
+        monkeypatch.setattr(_dispatch, "VARIANTS", rows)
+        fake = FakeGpu(sys.modules["cupy"])
+        monkeypatch.setattr(cuda, "_flushed", lambda: types.SimpleNamespace(data=fake))
+        yield fake
+
+
+class FakeGpu:
+    """A device that notes what it is asked for, and on which every piece of work takes a second."""
+
+    def __init__(self, cupy):
+        self.asked, self.hook, gpu = [], None, self
+
+        class Event:
+            def record(self):
+                gpu.asked.append("event")
+                self.at = gpu.asked.count("work")
+
+        class MemoryHook:
+            def __enter__(self):
+                gpu.hook = self
+
+            def __exit__(self, *_):
+                gpu.hook = None
+
+        cupy.asnumpy = lambda array: np.array(array, subok=False)
+        cupy.cuda.Event, cupy.cuda.MemoryHook = Event, MemoryHook
+        cupy.cuda.get_elapsed_time = lambda begin, end: 1000.0 * (end.at - begin.at)
+        cupy.cuda.Device = lambda index: types.SimpleNamespace(synchronize=lambda: self.asked.append("wait"))
+
+    def work(self):
+        self.asked.append("work")
+
+    def memset_async(self, value, size):
+        assert size == cuda.FLUSH
+        self.asked.append("flush")
+
+
+def test_the_clock_of_a_device_begins_after_its_caches_are_flushed_and_waits_once(gpu):
+    assert cuda.stopwatch(lambda: (gpu.work(), gpu.work()), 3) == 2.0
+    assert gpu.asked == ["flush", "event", "work", "work", "event"] * 3 + ["wait"]
+
+
+def test_the_hosts_time_begins_with_an_idle_device(gpu):
+    assert cuda.host_seconds(gpu.work) < 1.0
+    assert gpu.asked == (["wait"] + ["work"] * cuda.HOST_CALLS) * cuda.HOST_RUNS + ["wait"]
+
+
+def test_the_account_of_a_device_knows_the_peak_and_what_is_held(gpu):
+    with cuda.accounted() as account:
+        gpu.hook.malloc_postprocess(device_id=0, size=500, mem_size=512, mem_ptr=1, pmem_id=1)
+        gpu.hook.malloc_postprocess(device_id=0, size=1024, mem_size=1024, mem_ptr=2, pmem_id=2)
+        gpu.hook.free_postprocess(device_id=0, mem_size=1024, mem_ptr=2, pmem_id=2)
+        gpu.hook.free_postprocess(device_id=0, mem_size=9999, mem_ptr=3, pmem_id=3)  # lent before
+        gpu.hook.malloc_postprocess(device_id=0, size=1, mem_size=512, mem_ptr=4, pmem_id=4)
+        gpu.hook.malloc_postprocess(device_id=0, size=2048, mem_size=2048, mem_ptr=0, pmem_id=0)  # failed
+    assert (account.held, account.most) == (1024, 1536)
+    assert gpu.hook is None
+
+
+def test_ours_and_rivals_on_a_device(gpu):
+    entrants = {contestant.name: contestant for contestant in rivals.cuda_contestants()}
+    assert list(entrants) == ["box", "direct", *TORCH_RIVALS, "cpp-extension", "mmcv"]
+    assert [name for name, each in entrants.items() if each.ours] == ["box", "direct"]
+    plain, windowed = SMALL["plain"], SMALL["window"]
+    assert "kernel_size is 1" in entrants["box"].refusal(plain, "float32", "forward")
+    assert entrants["box"].refusal(windowed, "bfloat16", "vjp") is None
+    assert entrants["direct"].refusal(plain, "float16", "vjp") is None
+    assert cuda.automatic(plain, "float32") == "direct"
+
+
+@pytest.mark.parametrize("name", [*TORCH_RIVALS, "cpp-extension", "mmcv"])
+def test_a_torch_without_cuda_takes_no_part_on_a_device(gpu, monkeypatch, name):
+    no_cuda = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: False))
+    monkeypatch.setattr(rivals, "torch", lambda: no_cuda)
+    (rival,) = [each for each in rivals.cuda_contestants() if each.name == name]
+    assert rival.refusal(SMALL["plain"], "float32", "forward") == "this torch finds no CUDA device"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["unfold+einsum", "shift-loop"])
+def test_rivals_on_a_device_work_on_the_memory_of_ours(gpu, monkeypatch, name, dtype):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(rivals, "lacking_cuda_torch", lambda: None)
+    entrants = {each.name: each for each in rivals.cuda_contestants()}
+    inputs = cuda.place(SMALL["plain"].inputs(dtype, "forward"))
+    assert rivals.tensor(inputs.input1).data_ptr() == inputs.input1.data.ptr
+    machine = replace(cuda.MACHINE, stopwatch=lambda *_: 1.0, available=lambda: 2**40, host=None)
+    settings = replace(quick(dtype), machine=machine)
+    rows = running.run(SMALL["plain"], "forward", [entrants["direct"], entrants[name]], settings)
+    assert [(row.contestant, row.wrong, row.reason) for row in rows] == [("direct", None, None), (name, None, None)]
+
+
+@pytest.mark.parametrize(
+    ("small", "dtype", "reason"),
+    [
+        ("plain", "float32", None),
+        ("even-patch", "float32", "patches are square and odd"),
+        ("one-sided", "float32", "patches are square and odd"),
+        ("plain", "bfloat16", "has no bfloat16"),
+    ],
+)
+def test_when_the_compiled_rival_of_openmmlab_takes_part(monkeypatch, small, dtype, reason):
+    monkeypatch.setattr(rivals, "importable", lambda name: types.ModuleType(name))
+    assert rivals._mmcv_refusal(SMALL[small], dtype, "forward") == reason
+
+
+def cuda_header(dtype="float32"):
+    rates = dict(copy_gbps=4000.0, sgemm_gflops=50e3, dgemm_gflops=60e3, hgemm_gflops=800e3)
+    told = dict(theoretical_gbps=4800.0, theoretical_float32_gflops=67e3, theoretical_float64_gflops=33e3)
+    device = dict(
+        kind="cuda",
+        model="a GPU in a test",
+        compute_capability="9.0",
+        multiprocessors=132,
+        memory_bytes=2**37,
+        l2_bytes=50 * 2**20,
+        driver="570.1",
+        driver_cuda="13.0",
+        runtime_cuda="12.9",
+        not_measured=["hgemm_gflops: no cuBLAS"],
+        host="a CPU in a test",
+        cores=2,
+        load_at_start=0.0,
+    )
+    return report.Header("today", "python -m benchmarks", dtype, device | rates | told, {"cupy": "14"})
+
+
+@pytest.mark.parametrize(
+    ("case", "which", "dtype", "seconds"),
+    [  # FlowNetC: 4 x 256 x 48 x 64, 441 displacements; 2.774 GFLOP, 2 x 3.146 and 5.419 million numbers
+        ("flownetc-headline", "forward", "float32", 2.774e9 / 67e12),  # the clock promises more than the product reached
+        ("flownetc-headline", "vjp", "float32", 2 * 2.774e9 / 67e12),
+        ("flownetc-headline", "forward", "float64", 2.774e9 / 60e12),  # and here the product reached more
+        ("flownetc-headline", "forward", "bfloat16", 46.84e6 / 2 / 4e12),
+        ("flownetc-headline", "vjp", "bfloat16", (46.84e6 + 25.17e6) / 2 / 4e12),
+    ],
+)
+def test_the_bound_is_traffic_or_arithmetic(case, which, dtype, seconds):
+    row = running.Row(case, which, "direct", ours=True, auto=True)
+    assert cuda.bound(cuda_header(dtype), row) == pytest.approx(seconds, rel=1e-3)
+
+
+def test_what_was_not_measured_is_not_taken_for_zero():
+    header = cuda_header("float16")
+    header.device.update(hgemm_gflops=0.0)
+    assert cuda.peak_rate(header) == 67e12
+    header.device.update(theoretical_float32_gflops=None)
+    row = running.Row("flownetc-headline", "forward", "direct", ours=True, auto=True)
+    assert cuda.bound(header, row) == pytest.approx(46.84e6 / 2 / 4e12, rel=1e-3)
+
+
+def test_the_table_of_a_device_shows_the_share_of_the_bound_and_the_hosts_time(capsys):
+    base = {"case": "piv", "which": "forward", "ours": True, "auto": True}
+    row = running.Row(**base, contestant="box", timing=timing.Timing((0.25,)), ratio=1.0, rate=5e9, peak_bytes=2**21, host=8e-6)
+    report.print_header(report.wide_console(), cuda_header())
+    report.print_rows(report.wide_console(), [row], 1e10, bound=lambda row: 0.05)
+    printed = capsys.readouterr().out
+    assert "a GPU in a test, compute capability 9.0" in printed
+    assert "driver 570.1 for CUDA 13.0, runtime 12.9" in printed
+    assert "not measured: hgemm_gflops: no cuBLAS" in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("piv")]
+    assert line.split() == ["piv", "forward", "box", "(auto)", "250", "250", "250-250", "1", "1", "20.00%", "8.0", "2.0"]
+    record = report.record(row, 1e10, lambda row: 0.05)
+    assert (record["bound_s"], record["share_of_bound"], record["host_s"]) == (0.05, 0.2, 8e-6)
+
+
+# The check of a device -----------------------------------------------------------------------------------------------
+
+
+def wrong(findings):
+    return [finding for finding in findings if finding.wrong is not None]
+
+
+def doubled(problem, input1, input2, out):
+    reference.forward(problem, input1, input2, out)
+    out *= 2
+
+
+def drifting(problem, input1, input2, out, runs=iter(range(1000))):  # noqa: B008 - counts the calls
+    reference.forward(problem, input1, input2, out)
+    out.view(f"u{out.itemsize}")[...] ^= next(runs) % 2
+
+
+def answered_by(monkeypatch, forward):
+    """`direct` is answered by a function."""
+    rows = tuple(replace(row, forward=forward) if row.name == "direct" else row for row in _dispatch.VARIANTS)
+    monkeypatch.setattr(_dispatch, "VARIANTS", rows)
+
+
+def test_right_results_pass_every_check_of_the_definition(gpu):
+    findings = [*check.definition(cuda_header()), *check.orders(cuda_header())]
+    assert wrong(findings) == []
+    looked_at = {tuple(finding.what.split(", ")[-2:]) for finding in findings}
+    assert looked_at == {(dtype, variant) for dtype in check.ROUNDING for variant in ("box", "direct")}
+
+
+@pytest.mark.parametrize(("forward", "said"), [(doubled, "output is"), (drifting, "other bits of output")])
+def test_wrong_and_changing_results_are_found(gpu, monkeypatch, forward, said):
+    answered_by(monkeypatch, forward)
+    monkeypatch.setattr(check, "SMALL", {name: check.SMALL[name] for name in ("flownetc", "everything")})
+    found = wrong(check.definition(cuda_header()))
+    assert {finding.what for finding in found} == {f"{name}, {dtype}, direct" for name in check.SMALL for dtype in check.ROUNDING}
+    assert all(said in finding.wrong for finding in found)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("name", ["everything", "scaled", "template"])
+def test_the_allowed_error_is_the_oracles(name, dtype):
+    small = check.SMALL[name]
+    x1, x2, g = small.arrays(dtype)
+    triples = oracle.forward(x1, x2, **small.keywords), *oracle.vjp(g, x1, x2, **small.keywords)
+    for (value, allowed), triple in zip(check._expected(small, (x1, x2, g), dtype), triples, strict=True):
+        assert np.allclose(value, triple[0], rtol=1e-12, atol=1e-12)
+        assert np.allclose(allowed, oracle.bound(triple, dtype, "float32"), rtol=1e-12)
+
+
+def test_a_step_that_fails_is_a_finding_and_the_next_one_runs(gpu, monkeypatch, tmp_path, capsys):
+    def failing_step(header):
+        yield check.Finding("first", told="seen")
+        raise RuntimeError("out of luck\nand more")
+
+    steps = {"bad": failing_step, "good": lambda header: iter([check.Finding("second", numbers={"seconds": 1.5})])}
+    monkeypatch.setattr(check, "STEPS", steps)
+    monkeypatch.setattr(cuda, "header", lambda arguments, dtype: cuda_header(dtype))
+    assert check.run([], tmp_path / "check.json") == 1
+    printed = capsys.readouterr().out
+    assert "wrong: the step itself: RuntimeError: out of luck" in printed
+    assert "bad: 2 looked at, 1 wrong" in printed
+    assert "good: 1 looked at, 0 wrong" in printed
+    written = json.loads((tmp_path / "check.json").read_text())
+    assert written["device"]["model"] == "a GPU in a test"
+    assert [finding["what"] for finding in written["steps"]["good"]] == ["second"]
+    monkeypatch.setattr(check, "STEPS", {"good": steps["good"]})
+    assert check.run([], None) == 0
+
+
+def test_every_build_is_compiled_and_a_failure_is_named(gpu, monkeypatch):
+    def function(kernel, device):
+        if kernel.entry == "box_filter":
+            raise RuntimeError("cannot compile\nline 3")
+
+    monkeypatch.setattr(check.compiler, "function", function)
+    *each, told = check.builds(cuda_header())
+    builds = list(check.kernels.builds())
+    assert [finding.what for finding in each] == [name for name, _ in builds]
+    assert len(wrong(each)) == sum(kernel.entry == "box_filter" for _, kernel in builds) > 0
+    assert told.numbers["builds"] == len(builds)
+
+
+def test_the_times_of_ours_are_told_with_the_bound(gpu, monkeypatch, capsys):
+    small = replace(cases.CASES[0].small(), name=cases.CASES[0].name, acceptance=True)
+    monkeypatch.setattr(check.cases, "CASES", (small,))
+    monkeypatch.setattr(cuda, "measure_rates", lambda header: None)
+    quiet = replace(cuda.MACHINE, stopwatch=lambda work, calls: 1.0, available=lambda: 2**40, peak=lambda *_: 0, host=None)
+    monkeypatch.setattr(cuda, "MACHINE", quiet)
+    direct = next(each for each in rivals.cuda_contestants() if each.name == "direct")
+    other_work = replace(direct, name="other-work", ours=False, forward=lambda case, inputs: lambda: (np.ones(1),))
+    monkeypatch.setattr(rivals, "cuda_contestants", lambda: (direct, other_work))
+    findings = list(check.times(cuda_header()))
+    assert wrong(findings) == []  # a rival may compute what it likes
+    assert "other-work on flownetc-headline, forward: output has shape" in capsys.readouterr().out
+    timed = [finding.numbers for finding in findings if "median_s" in finding.numbers and finding.numbers["ours"]]
+    assert [(each["contestant"], each["pass"]) for each in timed] == [("direct", "forward"), ("direct", "vjp")] * 2
+    assert all(each["share_of_bound"] > 0 for each in timed)
+
+
+def test_tools_that_are_there_are_named_with_their_command(monkeypatch):
+    monkeypatch.setattr(check.shutil, "which", lambda name: "/somewhere" if name == "ncu" else None)
+    (finding,) = check.tools(cuda_header())
+    assert finding.told.startswith("  ncu is here: ncu --set full python -m benchmarks --device cuda")
