@@ -11,8 +11,16 @@ from typing import Any
 import numpy as np
 
 from . import _dispatch
-from ._arrays import array_kind, array_module, current_device_of, known_array, known_arrays
-from ._dtypes import check_scale, element_type, named_dtype
+from ._arrays import (
+    array_kind,
+    array_module,
+    current_device_of,
+    keep_for_replays,
+    known_array,
+    known_arrays,
+    may_share_memory,
+)
+from ._dtypes import ElementType, check_scale, element_type, named_dtype
 from ._problem import Problem, check_precision, parameters, problem
 
 
@@ -117,13 +125,14 @@ def spatial_correlation_sample(
     xp = array_module(input1)
     with current_device_of(input1):
         # A caller's array that shares memory with an input may only be written once every sum is known.
-        fresh = written is None or any(xp.may_share_memory(written, x) for x in (input1, input2))
+        fresh = written is None or any(may_share_memory(written, x) for x in (input1, input2))
         target = xp.empty(asked.out_shape, result_dtype if written is None else written.dtype) if fresh else written
         chosen.forward(asked, input1, input2, target)
         if written is None:
             return target
         if fresh:
             written[...] = target
+            keep_for_replays(target)
     return out
 
 
@@ -250,12 +259,15 @@ def _asked(input1: Any, input2: Any, given: tuple, patch_offset: Any, scale: Any
     """Check everything that can be wrong with the inputs and the parameters, and say what is asked."""
     arguments = (input1.shape, input1.dtype, input2.shape, input2.dtype, given, patch_offset, scale, precision)
     # Models ask the same thing again and again. True and 1.0 equal 1 and are no integers: only what is plain may be looked up.
-    plain = all(map(_is_plain, given)) and _is_plain(patch_offset) and type(scale) in (float, int) and type(precision) is str
-    return _ask_once(*arguments) if plain else _ask(*arguments)
+    return _ask_once(*arguments) if all_plain(given, patch_offset, scale) and type(precision) is str else _ask(*arguments)
+
+
+def all_plain(given: tuple, patch_offset: Any, scale: Any) -> bool:
+    """Whether equality tells these parameters from everything else that could be passed in their place."""
+    return all(map(_is_plain, given)) and _is_plain(patch_offset) and type(scale) in (float, int)
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether equality tells such a value from everything else that could be passed in its place."""
     if type(value) is tuple:
         return all(type(each) is int for each in value)
     return type(value) is int or value is None
@@ -264,17 +276,21 @@ def _is_plain(value: Any) -> bool:
 def _ask(
     shape1: tuple, dtype1: np.dtype, shape2: tuple, dtype2: np.dtype, given: tuple, patch_offset: Any, scale: Any, precision: Any
 ) -> Problem:
-    row = element_type("input1", dtype1)
-    if element_type("input2", dtype2) is not row:
-        got = f"got input1.dtype={dtype1.name}, input2.dtype={dtype2.name}"
-        raise TypeError(f"input1 and input2 must have the same dtype, {got}")
+    check_elements(element_type("input1", dtype1), element_type("input2", dtype2))
     asked = problem(parameters(*given, patch_offset=patch_offset, scale=scale), shape1, shape2)
-    check_scale(asked.parameters.scale, row)
+    check_scale(asked.parameters.scale, element_type("input1", dtype1))
     check_precision(precision)
     return asked
 
 
 _ask_once = lru_cache(1024)(_ask)
+
+
+def check_elements(first: ElementType, second: ElementType) -> None:
+    """Refuse inputs of two dtypes."""
+    if first is not second:
+        got = f"got input1.dtype={first.name}, input2.dtype={second.name}"
+        raise TypeError(f"input1 and input2 must have the same dtype, {got}")
 
 
 def _result_dtype(input1: Any, dtype: Any) -> np.dtype:
@@ -297,12 +313,17 @@ def _check_out(out: Any, like: Any, asked: Problem, dtype: Any, result_dtype: np
 def _check_cotangent(cotangent: Any, like: Any, asked: Problem, result_dtype: np.dtype) -> Any:
     """Check the cotangent; as an array of the inputs' kind."""
     cotangent = _beside_inputs("cotangent", cotangent, like)
-    element_type("cotangent", cotangent.dtype)
-    if cotangent.dtype != result_dtype:
-        raise TypeError(f"cotangent must have the output's dtype {result_dtype.name}, got cotangent.dtype={cotangent.dtype.name}")
-    if cotangent.shape != asked.out_shape:
-        raise ValueError(f"cotangent must have the output's shape {asked.out_shape}, got cotangent.shape={cotangent.shape}")
+    rows = element_type("cotangent", cotangent.dtype), element_type("dtype", result_dtype)
+    check_cotangent(*rows, cotangent.shape, asked)
     return cotangent
+
+
+def check_cotangent(element: ElementType, result: ElementType, shape: tuple, asked: Problem) -> None:
+    """Refuse a cotangent that is not of the output's dtype and shape."""
+    if element is not result:
+        raise TypeError(f"cotangent must have the output's dtype {result.name}, got cotangent.dtype={element.name}")
+    if tuple(shape) != asked.out_shape:
+        raise ValueError(f"cotangent must have the output's shape {asked.out_shape}, got cotangent.shape={tuple(shape)}")
 
 
 def _beside_inputs(name: str, array: Any, like: Any) -> Any:

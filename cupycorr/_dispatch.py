@@ -32,16 +32,21 @@ class Place:
     device: Device | None
 
 
-_CPU = Place("numpy", None)
+CPU = Place("numpy", None)
 
 
 def place(array: Any) -> Place:
     """The place of a NumPy or CuPy array."""
-    return _CPU if array_kind(array) == "numpy" else _gpu(facts(array.device.id))
+    return CPU if array_kind(array) == "numpy" else gpu(array.device.id)
+
+
+def gpu(index: int) -> Place:
+    """The place of what is on the GPU of that number."""
+    return _on(facts(index))
 
 
 @lru_cache
-def _gpu(device: Device) -> Place:
+def _on(device: Device) -> Place:
     return Place("cupy", device)
 
 
@@ -124,15 +129,27 @@ def choose(problem: Problem, where: Place, variant: str = "auto") -> Variant:
     NotImplementedError
         The named variant, or every variant, cannot run; the message says why.
     """
-    forced = [row for row in VARIANTS if row.name == variant]
-    if variant != "auto" and not forced:
-        names = ", ".join(repr(row.name) for row in VARIANTS)
-        raise ValueError(f"variant must be 'auto' or one of {names}, got variant={variant!r}")
+    forced = named_variants(variant)
     for row in forced or VARIANTS:
         if row.kind == where.kind and row.missing(problem) is None and (forced or row.worthwhile(problem) is None):
             return row
     reasons = "; ".join(f"{row.name}: {row.can_run(problem, where) or row.worthwhile(problem)}" for row in forced or VARIANTS)
     raise NotImplementedError(f"no variant can run this, got variant={variant!r} ({reasons})")
+
+
+def named_variants(variant: str) -> list[Variant]:
+    """The row of that name, alone; none for ``"auto"``.
+
+    Raises
+    ------
+    ValueError
+        There is no variant of that name.
+    """
+    named = [row for row in VARIANTS if row.name == variant]
+    if variant != "auto" and not named:
+        names = ", ".join(repr(row.name) for row in VARIANTS)
+        raise ValueError(f"variant must be 'auto' or one of {names}, got variant={variant!r}")
+    return named
 
 
 # Explanations -----------------------------------------------------------------------------------------------------------------

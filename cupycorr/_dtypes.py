@@ -47,11 +47,17 @@ def element_type(name: str, dtype: Any) -> ElementType:
         The operator does not run on this dtype (integers, complex numbers, foreign byte order).
     """
     dtype = np.dtype(dtype)
-    row = ELEMENT_TYPES.get(dtype.name)
-    if row is None:
-        raise TypeError(f"{name} must be one of {', '.join(ELEMENT_TYPES)}, got {name}.dtype={dtype.name}")
+    row = element_type_called(name, dtype.name)
     if not dtype.isnative:
         raise TypeError(f"{name} must be in native byte order, got {name}.dtype={dtype.str!r}")
+    return row
+
+
+def element_type_called(name: str, dtype_name: str) -> ElementType:
+    """`element_type` of a dtype that NumPy may not have, by its name."""
+    row = ELEMENT_TYPES.get(dtype_name)
+    if row is None:
+        raise TypeError(f"{name} must be one of {', '.join(ELEMENT_TYPES)}, got {name}.dtype={dtype_name}")
     return row
 
 
@@ -76,8 +82,13 @@ def named_dtype(dtype: Any) -> np.dtype:
     except (TypeError, ValueError, SyntaxError):  # numpy parses strings and dicts; each may go wrong in its own way
         found = None
     if dtype is None or found is None or found.name not in ELEMENT_TYPES or not found.isnative:
-        raise TypeError(f"dtype must be one of {', '.join(ELEMENT_TYPES)}, got dtype={dtype!r}")
+        raise no_element_type(dtype)
     return found
+
+
+def no_element_type(dtype: Any) -> TypeError:
+    """What is raised where a caller asked by ``dtype=`` for what is no dtype of the table."""
+    return TypeError(f"dtype must be one of {', '.join(ELEMENT_TYPES)}, got dtype={dtype!r}")
 
 
 def check_scale(scale: float, row: ElementType) -> None:

@@ -15,6 +15,17 @@ def has_device():
     return cupy.is_available()
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """Where a torch test has its tensors: its twin on a GPU runs under ``-m gpu``."""
+    if request.param == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("torch sees no CUDA device")
+    return request.param
+
+
 def pytest_collection_modifyitems(items):
     if not has_device():
         for item in items:

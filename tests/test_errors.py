@@ -158,7 +158,7 @@ NOT_ARRAYS = {
         ("number", np.float32(1), "got numpy.float32"),
         ("string", "frame.png", "got builtins.str"),
         ("memoryview", memoryview(ones()), "got builtins.memoryview"),
-        ("torch tensor", torch.zeros(SHAPE), f"got a torch tensor: pass {name}.detach().numpy()"),
+        ("torch tensor", torch.zeros(SHAPE), f"a torch tensor: call cupycorr.torch.spatial_correlation_sample, or pass {name}."),
         ("torch parameter", torch.nn.Parameter(torch.zeros(SHAPE)), "got a torch tensor"),
         ("masked array", np.ma.masked_greater(ones(), 2), f"not be a masked array, whose mask would be lost: pass {name}"),
     )

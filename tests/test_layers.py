@@ -19,7 +19,9 @@ FLOORS = (
     ("cupycorr._backends.reference", "cupycorr._backends.blas", "cupycorr._backends.simd"),
     ("cupycorr._dispatch",),
     ("cupycorr._api",),
-    ("cupycorr.motion",),
+    ("cupycorr.motion", "cupycorr.torch._bridge", "cupycorr.torch._transforms"),
+    ("cupycorr.torch._ops",),
+    ("cupycorr.torch",),
     ("cupycorr._pictures",),
     ("cupycorr",),
     ("cupycorr.cli",),
@@ -37,6 +39,10 @@ GUESTS = {
     "cupycorr._dtypes": {"ml_dtypes"},
     "cupycorr._pictures": {"matplotlib"},
     "cupycorr.cli": {"click", "PIL", "rich", "skimage"},
+    "cupycorr.torch": {"torch"},
+    "cupycorr.torch._bridge": {"ml_dtypes", "torch"},
+    "cupycorr.torch._ops": {"torch"},
+    "cupycorr.torch._transforms": {"torch"},
 }
 
 
@@ -119,8 +125,18 @@ def test_third_party_packages_are_imported_by_their_one_module_inside_a_function
     def third_party(names):
         return {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"cupycorr"}
 
+    at_top = {"numpy", "torch"} if is_torchs(module) else {"numpy"}
     assert third_party(imports_of(module)) <= {"numpy"} | GUESTS.get(module, set())
-    assert third_party(imports_of(module, at_top=True)) <= {"numpy"}
+    assert third_party(imports_of(module, at_top=True)) <= at_top
+
+
+def is_torchs(module):
+    return f"{module}.".startswith("cupycorr.torch.")
+
+
+def test_nothing_outside_imports_what_imports_torch():
+    for module in MODULES:
+        assert is_torchs(module) or not any(map(is_torchs, imports_of(module))), module
 
 
 WALKED = {

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .._arrays import keep_for_replays
 from .._cuda.device import facts, import_cupy
 from .._cuda.launcher import bind
 from .._problem import Problem
@@ -33,7 +34,7 @@ _Y, _X = 3, 4  # axes of a volume (B, PH, PW, y, x)
 class Launch:
     """A kernel bound to its device, its grid and its scalars, and where the addresses it takes come from."""
 
-    run: Callable[[tuple[int, ...]], None]
+    run: Callable[[tuple[int, ...], Any], None]
     pointers: tuple[Pointer, ...]
 
 
@@ -44,10 +45,13 @@ class Plan:
     launches: tuple[Launch, ...]
     workspace: int
 
-    def run(self, addresses: Mapping[str, int]) -> None:
-        """Launch everything; ``addresses`` tells where each array, and the workspace if there is one, begins."""
+    def run(self, addresses: Mapping[str, int], stream: Any = None) -> None:
+        """Launch everything; ``addresses`` tells where each array, and the workspace if there is one, begins.
+
+        It goes to CuPy's current stream, or to that whose address is ``stream.ptr``.
+        """
         for launch in self.launches:
-            launch.run(tuple([addresses[pointer.buffer] + pointer.offset for pointer in launch.pointers]))
+            launch.run(tuple([addresses[pointer.buffer] + pointer.offset for pointer in launch.pointers]), stream)
 
 
 def _plan(calls: Iterator[Call], workspace: int, device: int) -> Plan:
@@ -263,7 +267,7 @@ def _run(plan: Plan, arrays: Mapping[str, Any]) -> None:
     if plan.workspace:
         workspace = import_cupy().empty(plan.workspace, np.uint8)
         addresses["workspace"] = workspace.data.ptr
-        _keep_while_captured(workspace)
+        keep_for_replays(workspace)
     plan.run(addresses)
 
 
@@ -272,15 +276,6 @@ def _address(name: str, array: Any) -> int:
     if address % array.dtype.itemsize:
         raise ValueError(f"{name} must begin at a multiple of its {array.dtype.itemsize} bytes, got address {address:#x}")
     return address
-
-
-_captured: list[Any] = []
-
-
-def _keep_while_captured(workspace: Any) -> None:
-    """A graph runs again with the addresses it was captured with, and nobody tells when it ends: its workspace is never freed."""
-    if import_cupy().cuda.get_current_stream().is_capturing():
-        _captured.append(workspace)
 
 
 # What is said about it --------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """A compiled kernel bound to everything about its launches that does not change: device, grid, block, shared memory, scalars.
 
-A launch goes to CuPy's current stream of the device, asked for at that moment, and leaves the current device as it was. It checks
-nothing and does as little in Python as it can: the number, order and types of the arguments are the caller's duty.
+A launch goes to CuPy's current stream of the device, asked for at that moment, or to the stream it is given, and leaves the
+current device as it was. It checks nothing and does as little in Python as it can: the number, order and types of the arguments
+are the caller's duty.
 """
 
 from __future__ import annotations
@@ -16,9 +17,7 @@ from .source import Kernel
 _LARGEST_GRID = 2**31 - 1
 
 
-def bind(
-    kernel: Kernel, device: int, grid: int, block: int, shared: int, scalars: Sequence[Any] = ()
-) -> Callable[[tuple[Any, ...]], None]:
+def bind(kernel: Kernel, device: int, grid: int, block: int, shared: int, scalars: Sequence[Any] = ()) -> Callable[..., None]:
     """Compile a kernel and return what launches it.
 
     Parameters
@@ -38,7 +37,7 @@ def bind(
     -------
     callable
         Takes the tuple of the arguments that come before the scalars: Python integers for pointers and for 64-bit integers, NumPy
-        scalars for everything else.
+        scalars for everything else. Then the stream, unless it is CuPy's current one: an object whose ``ptr`` is its address.
 
     Raises
     ------
@@ -56,12 +55,12 @@ def bind(
         start = loaded.kernel  # of this device, without RawKernel's look-up
     blocks, threads, constants = (grid, 1, 1), (block, 1, 1), _prepared(scalars)
 
-    def launch(arguments: tuple[Any, ...]) -> None:
+    def launch(arguments: tuple[Any, ...], stream: Any = None) -> None:
         before = current()
         if before != device:
             make_current(device)
         try:
-            start(blocks, threads, arguments + constants, shared)
+            start(blocks, threads, arguments + constants, shared, stream)
         except RuntimeError as error:
             what = f"kernel {kernel.entry} of {kernel.file} on device {device}"
             size = f"grid {grid}, block {block}, {shared} bytes of dynamic shared memory"

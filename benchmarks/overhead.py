@@ -1,0 +1,64 @@
+"""``python -m benchmarks.overhead``: what a call costs beside its arithmetic, of the array function and of the torch operator.
+
+Calls without gradients, timed in turn, next to `torch.add`: on an empty batch, which leaves nothing but the call, and on images
+so small that the call is most of it.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+import cupycorr
+from cupycorr.torch import spatial_correlation_sample
+
+ROUNDS = 60
+CALLS = 100  # of each in a round
+
+SHAPES = {"empty batch": (0, 8, 8, 8), "one small pair": (1, 8, 8, 8)}
+PATCH = 3
+
+
+def entrants(shape: tuple[int, ...]) -> dict[str, Callable[[], object]]:
+    """What is timed on one shape: name -> a call."""
+    tensor = torch.ones(shape)
+    array = tensor.numpy()
+    return {
+        "array function": lambda: cupycorr.spatial_correlation_sample(array, array, patch_size=PATCH),
+        "torch operator": lambda: spatial_correlation_sample(tensor, tensor, patch_size=PATCH),
+        "torch.add": lambda: torch.add(tensor, tensor),
+    }
+
+
+def medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Seconds a call takes, in the middle of rounds that shuffle who comes first."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
+    for _ in range(ROUNDS):
+        random.shuffle(order)
+        for name in order:
+            begin = time.perf_counter()
+            for _ in range(CALLS):
+                calls[name]()
+            taken[name].append((time.perf_counter() - begin) / CALLS)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def main() -> None:
+    """Print a line for each entrant and shape."""
+    print(f"numpy {np.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads; microseconds a call, medians")
+    with torch.no_grad():
+        for name, shape in SHAPES.items():
+            found = medians(entrants(shape))
+            told = ", ".join(f"{who} {1e6 * seconds:.1f}" for who, seconds in found.items())
+            added = found["torch operator"] - found["array function"]
+            print(f"{name} {shape}: {told}; the operator adds {1e6 * added:.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""The torch front door: the operator for tensors, as a function and as a module.
+
+It is an operator of torch's own kind: differentiable to any order, compiled and exported in one piece, run on the tensor's device
+and torch's current stream. Importing `cupycorr` does not import this module; it alone needs torch.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError('cupycorr.torch needs torch: pip install "cupycorr[torch]"', name=error.name) from error
+
+from .. import _api, _dispatch
+from .._dtypes import no_element_type
+from .._problem import check_precision, parameters
+from ._bridge import ELEMENTS, Arguments
+from ._ops import correlate
+
+__all__ = ["SpatialCorrelationSampler", "spatial_correlation_sample"]
+
+
+def spatial_correlation_sample(
+    input1: torch.Tensor,
+    input2: torch.Tensor,
+    kernel_size: int | tuple[int, int] = 1,
+    patch_size: int | tuple[int, int] = 1,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    dilation_patch: int | tuple[int, int] = 1,
+    *,
+    patch_offset: int | tuple[int, int] | None = None,
+    scale: float = 1.0,
+    dtype: torch.dtype | None = None,
+    precision: str | None = None,
+    variant: str = "auto",
+) -> torch.Tensor:
+    """Correlate patches of two feature maps over a grid of displacements: `cupycorr.spatial_correlation_sample` for tensors.
+
+    .. code-block:: text
+
+        out[b, m, n, i, j] = scale * sum over c, u < kH, v < kW of
+            input1[b, c, y, x] * input2[b, c, y + dy(m), x + dx(n)]
+        with  y = i sH - aH + u dH,   x = j sW - aW + v dW
+              dy(m) = qH + eH (m - (PH - 1) // 2),   dx(n) = qW + eW (n - (PW - 1) // 2)
+
+    Differentiable in both inputs, to any order of reverse mode; the same inputs give bitwise the same output and gradients. Under
+    autocast the inputs are cast to its dtype, as a convolution's are.
+
+    Parameters
+    ----------
+    input1 : Tensor, shape (B, C, H, W)
+        float16, bfloat16, float32 or float64, on the CPU or on a CUDA device. Any strides; none are copied.
+    input2 : Tensor, shape (B, C, H, W), or (B, C, H2, W2) where ``patch_offset`` is passed
+        Same device and dtype as ``input1``.
+    kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, scale, variant
+        As `cupycorr.spatial_correlation_sample` takes them.
+    dtype : torch.dtype, optional
+        Output dtype where it is not the inputs' (float32 out of halves); rounded once, from the sum.
+    precision : {"highest", "high", "medium"}, optional
+        Whether float32 products may run in a narrower format on tensor cores. None is what
+        `torch.get_float32_matmul_precision` says when the operator runs.
+
+    Returns
+    -------
+    Tensor, shape (B, PH, PW, oH, oW)
+        Contiguous, of the inputs' device and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError, NotImplementedError
+        As `cupycorr.spatial_correlation_sample`. Forward-mode differentiation is a NotImplementedError.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cupycorr.torch import spatial_correlation_sample
+    >>> x1 = torch.randn(1, 64, 16, 16, requires_grad=True)
+    >>> x2 = torch.roll(x1.detach(), (2, -1), dims=(2, 3))  # everything moved down 2 and left 1
+    >>> scores = spatial_correlation_sample(x1, x2, patch_size=7)
+    >>> scores.shape
+    torch.Size([1, 7, 7, 16, 16])
+    >>> divmod(scores[0, :, :, 8, 8].argmax().item(), 7)  # dy + 3, dx + 3
+    (5, 2)
+    >>> scores.sum().backward()
+    >>> x1.grad.shape
+    torch.Size([1, 64, 16, 16])
+    """
+    input1, input2 = _cast(_tensor("input1", input1), _tensor("input2", input2))
+    given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
+    return correlate(input1, input2, *_arguments(given, patch_offset, scale, dtype, precision, variant))
+
+
+class SpatialCorrelationSampler(torch.nn.Module):
+    """`spatial_correlation_sample` as a module without parameters, its arguments in the same order.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cupycorr.torch import SpatialCorrelationSampler
+    >>> sampler = SpatialCorrelationSampler(1, 9, 1, 0, 1)
+    >>> sampler
+    SpatialCorrelationSampler(kernel_size=1, patch_size=9, stride=1, padding=0, dilation=1, dilation_patch=1)
+    >>> sampler(torch.zeros(2, 16, 24, 32), torch.zeros(2, 16, 24, 32)).shape
+    torch.Size([2, 9, 9, 24, 32])
+    """
+
+    def __init__(
+        self,
+        kernel_size: int | tuple[int, int] = 1,
+        patch_size: int | tuple[int, int] = 1,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        dilation_patch: int | tuple[int, int] = 1,
+        *,
+        patch_offset: int | tuple[int, int] | None = None,
+        scale: float = 1.0,
+        dtype: torch.dtype | None = None,
+        precision: str | None = None,
+        variant: str = "auto",
+    ) -> None:
+        super().__init__()
+        given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
+        _arguments(given, patch_offset, scale, dtype, precision, variant)
+        self.kernel_size, self.patch_size, self.stride, self.padding, self.dilation, self.dilation_patch = given
+        self.patch_offset, self.scale, self.dtype, self.precision, self.variant = patch_offset, scale, dtype, precision, variant
+
+    def forward(self, input1: torch.Tensor, input2: torch.Tensor) -> torch.Tensor:
+        """The correlation of two tensors (B, C, H, W), as (B, PH, PW, oH, oW)."""
+        return spatial_correlation_sample(
+            input1,
+            input2,
+            self.kernel_size,
+            self.patch_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.dilation_patch,
+            patch_offset=self.patch_offset,
+            scale=self.scale,
+            dtype=self.dtype,
+            precision=self.precision,
+            variant=self.variant,
+        )
+
+    def extra_repr(self) -> str:
+        """The six sizes, and of the rest what is not the default."""
+        defaults = Arguments._field_defaults
+        told = [name for number, name in enumerate(defaults) if number < 6 or getattr(self, name) != defaults[name]]
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in told)
+
+
+def _tensor(name: str, value: torch.Tensor) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} must be a torch tensor, got {type(value).__module__}.{type(value).__qualname__}")
+    return value
+
+
+_AUTOCAST_DEVICES = ("cpu", "cuda")
+
+
+def _cast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors in autocast's dtype where it is on. It leaves float64 alone, and so is everything that is no float."""
+    kind = tensors[0].device.type
+    if kind not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors)
+
+
+def _arguments(given: tuple, patch_offset: Any, scale: Any, dtype: Any, precision: Any, variant: Any) -> tuple:
+    """Check and normalise what the operator takes beside tensors."""
+    asked = given, patch_offset, scale, dtype, precision, variant
+    if torch.compiler.is_compiling():
+        # A traced float may be a symbol, of which nobody can say whether it is finite: the operator asks the number it becomes.
+        return _normal(given, patch_offset, 1.0 if type(scale) is float else scale, *asked[3:])._replace(scale=scale)
+    words = all(value is None or type(value) in (str, torch.dtype) for value in asked[3:])
+    return _normal_once(*asked) if words and _api.all_plain(given, patch_offset, scale) else _normal(*asked)
+
+
+def _normal(given: tuple, patch_offset: Any, scale: Any, dtype: Any, precision: Any, variant: Any) -> Arguments:
+    normal = parameters(*given, patch_offset=patch_offset, scale=scale)
+    if precision is not None:
+        check_precision(precision)
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in ELEMENTS):
+        raise no_element_type(dtype)
+    _dispatch.named_variants(variant)
+    pairs = normal.kernel_size, normal.patch_size, normal.stride, normal.padding, normal.dilation, normal.dilation_patch
+    return Arguments(*pairs, normal.patch_offset, normal.scale, dtype, precision, variant)
+
+
+@lru_cache(1024)
+def _normal_once(*asked: Any) -> tuple:
+    return _normal(*asked).shortest()

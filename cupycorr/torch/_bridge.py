@@ -1,0 +1,232 @@
+"""Tensors to the backends and back: what is asked of them, where they lie, and the two maps on the CPU and on a GPU.
+
+Nothing is copied on the way. A CPU tensor is seen as a NumPy array of the same memory, and a result the other way round. Of a
+CUDA tensor only the address and the strides are taken; the kernels are launched on torch's current stream of its device, and what
+is new there is allocated by torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from .. import _api, _dispatch
+from .._backends import cuda
+from .._backends.kernels import NOWHERE, Layout
+from .._dtypes import ELEMENT_TYPES, ElementType, check_scale, element_type_called
+from .._problem import Pair, Problem, check_precision, parameters, problem
+
+ELEMENTS = {getattr(torch, name): row for name, row in ELEMENT_TYPES.items()}
+
+
+class Arguments(NamedTuple):
+    """What the operators take beside tensors, with the defaults of their schemas; the pairs may be lists."""
+
+    kernel_size: Pair = (1, 1)
+    patch_size: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    dilation_patch: Pair = (1, 1)
+    patch_offset: Pair | None = None
+    scale: float = 1.0
+    dtype: torch.dtype | None = None
+    precision: str | None = None
+    variant: str = "auto"
+
+    def shortest(self) -> tuple:
+        """Without the defaults at the end, of which each costs a call 0.3 us."""
+        defaults = self._field_defaults.values()
+        differs = [value != default for value, default in zip(self, defaults, strict=True)]
+        return self[: len(differs) - differs[::-1].index(True)] if any(differs) else ()
+
+
+# What is asked ----------------------------------------------------------------------------------------------------------------
+
+
+def ask(input1: torch.Tensor, input2: torch.Tensor, arguments: Arguments) -> Problem:
+    """Check the inputs and the parameters; sizes may be symbols."""
+    _check_device("input1", input1, "input2", input2)
+    return _ask(input1.shape, input1.dtype, input2.shape, input2.dtype, *arguments)
+
+
+def ask_once(input1: torch.Tensor, input2: torch.Tensor, arguments: Arguments) -> Problem:
+    """`ask`, remembered: models ask the same thing again and again. Sizes must be numbers."""
+    _check_device("input1", input1, "input2", input2)
+    hashable = [tuple(value) if type(value) is list else value for value in arguments]
+    return _ask_once(input1.shape, input1.dtype, input2.shape, input2.dtype, *hashable)
+
+
+def _ask(shape1: Any, dtype1: torch.dtype, shape2: Any, dtype2: torch.dtype, *given: Any) -> Problem:
+    arguments = Arguments(*given)
+    row = _element("input1", dtype1)
+    _api.check_elements(row, _element("input2", dtype2))
+    asked = problem(parameters(*given[:6], patch_offset=arguments.patch_offset, scale=arguments.scale), shape1, shape2)
+    check_scale(asked.parameters.scale, row)
+    check_precision(_precision(arguments))
+    _dispatch.named_variants(arguments.variant)
+    return asked
+
+
+_ask_once = lru_cache(1024)(_ask)
+
+
+def _precision(arguments: Arguments) -> str:
+    """Torch's own setting, where a caller has none."""
+    return torch.get_float32_matmul_precision() if arguments.precision is None else arguments.precision
+
+
+def _element(name: str, dtype: torch.dtype) -> ElementType:
+    return ELEMENTS.get(dtype) or element_type_called(name, str(dtype).removeprefix("torch."))
+
+
+def _check_device(name: str, tensor: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
+    if tensor.device != other.device:
+        raise ValueError(f"{name} and {other_name} must be on the same device, got {tensor.device} and {other.device}")
+
+
+def check_cotangent(cotangent: torch.Tensor, input1: torch.Tensor, arguments: Arguments, asked: Problem) -> None:
+    """Refuse a cotangent that is not what the forward map returns."""
+    _check_device("cotangent", cotangent, "input1", input1)
+    result = _element("dtype", arguments.dtype or input1.dtype)
+    _api.check_cotangent(_element("cotangent", cotangent.dtype), result, cotangent.shape, asked)
+
+
+# New tensors ------------------------------------------------------------------------------------------------------------------
+
+
+def new_output(input1: torch.Tensor, arguments: Arguments, asked: Problem) -> torch.Tensor:
+    """A tensor for the result, to be filled."""
+    return input1.new_empty(asked.out_shape, dtype=arguments.dtype)
+
+
+def new_gradients(inputs: Iterable[torch.Tensor], needs: Iterable[bool]) -> tuple[torch.Tensor, ...]:
+    """Tensors for the gradients, to be filled; an empty one in place of each that is not needed."""
+    return tuple(x.new_empty(x.shape if needed else (0,)) for x, needed in zip(inputs, needs, strict=True))
+
+
+# On the CPU -------------------------------------------------------------------------------------------------------------------
+
+
+def forward_on_cpu(input1: torch.Tensor, input2: torch.Tensor, *given: Any) -> torch.Tensor:
+    """The correlation of two CPU tensors."""
+    arguments = Arguments(*given)
+    asked = ask_once(input1, input2, arguments)
+    chosen = _dispatch.choose(asked, _dispatch.CPU, arguments.variant)
+    dtype = arguments.dtype or input1.dtype
+    out = np.empty(asked.out_shape, _numpy_dtype(dtype))
+    chosen.forward(asked, _array(input1), _array(input2), out)
+    return _tensor(out, dtype)
+
+
+def vjp_on_cpu(
+    cotangent: torch.Tensor, input1: torch.Tensor, input2: torch.Tensor, needs: list[bool], *given: Any
+) -> tuple[torch.Tensor, ...]:
+    """The gradients of two CPU tensors."""
+    arguments = Arguments(*given)
+    asked = ask_once(input1, input2, arguments)
+    check_cotangent(cotangent, input1, arguments, asked)
+    chosen = _dispatch.choose(asked, _dispatch.CPU, arguments.variant)
+    arrays = chosen.vjp(asked, _array(cotangent), _array(input1), _array(input2), tuple(needs))
+    return tuple(input1.new_empty(0) if array is None else _tensor(array, input1.dtype) for array in arrays)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    """The same memory as a NumPy array; without `ml_dtypes`, bfloat16 as float32, which holds it exactly."""
+    if tensor.dtype != torch.bfloat16:
+        return tensor.numpy(force=True)  # without autograd, with the neg and conj bits resolved
+    dtype = _numpy_dtype(tensor.dtype)
+    return tensor.float().numpy(force=True) if dtype == np.float32 else tensor.view(torch.int16).numpy(force=True).view(dtype)
+
+
+def _tensor(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    """The same memory as a tensor of the dtype that an array of ours stands for."""
+    if dtype != torch.bfloat16:
+        return torch.from_numpy(array)
+    return torch.from_numpy(array).to(dtype) if array.dtype == np.float32 else torch.from_numpy(array.view(np.int16)).view(dtype)
+
+
+@lru_cache
+def _numpy_dtype(dtype: torch.dtype) -> np.dtype:
+    name = ELEMENTS[dtype].name
+    if name != "bfloat16":
+        return np.dtype(name)
+    try:
+        import ml_dtypes
+    except ImportError:
+        return np.dtype(np.float32)
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+# On a GPU ---------------------------------------------------------------------------------------------------------------------
+
+
+def forward_on_cuda(input1: torch.Tensor, input2: torch.Tensor, *given: Any) -> torch.Tensor:
+    """The correlation of two CUDA tensors, on their device."""
+    arguments = Arguments(*given)
+    asked = ask_once(input1, input2, arguments)
+    index = input1.device.index
+    chosen = _dispatch.choose(asked, _dispatch.gpu(index), arguments.variant)
+    out = new_output(input1, arguments, asked)
+    tensors = {"input1": input1, "input2": input2, "out": out}
+    _launch(cuda.forward_plan(chosen.name, asked, *map(_layout, tensors.values()), index), tensors, input1)
+    return out
+
+
+def vjp_on_cuda(
+    cotangent: torch.Tensor, input1: torch.Tensor, input2: torch.Tensor, needs: list[bool], *given: Any
+) -> tuple[torch.Tensor, ...]:
+    """The gradients of two CUDA tensors, on their device."""
+    arguments = Arguments(*given)
+    asked = ask_once(input1, input2, arguments)
+    check_cotangent(cotangent, input1, arguments, asked)
+    index = input1.device.index
+    chosen = _dispatch.choose(asked, _dispatch.gpu(index), arguments.variant)
+    gradients = new_gradients((input1, input2), needs)
+    layouts = tuple(_layout(gradient) if needed else None for gradient, needed in zip(gradients, needs, strict=True))
+    inputs = _layout(input1), _layout(input2)
+    tensors = {"cotangent": cotangent, "input1": input1, "input2": input2, "gradient1": gradients[0], "gradient2": gradients[1]}
+    _launch(cuda.vjp_plan(chosen.name, asked, _layout(cotangent), inputs, layouts, index), tensors, input1)
+    return gradients
+
+
+class Stream(NamedTuple):
+    """A CUDA stream's address, under the name that launches look for."""
+
+    ptr: int
+
+
+def _launch(plan: cuda.Plan, tensors: dict[str, torch.Tensor], like: torch.Tensor) -> None:
+    """Run a plan on the stream that torch is on. Its workspace is torch's too, so that a captured graph keeps it."""
+    addresses = {name: _address(name, tensor) for name, tensor in tensors.items()}
+    addresses[NOWHERE.buffer] = 0
+    if plan.workspace:
+        workspace = like.new_empty(plan.workspace, dtype=torch.uint8)
+        addresses["workspace"] = _address("workspace", workspace)
+    plan.run(addresses, Stream(current_stream(like.device.index)))
+
+
+def current_stream(index: int) -> int:
+    """The address of torch's current stream of a device."""
+    return torch._C._cuda_getCurrentRawStream(index)  # a fortieth of the public call's time
+
+
+def _address(name: str, tensor: torch.Tensor) -> int:
+    address = tensor.data_ptr()
+    if address % tensor.dtype.itemsize:
+        raise ValueError(f"{name} must begin at a multiple of its {tensor.dtype.itemsize} bytes, got address {address:#x}")
+    return address
+
+
+def _layout(tensor: torch.Tensor) -> Layout:
+    return _layout_once(tensor.dtype, tensor.shape, tensor.stride())
+
+
+@lru_cache(1024)  # the same object at every call, which caches of plans recognise at a glance
+def _layout_once(dtype: torch.dtype, shape: torch.Size, strides: tuple[int, ...]) -> Layout:
+    steps = tuple(0 if size <= 1 else stride for size, stride in zip(shape, strides, strict=True))
+    return Layout(ELEMENTS[dtype].name, tuple(shape), steps)

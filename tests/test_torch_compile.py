@@ -1,0 +1,237 @@
+"""The torch operator in one piece through torch.compile, torch.export and AOTInductor: values compared, graphs counted."""
+
+import re
+from functools import partial
+
+import pytest
+import torch
+from torch import func
+
+from cupycorr.torch import SpatialCorrelationSampler
+from cupycorr.torch import spatial_correlation_sample as correlate
+
+PARAMETERS = dict(kernel_size=3, patch_size=(3, 4), stride=(1, 2), padding=1, scale=0.5)
+measured = partial(correlate, **PARAMETERS)
+SHAPES = [(2, 8, 9, 10), (3, 5, 12, 14), (5, 7, 8, 31)]
+
+
+def through_inductor(test):
+    """Inductor imports old parts of torch, and packaging uses deprecated names of torch's own."""
+    for warning in ("`torch.jit.script:DeprecationWarning", "`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"):
+        test = pytest.mark.filterwarnings(f"ignore:{warning}")(test)
+    return test
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before():
+    torch._dynamo.reset()
+
+
+def draw(*shape, device="cpu", dtype=torch.float32, needs=False):
+    return [torch.randn(shape, dtype=dtype).to(device).requires_grad_(needs) for _ in range(2)]
+
+
+def compiled(f, **options):
+    return torch.compile(f, fullgraph=True, **{"backend": "aot_eager", **options})
+
+
+def gradients(f, *inputs):
+    out = f(*inputs)
+    return (out, *torch.autograd.grad(out.square().sum(), inputs))
+
+
+def equal(got, want):
+    assert len(got) == len(want)
+    for one, other in zip(got, want, strict=True):
+        assert torch.equal(one, other)
+
+
+# torch.compile ---------------------------------------------------------------------------------------------------------
+
+
+def test_output_and_gradients_of_a_whole_graph(device):
+    inputs = draw(*SHAPES[0], device=device, needs=True)
+    equal(gradients(compiled(measured), *inputs), gradients(measured, *inputs))
+
+
+@through_inductor
+def test_a_model_through_inductor(device):
+    """Its parts before and after are fused and laid out anew; the operator takes what comes."""
+    torch.manual_seed(0)
+    net = Net().to(device)
+    frames = draw(2, 3, 19, 20, device=device)
+
+    def run(f):
+        net.zero_grad()
+        out = f(*frames)
+        out.square().mean().backward()
+        return [out, *(p.grad for p in net.parameters())]
+
+    got = run(compiled(net, backend="inductor"))
+    torch.testing.assert_close(got, run(net), rtol=1e-4, atol=1e-5)
+
+
+class Net(torch.nn.Module):
+    """Features, correlation, what follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = torch.nn.Conv2d(3, 8, 3, padding=1)
+        self.sampler = SpatialCorrelationSampler(**PARAMETERS)
+
+    def forward(self, frame1, frame2):
+        scores = self.sampler(self.features(frame1), self.features(frame2))
+        return torch.nn.functional.leaky_relu(scores.flatten(1, 2), 0.1)
+
+
+class Counted:
+    """A backend that counts what it is given to compile."""
+
+    def __init__(self):
+        self.graphs = 0
+
+    def __call__(self, module, inputs):
+        self.graphs += 1
+        return torch._dynamo.lookup_backend("aot_eager")(module, inputs)
+
+
+FORMS = {
+    "function": lambda: measured,
+    "module": lambda: SpatialCorrelationSampler(**PARAMETERS),
+    "module, no scale": lambda: SpatialCorrelationSampler(1, 9),
+}
+
+
+@pytest.mark.parametrize("needs", [False, True], ids=["forward", "gradients"])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+def test_one_graph_serves_all_shapes(form, needs, device):
+    f, backend = form(), Counted()
+    whole = compiled(f, dynamic=True, backend=backend)
+    run = gradients if needs else lambda g, *inputs: [g(*inputs)]
+    first = draw(*SHAPES[0], device=device, needs=needs)
+    equal(run(whole, *first), run(f, *first))
+    after_first = backend.graphs
+    for shape in SHAPES[1:]:
+        inputs = draw(*shape, device=device, needs=needs)
+        equal(run(whole, *inputs), run(f, *inputs))
+    assert backend.graphs == after_first
+
+
+def test_another_parameter_is_another_graph(device):
+    whole = compiled(lambda a, b, patch, scale: correlate(a, b, patch_size=patch, scale=scale), dynamic=True)
+    for patch, scale in ((3, 1.0), (5, 1.0), (5, 0.25)):
+        a, b = draw(*SHAPES[0], device=device)
+        equal([whole(a, b, patch, scale)], [correlate(a, b, patch_size=patch, scale=scale)])
+
+
+def test_a_parameter_that_follows_the_shape(device):
+    def f(a, b):
+        return correlate(a, b, patch_size=3, padding=a.shape[2] // 4, scale=1 / a.shape[1])
+
+    whole = compiled(f, dynamic=True)
+    for shape in SHAPES:
+        inputs = draw(*shape, device=device)
+        equal([whole(*inputs)], [f(*inputs)])
+
+
+def test_an_input_correlated_with_itself(device):
+    (x, _) = draw(*SHAPES[0], device=device, needs=True)
+    equal(gradients(compiled(lambda a: measured(a, a)), x), gradients(lambda a: measured(a, a), x))
+
+
+def test_second_derivatives_of_compiled_gradients(device):
+    inputs = draw(1, 2, 4, 5, device=device, dtype=torch.float64)
+
+    def penalty(a, b):
+        return func.grad(lambda a: measured(a, b).pow(3).sum())(a).pow(2).sum()
+
+    got = compiled(func.grad(penalty, (0, 1)))(*inputs)
+    torch.testing.assert_close(got, func.grad(penalty, (0, 1))(*inputs))
+    assert all(g.abs().max() > 0 for g in got)
+
+
+def loss(a, b):
+    return measured(a, b).pow(3).sum()
+
+
+TRANSFORMS = {
+    "grad": func.grad(loss, (0, 1)),
+    "vjp": lambda a, b: func.vjp(loss, a, b)[1](torch.ones_like(a[0, 0, 0, 0])),
+    "jacrev": func.jacrev(measured),
+    "vmap": lambda a, b: func.vmap(measured)(a[:, None], b[:, None]),
+    "per-sample gradients": lambda a, b: func.vmap(func.grad(loss))(a[:, None], b[:, None]),
+}
+
+
+@pytest.mark.parametrize("f", TRANSFORMS.values(), ids=TRANSFORMS.keys())
+def test_compiled_transforms(f, device):
+    inputs = draw(2, 2, 4, 5, device=device, dtype=torch.float64)
+    torch.testing.assert_close(compiled(f)(*inputs), f(*inputs))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_compiled_forward_mode_is_refused():
+    a, b = draw(1, 2, 4, 5)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="NotImplementedError") as caught:
+        compiled(lambda a, b: func.jvp(measured, (a, b), (a, b)))(a, b)
+    assert "no forward-mode derivative" in str(caught.value.__cause__ or caught.value.__context__)
+
+
+BAD = {
+    "kernel_size=0": dict(kernel_size=0),
+    "patch_size=1.5": dict(patch_size=1.5),
+    "stride=True": dict(stride=True),
+    "scale=nan": dict(scale=float("nan")),
+    "scale='2'": dict(scale="2"),
+    "dtype=torch.int8": dict(dtype=torch.int8),
+    "precision='low'": dict(precision="low"),
+    "variant='fast'": dict(variant="fast"),
+    "kernel_size=(11, 11)": dict(kernel_size=11),
+    "input2.shape=(2, 8, 9, 9)": dict(input2=torch.ones(2, 8, 9, 9)),
+    "input2.dtype=float64": dict(input2=torch.ones(2, 8, 9, 10).double()),
+}
+
+
+@pytest.mark.parametrize(("said", "bad"), BAD.items(), ids=BAD.keys())
+def test_a_refusal_while_compiling_names_argument_and_value(said, bad):
+    input1, input2 = draw(*SHAPES[0])
+    arguments = {"input2": input2, **bad}
+    with pytest.raises(Exception, match=re.escape(said)):
+        compiled(lambda x1, x2, rest: correlate(x1, x2, **rest))(input1, arguments.pop("input2"), arguments)
+
+
+# torch.export ----------------------------------------------------------------------------------------------------------
+
+
+def dynamic():
+    sizes = dict(min=4, max=512)
+    return {0: torch.export.Dim("b", min=1, max=64), 2: torch.export.Dim("h", **sizes), 3: torch.export.Dim("w", **sizes)}
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
+def test_an_exported_model_takes_other_sizes(strict, device, tmp_path):
+    net = Net().to(device).eval()
+    frames, others = draw(2, 3, 19, 20, device=device), draw(3, 3, 31, 14, device=device)
+    program = torch.export.export(net, tuple(frames), dynamic_shapes=(dynamic(),) * 2, strict=strict)
+    assert "cupycorr.spatial_correlation_sample" in str(program.graph)
+    torch.export.save(program, tmp_path / "net.pt2")
+    loaded = torch.export.load(tmp_path / "net.pt2")
+    for inputs in (frames, others):
+        equal([loaded.module()(*inputs)], [net(*inputs)])
+
+
+def test_the_module_alone_is_exported(device):
+    sampler = SpatialCorrelationSampler(1, 9)
+    inputs = draw(*SHAPES[0], device=device)
+    equal([torch.export.export(sampler, tuple(inputs)).module()(*inputs)], [sampler(*inputs)])
+
+
+@through_inductor
+def test_a_packaged_model_takes_other_sizes(device, tmp_path):
+    net = Net().to(device).eval()
+    frames = draw(2, 3, 19, 20, device=device)
+    program = torch.export.export(net, tuple(frames), dynamic_shapes=(dynamic(),) * 2)
+    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "net.pt2"))
+    packaged = torch._inductor.aoti_load_package(path)
+    for inputs in (frames, draw(3, 3, 31, 14, device=device)):
+        torch.testing.assert_close(packaged(*inputs), net(*inputs).detach(), rtol=1e-4, atol=1e-5)
