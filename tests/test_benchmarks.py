@@ -15,7 +15,7 @@ import oracle
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import cases, check, cuda, memory, report, rivals, running, timing
+from benchmarks import cases, check, cuda, memory, overhead, report, rivals, running, timing
 from benchmarks.cases import Case
 from cupycorr import _dispatch
 from cupycorr._backends import reference
@@ -738,3 +738,21 @@ def test_tools_that_are_there_are_named_with_their_command(monkeypatch):
     monkeypatch.setattr(check.shutil, "which", lambda name: "/somewhere" if name == "ncu" else None)
     (finding,) = check.tools(cuda_header())
     assert finding.told.startswith("  ncu is here: ncu --set full python -m benchmarks --device cuda")
+
+
+# Overhead --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", overhead.SHAPES.values(), ids=overhead.SHAPES.keys())
+def test_the_overhead_is_measured_on_calls_that_ask_the_same(shape):
+    calls = overhead.entrants(shape)
+    array, tensor = calls["array function"](), calls["torch operator"]()
+    assert array.shape == tuple(tensor.shape) == (shape[0], 3, 3, *shape[2:])
+    assert array.tobytes() == tensor.numpy().tobytes()
+
+
+def test_the_overhead_is_told_beside_that_of_torch_add(capsys, monkeypatch):
+    seconds = (5e-6, 8e-6, 25e-6, 1e-6)
+    monkeypatch.setattr(overhead, "medians", lambda calls: dict(zip(calls, seconds, strict=True)))
+    overhead.main()
+    assert capsys.readouterr().out.count("torch.add 1.0; the operator adds 20.0, torch.add 3.0") == len(overhead.SHAPES)
