@@ -6,7 +6,6 @@ Compiled by NVRTC, which needs no GPU, with the options that CuPy passes on a de
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from itertools import combinations
 
 import nvrtc
 import pytest
@@ -22,16 +21,6 @@ ARCHITECTURES = nvrtc.architectures()
 # Registers of a thread at most. A block has 256 threads, a multiprocessor 65536 registers: 128 leave room for two blocks.
 CEILINGS = {"box_filter.cu": 112, "forward_direct.cu": 168, "gradient_direct.cu": 152}
 
-# Architectures that share the code generation of one that is compiled for in full: a sample that meets each pair of macro values.
-SAMPLED = {
-    "sm_72": "Jetson of sm_70",
-    "sm_87": "Jetson of sm_86",
-    "sm_89": "gets the very code of sm_86",
-    "sm_101": "variant of sm_100",
-    "sm_103": "variant of sm_100",
-    "sm_121": "gets the very code of sm_120",
-}
-
 # Builds whose inner loop moves 16 bytes at a time, by their macros; the PTX must have these instructions.
 LOAD_16, STORE_16 = r"ld\.global\.nc\.(v4\.[uf]32|v2\.[uf]64|v4\.b32)", r"st\.global\.(v4\.[uf]32|v2\.[uf]64|v4\.b32)"
 MOVES_16 = {
@@ -42,16 +31,6 @@ MOVES_16 = {
 
 # NVRTC's remark on an architecture, not on a kernel.
 DEPRECATED = re.compile(r"nvrtc: warning: Architectures prior to .* are deprecated.*")
-
-
-def covering(builds):
-    """Builds of one file that together meet each pair of macro values that occurs."""
-    waiting, chosen = {name: set(combinations(kernel.macros, 2)) for name, kernel in builds.items()}, {}
-    while any(waiting.values()):
-        name = max(waiting, key=lambda name: len(waiting[name]))
-        met, chosen[name] = waiting[name], builds[name]
-        waiting = {other: pairs - met for other, pairs in waiting.items()}
-    return chosen
 
 
 def builds_of(file):
@@ -104,7 +83,6 @@ def test_every_build_has_a_name_and_a_kernel_of_its_own():
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_build_compiles_without_warnings_spills_or_stack_within_its_registers(file, architecture):
     builds = builds_of(file)
-    builds = covering(builds) if architecture in SAMPLED else builds
     found = side_by_side(lambda kernel: complaints(kernel, architecture, CEILINGS[file]), builds.values())
     wrong = {name: each for name, each in zip(builds, found, strict=True) if each}
     assert not wrong, "\n".join(f"{name} for {architecture}: {'; '.join(each)}" for name, each in wrong.items())
@@ -116,7 +94,6 @@ def test_builds_that_promise_16_byte_accesses_have_them(file):
     macros, instructions = MOVES_16[file]
     builds = {name: kernel for name, kernel in builds_of(file).items() if macros.items() <= dict(kernel.macros).items()}
     assert builds
-    builds = covering(builds)
     texts = side_by_side(lambda kernel: compiler.ptx(kernel, "sm_80"), builds.values())
     lacking = [
         f"{name}: no {instruction}"
@@ -125,15 +102,6 @@ def test_builds_that_promise_16_byte_accesses_have_them(file):
         if not re.search(instruction, text)
     ]
     assert not lacking, "\n".join(lacking)
-
-
-def test_a_sample_meets_each_pair_of_macro_values():
-    for file in FILES:
-        every, some = builds_of(file), covering(builds_of(file))
-        pairs = {pair for kernel in every.values() for pair in combinations(kernel.macros, 2)}
-        assert {pair for kernel in some.values() for pair in combinations(kernel.macros, 2)} == pairs
-        assert some.items() <= every.items()
-        assert len(some) < len(every)
 
 
 # The gate sees -------------------------------------------------------------------------------------------------------
