@@ -57,6 +57,61 @@ DEVICE void store_shared(T* to, T value) {
     *to = value;
 }
 
+DEVICE Words16 load_shared_16(const void* from) {
+    const uint4 loaded = *static_cast<const uint4*>(from);
+    return Words16{{loaded.x, loaded.y, loaded.z, loaded.w}};
+}
+
+DEVICE void store_shared_16(void* to, Words16 value) {
+    *static_cast<uint4*>(to) = make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]);
+}
+
+// Copies from global to shared memory, of 4, 8 or 16 bytes at addresses that are multiples of that; where not `valid`, zeros. They
+// land at some time between the call and the wait for their group, and other threads may count on them after the next barrier.
+// Devices of before compute capability 8.0 copy at once.
+#if __CUDA_ARCH__ >= 800
+template <int bytes>
+DEVICE void copy_async(void* to_shared, const void* from_global, bool valid) {
+    const uint32 to = static_cast<uint32>(__cvta_generic_to_shared(to_shared));
+    const int count = valid ? bytes : 0;
+    if (bytes == 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from_global), "r"(count) : "memory");
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from_global), "n"(bytes), "r"(count)
+                     : "memory");
+}
+
+DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until no more than `pending` of this thread's groups are under way.
+template <int pending>
+DEVICE void copy_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+#else
+template <int bytes>
+DEVICE void copy_async(void* to_shared, const void* from_global, bool valid) {
+    const uint32* const from = static_cast<const uint32*>(from_global);
+    uint32 words[bytes / 4] = {};
+    if (valid) {
+        if (bytes == 16) *reinterpret_cast<uint4*>(words) = __ldg(reinterpret_cast<const uint4*>(from));
+        else if (bytes == 8) *reinterpret_cast<uint2*>(words) = __ldg(reinterpret_cast<const uint2*>(from));
+        else words[0] = __ldg(from);
+    }
+    memcpy(__builtin_assume_aligned(to_shared, bytes), words, bytes);
+}
+
+DEVICE void copy_async_commit() {}
+template <int pending>
+DEVICE void copy_async_wait() {}
+#endif
+
+// The same number, of which the compiler does not know that: what follows from it is worked out where it is needed, not kept.
+DEVICE int unknown(int number) {
+    asm volatile("" : "+r"(number));
+    return number;
+}
+
 // Arithmetic that is rounded once.
 DEVICE float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 DEVICE double multiply_add(double a, double b, double c) { return fma(a, b, c); }

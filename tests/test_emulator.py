@@ -265,7 +265,7 @@ def test_an_output_lent_as_it_is_keeps_its_values():
 def test_the_account_counts_accesses_and_bytes():
     x, out = numbers(), np.empty(SIZE, np.float32)
     account = run(kernel("faults/removed_barrier.cu"), {"input": x}, {"out": out}, grid=2).account
-    assert account == emulator.Account(128, 512, 128, 512, 128, 512, 128, 512, barriers=2, collectives=0)
+    assert account == emulator.Account(128, 512, 128, 512, 128, 512, 128, 512, barriers=2, collectives=0, multiply_adds=0)
     assert run(kernel("faults/misaligned.cu"), {"input": x}, {"out": out}, grid=2, block=16).account.global_loads == 32
 
 

@@ -69,6 +69,24 @@ DEVICE void store_shared(T* to, T value, emulator::Site site = emulator::Site::h
     *to = value;
 }
 
+DEVICE Words16 load_shared_16(const void* from, emulator::Site site = emulator::Site::here()) {
+    return load_shared(static_cast<const Words16*>(from), site);
+}
+
+DEVICE void store_shared_16(void* to, Words16 value, emulator::Site site = emulator::Site::here()) {
+    store_shared(static_cast<Words16*>(to), value, site);
+}
+
+template <int bytes>
+DEVICE void copy_async(void* to_shared, const void* from_global, bool valid, emulator::Site site = emulator::Site::here()) {
+    emulator::copy_async(to_shared, from_global, bytes, valid, site);
+}
+inline void copy_async_commit() { emulator::copy_async_commit(); }
+template <int pending>
+void copy_async_wait() {
+    emulator::copy_async_wait(pending);
+}
+
 template <class T>
 DEVICE T atomicAdd(T* at, T value, emulator::Site site = emulator::Site::here()) {
     (emulator::is_shared(at) ? emulator::shared_atomic : emulator::global_atomic)(at, sizeof(T), site);
@@ -77,10 +95,12 @@ DEVICE T atomicAdd(T* at, T value, emulator::Site site = emulator::Site::here())
     return before;
 }
 
+inline int unknown(int number) { return number; }
+
 // Arithmetic and conversions --------------------------------------------------------------------------------------------------
 
-inline float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-inline double multiply_add(double a, double b, double c) { return __builtin_fma(a, b, c); }
+inline float multiply_add(float a, float b, float c) { return ++emulator::multiply_adds, __builtin_fmaf(a, b, c); }
+inline double multiply_add(double a, double b, double c) { return ++emulator::multiply_adds, __builtin_fma(a, b, c); }
 
 #define EMULATOR_LESSER_AND_GREATER(type)                           \
     inline constexpr type min(type a, type b) { return b < a ? b : a; } \

@@ -50,8 +50,8 @@ class _Buffer(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What the threads of one launch did: numbers of accesses and of bytes, barriers of blocks, and calls that a lane made with
-    its warp. Asynchronous copies count as a load and a store, an atomic addition too."""
+    """What the threads of one launch did: numbers of accesses and of bytes, barriers of blocks, calls that a lane made with
+    its warp, and fused multiply-adds. Asynchronous copies count as a load and a store, an atomic addition too."""
 
     global_loads: int
     global_load_bytes: int
@@ -63,6 +63,7 @@ class Account:
     shared_store_bytes: int
     barriers: int
     collectives: int
+    multiply_adds: int
 
 
 class _Account(ctypes.Structure):

@@ -18,6 +18,7 @@ emulator::Index threadIdx, blockIdx, blockDim, gridDim;
 namespace emulator {
 
 Machine machine{};
+unsigned long multiply_adds = 0;
 
 namespace {
 
@@ -293,7 +294,9 @@ int launch(Launch& asked, const Signature& signature) {
     if (failed()) return 1;
     memory_starts_launch();
     trace_starts_launch();
+    multiply_adds = 0;
     run_grid();
+    asked.account.multiply_adds = multiply_adds;
     trace_ends_launch();
     return failed();
 }

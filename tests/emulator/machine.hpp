@@ -25,6 +25,8 @@ struct Site {
 // Ends the launch with this text as its error.
 [[noreturn]] void refuse(Site site, const char* text);
 
+extern __attribute__((visibility("default"))) unsigned long multiply_adds;  // of this launch
+
 // Checks, counts and remembers one access; the caller then makes it.
 void global_load(const void* from, int bytes, int alignment, Site site);
 void global_store(const void* to, int bytes, int alignment, Site site);

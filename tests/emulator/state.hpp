@@ -29,7 +29,7 @@ struct Buffer {
 struct Account {
     std::uint64_t global_loads, global_load_bytes, global_stores, global_store_bytes;
     std::uint64_t shared_loads, shared_load_bytes, shared_stores, shared_store_bytes;
-    std::uint64_t barriers, collectives;
+    std::uint64_t barriers, collectives, multiply_adds;
 };
 
 enum class Kind : int { global_load, global_store, shared_load, shared_store };
