@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cupycorr._dtypes import named_dtype
-from cupycorr._problem import Problem, parameters, problem
+from cupycorr._problem import Axis, Problem, parameters, problem
 
 PASSES = ("forward", "vjp")
 
@@ -35,6 +35,17 @@ class Case:
     def useful_flops(self, which: str) -> int:
         """Operations on taps inside both images; a full vjp is two such sums, one for each gradient."""
         return self.problem.flops_inside() * {"forward": 1, "vjp": 2}[which]
+
+    def bytes(self, dtype: str, which: str) -> int:
+        """Bytes of everything that is read and of everything that is written, once."""
+        itemsize = named_dtype(dtype).itemsize
+        moved = self.problem.bytes(itemsize, itemsize)  # the output is a vjp's cotangent
+        return moved + (self.result_bytes(dtype, which) if which == "vjp" else 0)
+
+    def result_bytes(self, dtype: str, which: str) -> int:
+        """Bytes of what is written."""
+        itemsize = named_dtype(dtype).itemsize
+        return {"forward": self.problem.outputs * itemsize, "vjp": self.problem.bytes(itemsize, 0)}[which]
 
     def inputs(self, dtype: str, which: str) -> Inputs:
         """The numbers every contestant gets."""
@@ -61,6 +72,13 @@ class Inputs:
     input1: np.ndarray
     input2: np.ndarray
     cotangent: np.ndarray | None
+
+
+def positions_read(axis: Axis, which: int) -> tuple[int, int]:
+    """What a call reads of input 1 or 2 along an axis: the positions before the image's first, and how many in all."""
+    before = axis.padding - (axis.first_displacement if which == 2 else 0)
+    reach = (axis.out - 1) * axis.stride + axis.dilation * (axis.kernel - 1) + 1
+    return before, reach + (axis.step * (axis.patch - 1) if which == 2 else 0)
 
 
 FLOWNETC = {"patch_size": 21, "dilation_patch": 2}

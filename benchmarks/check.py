@@ -13,8 +13,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from cupycorr._problem import parameters, problem
 from . import cases, cuda, report, rivals, running
 
 BUDGET = 1.0  # seconds for one case and pass
-TOO_SLOW = ("tap-loop",)  # rivals that would take the time of everything else
+TIMED = ("float32", "bfloat16")  # the first against whoever else is here, the other ours alone
 POOL_UNIT = 512  # bytes; CuPy's pool hands out multiples of it
 
 # dtype -> the distance of neighbouring numbers as a share of them, and the smallest number that does not count as zero
@@ -60,7 +60,7 @@ Step = Callable[[report.Header], Iterator[Finding]]
 def run(arguments: Sequence[str], json_file: Path | None) -> int:
     """Take every step and say what it found; 1 where anything is wrong."""
     console, begin = report.wide_console(), time.perf_counter()
-    header = cuda.header(arguments, "float32")
+    header = cuda.header(arguments, TIMED)
     report.print_header(console, header)
     found: dict[str, list[Finding]] = {}
     for title, step in STEPS.items():
@@ -98,7 +98,7 @@ def _say(console: Console, finding: Finding) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
+    return f"{type(error).__name__}: {running.first_line(error)}"
 
 
 def _write(path: Path, header: report.Header, found: dict[str, list[Finding]]) -> None:
@@ -148,11 +148,6 @@ class Small:
         random = np.random.default_rng(0)
         return tuple(random.standard_normal(shape).astype(named_dtype(dtype)) for shape in (self.shape1, shape2, out_shape))
 
-    @property
-    def windowed(self) -> bool:
-        """Whether a window has more than one pixel."""
-        return parameters(**self.keywords).kernel_size != (1, 1)
-
 
 SMALL = {
     "one pixel": Small((1, 1, 1, 1), {}),
@@ -174,19 +169,30 @@ SMALL = {
     "empty batch": Small((0, 3, 8, 9), {"patch_size": 3}),
     "many channels": Small((1, 700, 5, 7), {"kernel_size": (1, 2), "patch_size": 3}),
 }
-PARTS = ("output", "g1", "g2")
 Arrays = tuple[Any, ...]
+Answer = dict[str, Any]
 
 
-def _answer(small: Small, arrays: Arrays, variant: str, **changed: Any) -> Arrays:
-    """Output and both gradients."""
+def _answer(small: Small, arrays: Arrays, variant: str, **changed: Any) -> Answer:
+    """Output and both gradients by name, without those that the variant does not have for this problem."""
     input1, input2, cotangent = arrays
     options = {**small.keywords, **changed, "variant": variant}
-    out = spatial_correlation_sample(input1, input2, **options)
-    return (out, *spatial_correlation_sample_vjp(cotangent, input1, input2, **options))
+    results: Answer = {}
+    with suppress(NotImplementedError):
+        results["output"] = spatial_correlation_sample(input1, input2, **options)
+    with suppress(NotImplementedError):
+        gradients = spatial_correlation_sample_vjp(cotangent, input1, input2, **options)
+        results |= zip(("g1", "g2"), gradients, strict=True)
+    return results
 
 
-def _expected(small: Small, arrays: tuple[np.ndarray, ...], dtype: str) -> list[tuple[np.ndarray, np.ndarray]]:
+def _answers(small: Small, arrays: Arrays) -> Iterator[tuple[str, Answer]]:
+    """What every variant answers that has something to answer."""
+    answers = ((variant, _answer(small, arrays, variant)) for variant in rivals.cuda_variants())
+    yield from ((variant, answer) for variant, answer in answers if answer)
+
+
+def _expected(small: Small, arrays: tuple[np.ndarray, ...], dtype: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """What `_answer` should give, and by how much it may differ: a rounding, and 4 sqrt(terms) eps of the sum of magnitudes."""
     exact = [array.astype(np.float64) for array in arrays]
     scale = abs(small.keywords.get("scale", 1.0))
@@ -196,16 +202,17 @@ def _expected(small: Small, arrays: tuple[np.ndarray, ...], dtype: str) -> list[
     apart, smallest = ROUNDING[dtype]
     epsilon = ROUNDING[ELEMENT_TYPES[dtype].accumulator][0]
     sums = 2 if dtype == "float64" else 1  # there the reference rounds as much
-    return [
-        (value, np.maximum(abs(value) * apart, smallest) + sums * 4 * np.sqrt(count) * epsilon * magnitude)
-        for value, magnitude, count in zip(values, magnitudes, terms, strict=True)
-    ]
+    allowed = {
+        name: np.maximum(abs(value) * apart, smallest) + sums * 4 * np.sqrt(terms[name]) * epsilon * magnitudes[name]
+        for name, value in values.items()
+    }
+    return {name: (value, allowed[name]) for name, value in values.items()}
 
 
-def _differences(results: Arrays, expected: list[tuple[np.ndarray, np.ndarray]]) -> str | None:
-    """What is wrong with the results of `_answer`."""
-    for name, result, (value, allowed) in zip(PARTS, results, expected, strict=True):
-        got = import_cupy().asnumpy(result).astype(np.float64)
+def _differences(results: Answer, expected: dict[str, tuple[np.ndarray, np.ndarray]]) -> str | None:
+    """What is wrong with an answer."""
+    for name, result in results.items():
+        got, (value, allowed) = import_cupy().asnumpy(result).astype(np.float64), expected[name]
         if got.shape != value.shape:
             return f"{name} has shape {got.shape}, the reference {value.shape}"
         share = (abs(got - value) / allowed).max(initial=0)
@@ -214,16 +221,11 @@ def _differences(results: Arrays, expected: list[tuple[np.ndarray, np.ndarray]])
     return None
 
 
-def _changed(results: Arrays, others: Arrays) -> str | None:
-    """Which of two answers' parts have other bits."""
+def _changed(results: Answer, others: Answer) -> str | None:
+    """Which parts of two answers have other bits."""
     back = import_cupy().asnumpy
-    pairs = zip(PARTS, results, others, strict=True)
-    parts = [name for name, one, other in pairs if back(one).tobytes() != back(other).tobytes()]
+    parts = [name for name, result in results.items() if back(result).tobytes() != back(others[name]).tobytes()]
     return f"other bits of {', '.join(parts)}" if parts else None
-
-
-def _variants(small: Small) -> list[str]:
-    return [name for name in rivals.cuda_variants() if small.windowed or name != "box"]
 
 
 def definition(header: report.Header) -> Iterator[Finding]:
@@ -232,8 +234,7 @@ def definition(header: report.Header) -> Iterator[Finding]:
         for name, small in SMALL.items():
             arrays = small.arrays(dtype)
             expected, there = _expected(small, arrays, dtype), tuple(map(import_cupy().asarray, arrays))
-            for variant in _variants(small):
-                results = _answer(small, there, variant)
+            for variant, results in _answers(small, there):
                 wrong = _differences(results, expected) or _changed(results, _answer(small, there, variant))
                 yield Finding(f"{name}, {dtype}, {variant}", wrong)
 
@@ -256,28 +257,35 @@ def orders(header: report.Header) -> Iterator[Finding]:
             expected = _expected(small, (*inputs, cotangent), dtype)
             for order, lay in ORDERS.items():
                 there = (*map(lay, inputs), import_cupy().asarray(cotangent))
-                for variant in _variants(small):
-                    wrong = _differences(_answer(small, there, variant), expected)
-                    yield Finding(f"{order}, {channels} channels, {dtype}, {variant}", wrong)
+                for variant, results in _answers(small, there):
+                    yield Finding(f"{order}, {channels} channels, {dtype}, {variant}", _differences(results, expected))
 
 
 # Streams, graphs, memory -------------------------------------------------------------------------------------------------------
 
-CALLED = {"direct": SMALL["flownetc"], "box": SMALL["everything"]}
+CALLED = ("flownetc", "everything")  # of SMALL: a window of one pixel, and a larger one
+
+
+def _called() -> Iterator[tuple[str, str, Small, Arrays, Answer]]:
+    """What is looked at, by name: a variant, a problem, arrays of its own, and what it answers."""
+    for name in CALLED:
+        small = SMALL[name]
+        arrays = tuple(map(import_cupy().asarray, small.arrays("float32")))
+        for variant, results in _answers(small, arrays):
+            yield f"{name}, {variant}", variant, small, tuple(array.copy() for array in arrays), results
 
 
 def streams(header: report.Header) -> Iterator[Finding]:
     """A stream of its own: the bits of the default stream, also when a graph of the call is replayed with other numbers."""
     cupy = import_cupy()
-    for variant, small in CALLED.items():
-        arrays = tuple(map(cupy.asarray, small.arrays("float32")))
+    for what, variant, small, arrays, want in _called():
         others = tuple(array[::-1].copy() for array in arrays)
-        want, want_others = (_answer(small, each, variant) for each in (arrays, others))
+        want_others = _answer(small, others, variant)
         cuda.finish()
         with cupy.cuda.Stream(non_blocking=True) as stream:
             got = _answer(small, arrays, variant)
             stream.synchronize()
-            yield Finding(f"{variant} on a stream", _changed(got, want))
+            yield Finding(f"{what} on a stream", _changed(got, want))
             del got
             stream.begin_capture()
             got = _answer(small, arrays, variant)
@@ -285,27 +293,26 @@ def streams(header: report.Header) -> Iterator[Finding]:
             for numbers, wanted in ((arrays, want), (others, want_others)):
                 for array, other in zip(arrays, numbers, strict=True):
                     array[...] = other
-                for result in got:
+                for result in got.values():
                     result.fill(0)
                 graph.launch(stream)
                 stream.synchronize()
-                yield Finding(f"{variant} replayed", _changed(got, wanted))
+                yield Finding(f"{what} replayed", _changed(got, wanted))
 
 
 def memory(header: report.Header) -> Iterator[Finding]:
-    """What a call takes from CuPy's pool beside its results: nothing, or a workspace that it gives back."""
-    cupy = import_cupy()
-    for variant, small in CALLED.items():
-        arrays = tuple(map(cupy.asarray, small.arrays("float32")))
-        _answer(small, arrays, variant)
+    """What a forward call takes from CuPy's pool beside its result: nothing, or a workspace that it gives back."""
+    for what, variant, small, arrays, results in _called():
+        if "output" not in results:
+            continue
         workspace = explain(*arrays[:2], **small.keywords, variant=variant).workspace
         with cuda.accounted() as account:
             out = spatial_correlation_sample(*arrays[:2], **small.keywords, variant=variant)
         held, beside = account.held, account.most - account.held
         size = -(-out.nbytes // POOL_UNIT) * POOL_UNIT
-        yield Finding(f"{variant}: kept after the call", None if held == size else f"{held} bytes, the result has {size}")
+        yield Finding(f"{what}: kept after the call", None if held == size else f"{held} bytes, the result has {size}")
         most = workspace + (POOL_UNIT if workspace else 0)
-        yield Finding(f"{variant}: workspace", None if beside <= most else f"{beside} bytes, explained as {workspace}")
+        yield Finding(f"{what}: workspace", None if beside <= most else f"{beside} bytes, explained as {workspace}")
 
 
 # Times -------------------------------------------------------------------------------------------------------------------------
@@ -313,10 +320,10 @@ def memory(header: report.Header) -> Iterator[Finding]:
 
 def times(header: report.Header) -> Iterator[Finding]:
     """The acceptance cases against the bound: float32 with whoever else is here, bfloat16 ours alone."""
-    console = report.wide_console()
-    everybody = [c for c in rivals.cuda_contestants() if c.name not in TOO_SLOW]
-    for dtype, contestants in (("float32", everybody), ("bfloat16", [c for c in everybody if c.ours])):
-        of_dtype, rows = cuda.of_dtype(header, dtype), []
+    console, yardstick = report.wide_console(), cuda.yardstick(header)
+    everybody = rivals.cuda_contestants()
+    for dtype in TIMED:
+        contestants, rows = [c for c in everybody if c.ours or dtype == TIMED[0]], []
         settings = running.Settings(dtype, BUDGET, machine=cuda.MACHINE)
         for case in cases.select("acceptance"):
             for which in cases.PASSES:
@@ -325,17 +332,19 @@ def times(header: report.Header) -> Iterator[Finding]:
                 except (MemoryError, RuntimeError) as error:
                     yield Finding(f"{case.name} {which} {dtype}", _first_line(error))
         cuda.measure_rates(header)
-        bound, peak = partial(cuda.bound, of_dtype), cuda.peak_rate(of_dtype)
-        console.print(f"{dtype}:", style="bold")
-        report.print_rows(console, rows, peak, bound)
+        report.print_rows(console, rows, yardstick)
         for row in rows:
             wrong = row.wrong if row.ours else None  # a rival may compute what it likes
-            yield Finding(f"{row.case} {row.which} {dtype} {row.contestant}", wrong, numbers=report.record(row, peak, bound))
+            what = f"{row.case} {row.which} {dtype} {row.contestant}"
+            yield Finding(what, wrong, numbers=report.record(row, yardstick))
 
 
 TOOLS = {
     "compute-sanitizer": "compute-sanitizer --tool memcheck python -m pytest -m gpu tests/test_gpu.py -k named",
-    "ncu": "ncu --set full python -m benchmarks --device cuda --cases flownetc-headline --rivals none --no-memory --budget 0.1",
+    "ncu": (
+        "ncu --set full python -m benchmarks --device cuda --cases flownetc-headline --dtype float32 --rivals none --no-memory "
+        "--budget 0.1"
+    ),
 }
 
 

@@ -1,7 +1,11 @@
 """A CUDA device for the benchmark: its clock, its memory's account, its rates, and the bound that a measurement is held against.
 
-Times are the device's own, between two events, with its caches cold; what a call costs the host is measured apart. CuPy is
-imported by the functions, so that the benchmark of a CPU needs none.
+Times are the device's own, between two events, of calls that find nothing in its caches; what a call costs the host is measured
+apart, by each way of calling. CuPy is imported by the functions, so that the benchmark of a CPU needs none.
+
+Cold caches come from copies of operands and results that are used in turn, of which the cache holds less than half. Writing over
+the cache before each call would be simpler, and would charge the call with what was written there: the device writes it back
+while the call reads. With copies a call pays for its own traffic, as the bound does: operands read, results written back.
 """
 
 from __future__ import annotations
@@ -13,24 +17,27 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import lru_cache
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from cupycorr import _arrays
 from cupycorr._cuda import device as devices
 from cupycorr._cuda.device import import_cupy
-from cupycorr._dtypes import named_dtype
 
-from . import rivals
+from . import device_code, rivals
 from .cases import CASES, Case, Inputs
-from .report import Header, command_line, cpu_model, now, versions
+from .report import Header, Yardstick, command_line, cpu_model, now, versions
 from .rivals import Contestant, Work
-from .running import Machine, Row
+from .running import HostTimes, Machine, Row, first_line
 
-INDEX = 0  # CUDA's number of the device
-FLUSH = 2**28  # bytes written between calls: more than any cache holds, and work enough to hide the host's part of a call
+INDEX = rivals.GPU
+LEAD = 2e-4  # seconds the device waits before each call, so that the host is done with its part when the clock starts
+TURN = 2e-4  # seconds of work in one turn: the clock's own step is half a microsecond
+EVICTING = 2  # caches' worth of other copies that are used before a copy's turn comes again
+LARGEST_CACHE = 2**28  # bytes, of devices that do not tell
 COPIED = 2**29  # bytes of each array of the copy that is timed
 MATRIX = {"sgemm_gflops": ("float32", 4096), "dgemm_gflops": ("float64", 4096), "hgemm_gflops": ("float16", 8192)}
 REPEATS = 3
@@ -56,25 +63,34 @@ def require() -> None:
 # Time --------------------------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def _flushed() -> Any:
-    return import_cupy().empty(FLUSH, "uint8")
-
-
 def stopwatch(work: Callable[[], Any], calls: int) -> float:
-    """Seconds a call takes on the device, the mean of ``calls``, none of which finds in a cache what the one before left there.
+    """Seconds a call takes on the device, the mean of ``calls``.
 
-    While the caches are flushed, the host asks for the work: what is timed does not wait for it, unless asking takes longer.
+    While the device waits, the host asks for the work: what is timed does not wait for the host, unless asking takes longer.
     """
     event = import_cupy().cuda.Event
     spans = [(event(), event()) for _ in range(calls)]
     for begin, end in spans:
-        _flushed().data.memset_async(0, FLUSH)
+        _wait_on_device()
         begin.record()
         work()
         end.record()
     finish()
     return sum(_elapsed(begin, end) for begin, end in spans) / calls
+
+
+def _wait_on_device() -> None:
+    device_code.function("lead.cu")((1,), (1,), (np.int64(LEAD * 1e9),))
+
+
+def copies(touched: int) -> int:
+    """How many copies a call takes in turn, of what it touches (bytes), so that none is in a cache when it is used again."""
+    return 1 + math.ceil(EVICTING * (_cache() or LARGEST_CACHE) / max(touched, 1))
+
+
+def _cache() -> int | None:
+    """Bytes of the device's last cache, where it tells."""
+    return import_cupy().cuda.Device(INDEX).attributes.get("L2CacheSize")
 
 
 def _elapsed(begin: Any, end: Any) -> float:
@@ -86,7 +102,71 @@ def finish() -> None:
     import_cupy().cuda.Device(INDEX).synchronize()
 
 
-def host_seconds(work: Work) -> float:
+# The host ----------------------------------------------------------------------------------------------------------------------
+
+
+def host_times(contestant: Contestant, work: Work, which: str, case: Case, inputs: Inputs) -> HostTimes:
+    """What a call costs the host through each way there is: the function of arrays, torch, the replay of a captured graph."""
+    seconds, unknown = {contestant.way: host_seconds(work)}, {}
+    for way, prepared in _other_ways(contestant, which, case, inputs).items():
+        try:
+            with prepared as call:
+                seconds[way] = host_seconds(call)
+        except RuntimeError as error:
+            unknown[way] = first_line(error)
+    return HostTimes(seconds, unknown)
+
+
+def _other_ways(
+    contestant: Contestant, which: str, case: Case, inputs: Inputs
+) -> dict[str, AbstractContextManager[Callable[[], Any]]]:
+    """Ways that are not the one that is timed on the device; of rivals none."""
+    if contestant.through_torch is None:
+        return {}
+    return {
+        "torch": _through_torch(contestant.through_torch, which, case, inputs),
+        "graph": captured(contestant.prepare(which, case, inputs)),
+    }
+
+
+@contextmanager
+def _through_torch(contestant: Contestant, which: str, case: Case, inputs: Inputs) -> Iterator[Work]:
+    """A call with tensors.
+
+    Raises
+    ------
+    RuntimeError
+        Torch is not here or finds no device.
+    """
+    reason = contestant.refusal(case, "", which)
+    if reason is not None:
+        raise RuntimeError(reason)
+    work = contestant.prepare(which, case, inputs)
+    work()
+    yield work
+
+
+@contextmanager
+def captured(work: Work) -> Iterator[Callable[[], None]]:
+    """The replay of a CUDA graph of the call. The memory that the package keeps for replays is given back at the end."""
+    finish()
+    with import_cupy().cuda.Stream(non_blocking=True) as stream:
+        work()  # leaves memory in the stream's pool: a capture should find some there
+        stream.synchronize()
+        kept = len(_arrays._captured)
+        stream.begin_capture()
+        try:
+            results = work()
+        finally:
+            graph = stream.end_capture()
+    try:
+        yield lambda: graph.launch(stream)
+    finally:
+        finish()
+        del results, _arrays._captured[kept:]
+
+
+def host_seconds(work: Callable[[], Any]) -> float:
     """Seconds that a call keeps the host busy: the median of runs that begin with an idle device."""
     runs = []
     for _ in range(HOST_RUNS):
@@ -103,9 +183,12 @@ def host_seconds(work: Work) -> float:
 
 
 def available() -> int:
-    """Bytes that CuPy can have: free on the device, or in its pool."""
+    """Bytes that are free on the device, after CuPy and torch have given back what they keep for later."""
     cupy = import_cupy()
-    return cupy.cuda.runtime.memGetInfo()[0] + cupy.get_default_memory_pool().free_bytes()
+    cupy.get_default_memory_pool().free_all_blocks()
+    if rivals.lacking_cuda_torch() is None:
+        rivals.torch().cuda.empty_cache()
+    return cupy.cuda.runtime.memGetInfo()[0]
 
 
 class Account:
@@ -150,11 +233,11 @@ def accounted() -> Iterator[Account]:
 
 
 def peak_bytes(case: Case, contestant: Contestant, which: str, dtype: str) -> int:
-    """Bytes at the peak beyond the inputs, from CuPy's pool and from torch's; a rival's backward counts with its graph."""
+    """Bytes at the peak beyond the inputs, of CuPy's pool and, through torch, of torch's; a rival's backward with its graph."""
     small = case.small()
     contestant.prepare(which, small, place(small.inputs(dtype, which)))()  # what libraries take once does not count
     inputs = place(case.inputs(dtype, which))
-    torch = None if contestant.ours else rivals.torch()
+    torch = rivals.torch() if contestant.way == "torch" else None
     if torch is not None:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -171,18 +254,18 @@ def place(inputs: Inputs) -> Inputs:
     return Inputs(*there)
 
 
-def automatic(case: Case, dtype: str) -> str:
+def automatic(case: Case, dtype: str, which: str) -> str:
     """The variant ``variant="auto"`` runs on CuPy arrays."""
-    return rivals.automatic(case, dtype, import_cupy)
+    return rivals.automatic(case, dtype, which, rivals.on_gpu())
 
 
-MACHINE = Machine(stopwatch, automatic, place, finish, available, peak_bytes, host_seconds)
+MACHINE = Machine(stopwatch, automatic, place, finish, available, peak_bytes, copies, host_times, TURN)
 
 
 # The device and its rates ------------------------------------------------------------------------------------------------------
 
 
-def header(arguments: Sequence[str], dtype: str) -> Header:
+def header(arguments: Sequence[str], dtypes: Sequence[str]) -> Header:
     """The header of a run on this machine's GPU."""
     there = devices.facts(INDEX)
     newest, runtime = devices.versions()
@@ -193,7 +276,7 @@ def header(arguments: Sequence[str], dtype: str) -> Header:
         "multiprocessors": there.multiprocessors,
         "memory_bytes": there.memory,
         "shared_memory_bytes": there.shared_memory,
-        "l2_bytes": import_cupy().cuda.Device(INDEX).attributes.get("L2CacheSize"),
+        "l2_bytes": _cache(),
         "driver": _driver(),
         "driver_cuda": newest,
         "runtime_cuda": runtime,
@@ -203,11 +286,14 @@ def header(arguments: Sequence[str], dtype: str) -> Header:
         "copy_gbps": 0.0,
         **dict.fromkeys(MATRIX, 0.0),
         "not_measured": [],
+        "lead_s": LEAD,
+        "autotune": os.environ.get("CUPYCORR_AUTOTUNE"),
         "host": cpu_model(),
         "cores": os.cpu_count(),
         "load_at_start": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
-    made = Header(now(), command_line(arguments), dtype, device, versions("cupy", "torch", "spatial_correlation_sampler", "mmcv"))
+    found = versions("cupy", "torch", "spatial_correlation_sampler", "mmcv")
+    made = Header(now(), command_line(arguments), tuple(dtypes), device, found)
     measure_rates(made)
     return made
 
@@ -273,9 +359,14 @@ _RATES = {  # element type -> the measured rate, and the theoretical one of the 
 }
 
 
-def peak_rate(header: Header) -> float:
+def yardstick(header: Header) -> Yardstick:
+    """What a row of this device is held against."""
+    return Yardstick(lambda row: peak_rate(header, row.dtype), lambda row: bound(header, row))
+
+
+def peak_rate(header: Header, dtype: str) -> float:
     """flop/s of this device's matrix product, or what it could do by its clock where that was not measured."""
-    measured, theoretical = (header.device[name] for name in _RATES[header.dtype])
+    measured, theoretical = (header.device[name] for name in _RATES[dtype])
     return (measured or theoretical or math.inf) * 1e9
 
 
@@ -285,23 +376,11 @@ def bound(header: Header, row: Row) -> float:
     Each input read once and each result written once; every tap counted, outside the images and shared by windows or not.
     """
     case = next(case for case in CASES if case.name == row.case)
-    measured, theoretical = (header.device[name] or 0.0 for name in _RATES[header.dtype])
+    measured, theoretical = (header.device[name] or 0.0 for name in _RATES[row.dtype])
     rate = max(measured, theoretical) * 1e9 or math.inf
-    return max(moved_bytes(case, row.which, header.dtype) / (header.device["copy_gbps"] * 1e9), flops(case, row.which) / rate)
+    return max(case.bytes(row.dtype, row.which) / (header.device["copy_gbps"] * 1e9), flops(case, row.which) / rate)
 
 
 def flops(case: Case, which: str) -> int:
     """Operations on all taps; a vjp is two such sums."""
     return case.problem.flops * {"forward": 1, "vjp": 2}[which]
-
-
-def moved_bytes(case: Case, which: str, dtype: str) -> int:
-    """Bytes of everything that is read and of everything that is written, once."""
-    itemsize = named_dtype(dtype).itemsize
-    gradients = case.problem.bytes(itemsize, 0)
-    return case.problem.bytes(itemsize, itemsize) + (gradients if which == "vjp" else 0)
-
-
-def of_dtype(header: Header, dtype: str) -> Header:
-    """The same device's header for another element type."""
-    return replace(header, dtype=dtype)

@@ -209,7 +209,7 @@ def main(arguments: Sequence[str]) -> None:
     with ThreadPoolExecutor(workers.thread_count()) as pool:
         rows = [row for case in cases for row in compare(case, pool, asked.budget)]
     if asked.json:
-        header = {**asdict(cpu_header(arguments, "float32")), "tile": TILE, "rows": ROWS}
+        header = {**asdict(cpu_header(arguments, ["float32"])), "tile": TILE, "rows": ROWS}
         header["command"] = header["command"].replace("-m benchmarks", "-m benchmarks.formulations")
         asked.json.write_text(json.dumps({"header": header, "rows": rows}, indent=1) + "\n")
 

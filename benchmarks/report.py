@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -31,12 +31,24 @@ class Header:
 
     date: str
     command: str
-    dtype: str
+    dtypes: tuple[str, ...]
     device: dict[str, Any]
     versions: dict[str, str]
 
 
-def cpu_header(arguments: Sequence[str], dtype: str) -> Header:
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """What a row is held against: flop/s of a matrix product, and the seconds no call is expected to stay below, if known."""
+
+    peak_rate: Callable[[Row], float]
+    bound: Callable[[Row], float] | None = None
+
+    def share(self, row: Row) -> float:
+        """The bound as a share of the median."""
+        return self.bound(row) / row.timing.median
+
+
+def cpu_header(arguments: Sequence[str], dtypes: Sequence[str]) -> Header:
     """The header of a run on this machine's CPU."""
     device = {
         "kind": "cpu",
@@ -49,7 +61,7 @@ def cpu_header(arguments: Sequence[str], dtype: str) -> Header:
         "copy_gbps": 0.0,
     }
     found = versions("torch", "llvmlite", "threadpoolctl", "spatial_correlation_sampler")
-    header = Header(now(), command_line(arguments), dtype, device, found)
+    header = Header(now(), command_line(arguments), tuple(dtypes), device, found)
     measure_cpu_rates(header)
     return header
 
@@ -63,9 +75,9 @@ def measure_cpu_rates(header: Header) -> None:
         header.device[name] = max(header.device[name], round(rate / 1e9, 1))
 
 
-def cpu_peak_rate(header: Header) -> float:
-    """flop/s of this machine's matrix product: sgemm, or dgemm for float64."""
-    return header.device["dgemm_gflops" if header.dtype == "float64" else "sgemm_gflops"] * 1e9
+def cpu_yardstick(header: Header) -> Yardstick:
+    """This machine's matrix product: sgemm, or dgemm for float64."""
+    return Yardstick(lambda row: header.device["dgemm_gflops" if row.dtype == "float64" else "sgemm_gflops"] * 1e9)
 
 
 def now() -> str:
@@ -112,11 +124,11 @@ def _portable(word: str) -> str:
 
 # Table ---------------------------------------------------------------------------------------------------------------
 
-Bound = Callable[[Row], float]  # seconds
 Column = tuple[str, Callable[[Row], str]]
 
 NAMES: tuple[Column, ...] = (
     ("case", lambda row: row.case),
+    ("dtype", lambda row: row.dtype),
     ("pass", lambda row: row.which),
     ("contestant", lambda row: f"{row.contestant} (auto)" if row.auto else row.contestant),
 )
@@ -126,22 +138,27 @@ TIMES: tuple[Column, ...] = (
     ("middle half", lambda row: "-".join(map(milliseconds, row.timing.quartiles))),
     ("runs", lambda row: f"{len(row.timing.seconds)}{'*' * row.timing.cut_short}{'?' * row.timing.disturbed}"),
     ("x ours", lambda row: "" if row.ratio is None else f"{row.ratio:.3g}"),
+    ("regret", lambda row: "" if row.regret is None else f"{row.regret:.2f}"),
 )
 MEMORY: Column = ("peak MiB", lambda row: "" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.1f}")
-HOST: Column = ("host us", lambda row: "" if row.host is None else f"{row.host * 1e6:.1f}")
+WAYS = ("array", "torch", "graph")  # of asking for a call: the function of arrays, torch, the replay of a CUDA graph
 
 
-def columns(peak_rate: float, bound: Bound | None) -> tuple[Column, ...]:
-    """Those of the table: with a bound, the share of it and what a call costs the host."""
-    if bound is None:
-        shares: tuple[Column, ...] = (("of gemm", lambda row: f"{row.rate / peak_rate:.2%}"),)
+def _host(way: str) -> Column:
+    return f"{way} us", lambda row: f"{row.host.seconds[way] * 1e6:.1f}" if way in row.host.seconds else ""
+
+
+def columns(yardstick: Yardstick) -> tuple[Column, ...]:
+    """Those of the table: with a bound, the share of it and what a call costs the host by each way of asking."""
+    if yardstick.bound is None:
+        shares: tuple[Column, ...] = (("of gemm", lambda row: f"{row.rate / yardstick.peak_rate(row):.2%}"),)
     else:
-        shares = (("of bound", lambda row: f"{bound(row) / row.timing.median:.2%}"), HOST)
+        shares = (("of bound", lambda row: f"{yardstick.share(row):.2%}"), *map(_host, WAYS))
     return (*NAMES, *TIMES, *shares, MEMORY)
 
 
 BUSY = 0.5  # load for each core above which the numbers are doubtful
-WIDTH = 150  # columns of a console that has no width of its own: a file or a pipe
+WIDTH = 180  # columns of a console that has no width of its own: a file or a pipe
 
 
 def wide_console() -> Console:
@@ -165,7 +182,7 @@ def print_header(console: Console, header: Header) -> None:
 
 def _cpu_lines(header: Header) -> Iterator[str]:
     device = header.device
-    yield f"{device['model']}, {device['cores_used']} of {device['cores']} cores, {header.dtype}, {header.date}"
+    yield f"{device['model']}, {device['cores_used']} of {device['cores']} cores, {', '.join(header.dtypes)}, {header.date}"
     yield (
         f"matrix product {device['sgemm_gflops']} GFLOP/s in float32, {device['dgemm_gflops']} in float64, "
         f"copy {device['copy_gbps']} GB/s, measured in this run"
@@ -176,7 +193,8 @@ def _cuda_lines(header: Header) -> Iterator[str]:
     device = header.device
     memory = f"{device['memory_bytes'] / 2**30:.0f} GiB, L2 {_mebibytes(device['l2_bytes'])}"
     sizes = f"{device['multiprocessors']} multiprocessors, {memory}"
-    yield f"{device['model']}, compute capability {device['compute_capability']}, {sizes}, {header.dtype}, {header.date}"
+    yield f"{device['model']}, compute capability {device['compute_capability']}, {sizes}"
+    yield f"{', '.join(header.dtypes)}, {header.date}"
     yield (
         f"driver {device['driver']} for CUDA {device['driver_cuda']}, runtime {device['runtime_cuda']}; "
         f"host {device['host']}, {device['cores']} cores"
@@ -189,6 +207,11 @@ def _cuda_lines(header: Header) -> Iterator[str]:
         f"by its clocks: {device['theoretical_gbps']} GB/s, {device['theoretical_float32_gflops']} GFLOP/s in float32, "
         f"{device['theoretical_float64_gflops']} in float64"
     )
+    yield (
+        f"each call begins {device['lead_s'] * 1e6:.0f} us after the host began to ask for it, "
+        "on operands and into results that are in no cache"
+    )
+    yield f"auto chooses with CUPYCORR_AUTOTUNE {device['autotune'] or 'unset'}"
     yield from (f"not measured: {reason}" for reason in device["not_measured"])
 
 
@@ -196,16 +219,16 @@ def _mebibytes(count: int | None) -> str:
     return "unknown" if count is None else f"{count / 2**20:.0f} MiB"
 
 
-def print_rows(console: Console, rows: Sequence[Row], peak_rate: float, bound: Bound | None = None) -> None:
-    """The table, then who did not run and why, then who was wrong."""
-    table, shown = Table(box=None, header_style="bold", pad_edge=False), columns(peak_rate, bound)
+def print_rows(console: Console, rows: Sequence[Row], yardstick: Yardstick) -> None:
+    """The table, then who did not run and why, who was wrong, and where auto chose worst."""
+    table, shown = Table(box=None, header_style="bold", pad_edge=False), columns(yardstick)
     for column in shown:
         table.add_column(column[0], justify="left" if column in NAMES else "right", no_wrap=True)
     for row in rows:
         if row.timing is not None:
             table.add_row(*(cell(row) for _, cell in shown), style="bold" if row.auto else None)
     console.print(table)
-    if bound is not None:
+    if yardstick.bound is not None:
         console.print(
             "of bound: 100 % is all data moved once and every tap multiplied; windows that share their sums can do better"
         )
@@ -213,12 +236,29 @@ def print_rows(console: Console, rows: Sequence[Row], peak_rate: float, bound: B
         console.print("* one run takes longer than the budget: timed while warming up, not in turn")
     if any(row.timing is not None and row.timing.disturbed for row in rows):
         console.print("? a quarter of the runs took over twice as long as the fastest: measure again on a quiet machine")
-    for line in _not_run(rows):
+    for line in (*_not_run(rows), *_host_unknown(rows)):
         console.print(escape(line), style="dim", soft_wrap=True)
     for row in rows:
         if row.wrong is not None:
-            message = f"error: {row.contestant} on {row.case}, {row.which}: {row.wrong}; not timed"
+            message = f"error: {row.contestant} on {_where(row)}: {row.wrong}; not timed"
             console.print(escape(message), style="bold red", soft_wrap=True)
+    worst = worst_regret(rows)
+    if worst is not None:
+        console.print(escape(worst), soft_wrap=True)
+
+
+def worst_regret(rows: Sequence[Row]) -> str | None:
+    """Where the variant auto runs is furthest behind the best of ours; None where it never had a choice."""
+    chosen = max((row for row in rows if row.regret is not None), key=lambda row: row.regret, default=None)
+    if chosen is None:
+        return None
+    if chosen.regret == 1:
+        return "worst regret: none, auto ran the best of ours everywhere"
+    place = (chosen.case, chosen.dtype, chosen.which)
+    others = [row for row in rows if row.ours and row.timing and (row.case, row.dtype, row.which) == place]
+    best = min(others, key=lambda row: row.timing.median)
+    times = (f"{row.contestant} takes {milliseconds(row.timing.median)} ms" for row in (chosen, best))
+    return f"worst regret: {chosen.regret:.2f} on {_where(chosen)}: auto's {', '.join(times)}"
 
 
 def milliseconds(seconds: float) -> str:
@@ -227,15 +267,29 @@ def milliseconds(seconds: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
+def _where(row: Row) -> str:
+    return f"{row.case} {row.dtype} {row.which}"
+
+
 def _not_run(rows: Sequence[Row]) -> list[str]:
-    """One line for each contestant and reason, with where it holds unless that is everywhere."""
-    everywhere = len({(row.case, row.which) for row in rows})
+    """One line for each contestant and reason."""
+    return _together(rows, "not run", ((row, row.contestant, row.reason) for row in rows if row.reason is not None))
+
+
+def _host_unknown(rows: Sequence[Row]) -> list[str]:
+    """One line for each contestant, way of asking and reason."""
+    found = ((row, f"{row.contestant} by {way}", reason) for row in rows for way, reason in row.host.unknown.items())
+    return _together(rows, "host not timed", found)
+
+
+def _together(rows: Sequence[Row], what: str, found: Iterable[tuple[Row, str, str]]) -> list[str]:
+    """One line for each name and reason, with where it holds unless that is everywhere."""
+    everywhere = len({_where(row) for row in rows})
     where: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        if row.reason is not None:
-            where.setdefault((row.contestant, row.reason), []).append(f"{row.case} {row.which}")
+    for row, name, reason in found:
+        where.setdefault((name, reason), []).append(_where(row))
     return [
-        f"not run: {name}: {reason}" + ("" if len(places) == everywhere else f" ({', '.join(places)})")
+        f"{what}: {name}: {reason}" + ("" if len(places) == everywhere else f" ({', '.join(places)})")
         for (name, reason), places in where.items()
     ]
 
@@ -243,25 +297,27 @@ def _not_run(rows: Sequence[Row]) -> list[str]:
 # JSON ----------------------------------------------------------------------------------------------------------------
 
 
-def as_json(header: Header, rows: Sequence[Row], peak_rate: float, bound: Bound | None = None) -> dict[str, Any]:
+def as_json(header: Header, rows: Sequence[Row], yardstick: Yardstick) -> dict[str, Any]:
     """Everything the table shows, in seconds and bytes, with every single run."""
     return {
         "date": header.date,
         "command": header.command,
-        "dtype": header.dtype,
+        "dtypes": header.dtypes,
         "device": header.device,
         "versions": header.versions,
-        "rows": [record(row, peak_rate, bound) for row in rows],
+        "rows": [record(row, yardstick) for row in rows],
     }
 
 
-def record(row: Row, peak_rate: float, bound: Bound | None = None) -> dict[str, Any]:
+def record(row: Row, yardstick: Yardstick) -> dict[str, Any]:
     """A row of the table."""
-    found = {"case": row.case, "pass": row.which, "contestant": row.contestant, "ours": row.ours, "auto": row.auto}
+    names = {"case": row.case, "dtype": row.dtype, "pass": row.which, "contestant": row.contestant}
+    found = names | {"ours": row.ours, "auto": row.auto}
     if row.timing is None:
         return found | {"reason": row.reason, "wrong": row.wrong}
-    if bound is not None:
-        found |= {"bound_s": bound(row), "share_of_bound": bound(row) / row.timing.median, "host_s": row.host}
+    if yardstick.bound is not None:
+        found |= {"bound_s": yardstick.bound(row), "share_of_bound": yardstick.share(row)}
+        found |= {"host_s": dict(row.host.seconds), "host_unknown": dict(row.host.unknown), "copies": row.copies}
     return found | {
         "median_s": row.timing.median,
         "minimum_s": row.timing.minimum,
@@ -270,14 +326,15 @@ def record(row: Row, peak_rate: float, bound: Bound | None = None) -> dict[str, 
         "cut_short": row.timing.cut_short,
         "disturbed": row.timing.disturbed,
         "ratio": row.ratio,
+        "regret": row.regret,
         "gflops": row.rate / 1e9,
-        "share_of_gemm": row.rate / peak_rate,
+        "share_of_gemm": row.rate / yardstick.peak_rate(row),
         "peak_bytes": row.peak_bytes,
     }
 
 
-def write_json(path: Path, header: Header, rows: Sequence[Row], peak_rate: float, bound: Bound | None = None) -> None:
+def write_json(path: Path, header: Header, rows: Sequence[Row], yardstick: Yardstick) -> None:
     """Write the file whole, a line for each row: a run that is stopped leaves the cases it finished."""
-    content = as_json(header, rows, peak_rate, bound)
+    content = as_json(header, rows, yardstick)
     lines = ",\n  ".join(json.dumps(record) for record in content.pop("rows"))
     path.write_text(json.dumps(content, indent=1).removesuffix("\n}") + f',\n "rows": [\n  {lines}\n ]\n}}\n')

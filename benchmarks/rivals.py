@@ -2,7 +2,7 @@
 
 A contestant is one row: a name, when it cannot take part (None or the reason in words), the bytes it needs, and the two
 passes, each handed the same arrays and returning a function without arguments that does exactly the work that is timed.
-Every line of the torch rivals is our own; whether they do the same work is checked before they are timed.
+Every line of the rivals here is our own; whether they do the same work is checked before they are timed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ from cupycorr import _dispatch
 from cupycorr._arrays import array_kind
 from cupycorr._backends import cuda, workers
 from cupycorr._cuda.device import import_cupy
-from cupycorr._dtypes import named_dtype
-from cupycorr._problem import Problem, parameters, problem
+from cupycorr._dispatch import CPU, Place
+from cupycorr._problem import Parameters, Problem
 
-from .cases import Case, Inputs
+from . import pixel_blocks
+from .cases import Case, Inputs, positions_read
+
+GPU = 0  # CUDA's number of the device
 
 Work = Callable[[], tuple[Any, ...]]
+Prepare = Callable[[Case, Inputs], Work]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,14 @@ class Contestant:
     ours: bool
     refusal: Callable[[Case, str, str], str | None]  # (case, dtype, pass)
     bytes: Callable[[Problem, int, str], int]  # (problem, itemsize, pass): peak, inputs not counted
-    forward: Callable[[Case, Inputs], Work]
-    vjp: Callable[[Case, Inputs], Work]
+    forward: Prepare
+    vjp: Prepare
+    way: str = "torch"  # what it is called through: a function of arrays, or torch
+    through_torch: Contestant | None = None  # the same for tensors
+
+    def keeps_graph(self, which: str) -> bool:
+        """Whether what `prepare` returns holds what torch's backward needs."""
+        return which == "vjp" and self.way == "torch"
 
     def prepare(self, which: str, case: Case, inputs: Inputs) -> Work:
         """What is timed. The graph a rival's backward needs is made here, outside the clock."""
@@ -48,28 +58,24 @@ class Contestant:
 # Ours ----------------------------------------------------------------------------------------------------------------
 
 
-ArrayModule = Callable[[], ModuleType]
+def automatic(case: Case, dtype: str, which: str, where: Place = CPU) -> str:
+    """The variant ``variant="auto"`` runs on arrays there."""
+    return _choice(case, dtype, which, "auto", where)
 
 
-def numpy() -> ModuleType:
-    """The array module of the CPU."""
-    return np
+def _choice(case: Case, dtype: str, which: str, variant: str, where: Place) -> str:
+    return _dispatch.choose(case.problem, where, variant, which, dtype, dtype).name
 
 
-def automatic(case: Case, dtype: str, module: ArrayModule = numpy) -> str:
-    """The variant ``variant="auto"`` runs on the arrays of a module."""
-    return _explanation(case, dtype, "auto", module()).variant
-
-
-def _explanation(case: Case, dtype: str, variant: str, xp: ModuleType) -> Any:
-    standing_in = xp.broadcast_to(xp.empty((), named_dtype(dtype)), case.shape)
-    return cupycorr.explain(standing_in, standing_in, **case.keywords, variant=variant)
-
-
-def _variant(name: str, module: ArrayModule, needed: Callable[[Problem, int, str], int]) -> Contestant:
+def _variant(
+    name: str,
+    where: Callable[[], Place],
+    needed: Callable[[Problem, int, str], int],
+    through_torch: Contestant | None = None,
+) -> Contestant:
     def refusal(case: Case, dtype: str, which: str) -> str | None:
         try:
-            _explanation(case, dtype, name, module())
+            _choice(case, dtype, which, name, where())
         except NotImplementedError as error:
             return str(error)
         return None
@@ -81,7 +87,16 @@ def _variant(name: str, module: ArrayModule, needed: Callable[[Problem, int, str
         arrays = (inputs.cotangent, inputs.input1, inputs.input2)
         return lambda: cupycorr.spatial_correlation_sample_vjp(*arrays, **case.keywords, variant=name)
 
-    return Contestant(name, True, refusal, needed, forward, vjp)
+    return Contestant(name, True, refusal, needed, forward, vjp, "array", through_torch)
+
+
+def _variant_through_torch(name: str) -> Contestant:
+    """A variant asked for with tensors on a GPU."""
+
+    def correlate(case: Case) -> Callable[[Any, Any], Any]:
+        return partial(import_module("cupycorr.torch").spatial_correlation_sample, **case.keywords, variant=name)
+
+    return Contestant(name, True, lambda *_: lacking_cuda_torch(), _our_cuda_bytes, *_torch_works(correlate))
 
 
 def _our_bytes(problem: Problem, itemsize: int, which: str) -> int:
@@ -93,10 +108,14 @@ def _our_cuda_bytes(problem: Problem, itemsize: int, which: str) -> int:
     return cuda.WORKSPACE + problem.bytes(itemsize, itemsize)
 
 
+def on_gpu() -> Place:
+    """Where the benchmark of a GPU has its arrays."""
+    return _dispatch.gpu(GPU)
+
+
 def cuda_variants() -> list[str]:
     """The names of those that run on CuPy arrays."""
-    windowed = problem(parameters(kernel_size=2), (1, 1, 4, 4), (1, 1, 4, 4))
-    return [row.name for row in _dispatch.VARIANTS if row.can_run(windowed, _dispatch.Place("cupy", None)) is None]
+    return [row.name for row in _dispatch.VARIANTS if row.kind == "cupy"]
 
 
 # Rivals in torch -----------------------------------------------------------------------------------------------------
@@ -211,9 +230,7 @@ def _frame(x: Any, problem: Problem, which: int) -> Any:
     """An input cropped or padded with zeros to exactly the positions that are read, one side at a time."""
     sides: list[int] = []
     for axis, size in ((problem.horizontal, x.shape[3]), (problem.vertical, x.shape[2])):  # torch pads the last axis first
-        before = axis.padding - (axis.first_displacement if which == 2 else 0)
-        reach = (axis.out - 1) * axis.stride + axis.dilation * (axis.kernel - 1) + 1
-        length = reach + (axis.step * (axis.patch - 1) if which == 2 else 0)
+        before, length = positions_read(axis, which)
         sides += [before, length - before - size]
     return torch().nn.functional.pad(x, sides) if any(sides) else x
 
@@ -226,10 +243,15 @@ def extension(x1: Any, x2: Any, problem: Problem) -> Any:
 
 
 def mmcv(x1: Any, x2: Any, problem: Problem) -> Any:
-    """OpenMMLab's compiled operator, which takes the largest displacement for the patch size."""
-    p = problem.parameters
-    sample = import_module("mmcv.ops.correlation").CorrelationFunction.apply
-    return sample(x1, x2, p.kernel_size, p.patch_size[0] // 2, p.stride, p.padding, p.dilation, p.dilation_patch)
+    """OpenMMLab's compiled operator."""
+    return _mmcv_module(problem.parameters)(x1, x2)
+
+
+@lru_cache
+def _mmcv_module(p: Parameters) -> Any:
+    """Each pair is one number there, and the largest displacement stands for the patch size."""
+    pairs = (p.kernel_size, (p.patch_size[0] // 2,), p.stride, p.padding, p.dilation, p.dilation_patch)
+    return import_module("mmcv.ops").Correlation(*(pair[0] for pair in pairs))
 
 
 def _torch_contestant(
@@ -242,25 +264,32 @@ def _torch_contestant(
     def refuses(case: Case, dtype: str, which: str) -> str | None:
         return lacking() or refusal(case, dtype, which)
 
+    return Contestant(name, False, refuses, needed, *_torch_works(lambda case: partial(_scaled, correlate, case.problem)))
+
+
+def _scaled(correlate: Callable[[Any, Any, Problem], Any], problem: Problem, x1: Any, x2: Any) -> Any:
+    out, scale = correlate(x1, x2, problem), problem.parameters.scale
+    return out if scale == 1 else out * scale
+
+
+def _torch_works(correlate_for: Callable[[Case], Callable[[Any, Any], Any]]) -> tuple[Prepare, Prepare]:
+    """Both passes of a differentiable function of two tensors."""
+
     def forward(case: Case, inputs: Inputs) -> Work:
-        x1, x2 = tensor(inputs.input1), tensor(inputs.input2)
+        correlate, x1, x2 = correlate_for(case), tensor(inputs.input1), tensor(inputs.input2)
 
         def work() -> tuple[Any, ...]:
             with torch().no_grad():
-                return (_scaled(correlate(x1, x2, case.problem), case.problem),)
+                return (correlate(x1, x2),)
 
         return work
 
     def vjp(case: Case, inputs: Inputs) -> Work:
         leaves = [tensor(x).requires_grad_() for x in (inputs.input1, inputs.input2)]
-        out, cotangent = _scaled(correlate(*leaves, case.problem), case.problem), tensor(inputs.cotangent)
+        out, cotangent = correlate_for(case)(*leaves), tensor(inputs.cotangent)
         return partial(torch().autograd.grad, out, leaves, cotangent, retain_graph=True)
 
-    return Contestant(name, False, refuses, needed, forward, vjp)
-
-
-def _scaled(out: Any, problem: Problem) -> Any:
-    return out if problem.parameters.scale == 1 else out * problem.parameters.scale
+    return forward, vjp
 
 
 def tensor(array: Any) -> Any:
@@ -317,14 +346,16 @@ def _cuda_extension_refusal(case: Case, dtype: str, which: str) -> str | None:
 
 
 def _mmcv_refusal(case: Case, dtype: str, which: str) -> str | None:
-    if importable("mmcv.ops.correlation") is None:
+    if importable("mmcv.ops") is None:
         return "mmcv with its compiled operators is not installed"
     if dtype == "bfloat16":
         return "has no bfloat16"
     p = case.problem.parameters
-    if p.patch_size[0] != p.patch_size[1] or p.patch_size[0] % 2 == 0:
-        return "patches are square and odd"
-    return None if p.patch_offset is None else "has no patch_offset"
+    if p.patch_offset is not None:
+        return "has no patch_offset"
+    pairs = (p.kernel_size, p.patch_size, p.stride, p.padding, p.dilation, p.dilation_patch)
+    odd_and_square = p.patch_size[0] % 2 == 1 and all(y == x for y, x in pairs)
+    return None if odd_and_square else "patches are odd, and every parameter the same along both axes"
 
 
 def _unfold_bytes(problem: Problem, itemsize: int, which: str) -> int:
@@ -367,7 +398,7 @@ def _out_bytes(problem: Problem, itemsize: int) -> int:
 def contestants() -> tuple[Contestant, ...]:
     """Everybody on the CPU: our variants in the order of preference, then the rivals."""
     return (
-        *(_variant(row.name, numpy, _our_bytes) for row in _dispatch.VARIANTS),
+        *(_variant(row.name, lambda: CPU, _our_bytes) for row in _dispatch.VARIANTS),
         _torch_contestant("unfold+einsum", unfold_einsum, _unfold_refusal, _unfold_bytes),
         _torch_contestant("shift-loop", shift_loop, _shift_refusal, _shift_bytes),
         _torch_contestant("tap-loop", tap_loop, _tap_refusal, _tap_bytes),
@@ -376,15 +407,25 @@ def contestants() -> tuple[Contestant, ...]:
 
 
 def cuda_contestants() -> tuple[Contestant, ...]:
-    """Everybody on a GPU, where all of them work on the same memory."""
+    """Everybody on a GPU, where all of them work on the same memory. The tap loop stays away: it would time Python."""
     return (
-        *(_variant(name, import_cupy, _our_cuda_bytes) for name in cuda_variants()),
+        *(_variant(name, on_gpu, _our_cuda_bytes, _variant_through_torch(name)) for name in cuda_variants()),
         _torch_contestant("unfold+einsum", unfold_einsum, _unfold_refusal, _unfold_bytes, lacking_cuda_torch),
         _torch_contestant("shift-loop", shift_loop, _shift_refusal, _shift_bytes, lacking_cuda_torch),
-        _torch_contestant("tap-loop", tap_loop, _tap_refusal, _tap_bytes, lacking_cuda_torch),
+        _pixel_blocks(),
         _torch_contestant("cpp-extension", extension, _cuda_extension_refusal, _extension_bytes, lacking_cuda_torch),
         _torch_contestant("mmcv", mmcv, _mmcv_refusal, _extension_bytes, lacking_cuda_torch),
     )
+
+
+def _pixel_blocks() -> Contestant:
+    def forward(case: Case, inputs: Inputs) -> Work:
+        return lambda: (pixel_blocks.correlate(inputs.input1, inputs.input2, case.problem),)
+
+    def vjp(case: Case, inputs: Inputs) -> Work:
+        raise NotImplementedError("pixel-blocks has no gradients")
+
+    return Contestant("pixel-blocks", False, pixel_blocks.refusal, _tap_bytes, forward, vjp, "array")
 
 
 # The largest error, as a share of the largest value, that still is the same work: rivals may round in halves.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from cupycorr._dtypes import named_dtype
 from . import memory, rivals
 from .cases import Case, Inputs
 from .rivals import Contestant, Work
-from .timing import Stopwatch, Timing, cpu_stopwatch, race
+from .timing import TURN, Stopwatch, Timing, cpu_stopwatch, race
 
 ENOUGH = 4  # a rival's first run that takes this many budgets is not repeated
 ENQUEUED = 5e-3  # seconds: what takes longer keeps nobody waiting for the host
@@ -22,19 +24,30 @@ MARGIN = 0.9  # share of the available memory that may be used: estimates are es
 
 
 @dataclass(frozen=True, slots=True)
+class HostTimes:
+    """Seconds that a call keeps the host busy where the work is done elsewhere, by the way it is asked for; or why unknown."""
+
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """What is known about one contestant on one case and pass: a timing, or why there is none."""
+    """What is known about one contestant on one case, element type and pass: a timing, or why there is none."""
 
     case: str
+    dtype: str
     which: str
     contestant: str
     ours: bool
     auto: bool
     timing: Timing | None = None
     ratio: float | None = None  # this contestant's time / that of the variant auto runs
+    regret: float | None = None  # of the variant auto runs: its time / that of the best of ours
     rate: float | None = None  # useful flop/s
     peak_bytes: int | None = None
-    host: float | None = None  # seconds that a call keeps the host busy, where the work is done elsewhere
+    copies: int = 1  # of operands and results, used in turn
+    host: HostTimes = HostTimes()
     reason: str | None = None
     wrong: str | None = None
 
@@ -44,17 +57,19 @@ class Machine:
     """What differs between devices while contestants run."""
 
     stopwatch: Stopwatch
-    automatic: Callable[[Case, str], str]  # (case, dtype) -> the variant that auto runs
+    automatic: Callable[[Case, str, str], str]  # (case, dtype, pass) -> the variant that auto runs
     place: Callable[[Inputs], Inputs]  # to where the work is done
     finish: Callable[[], None]  # waits for the work that was asked for
     available: Callable[[], int]  # bytes
     peak: Callable[[Case, Contestant, str, str], int | None]  # (case, contestant, pass, dtype) -> bytes beyond the inputs
-    host: Callable[[Work], float] | None = None  # seconds that a call keeps the host busy
+    copies: Callable[[int], int] = lambda touched: 1  # of what a call touches (bytes), so that it finds none of it in a cache
+    host: Callable[[Contestant, Work, str, Case, Inputs], HostTimes] | None = None
+    turn: float = TURN  # seconds of work in one turn, at least
 
 
 CPU = Machine(
     cpu_stopwatch,
-    lambda case, dtype: rivals.automatic(case, dtype),
+    lambda case, dtype, which: rivals.automatic(case, dtype, which),
     lambda inputs: inputs,
     lambda: None,
     memory.available,
@@ -74,38 +89,70 @@ class Settings:
 
 def run(case: Case, which: str, contestants: Sequence[Contestant], settings: Settings) -> list[Row]:
     """Time every contestant that can take part; rows in the order of ``contestants``."""
-    machine = settings.machine
-    auto = machine.automatic(case, settings.dtype)
+    machine, dtype = settings.machine, settings.dtype
+    auto = machine.automatic(case, dtype, which)
     # Ours first: its numbers are what the others are held against.
     ordered = sorted(contestants, key=lambda c: not (c.ours and c.name == auto))
-    reasons = refusals(ordered, case, which, settings.dtype, machine.available())
-    works, warm, wrong = _warmed(ordered, reasons, case, which, settings)
-    timings = race(works, warm, settings.budget, machine.stopwatch)
-    hosts = {name: machine.host(works[name]) for name in works if machine.host and timings[name].median < ENQUEUED}
+    copies = {c.name: _copies(c, case, which, settings) for c in contestants}
+    operands = _placed(case, which, settings, max(copies.values(), default=1))
+    reasons = refusals(ordered, case, which, dtype, machine.available(), copies)
+    works, warm, wrong = _warmed(ordered, reasons, case, which, settings, operands, copies)
+    timings = race(works, warm, settings.budget, machine.stopwatch, machine.turn)
+    hosts = {
+        c.name: machine.host(c, works[c.name], which, case, operands[0])
+        for c in ordered
+        if machine.host and c.name in timings and timings[c.name].median < ENQUEUED
+    }
     works.clear()  # a rival's graph may hold gigabytes that the measurement of memory needs
+    operands.clear()
     base = timings[auto].median if auto in timings else None
     rows = []
     for contestant in contestants:
         name = contestant.name
-        row = {"case": case.name, "which": which, "contestant": name, "ours": contestant.ours, "auto": name == auto}
+        row = {"case": case.name, "dtype": dtype, "which": which, "contestant": name, "ours": contestant.ours}
+        row["auto"] = name == auto
         if name in timings:
             median = timings[name].median
-            peak = machine.peak(case, contestant, which, settings.dtype) if settings.measure_memory else None
+            peak = machine.peak(case, contestant, which, dtype) if settings.measure_memory else None
             row |= {"timing": timings[name], "ratio": median / base if base else None, "peak_bytes": peak}
-            row["host"] = hosts.get(name)
-            row["rate"] = case.useful_flops(which) / median
+            row |= {"copies": copies[name], "rate": case.useful_flops(which) / median}
+            row["regret"] = _regret(timings, auto, contestants) if name == auto else None
+            row["host"] = hosts.get(name, HostTimes())
         rows.append(Row(**row, reason=reasons[name], wrong=wrong.get(name)))
     return rows
 
 
-def refusals(contestants: Sequence[Contestant], case: Case, which: str, dtype: str, available: int) -> dict[str, str | None]:
+def _regret(timings: Mapping[str, Timing], auto: str, contestants: Sequence[Contestant]) -> float | None:
+    """How many times as long as the best of ours the chosen one takes; None where there was no choice."""
+    ours = [timings[c.name].median for c in contestants if c.ours and c.name in timings]
+    return timings[auto].median / min(ours) if len(ours) > 1 else None
+
+
+# Memory --------------------------------------------------------------------------------------------------------------
+
+
+def _copies(contestant: Contestant, case: Case, which: str, settings: Settings) -> int:
+    """How many copies of operands and results a contestant works on in turn. A graph that it keeps with each is touched, too."""
+    touched = case.bytes(settings.dtype, which)
+    if contestant.keeps_graph(which):
+        touched = max(touched, contestant.bytes(case.problem, named_dtype(settings.dtype).itemsize, which))
+    return settings.machine.copies(touched)
+
+
+def _placed(case: Case, which: str, settings: Settings, count: int) -> list[Inputs]:
+    inputs = case.inputs(settings.dtype, which)
+    return [settings.machine.place(inputs) for _ in range(count)]
+
+
+def refusals(
+    contestants: Sequence[Contestant], case: Case, which: str, dtype: str, available: int, copies: Mapping[str, int]
+) -> dict[str, str | None]:
     """Why each contestant does not run, None where it does. All that do are in memory at once, so their needs add up."""
     found: dict[str, str | None] = {}
-    available = int(available * MARGIN)
-    itemsize, taken = named_dtype(dtype).itemsize, 0
+    available, taken = int(available * MARGIN), 0
     for contestant in contestants:
         reason = contestant.refusal(case, dtype, which)
-        needed = contestant.bytes(case.problem, itemsize, which)
+        needed = _needed(contestant, case, which, dtype, copies[contestant.name])
         if reason is None and taken + needed > available:
             reason = f"needs {gibibytes(needed)} of memory, {gibibytes(max(available - taken, 0))} are available"
         taken += needed if reason is None else 0
@@ -113,19 +160,33 @@ def refusals(contestants: Sequence[Contestant], case: Case, which: str, dtype: s
     return found
 
 
+def _needed(contestant: Contestant, case: Case, which: str, dtype: str, copies: int) -> int:
+    """Bytes of what a contestant works in, and of what it keeps with each copy: a graph, or only the results."""
+    at_once = contestant.bytes(case.problem, named_dtype(dtype).itemsize, which)
+    return at_once + (copies - 1) * (at_once if contestant.keeps_graph(which) else case.result_bytes(dtype, which))
+
+
 def gibibytes(count: int) -> str:
     """A number of bytes for people."""
     return f"{count / 2**30:.3g} GiB"
 
 
+# Before the race -----------------------------------------------------------------------------------------------------
+
+
 def _warmed(
-    contestants: Sequence[Contestant], reasons: dict[str, str | None], case: Case, which: str, settings: Settings
+    contestants: Sequence[Contestant],
+    reasons: dict[str, str | None],
+    case: Case,
+    which: str,
+    settings: Settings,
+    operands: Sequence[Inputs],
+    copies: Mapping[str, int],
 ) -> tuple[dict[str, Work], dict[str, tuple[float, ...]], dict[str, str]]:
     """Run everybody before the race and compare the numbers: (works, seconds of those runs, who is wrong and how).
 
     Only those without a reason not to run; a rival that fails gets one.
     """
-    inputs = settings.machine.place(case.inputs(settings.dtype, which))
     finish = settings.machine.finish
     works: dict[str, Work] = {}
     warm: dict[str, tuple[float, ...]] = {}
@@ -133,12 +194,12 @@ def _warmed(
     want: tuple[np.ndarray, ...] | None = None
     for contestant in (c for c in contestants if reasons[c.name] is None):
         try:
-            work = contestant.prepare(which, case, inputs)
+            work = in_turn([contestant.prepare(which, case, each) for each in operands[: copies[contestant.name]]])
             result, first = _clocked(work, finish)
         except (MemoryError, RuntimeError) as error:
             if contestant.ours:
                 raise
-            reasons[contestant.name] = f"failed: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+            reasons[contestant.name] = f"failed: {first_line(error)}"
             continue
         if want is None:
             want = tuple(rivals.as_numpy(part) for part in result)
@@ -152,6 +213,24 @@ def _warmed(
             seconds += (_clocked(work, finish)[1],)
         works[contestant.name], warm[contestant.name] = work, seconds
     return works, warm, wrong
+
+
+def in_turn(works: Sequence[Work]) -> Work:
+    """Each call does the next of these works, round and round, into memory that none of the calls between has written to."""
+    if len(works) == 1:
+        return works[0]
+    turns, kept = cycle(works), deque(maxlen=len(works) - 1)
+
+    def work() -> tuple[Any, ...]:
+        kept.append(next(turns)())
+        return kept[-1]
+
+    return work
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _clocked(work: Callable[[], Any], finish: Callable[[], None]) -> tuple[Any, float]:

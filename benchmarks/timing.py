@@ -16,7 +16,7 @@ Stopwatch = Callable[[Callable[[], Any], int], float]  # (work, calls) -> second
 
 MOST_RUNS = 30
 FEWEST_RUNS = 2
-TURN = 2e-3  # seconds: shorter work is called repeatedly in its turn, and the mean taken
+TURN = 2e-3  # seconds: shorter work is called repeatedly in its turn, and the mean taken; a device may need less
 MOST_CALLS = 1000
 SETTLE = 5e-3  # seconds: threads may spin for a while after their work, which must not be charged to the next contestant
 
@@ -66,6 +66,7 @@ def race(
     warm: Mapping[str, tuple[float, ...]],
     budget: float,
     stopwatch: Stopwatch = cpu_stopwatch,
+    turn: float = TURN,
 ) -> dict[str, Timing]:
     """Time every work once a round, until each has had its share of the budget (seconds) and at least `FEWEST_RUNS`.
 
@@ -74,7 +75,7 @@ def race(
     expected = {name: min(warm[name]) for name in works}
     results = {name: Timing(warm[name], cut_short=True) for name in works if expected[name] > budget}
     racing = [name for name in works if name not in results]
-    calls = {name: min(max(math.ceil(TURN / max(expected[name], 1e-9)), 1), MOST_CALLS) for name in racing}
+    calls = {name: min(max(math.ceil(turn / max(expected[name], 1e-9)), 1), MOST_CALLS) for name in racing}
     taken: dict[str, list[float]] = {name: [] for name in racing}
     share = budget / max(len(racing), 1)
 

@@ -21,7 +21,7 @@ from ._arrays import (
     may_share_memory,
 )
 from ._dtypes import ElementType, check_scale, element_type, named_dtype
-from ._problem import Problem, check_precision, parameters, problem
+from ._problem import Problem, Question, check_precision, parameters, problem
 
 
 def spatial_correlation_sample(
@@ -121,7 +121,15 @@ def spatial_correlation_sample(
     asked = _asked(input1, input2, given, patch_offset, scale, precision)
     result_dtype = _result_dtype(input1, dtype)
     written = None if out is None else _check_out(out, input1, asked, dtype, result_dtype)
-    chosen = _dispatch.choose(asked, _dispatch.place(input1), variant)
+    chosen = _dispatch.choose(
+        asked,
+        _dispatch.place(input1),
+        variant,
+        "forward",
+        input1.dtype,
+        result_dtype if written is None else written.dtype,
+        _dispatch.orders(input1, input2),
+    )
     xp = array_module(input1)
     with current_device_of(input1):
         # A caller's array that shares memory with an input may only be written once every sum is known.
@@ -200,7 +208,8 @@ def spatial_correlation_sample_vjp(
     asked = _asked(input1, input2, given, patch_offset, scale, precision)
     cotangent = _check_cotangent(cotangent, input1, asked, _result_dtype(input1, dtype))
     needs = _check_needs(needs)
-    chosen = _dispatch.choose(asked, _dispatch.place(input1), variant)
+    orders = _dispatch.orders(input1, input2)
+    chosen = _dispatch.choose(asked, _dispatch.place(input1), variant, "vjp", input1.dtype, cotangent.dtype, orders, needs)
     with current_device_of(input1):
         return chosen.vjp(asked, cotangent, input1, input2, needs)
 
@@ -252,7 +261,9 @@ def explain(
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
     input1, input2 = known_arrays(input1=input1, input2=input2)
     asked = _asked(input1, input2, given, patch_offset, scale, precision)
-    return _dispatch.explain(asked, _dispatch.place(input1), variant, input1.dtype, _result_dtype(input1, dtype))
+    names = input1.dtype.name, _result_dtype(input1, dtype).name
+    question = Question("forward", asked, *names, _dispatch.orders(input1, input2))
+    return _dispatch.explain(question, _dispatch.place(input1), variant)
 
 
 def _asked(input1: Any, input2: Any, given: tuple, patch_offset: Any, scale: Any, precision: Any) -> Problem:

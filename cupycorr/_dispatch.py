@@ -1,7 +1,8 @@
 """Which variant answers, and why not the others.
 
-A variant is one row of `VARIANTS`, in order of preference. Why one cannot run is said in words, and the same words serve a forced
-variant's error, the error when nothing can run, and `explain`.
+A variant is one row of `VARIANTS`. On the CPU the first that can run does; on a GPU the one that takes least by count, or that
+was measured to be the fastest there. Why one does not run is said in words, and the same words serve a forced variant's error,
+the error when nothing can run, and `explain`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ from functools import lru_cache, partial
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
-
+from . import _tuning
 from ._arrays import array_kind
 from ._backends import blas, cpu, cuda, kernels, reference, register_tile, simd, workers
 from ._cuda.device import PIP_COMMAND, Device, facts
 from ._dtypes import element_type
-from ._problem import Problem
+from ._problem import ROWS, Problem, Question
 
 _KIND_NAMES = {"numpy": "NumPy array", "cupy": "CuPy array"}
 
@@ -30,6 +30,10 @@ class Place:
 
     kind: str
     device: Device | None
+
+    def __hash__(self) -> int:
+        """Of little: caches ask for it at every call."""
+        return hash((self.kind, self.device and self.device.index))
 
 
 CPU = Place("numpy", None)
@@ -50,25 +54,36 @@ def _on(device: Device) -> Place:
     return Place("cupy", device)
 
 
+def orders(input1: Any, input2: Any) -> tuple[str, str]:
+    """How two inputs lie in memory, where that decides anything."""
+    if array_kind(input1) == "numpy":
+        return ROWS, ROWS
+    return kernels.layout("input1", input1).order, kernels.layout("input2", input2).order
+
+
 # Reasons ----------------------------------------------------------------------------------------------------------------------
 
-Reason = Callable[[Problem], "str | None"]
+Reason = Callable[[Question], "str | None"]
 
 
-def _none(problem: Problem) -> str | None:
+def _none(question: Question) -> str | None:
     return None
 
 
-def _needs_llvm(problem: Problem) -> str | None:
+def _needs_llvm(question: Question) -> str | None:
     return register_tile.missing()
 
 
-def _needs_window(problem: Problem) -> str | None:
-    return kernels.out_of_reach(problem) or ("kernel_size is 1" if problem.parameters.kernel_size == (1, 1) else None)
+def _needs_reach(question: Question) -> str | None:
+    return kernels.out_of_reach(question.problem)
 
 
-def _fewer_taps(problem: Problem) -> str | None:
-    return None if cuda.sums_cost_less(problem) else "summing every tap takes less work"
+def _needs_window(question: Question) -> str | None:
+    return _needs_reach(question) or ("kernel_size is 1" if question.problem.parameters.kernel_size == (1, 1) else None)
+
+
+def _needs_tiles(question: Question) -> str | None:
+    return _needs_reach(question) or cuda.no_tiles(question)
 
 
 # The table --------------------------------------------------------------------------------------------------------------------
@@ -76,24 +91,24 @@ def _fewer_taps(problem: Problem) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One implementation: its name, the kind of array it takes, how it goes about a problem, and its two maps.
+    """One implementation: its name, the kind of array it takes, how it goes about a question, and its two maps.
 
-    ``workspace`` is the bytes that the forward map takes beside its result, at most. ``missing`` returns the reason why a problem
-    cannot be run on arrays of that kind, ``worthwhile`` why it is left to a later row although it could be.
+    ``workspace`` is the bytes that a map takes beside its result, at most; ``missing`` returns the reason why a question cannot
+    be answered on arrays of that kind; ``seconds`` what an answer takes by count on a device, where that is known.
     """
 
     name: str
     kind: str
-    how: Callable[[Problem], str]
+    how: Callable[[Question, Device | None], str]
     forward: Callable[..., None]
     vjp: Callable[..., tuple[Any, Any]]
-    workspace: Callable[[Problem, str], int]
+    workspace: Callable[[Question, Device | None], int]
     missing: Reason = _none
-    worthwhile: Reason = _none
+    seconds: Callable[[Question, Device], float] | None = None
 
-    def can_run(self, problem: Problem, where: Place) -> str | None:
-        """None, or the reason why this variant cannot run a problem there."""
-        return self.missing(problem) if where.kind == self.kind else self._other_kind(where)
+    def can_run(self, question: Question, where: Place) -> str | None:
+        """None, or the reason why this variant cannot answer there."""
+        return self.missing(question) if where.kind == self.kind else self._other_kind(where)
 
     def _other_kind(self, where: Place) -> str:
         remedy = f"; CuPy is not installed: {PIP_COMMAND}" if self.kind == "cupy" and not find_spec("cupy") else ""
@@ -102,25 +117,59 @@ class Variant:
 
 def _on_cpu(name: str, module: Any, missing: Reason = _none) -> Variant:
     maps = (partial(cpu.forward, module.ENGINE), partial(cpu.vjp, module.ENGINE))
-    return Variant(name, "numpy", module.how, *maps, lambda problem, accumulator: workers.WORKSPACE, missing)
+    return Variant(
+        name,
+        "numpy",
+        lambda question, device: module.how(question.problem),
+        *maps,
+        lambda question, device: workers.WORKSPACE,
+        missing,
+    )
 
 
-def _on_gpu(name: str, missing: Reason, worthwhile: Reason = _none) -> Variant:
-    maps = (partial(function, name) for function in (cuda.how, cuda.forward, cuda.vjp, cuda.workspace))
-    return Variant(name, "cupy", *maps, missing, worthwhile)
+def _on_gpu(name: str, missing: Reason) -> Variant:
+    return Variant(
+        name,
+        "cupy",
+        lambda question, device: cuda.expected(name, question, device).how,
+        partial(cuda.forward, name),
+        partial(cuda.vjp, name),
+        lambda question, device: cuda.expected(name, question, device).workspace,
+        missing,
+        lambda question, device: cuda.expected(name, question, device).seconds,
+    )
 
 
 VARIANTS = (
     _on_cpu("simd", simd, _needs_llvm),
     _on_cpu("blas", blas),
-    Variant("reference", "numpy", reference.how, reference.forward, reference.vjp, reference.workspace),
-    _on_gpu("box", _needs_window, _fewer_taps),
-    _on_gpu("direct", kernels.out_of_reach),
+    Variant(
+        "reference",
+        "numpy",
+        lambda question, device: reference.how(question.problem),
+        reference.forward,
+        reference.vjp,
+        lambda question, device: reference.workspace(question.problem, element_type("input1", question.dtype).accumulator),
+    ),
+    _on_gpu("box", _needs_window),
+    _on_gpu("tiled", _needs_tiles),
+    _on_gpu("direct", _needs_reach),
 )
 
 
-def choose(problem: Problem, where: Place, variant: str = "auto") -> Variant:
-    """The variant that runs: the first that can and is worthwhile, or the one named.
+def choose(
+    problem: Problem,
+    where: Place,
+    variant: str = "auto",
+    which: str = "forward",
+    dtype: Any = "float32",
+    result_dtype: Any = "float32",
+    orders: tuple[str, str] = (ROWS, ROWS),
+    needs: tuple[bool, bool] = (True, True),
+) -> Variant:
+    """The variant that runs: the one named, or the best of those that can.
+
+    The other arguments are those of `Question`; dtypes may be NumPy's.
 
     Raises
     ------
@@ -129,12 +178,53 @@ def choose(problem: Problem, where: Place, variant: str = "auto") -> Variant:
     NotImplementedError
         The named variant, or every variant, cannot run; the message says why.
     """
-    forced = named_variants(variant)
-    for row in forced or VARIANTS:
-        if row.kind == where.kind and row.missing(problem) is None and (forced or row.worthwhile(problem) is None):
-            return row
-    reasons = "; ".join(f"{row.name}: {row.can_run(problem, where) or row.worthwhile(problem)}" for row in forced or VARIANTS)
-    raise NotImplementedError(f"no variant can run this, got variant={variant!r} ({reasons})")
+    if type(variant) is not str:
+        named_variants(variant)
+    counted = _count(problem, where, variant, which, dtype, result_dtype, orders, needs)
+    return _measured(counted, where.device, measure=True) or counted.best
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """The rows that can answer a question, and the best of them: on a GPU the one that takes least by count."""
+
+    question: Question
+    able: tuple[Variant, ...]
+    best: Variant
+
+
+@lru_cache(1024)  # models ask the same thing again and again
+def _count(
+    problem: Problem,
+    where: Place,
+    variant: str,
+    which: str,
+    dtype: Any,
+    result_dtype: Any,
+    orders: tuple[str, str],
+    needs: tuple[bool, bool],
+) -> _Counted:
+    names = (each if isinstance(each, str) else each.name for each in (dtype, result_dtype))
+    question = Question(which, problem, *names, orders, needs)
+    rows = named_variants(variant) or VARIANTS
+    able = tuple(row for row in rows if row.kind == where.kind and row.missing(question) is None)
+    if not able:
+        reasons = "; ".join(f"{row.name}: {row.can_run(question, where)}" for row in rows)
+        raise NotImplementedError(f"no variant can run this, got variant={variant!r} ({reasons})")
+    if len(able) == 1 or where.device is None:
+        return _Counted(question, able, able[0])
+    return _Counted(question, able, min(able, key=lambda row: row.seconds(question, where.device)))
+
+
+def _measured(counted: _Counted, device: Device | None, *, measure: bool) -> Variant | None:
+    """The row that was measured to be the fastest on a device, or now is where that is asked for; None where it is not known."""
+    if device is None or len(counted.able) == 1:
+        return None
+    rows = {row.name: row for row in counted.able}
+    found = rows.get(_tuning.known(counted.question, device))
+    if found is None and measure and _tuning.at_first_use():
+        found = rows.get(_tuning.measure(counted.question, device, counted.able))
+    return found
 
 
 def named_variants(variant: str) -> list[Variant]:
@@ -182,25 +272,38 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(problem: Problem, where: Place, variant: str, dtype: np.dtype, out_dtype: np.dtype) -> Explanation:
-    """Everything known about a problem before it is run."""
-    chosen = choose(problem, where, variant)
-    reasons = {}
-    for row in VARIANTS:
-        if row is not chosen:
-            reasons[row.name] = row.can_run(problem, where) or row.worthwhile(problem) or f"{chosen.name} comes first"
+def explain(question: Question, where: Place, variant: str) -> Explanation:
+    """Everything known about a question before it is answered."""
+    problem, dtype = question.problem, element_type("input1", question.dtype)
+    named_variants(variant)
+    asked = (question.which, question.dtype, question.result_dtype, question.orders, question.needs)
+    counted = _count(problem, where, variant, *asked)
+    measured = _measured(counted, where.device, measure=False)
+    chosen = measured or counted.best
+    why_not = partial(_why_not, chosen, measured is not None, question, where)
     rates = where.device or workers.machine_rates()
-    accumulator = element_type("input1", dtype).accumulator
-    moved = problem.bytes(dtype.itemsize, out_dtype.itemsize)
-    rate = rates.float64_rate if accumulator == "float64" else rates.float32_rate
+    moved = problem.bytes(dtype.itemsize, element_type("dtype", question.result_dtype).itemsize)
+    rate = rates.float64_rate if dtype.accumulator == "float64" else rates.float32_rate
     return Explanation(
         problem,
         chosen.name,
-        chosen.how(problem),
-        reasons,
+        chosen.how(question, where.device),
+        {row.name: why_not(row) for row in VARIANTS if row is not chosen},
         problem.flops,
         problem.flops_inside(),
         moved,
-        chosen.workspace(problem, accumulator),
+        chosen.workspace(question, where.device),
         max(moved / (rates.bandwidth or math.nan), problem.flops / (rate or math.nan)),
     )
+
+
+def _why_not(chosen: Variant, measured: bool, question: Question, where: Place, row: Variant) -> str:
+    reason = row.can_run(question, where)
+    if reason is not None:
+        return reason
+    if row.seconds is None:
+        return f"{chosen.name} comes first"
+    if measured:
+        return f"{chosen.name} was measured to be faster on this device"
+    times = [f"{each.seconds(question, where.device) * 1e3:.3g} ms" for each in (row, chosen)]
+    return f"by count it takes {times[0]}, {chosen.name} {times[1]}"

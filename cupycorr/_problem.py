@@ -18,6 +18,7 @@ Pair = tuple[int, int]
 Shape = tuple[int, ...]
 
 PRECISIONS = ("highest", "high", "medium")
+ROWS, CHANNELS_LAST = "rows", "channels last"  # orders of images in memory
 
 _INT_OR_PAIR = "an int or a (vertical, horizontal) pair of ints"
 
@@ -292,6 +293,32 @@ def problem(params: Parameters, shape1: Shape, shape2: Shape) -> Problem:
                 f"dilation={params.dilation} does not fit into input1.shape={tuple(shape1)} with padding={params.padding}"
             )
     return asked
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What decides how fast an implementation is.
+
+    Attributes
+    ----------
+    which
+        ``"forward"`` or ``"vjp"``.
+    problem
+        The geometry.
+    dtype, result_dtype
+        Names of the inputs' dtype, and of the output's and the cotangent's.
+    orders
+        How each input lies in memory: `ROWS` or `CHANNELS_LAST`.
+    needs
+        The gradients that are asked for.
+    """
+
+    which: str
+    problem: Problem
+    dtype: str
+    result_dtype: str
+    orders: tuple[str, str] = (ROWS, ROWS)
+    needs: tuple[bool, bool] = (True, True)
 
 
 def check_precision(precision: Any) -> str:

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from . import __version__, _dispatch, _pictures, motion
-from ._backends import kernels, workers
+from ._backends import cuda, workers
 from ._cuda import compiler, device, source
-from ._problem import parameters, problem
+from ._problem import Question, parameters, problem
 
 if TYPE_CHECKING:
     import click
@@ -400,7 +400,7 @@ def _kernel_folder() -> str:
         folder = source.folder()
     except FileNotFoundError as error:
         return f"none: {error}"
-    return f"{folder} ({len(list(kernels.builds()))} kernels, each compiled when first used)"
+    return f"{folder} ({len(list(cuda.builds()))} kernels, each compiled when first used)"
 
 
 def _kernel_cache() -> str:
@@ -411,12 +411,12 @@ def _kernel_cache() -> str:
 def _abilities(no_gpu: str) -> Iterator[tuple[str, str]]:
     """For each variant and kind of array, whether it can run an everyday problem, or why not."""
     shape = (1, 32, 64, 64)
-    asked = problem(parameters(kernel_size=3, patch_size=9), shape, shape)
+    question = Question("forward", problem(parameters(kernel_size=3, patch_size=9), shape, shape), "float32", "float32")
     for row in _dispatch.VARIANTS:
         for kind, name, lacking in (("numpy", "NumPy", ""), ("cupy", "CuPy", "there is no device" if no_gpu else "")):
             yield (
                 f"variant {row.name}",
-                f"{name} arrays: {row.can_run(asked, _dispatch.Place(kind, None)) or lacking or 'can run'}",
+                f"{name} arrays: {row.can_run(question, _dispatch.Place(kind, None)) or lacking or 'can run'}",
             )
 
 
@@ -426,7 +426,7 @@ def _compile_ahead() -> None:
         threads = workers.thread_count()
     try:
         with _quiet():
-            jobs = [(kernel, index) for index in range(device.count()) for _, kernel in kernels.builds()]
+            jobs = [(kernel, index) for index in range(device.count()) for _, kernel in cuda.builds()]
         begin = time.perf_counter()
         with _progress("compiling") as report, ThreadPoolExecutor(threads) as pool:
             for done, _ in enumerate(pool.map(lambda job: compiler.function(*job), jobs), 1):

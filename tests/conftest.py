@@ -1,7 +1,11 @@
-"""Suite-wide settings: hypothesis draws the same problems every time, and device tests need a device."""
+"""Suite-wide settings: hypothesis draws the same problems, variants are chosen by count, device tests need a device."""
+
+import os
 
 import pytest
 from hypothesis import settings
+
+os.environ["CUPYCORR_AUTOTUNE"] = "0"  # what was measured on the user's devices decides nothing here
 
 settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("suite")
@@ -13,6 +17,19 @@ def has_device():
     except ImportError:
         return False
     return cupy.is_available()
+
+
+@pytest.fixture
+def variants(monkeypatch):
+    """Puts rows in the place of the dispatch's table."""
+    from cupycorr import _dispatch
+
+    def put(*rows):
+        monkeypatch.setattr(_dispatch, "VARIANTS", rows)
+        _dispatch._count.cache_clear()
+
+    yield put
+    _dispatch._count.cache_clear()
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -10,7 +10,7 @@ from emulator import ORDERS, Emulator
 from cupycorr._backends import cuda, kernels
 from cupycorr._problem import parameters, problem
 
-ROUTES = ("direct", "box")
+ROUTES = ("direct", "box", "tiled")
 IDLE = replace(FACTS, multiprocessors=10**6)  # no problem fills it: threads share the channels of an output
 BUSY = replace(FACTS, multiprocessors=0)  # every problem fills it
 

@@ -2,26 +2,34 @@
 a report that says where its numbers come from. No test asserts a time."""
 
 import json
+import re
 import subprocess
 import sys
 import types
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import cupy_on_numpy
+import emulator
 import fake_cupy
 import numpy as np
+import nvrtc
 import oracle
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import cases, check, cuda, memory, overhead, report, rivals, running, timing
+from benchmarks import cases, check, cuda, device_code, memory, overhead, pixel_blocks, plot, report, rivals, running, timing
 from benchmarks.cases import Case
-from cupycorr import _dispatch
+from cupycorr import _arrays, _dispatch
 from cupycorr._backends import reference
+from cupycorr._cuda import compiler, source
+from cupycorr._cuda.source import Kernel
 
 CONTESTANTS = {contestant.name: contestant for contestant in rivals.contestants()}
+ON_GPU = [row.name for row in _dispatch.VARIANTS if row.kind == "cupy"]
 TORCH_RIVALS = ("unfold+einsum", "shift-loop", "tap-loop")
+ON_GPU_IN_TORCH = ("unfold+einsum", "shift-loop", "cpp-extension", "mmcv")
 GIBIBYTE = 2**30
 
 SMALL = {
@@ -164,7 +172,7 @@ def quick(dtype="float32"):
 
 
 def auto_and(*others):
-    auto = rivals.automatic(SMALL["plain"], "float32")
+    auto = rivals.automatic(SMALL["plain"], "float32", "forward")
     return [CONTESTANTS[auto], *others]
 
 
@@ -217,16 +225,17 @@ def test_what_does_not_fit_into_memory_is_refused():
     unfolded = 4 * 256 * 21 * 21 * 48 * 64 * 4  # bytes of all displaced copies of input2
     for which, copies in (("forward", 2), ("vjp", 3)):
         assert CONTESTANTS["unfold+einsum"].bytes(case.problem, 4, which) >= copies * unfolded
-    reasons = running.refusals(entrants, case, "forward", "float32", 8 * GIBIBYTE)
+    once = {"reference": 1, "unfold+einsum": 1}
+    reasons = running.refusals(entrants, case, "forward", "float32", 8 * GIBIBYTE, once)
     assert reasons["reference"] is None
     assert "GiB of memory" in reasons["unfold+einsum"]
-    assert set(running.refusals(entrants, case, "vjp", "float32", 100 * GIBIBYTE).values()) == {None}
+    assert set(running.refusals(entrants, case, "vjp", "float32", 100 * GIBIBYTE, once).values()) == {None}
 
 
 def test_needs_of_those_in_memory_together_add_up():
     (case,) = cases.select("flownetc-headline")
     hungry = [replace(CONTESTANTS["reference"], name=name, bytes=lambda problem, itemsize, which: 6 * GIBIBYTE) for name in "ab"]
-    reasons = running.refusals(hungry, case, "forward", "float32", 10 * GIBIBYTE)
+    reasons = running.refusals(hungry, case, "forward", "float32", 10 * GIBIBYTE, {"a": 1, "b": 1})
     assert reasons == {"a": None, "b": "needs 6 GiB of memory, 3 GiB are available"}
 
 
@@ -300,7 +309,7 @@ def test_a_rival_far_over_the_budget_runs_once_a_slow_one_twice_ours_after_a_run
         return result, clock[runs[-1]].pop(0)
 
     monkeypatch.setattr(running, "_clocked", clocked)
-    monkeypatch.setattr(running.rivals, "automatic", lambda case, dtype: "reference")
+    monkeypatch.setattr(running.rivals, "automatic", lambda *_: "reference")
     ours = replace(CONTESTANTS["reference"], forward=prepared("reference"))
     entrants = [ours, *(replace(ours, name=name, ours=False, forward=prepared(name)) for name in ("slow", "slower"))]
     rows = running.run(SMALL["plain"], "forward", entrants, running.Settings(budget=0.9, measure_memory=False))
@@ -333,14 +342,23 @@ def test_disturbed_runs_are_told_from_steady_ones():
 
 
 def test_the_machines_best_rate_of_a_run_stands():
-    header = report.cpu_header([], "float64")
+    header = report.cpu_header([], ["float32", "float64"])
     header.device.update(sgemm_gflops=1e9, dgemm_gflops=0.0)
     report.measure_cpu_rates(header)
     assert header.device["sgemm_gflops"] == 1e9
-    assert 0 < report.cpu_peak_rate(header) == header.device["dgemm_gflops"] * 1e9 < 1e18
+    single, double = (a_row(dtype=dtype) for dtype in ("float32", "float64"))
+    peak_rate = report.cpu_yardstick(header).peak_rate
+    assert peak_rate(single) == 1e18
+    assert 0 < peak_rate(double) == header.device["dgemm_gflops"] * 1e9 < 1e18
 
 
 # Report --------------------------------------------------------------------------------------------------------------
+
+
+def a_row(contestant="box", median=None, cut_short=False, **given):
+    named = {"case": "piv", "dtype": "float32", "which": "forward", "ours": False, "auto": False, "contestant": contestant}
+    timed = {} if median is None else {"timing": timing.Timing((median,), cut_short)}
+    return running.Row(**named | timed | given)
 
 
 def test_the_printed_command_names_no_folders(monkeypatch, tmp_path):
@@ -352,26 +370,54 @@ def test_the_printed_command_names_no_folders(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("load", "warned"), [(0.2, False), (7.0, True)])
 def test_a_busy_machine_is_said(load, warned, capsys):
-    header = report.cpu_header([], "float32")
+    header = report.cpu_header([], ["float32"])
     header.device.update(load_at_start=load, cores=2)
     report.print_header(report.wide_console(), header)
     assert ("warning: load 7.0" in capsys.readouterr().out) == warned
 
 
 def test_the_table_says_who_did_not_run_and_who_was_wrong(capsys):
-    base = {"case": "piv", "which": "forward", "ours": False, "auto": False}
-    fast = running.Row(**base, contestant="fast", timing=timing.Timing((0.25,), True), ratio=2.0, rate=5e9, peak_bytes=2**21)
     rows = [
-        fast,
-        running.Row(**base, contestant="big", reason="needs more"),
-        running.Row(**base, contestant="odd", wrong="is 2 x"),
+        a_row("fast", 0.25, ratio=2.0, rate=5e9, peak_bytes=2**21, cut_short=True),
+        a_row("big", reason="needs more"),
+        a_row("odd", wrong="is 2 x"),
     ]
-    report.print_rows(report.wide_console(), rows, peak_rate=1e10)
+    report.print_rows(report.wide_console(), rows, report.Yardstick(lambda row: 1e10))
     printed = capsys.readouterr().out
     (line,) = [line for line in printed.splitlines() if line.startswith("piv")]
-    assert line.split() == ["piv", "forward", "fast", "250", "250", "250-250", "1*", "2", "50.00%", "2.0"]
+    assert line.split() == ["piv", "float32", "forward", "fast", "250", "250", "250-250", "1*", "2", "50.00%", "2.0"]
     assert "not run: big: needs more" in printed
-    assert "error: odd on piv, forward: is 2 x; not timed" in printed
+    assert "error: odd on piv float32 forward: is 2 x; not timed" in printed
+    assert "regret:" not in printed
+
+
+def choices(*medians):
+    """Rows of ours and of a quicker rival; the first is auto's."""
+    ours = [a_row(f"ours-{k}", median, ours=True, auto=k == 0, rate=1e9) for k, median in enumerate(medians)]
+    return [replace(ours[0], regret=medians[0] / min(medians)), *ours[1:], a_row("rival", 1e-3, rate=1e9)]
+
+
+@pytest.mark.parametrize(
+    ("medians", "regret"), [((0.5, 0.25, 0.75), 2.0), ((0.25, 0.5), 1.0), ((0.5,), None)], ids=["wrong", "right", "no choice"]
+)
+def test_regret_is_the_chosen_variants_time_over_that_of_the_best_of_ours(medians, regret, monkeypatch):
+    everybody = [replace(CONTESTANTS["reference"], name=f"ours-{k}") for k in range(len(medians))]
+    everybody.append(replace(CONTESTANTS["reference"], name="rival", ours=False))
+    seconds = {**{f"ours-{k}": timing.Timing((median,)) for k, median in enumerate(medians)}, "rival": timing.Timing((0.01,))}
+    monkeypatch.setattr(running, "race", lambda *_: seconds)
+    settings = replace(quick(), machine=replace(running.CPU, automatic=lambda *_: "ours-0"))
+    rows = running.run(SMALL["plain"], "forward", everybody, settings)
+    assert [row.regret for row in rows] == [regret, *(None for _ in rows[1:])]
+
+
+def test_the_worst_regret_is_named_last(capsys):
+    elsewhere = [replace(row, case="aot", regret=row.regret and 1.25) for row in choices(0.5, 0.4)]
+    report.print_rows(report.wide_console(), [*choices(0.5, 0.25, 0.75), *elsewhere], report.Yardstick(lambda row: 1e10))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "worst regret: 2.00 on piv float32 forward: auto's ours-0 takes 500 ms, ours-1 takes 250 ms"
+    assert [" 2.00 " in line for line in lines if "ours-" in line and line.startswith("piv")] == [True, False, False]
+    assert report.worst_regret(choices(0.25, 0.5)) == "worst regret: none, auto ran the best of ours everywhere"
+    assert report.record(choices(0.5, 0.25)[0], report.Yardstick(lambda row: 1e10))["regret"] == 2.0
 
 
 def test_a_run_from_the_command_line_writes_what_was_measured_and_where(tmp_path):
@@ -385,7 +431,7 @@ def test_a_run_from_the_command_line_writes_what_was_measured_and_where(tmp_path
     assert "(auto)" in done.stdout
     content = json.loads(file.read_text())
     assert content["command"] == "python -m benchmarks --cases pwcnet-L6-sintel --budget 0.2 --no-memory --json results.json"
-    assert {"date", "dtype"} <= set(content)
+    assert {"date", "dtypes"} <= set(content)
     assert {"kind", "model", "cores_used", "sgemm_gflops"} <= set(content["device"])
     assert {"python", "numpy", "blas", "torch", "llvmlite", "cupycorr"} <= set(content["versions"])
     assert str(root) not in file.read_text()
@@ -393,8 +439,10 @@ def test_a_run_from_the_command_line_writes_what_was_measured_and_where(tmp_path
     for which in ("forward", "vjp"):
         rows = {row["contestant"]: row for row in content["rows"] if row["pass"] == which}
         assert list(rows) == list(CONTESTANTS)
+        assert {row["dtype"] for row in rows.values()} == {"float32"}
         (auto,) = [row for row in rows.values() if row["auto"]]
         assert auto["ratio"] == 1
+        assert auto["regret"] >= 1
         for row in rows.values():
             assert row.get("wrong") is None
             if "median_s" in row:
@@ -409,11 +457,13 @@ def test_a_run_from_the_command_line_writes_what_was_measured_and_where(tmp_path
     [
         (["--device", "tpu"], "this version has a benchmark for --device cpu, cuda only, got --device tpu"),
         (["--check"], "--check is there for --device cuda, got --device cpu"),
+        (["--plot", "a.png"], "--plot is there for --device cuda, got --device cpu"),
+        (["--tune"], "--tune is there for --device cuda, got --device cpu"),
         (["--cases", "raft"], "got 'raft'"),
         (["--passes", "backward"], "--passes must be of forward, vjp, got 'backward'"),
         (["--rivals", "nobody"], "got 'nobody'"),
         (["--budget", "0"], "must be positive, got 0"),
-        (["--dtype", "int8"], "int8"),
+        (["--dtype", "float32,int8"], "--dtype must be 'all' or of float16, bfloat16, float32, float64, got 'int8'"),
         (["--json", "no/such/folder/a.json"], "--json must lie in a folder that exists"),
     ],
 )
@@ -465,20 +515,31 @@ def gpu(monkeypatch):
     def vjp(*arguments):
         return tuple(None if each is None else cupy_on_numpy.on_cupy(each) for each in reference.vjp(*arguments))
 
-    on_gpu = {name: {"forward": reference.forward, "vjp": vjp} for name in ("box", "direct")}
-    rows = tuple(replace(row, **on_gpu.get(row.name, {})) for row in _dispatch.VARIANTS)
+    on_gpu = {"forward": reference.forward, "vjp": vjp}
+    rows = tuple(replace(row, **on_gpu) if row.kind == "cupy" else row for row in _dispatch.VARIANTS)
     with cupy_on_numpy.installed(monkeypatch, lambda *_: pytest.fail("a kernel was made")):
         monkeypatch.setattr(_dispatch, "VARIANTS", rows)
+        monkeypatch.setenv("CUPYCORR_AUTOTUNE", "0")
         fake = FakeGpu(sys.modules["cupy"])
-        monkeypatch.setattr(cuda, "_flushed", lambda: types.SimpleNamespace(data=fake))
+        monkeypatch.setattr(device_code, "function", fake.function)
+        forget_choices()
         yield fake
+    forget_choices()
+
+
+def forget_choices():
+    """Dispatch remembers rows of `VARIANTS`, which tests replace."""
+    for found in vars(_dispatch).values():
+        getattr(found, "cache_clear", lambda: None)()
 
 
 class FakeGpu:
     """A device that notes what it is asked for, and on which every piece of work takes a second."""
 
+    cache = 2**20
+
     def __init__(self, cupy):
-        self.asked, self.hook, gpu = [], None, self
+        self.asked, self.hook, self.stream, gpu = [], None, None, self
 
         class Event:
             def record(self):
@@ -492,27 +553,196 @@ class FakeGpu:
             def __exit__(self, *_):
                 gpu.hook = None
 
+        class Stream:
+            def __init__(self, non_blocking):
+                assert non_blocking
+
+            def __enter__(self):
+                gpu.stream = self
+                return self
+
+            def __exit__(self, *_):
+                gpu.stream = None
+
+            def synchronize(self):
+                gpu.asked.append("wait for the stream")
+
+            def begin_capture(self):
+                gpu.asked.append("begin")
+
+            def end_capture(self):
+                gpu.asked.append("end")
+                return types.SimpleNamespace(launch=lambda stream: gpu.asked.append("replay"))
+
+        def device(index):
+            attributes = {"L2CacheSize": gpu.cache} if gpu.cache else {}
+            return types.SimpleNamespace(synchronize=lambda: self.asked.append("wait"), attributes=attributes)
+
         cupy.asnumpy = lambda array: np.array(array, subok=False)
-        cupy.cuda.Event, cupy.cuda.MemoryHook = Event, MemoryHook
+        cupy.cuda.Event, cupy.cuda.MemoryHook, cupy.cuda.Stream, cupy.cuda.Device = Event, MemoryHook, Stream, device
         cupy.cuda.get_elapsed_time = lambda begin, end: 1000.0 * (end.at - begin.at)
-        cupy.cuda.Device = lambda index: types.SimpleNamespace(synchronize=lambda: self.asked.append("wait"))
+        cupy.cuda.runtime = types.SimpleNamespace(memGetInfo=lambda: (2**30, 2**40))
+        pool = types.SimpleNamespace(free_all_blocks=lambda: self.asked.append("give back"))
+        cupy.get_default_memory_pool = lambda: pool
 
     def work(self):
         self.asked.append("work")
 
-    def memset_async(self, value, size):
-        assert size == cuda.FLUSH
-        self.asked.append("flush")
+    def function(self, file):
+        def launch(grid, block, arguments):
+            assert (file, grid, block, arguments) == ("lead.cu", (1,), (1,), (np.int64(200_000),))
+            self.asked.append("lead")
+
+        return launch
 
 
-def test_the_clock_of_a_device_begins_after_its_caches_are_flushed_and_waits_once(gpu):
+def test_the_clock_of_a_device_begins_when_the_host_is_ahead_and_waits_once(gpu):
     assert cuda.stopwatch(lambda: (gpu.work(), gpu.work()), 3) == 2.0
-    assert gpu.asked == ["flush", "event", "work", "work", "event"] * 3 + ["wait"]
+    assert gpu.asked == ["lead", "event", "work", "work", "event"] * 3 + ["wait"]
+
+
+@pytest.mark.parametrize(("touched", "count"), [(1000, 1 + 2098), (2**20, 3), (2**20 + 1, 3), (2**31, 2)])
+def test_copies_are_so_many_that_the_cache_holds_less_than_half_of_the_others(gpu, touched, count):
+    assert cuda.copies(touched) == count
+
+
+def test_a_device_that_does_not_tell_its_cache_is_taken_for_one_with_a_large_one(gpu):
+    gpu.cache = None
+    assert cuda.copies(2**20) == 1 + 2 * 256
+
+
+def test_copies_are_used_in_turn_and_results_go_where_none_of_the_last_went():
+    made = []
+    work = running.in_turn([lambda name=name: made.append(np.full(2**16, name)) or (made.pop(),) for name in range(3)])
+    results = [(out[0], out.ctypes.data) for (out,) in (work() for _ in range(9))]
+    assert [name for name, _ in results] == [0, 1, 2] * 3
+    places = [place for _, place in results]
+    assert all(len(set(places[k : k + 3])) == 3 for k in range(7))
+
+
+def test_everybody_works_on_copies_of_the_operands(monkeypatch):
+    seen = {"ours": [], "rival": []}
+
+    def noting(name):
+        def forward(case, inputs):
+            return lambda: (seen[name].append(id(inputs.input1)), reference_work(case, inputs))[1]()
+
+        return forward
+
+    reference_work = CONTESTANTS["reference"].forward
+    ours = replace(CONTESTANTS["reference"], name="ours", forward=noting("ours"))
+    rival = replace(CONTESTANTS["reference"], name="rival", ours=False, forward=noting("rival"))
+    copied = dict(place=lambda inputs: cases.Inputs(inputs.input1.copy(), inputs.input2.copy(), None), copies=lambda touched: 3)
+    machine = replace(running.CPU, automatic=lambda *_: "ours", **copied, turn=1e-9)
+    rows = running.run(SMALL["plain"], "forward", [ours, rival], replace(quick(), budget=1.0, machine=machine))
+    assert [row.copies for row in rows] == [3, 3]
+    for used in seen.values():
+        assert len(set(used[:3])) == 3
+        assert used == (used[:3] * len(used))[: len(used)]
+    assert set(seen["ours"]) == set(seen["rival"])
+
+
+def test_copies_are_counted_by_what_is_touched_and_graphs_that_are_kept_count():
+    (case,) = cases.select("pwcnet-L4-sintel")
+    operands, results = 2 * 96 * 28 * 64 * 4, 81 * 28 * 64 * 4
+    asked, machine = [], replace(running.CPU, copies=lambda touched: asked.append(touched) or 5)
+    settings = running.Settings(machine=machine)
+    in_torch = replace(CONTESTANTS["unfold+einsum"], bytes=lambda problem, itemsize, which: 10**9)
+    of_arrays = replace(in_torch, way="array")
+    for contestant, which in ((in_torch, "forward"), (of_arrays, "vjp"), (in_torch, "vjp")):
+        assert running._copies(contestant, case, which, settings) == 5
+    assert asked == [operands + results, 2 * operands + results, 10**9]
+    assert [running._needed(each, case, "vjp", "float32", 5) for each in (in_torch, of_arrays)] == [
+        5 * 10**9,
+        10**9 + 4 * operands,
+    ]
+    assert running._needed(in_torch, case, "forward", "float32", 5) == 10**9 + 4 * results
 
 
 def test_the_hosts_time_begins_with_an_idle_device(gpu):
     assert cuda.host_seconds(gpu.work) < 1.0
     assert gpu.asked == (["wait"] + ["work"] * cuda.HOST_CALLS) * cuda.HOST_RUNS + ["wait"]
+
+
+def test_a_graph_is_captured_after_a_run_on_its_stream_and_what_it_kept_is_given_back(gpu, monkeypatch):
+    before, in_graph = object(), object()
+    monkeypatch.setattr(_arrays, "_captured", [before])
+
+    def work():
+        assert gpu.stream is not None
+        gpu.work()
+        _arrays._captured.extend([in_graph] * (gpu.asked[-2] == "begin"))
+        return (np.zeros(1),)
+
+    with cuda.captured(work) as replay:
+        replay()
+        assert _arrays._captured == [before, in_graph]
+    assert _arrays._captured == [before]
+    assert gpu.asked == ["wait", "work", "wait for the stream", "begin", "work", "end", "replay", "wait"]
+
+
+def test_a_capture_that_fails_is_ended(gpu):
+    def work():
+        gpu.work()
+        if gpu.asked[-2] == "begin":
+            raise RuntimeError("not while capturing")
+
+    with pytest.raises(RuntimeError, match="not while capturing"), cuda.captured(work):
+        pytest.fail("there is nothing to replay")
+    assert gpu.asked[-1] == "end"
+
+
+def ways_on(gpu, monkeypatch, name, which="forward"):
+    """What a call costs the host by each way, counted: seconds are the pieces of work of that name."""
+    (contestant,) = [each for each in rivals.cuda_contestants() if each.name == name]
+    monkeypatch.setattr(cuda, "host_seconds", lambda call: (call(), 2.0)[1])
+    case = SMALL["window" if name == "box" else "plain"]
+    return cuda.host_times(contestant, gpu.work, which, case, cuda.place(case.inputs("float32", which)))
+
+
+@pytest.mark.parametrize("which", cases.PASSES)
+@pytest.mark.parametrize("name", ON_GPU)
+def test_ours_is_timed_for_the_host_as_a_function_in_torch_and_as_a_graph(gpu, monkeypatch, name, which):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(rivals, "lacking_cuda_torch", lambda: None)
+    asked = []
+
+    def correlate(input1, input2, **keywords):
+        asked.append(keywords)
+        return (input1 * input2).sum() * torch.ones(SMALL["window" if name == "box" else "plain"].problem.out_shape)
+
+    monkeypatch.setattr("cupycorr.torch.spatial_correlation_sample", correlate)
+    found = ways_on(gpu, monkeypatch, name, which)
+    assert found == running.HostTimes({"array": 2.0, "torch": 2.0, "graph": 2.0}, {})
+    assert {keywords["variant"] for keywords in asked} == {name}
+    assert gpu.asked.count("replay") == 1
+
+
+def test_a_way_that_is_not_there_is_named_and_the_others_are_timed(gpu, monkeypatch):
+    monkeypatch.setattr(rivals, "lacking_cuda_torch", lambda: "this torch finds no CUDA device")
+    monkeypatch.setattr(sys.modules["cupy"].cuda, "Stream", lambda non_blocking: nullcontext(FailingStream()))
+    found = ways_on(gpu, monkeypatch, "direct")
+    assert found.seconds == {"array": 2.0}
+    assert found.unknown == {"torch": "this torch finds no CUDA device", "graph": "no graphs here"}
+
+
+class FailingStream:
+    def synchronize(self):
+        raise RuntimeError("no graphs here\nand more")
+
+
+def test_a_rival_is_timed_for_the_host_as_it_is_called(gpu, monkeypatch):
+    assert ways_on(gpu, monkeypatch, "pixel-blocks") == running.HostTimes({"array": 2.0}, {})
+    assert ways_on(gpu, monkeypatch, "shift-loop") == running.HostTimes({"torch": 2.0}, {})
+
+
+def test_available_memory_is_what_is_free_after_pools_gave_back(gpu, monkeypatch):
+    emptied = []
+    with_cuda = types.SimpleNamespace(cuda=types.SimpleNamespace(empty_cache=lambda: emptied.append(1)))
+    monkeypatch.setattr(rivals, "lacking_cuda_torch", lambda: None)
+    monkeypatch.setattr(rivals, "torch", lambda: with_cuda)
+    assert cuda.available() == 2**30
+    assert (gpu.asked, emptied) == (["give back"], [1])
 
 
 def test_the_account_of_a_device_knows_the_peak_and_what_is_held(gpu):
@@ -529,16 +759,49 @@ def test_the_account_of_a_device_knows_the_peak_and_what_is_held(gpu):
 
 def test_ours_and_rivals_on_a_device(gpu):
     entrants = {contestant.name: contestant for contestant in rivals.cuda_contestants()}
-    assert list(entrants) == ["box", "direct", *TORCH_RIVALS, "cpp-extension", "mmcv"]
-    assert [name for name, each in entrants.items() if each.ours] == ["box", "direct"]
+    assert list(entrants) == [*ON_GPU, "unfold+einsum", "shift-loop", "pixel-blocks", "cpp-extension", "mmcv"]
+    assert [name for name, each in entrants.items() if each.ours] == ON_GPU
     plain, windowed = SMALL["plain"], SMALL["window"]
     assert "kernel_size is 1" in entrants["box"].refusal(plain, "float32", "forward")
     assert entrants["box"].refusal(windowed, "bfloat16", "vjp") is None
     assert entrants["direct"].refusal(plain, "float16", "vjp") is None
-    assert cuda.automatic(plain, "float32") == "direct"
+    assert all(cuda.automatic(plain, "float32", which) in ON_GPU for which in cases.PASSES)
 
 
-@pytest.mark.parametrize("name", [*TORCH_RIVALS, "cpp-extension", "mmcv"])
+@pytest.fixture
+def halves(gpu, monkeypatch):
+    """Two variants left, of which one has nothing but the forward pass and the other nothing but gradients."""
+    first, second = ON_GPU[:2]
+    passes = {first: "forward", second: "vjp"}
+
+    def missing(name):
+        return lambda question: None if question.which == passes.get(name) else f"{name} stays away"
+
+    rows = tuple(replace(row, missing=missing(row.name)) if row.kind == "cupy" else row for row in _dispatch.VARIANTS)
+    monkeypatch.setattr(_dispatch, "VARIANTS", rows)
+    forget_choices()
+    return passes
+
+
+def test_each_pass_has_its_own_choice(halves):
+    machine = replace(cuda.MACHINE, stopwatch=lambda *_: 1.0, available=lambda: 2**40, host=None)
+    for name, which in halves.items():
+        everybody = [each for each in rivals.cuda_contestants() if each.ours]
+        rows = {row.contestant: row for row in running.run(SMALL["plain"], which, everybody, replace(quick(), machine=machine))}
+        assert [other for other, row in rows.items() if row.auto] == [name]
+        assert [other for other, row in rows.items() if row.timing] == [name]
+        assert all(f"{other} stays away" in row.reason for other, row in rows.items() if other != name)
+
+
+def test_the_check_looks_at_whatever_a_variant_has(halves):
+    small = check.SMALL["flownetc"]
+    arrays = tuple(map(cupy_on_numpy.on_cupy, small.arrays("float32")))
+    parts = {"forward": ["output"], "vjp": ["g1", "g2"]}
+    found = {name: list(answer) for name, answer in check._answers(small, arrays)}
+    assert found == {name: parts[which] for name, which in halves.items()}
+
+
+@pytest.mark.parametrize("name", ON_GPU_IN_TORCH)
 def test_a_torch_without_cuda_takes_no_part_on_a_device(gpu, monkeypatch, name):
     no_cuda = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: False))
     monkeypatch.setattr(rivals, "torch", lambda: no_cuda)
@@ -564,8 +827,10 @@ def test_rivals_on_a_device_work_on_the_memory_of_ours(gpu, monkeypatch, name, d
     ("small", "dtype", "reason"),
     [
         ("plain", "float32", None),
-        ("even-patch", "float32", "patches are square and odd"),
-        ("one-sided", "float32", "patches are square and odd"),
+        ("window-of-everything", "float16", None),
+        ("even-patch", "float32", "patches are odd, and every parameter the same along both axes"),
+        ("window", "float32", "patches are odd, and every parameter the same along both axes"),
+        ("one-sided", "float32", "has no patch_offset"),
         ("plain", "bfloat16", "has no bfloat16"),
     ],
 )
@@ -574,7 +839,130 @@ def test_when_the_compiled_rival_of_openmmlab_takes_part(monkeypatch, small, dty
     assert rivals._mmcv_refusal(SMALL[small], dtype, "forward") == reason
 
 
-def cuda_header(dtype="float32"):
+@pytest.fixture
+def mmcv(monkeypatch):
+    """OpenMMLab's operator as its documentation describes it, computed by the oracle; what it is made with is noted."""
+    torch, made = pytest.importorskip("torch"), []
+
+    class Correlation:
+        def __init__(self, kernel_size=1, max_displacement=1, stride=1, padding=0, dilation=1, dilation_patch=1):
+            given = (kernel_size, 2 * max_displacement + 1, stride, padding, dilation, dilation_patch)
+            assert all(type(each) is int for each in given)
+            names = ("kernel_size", "patch_size", "stride", "padding", "dilation", "dilation_patch")
+            self.keywords = dict(zip(names, given, strict=True))
+            made.append(self)
+
+        def __call__(self, input1, input2):
+            value, *_ = oracle.forward(input1.numpy(), input2.numpy(), **self.keywords)
+            return torch.from_numpy(np.float32(value))
+
+    rivals._mmcv_module.cache_clear()
+    for name in ("mmcv", "mmcv.ops"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules["mmcv.ops"].Correlation = Correlation
+    yield made
+    rivals._mmcv_module.cache_clear()
+
+
+@pytest.mark.parametrize("small", ["plain", "window-of-everything"])
+def test_openmmlabs_operator_is_asked_for_the_same(gpu, monkeypatch, mmcv, small):
+    monkeypatch.setattr(rivals, "lacking_cuda_torch", lambda: None)
+    entrants = {each.name: each for each in rivals.cuda_contestants()}
+    machine = replace(cuda.MACHINE, stopwatch=lambda *_: 1.0, available=lambda: 2**40, host=None)
+    rows = running.run(SMALL[small], "forward", [entrants["direct"], entrants["mmcv"]], replace(quick(), machine=machine))
+    assert [(row.contestant, row.wrong, row.reason) for row in rows] == [("direct", None, None), ("mmcv", None, None)]
+    assert len(mmcv) == 1  # made once, not at every call
+
+
+# The rival of our own writing, and the lead --------------------------------------------------------------------------
+
+
+def emulated(order):
+    """The benchmark's kernels on the CPU: arrays are lent to each launch, and all of the last one must be written."""
+    machine = emulator.Emulator(order, device_code.text)
+
+    def function(file):
+        kernel = Kernel(file, Path(file).stem)
+
+        def launch(grid, block, arguments, shared_mem=0):
+            *reads, written = [np.asarray(each) for each in arguments if isinstance(each, np.ndarray)]
+            with machine.lending({f"input{k}": each for k, each in enumerate(reads, 1)}, {"out": written}):
+                pointers = [each.ctypes.data if isinstance(each, np.ndarray) else each for each in arguments]
+                machine.bind(kernel, 0, grid, block, shared_mem)(tuple(pointers))
+                assert not machine.unwritten(written).any()
+
+        return launch
+
+    return function
+
+
+BLOCKS = {
+    "plain": SMALL["plain"],
+    "even-patch": SMALL["even-patch"],
+    "one-sided": SMALL["one-sided"],
+    "cropped": SMALL["cropped"],
+    "padded": Case("small", (2, 40, 4, 5), {"patch_size": (3, 5), "padding": (2, 1), "dilation_patch": (2, 1)}),
+    "outside": Case("small", (1, 3, 5, 6), {"patch_size": 3, "patch_offset": (9, -20)}),
+}
+
+
+@pytest.mark.parametrize("order", emulator.ORDERS)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_block_for_each_pixel_computes_the_definition(gpu, monkeypatch, name, order):
+    emulator.require_compiler()
+    monkeypatch.setattr(device_code, "function", emulated(order))
+    case = BLOCKS[name]
+    inputs = cuda.place(case.inputs("float32", "forward"))
+    assert pixel_blocks.refusal(case, "float32", "forward") is None
+    triple = oracle.forward(np.asarray(inputs.input1), np.asarray(inputs.input2), **case.keywords)
+    oracle.assert_close(rivals.as_numpy(pixel_blocks.correlate(inputs.input1, inputs.input2, case.problem)), triple, name="out")
+
+
+@pytest.mark.parametrize(
+    ("small", "dtype", "which", "reason"),
+    [
+        ("plain", "float32", "vjp", "forward only"),
+        ("plain", "float64", "forward", "float32 only"),
+        ("window", "float32", "forward", "windows of one pixel and stride 1 only"),
+        ("strided", "float32", "forward", "windows of one pixel and stride 1 only"),
+    ],
+)
+def test_when_a_block_for_each_pixel_takes_no_part(small, dtype, which, reason):
+    assert pixel_blocks.refusal(SMALL[small], dtype, which) == reason
+
+
+@nvrtc.needed
+@pytest.mark.parametrize("file", device_code.FILES)
+def test_the_benchmarks_own_kernels_compile_without_warnings_or_spills(monkeypatch, file):
+    monkeypatch.setattr(source, "text", {file: device_code.text(file)}.get)
+    for architecture in nvrtc.architectures():
+        _, log = compiler.cubin(Kernel(file, Path(file).stem), architecture, "--ptxas-options=-v")
+        told = [line for line in log.splitlines() if "deprecated" not in line]
+        assert not re.search(r"warning|error|[1-9]\d* bytes (stack|spill)", "\n".join(told)), log
+        assert "Used" in log
+
+
+def test_the_benchmarks_own_kernels_are_all_compiled_here():
+    assert set(device_code.FILES) == {path.name for path in Path(device_code.__file__).parent.glob("*.cu")}
+
+
+def test_a_kernel_of_the_benchmark_is_compiled_once(monkeypatch):
+    there = fake_cupy.Fake(fake_cupy.H100)
+    monkeypatch.setitem(sys.modules, "cupy", there)
+    device_code.function.cache_clear()
+    kernels = [device_code.function("lead.cu") for _ in range(2)]
+    device_code.function.cache_clear()
+    assert kernels[0] is kernels[1]
+    assert kernels[0].entry == "lead"
+    ((_, code, options, backend),) = there.modules
+    assert code == device_code.text("lead.cu")
+    assert (options, backend) == (("--std=c++17",), "nvrtc")
+
+
+# What is told of a device --------------------------------------------------------------------------------------------
+
+
+def cuda_header(*dtypes):
     rates = dict(copy_gbps=4000.0, sgemm_gflops=50e3, dgemm_gflops=60e3, hgemm_gflops=800e3)
     told = dict(theoretical_gbps=4800.0, theoretical_float32_gflops=67e3, theoretical_float64_gflops=33e3)
     device = dict(
@@ -588,11 +976,14 @@ def cuda_header(dtype="float32"):
         driver_cuda="13.0",
         runtime_cuda="12.9",
         not_measured=["hgemm_gflops: no cuBLAS"],
+        lead_s=2e-4,
+        autotune=None,
         host="a CPU in a test",
         cores=2,
         load_at_start=0.0,
     )
-    return report.Header("today", "python -m benchmarks", dtype, device | rates | told, {"cupy": "14"})
+    versions = {"cupy": "14", "cupycorr": "0.1"}
+    return report.Header("today", "python -m benchmarks", dtypes or ("float32",), device | rates | told, versions)
 
 
 @pytest.mark.parametrize(
@@ -606,32 +997,175 @@ def cuda_header(dtype="float32"):
     ],
 )
 def test_the_bound_is_traffic_or_arithmetic(case, which, dtype, seconds):
-    row = running.Row(case, which, "direct", ours=True, auto=True)
-    assert cuda.bound(cuda_header(dtype), row) == pytest.approx(seconds, rel=1e-3)
+    row = a_row(case=case, which=which, dtype=dtype)
+    assert cuda.yardstick(cuda_header("float16", "float32")).bound(row) == pytest.approx(seconds, rel=1e-3)
 
 
 def test_what_was_not_measured_is_not_taken_for_zero():
     header = cuda_header("float16")
     header.device.update(hgemm_gflops=0.0)
-    assert cuda.peak_rate(header) == 67e12
+    row = a_row(case="flownetc-headline", dtype="float16")
+    assert cuda.yardstick(header).peak_rate(row) == 67e12
     header.device.update(theoretical_float32_gflops=None)
-    row = running.Row("flownetc-headline", "forward", "direct", ours=True, auto=True)
-    assert cuda.bound(header, row) == pytest.approx(46.84e6 / 2 / 4e12, rel=1e-3)
+    assert cuda.yardstick(header).bound(row) == pytest.approx(46.84e6 / 2 / 4e12, rel=1e-3)
 
 
-def test_the_table_of_a_device_shows_the_share_of_the_bound_and_the_hosts_time(capsys):
-    base = {"case": "piv", "which": "forward", "ours": True, "auto": True}
-    row = running.Row(**base, contestant="box", timing=timing.Timing((0.25,)), ratio=1.0, rate=5e9, peak_bytes=2**21, host=8e-6)
-    report.print_header(report.wide_console(), cuda_header())
-    report.print_rows(report.wide_console(), [row], 1e10, bound=lambda row: 0.05)
+@pytest.mark.parametrize(("setting", "said"), [(None, "unset"), ("1", "1")])
+def test_the_header_says_whether_choices_are_measured(setting, said, capsys):
+    header = cuda_header()
+    header.device.update(autotune=setting)
+    report.print_header(report.wide_console(), header)
+    assert f"auto chooses with CUPYCORR_AUTOTUNE {said}" in capsys.readouterr().out.splitlines()
+
+
+def test_the_table_of_a_device_shows_the_share_of_the_bound_and_the_hosts_time_by_each_way(capsys):
+    host = running.HostTimes({"array": 8e-6, "graph": 3e-6}, {"torch": "no torch"})
+    known = dict(ours=True, auto=True, ratio=1.0, regret=1.5, rate=5e9, peak_bytes=2**21, host=host, copies=7)
+    row, yardstick = a_row("box", 0.25, **known), report.Yardstick(lambda row: 1e10, lambda row: 0.05)
+    report.print_header(report.wide_console(), cuda_header("float16", "float32"))
+    report.print_rows(report.wide_console(), [row, a_row("box", dtype="float16", reason="no")], yardstick)
     printed = capsys.readouterr().out
     assert "a GPU in a test, compute capability 9.0" in printed
+    assert "float16, float32, today" in printed
     assert "driver 570.1 for CUDA 13.0, runtime 12.9" in printed
+    assert "each call begins 200 us after" in printed
     assert "not measured: hgemm_gflops: no cuBLAS" in printed
+    (heads,) = [line for line in printed.splitlines() if line.startswith("case")]
+    assert re.split(r"\s\s+", heads.rstrip())[-5:] == ["of bound", "array us", "torch us", "graph us", "peak MiB"]
     (line,) = [line for line in printed.splitlines() if line.startswith("piv")]
-    assert line.split() == ["piv", "forward", "box", "(auto)", "250", "250", "250-250", "1", "1", "20.00%", "8.0", "2.0"]
-    record = report.record(row, 1e10, lambda row: 0.05)
-    assert (record["bound_s"], record["share_of_bound"], record["host_s"]) == (0.05, 0.2, 8e-6)
+    names, shares = ["piv", "float32", "forward", "box", "(auto)"], ["20.00%", "8.0", "3.0", "2.0"]
+    assert line.split() == [*names, "250", "250", "250-250", "1", "1", "1.50", *shares]
+    assert "host not timed: box by torch: no torch (piv float32 forward)" in printed
+    record = report.record(row, yardstick)
+    assert (record["bound_s"], record["share_of_bound"], record["copies"]) == (0.05, 0.2, 7)
+    assert (record["host_s"], record["host_unknown"]) == ({"array": 8e-6, "graph": 3e-6}, {"torch": "no torch"})
+
+
+@pytest.fixture
+def whole_run(gpu, monkeypatch):
+    """The command line on a device of the tests, on which every call takes a quarter of a second and one case is left."""
+    small = replace(cases.CASES[0].small(), name="flownetc-headline")
+    for module in (cases, cuda):
+        monkeypatch.setattr(module, "CASES", (small,))
+    quiet = dict(stopwatch=lambda work, calls: (work(), 1 / 4096)[1], host=lambda *_: running.HostTimes({"array": 1e-5}))
+    device = replace(
+        command.CUDA,
+        require=lambda: None,
+        machine=replace(cuda.MACHINE, **quiet),
+        header=lambda arguments, dtypes: cuda_header(*dtypes),
+        measure_rates=lambda header: None,
+    )
+    monkeypatch.setattr(command, "CUDA", device)
+    monkeypatch.setitem(command.DEVICES, "cuda", device)
+    return lambda *options: command.main(["--device", "cuda", *options])
+
+
+def test_a_run_on_a_device_tells_prints_and_draws_every_variant_element_type_and_pass(whole_run, tmp_path, capsys):
+    file, picture = tmp_path / "results.json", tmp_path / "shares.png"
+    chosen = ["--rivals", ",".join(ON_GPU), "--dtype", "float64,bfloat16", "--budget", "0.01"]
+    assert whole_run(*chosen, "--json", str(file), "--plot", str(picture)) == 0
+    content = json.loads(file.read_text())
+    assert content["dtypes"] == ["bfloat16", "float64"]
+    assert {"driver", "model", "runtime_cuda", "l2_bytes"} <= set(content["device"])
+    met = [(row["dtype"], row["pass"], row["contestant"]) for row in content["rows"]]
+    assert met == [(dtype, which, name) for dtype in content["dtypes"] for which in cases.PASSES for name in ON_GPU]
+    timed = [row for row in content["rows"] if "median_s" in row]
+    assert {row["contestant"] for row in timed} >= {"direct"}
+    assert all(row["share_of_bound"] > 0 and row["host_s"] == {"array": 1e-5} for row in timed)
+    assert all(row["copies"] > 1 and row["peak_bytes"] == 0 for row in timed)
+    assert all(row.get("wrong") is None for row in content["rows"])
+    printed = capsys.readouterr().out
+    assert sum(line.startswith("flownetc-headline") for line in printed.splitlines()) == len(timed)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_device_runs_everything_unless_told_otherwise(gpu, monkeypatch):
+    asked, device = [], replace(command.CUDA, require=lambda: None, header=lambda arguments, dtypes: cuda_header(*dtypes))
+    monkeypatch.setattr(command, "CUDA", device)
+    monkeypatch.setitem(command.DEVICES, "cuda", device)
+    monkeypatch.setattr(command, "_measure", lambda device, header, questions, *_: asked.extend(questions) or [])
+    assert command.main(["--device", "cuda"]) == 0
+    assert {(case.name, dtype, which) for case, dtype, which in asked} == {
+        (case.name, dtype, which)
+        for case in cases.CASES
+        for dtype in ("float16", "bfloat16", "float32", "float64")
+        for which in ("forward", "vjp")
+    }
+    assert len(asked) == len(cases.CASES) * 4 * 2
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("no/such/folder/a.png", "--plot must lie in a folder that exists"),
+        ("a.gif8", "--plot must end in one of"),
+        ("a", "one of"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_measured(whole_run, file, said, capsys, monkeypatch):
+    monkeypatch.setattr(command, "_measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(SystemExit) as stopped:
+        whole_run("--plot", file)
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_tuning_is_asked_for_the_same_cases_element_types_and_passes(whole_run, monkeypatch):
+    asked = []
+    monkeypatch.setattr(command.tune, "run", lambda *given: asked.append(given) or 7)
+    assert whole_run("--tune", "--dtype", "float64,float16", "--passes", "vjp") == 7
+    assert asked == [([*cases.CASES], ["float16", "float64"], ["vjp"])]
+
+
+# The picture ---------------------------------------------------------------------------------------------------------
+
+SHARES = {("aot", "fast"): 0.5, ("aot", "slow"): 0.02, ("piv", "fast"): 2.0, ("piv", "slow"): 0.1, ("deaot", "slow"): 0.3}
+
+
+def picture(dtypes=("float32",)):
+    """Of two of ours and a rival; auto runs the fast one where it can."""
+    rows = []
+    for dtype in dtypes:
+        for (case, name), share in SHARES.items():
+            auto = name == "fast" or case == "deaot"
+            rows.append(a_row(name, 1 / share, case=case, dtype=dtype, ours=True, auto=auto, rate=1.0))
+        rows.append(a_row("rival", 250.0, case="piv", dtype=dtype, rate=1.0))
+        rows.append(a_row("absent", case="piv", dtype=dtype, reason="is not here"))
+    return plot.draw(cuda_header(*dtypes), rows, report.Yardstick(lambda row: 1.0, lambda row: 1.0))
+
+
+def points(panel, name):
+    (mark,) = [each for each in panel.collections if each.get_label() == name]
+    labels = [text.get_text() for text in panel.get_yticklabels()]
+    return {labels[round(place)]: share for share, place in mark.get_offsets().tolist()}
+
+
+def test_the_picture_has_a_mark_for_every_contestant_and_case_and_a_ring_round_autos():
+    (panel,) = picture().axes
+    assert points(panel, "fast") == pytest.approx({"aot": 0.5, "piv": 2.0})
+    assert points(panel, "slow") == pytest.approx({"aot": 0.02, "piv": 0.1, "deaot": 0.3})
+    assert points(panel, "rival") == pytest.approx({"piv": 0.004})
+    assert points(panel, "auto") == pytest.approx({"aot": 0.5, "piv": 2.0, "deaot": 0.3})
+
+
+def test_the_pictures_cases_go_from_the_best_share_to_the_worst_on_an_axis_of_decades():
+    (panel,) = picture().axes
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["piv", "aot", "deaot"]
+    assert panel.get_ylim()[0] > panel.get_ylim()[1]  # the first on top
+    assert panel.get_xscale() == "log"
+    assert [text.get_text() for text in panel.get_xticklabels()] == ["0.1 %", "1 %", "10 %", "100 %", "1000 %"]
+
+
+def test_the_picture_has_a_panel_for_every_element_type_and_names_who_was_timed():
+    figure = picture(("float16", "float32"))
+    assert [panel.get_title() for panel in figure.axes] == ["forward, float16", "forward, float32"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["fast", "slow", "rival", "auto"]
+
+
+def test_where_nothing_was_timed_there_is_no_picture(tmp_path):
+    plot.write(tmp_path / "a.png", cuda_header(), [a_row(reason="no")], report.Yardstick(lambda row: 1.0, lambda row: 1.0))
+    assert not list(tmp_path.iterdir())
 
 
 # The check of a device -----------------------------------------------------------------------------------------------
@@ -655,13 +1189,14 @@ def answered_by(monkeypatch, forward):
     """`direct` is answered by a function."""
     rows = tuple(replace(row, forward=forward) if row.name == "direct" else row for row in _dispatch.VARIANTS)
     monkeypatch.setattr(_dispatch, "VARIANTS", rows)
+    forget_choices()
 
 
 def test_right_results_pass_every_check_of_the_definition(gpu):
     findings = [*check.definition(cuda_header()), *check.orders(cuda_header())]
     assert wrong(findings) == []
     looked_at = {tuple(finding.what.split(", ")[-2:]) for finding in findings}
-    assert looked_at == {(dtype, variant) for dtype in check.ROUNDING for variant in ("box", "direct")}
+    assert looked_at == {(dtype, variant) for dtype in check.ROUNDING for variant in ON_GPU}
 
 
 @pytest.mark.parametrize(("forward", "said"), [(doubled, "output is"), (drifting, "other bits of output")])
@@ -679,7 +1214,7 @@ def test_the_allowed_error_is_the_oracles(name, dtype):
     small = check.SMALL[name]
     x1, x2, g = small.arrays(dtype)
     triples = oracle.forward(x1, x2, **small.keywords), *oracle.vjp(g, x1, x2, **small.keywords)
-    for (value, allowed), triple in zip(check._expected(small, (x1, x2, g), dtype), triples, strict=True):
+    for (value, allowed), triple in zip(check._expected(small, (x1, x2, g), dtype).values(), triples, strict=True):
         assert np.allclose(value, triple[0], rtol=1e-12, atol=1e-12)
         assert np.allclose(allowed, oracle.bound(triple, dtype, "float32"), rtol=1e-12)
 
@@ -691,7 +1226,7 @@ def test_a_step_that_fails_is_a_finding_and_the_next_one_runs(gpu, monkeypatch, 
 
     steps = {"bad": failing_step, "good": lambda header: iter([check.Finding("second", numbers={"seconds": 1.5})])}
     monkeypatch.setattr(check, "STEPS", steps)
-    monkeypatch.setattr(cuda, "header", lambda arguments, dtype: cuda_header(dtype))
+    monkeypatch.setattr(cuda, "header", lambda arguments, dtypes: cuda_header(*dtypes))
     assert check.run([], tmp_path / "check.json") == 1
     printed = capsys.readouterr().out
     assert "wrong: the step itself: RuntimeError: out of luck" in printed
@@ -728,7 +1263,7 @@ def test_the_times_of_ours_are_told_with_the_bound(gpu, monkeypatch, capsys):
     monkeypatch.setattr(rivals, "cuda_contestants", lambda: (direct, other_work))
     findings = list(check.times(cuda_header()))
     assert wrong(findings) == []  # a rival may compute what it likes
-    assert "other-work on flownetc-headline, forward: output has shape" in capsys.readouterr().out
+    assert "other-work on flownetc-headline float32 forward: output has shape" in capsys.readouterr().out
     timed = [finding.numbers for finding in findings if "median_s" in finding.numbers and finding.numbers["ours"]]
     assert [(each["contestant"], each["pass"]) for each in timed] == [("direct", "forward"), ("direct", "vjp")] * 2
     assert all(each["share_of_bound"] > 0 for each in timed)

@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter, shift
 
 import cupycorr
 from cupycorr import _pictures, cli, motion
-from cupycorr._backends import kernels
+from cupycorr._backends import cuda
 from cupycorr._cuda import compiler, device, source
 
 HEIGHT, WIDTH = 48, 60
@@ -566,7 +566,7 @@ def test_info_reports_versions_threads_and_folders(monkeypatch, tmp_path):
     assert rows["numpy"].startswith(np.__version__)
     assert rows["cores"].endswith("threads used: 3")
     assert rows["cache folder"].startswith(f"{tmp_path} (2 kernels")
-    assert rows["kernel folder"].startswith(f"{ROOT / 'kernels_cu'} ({len(list(kernels.builds()))} kernels")
+    assert rows["kernel folder"].startswith(f"{ROOT / 'kernels_cu'} ({len(list(cuda.builds()))} kernels")
     assert {"python", "llvmlite", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x", "device"} <= rows.keys()
 
 
@@ -626,14 +626,14 @@ def test_info_compiles_every_kernel_for_every_device_ahead(gpus, monkeypatch):
     monkeypatch.setenv("CUPY_CACHE_DIR", "some/cache")
     cupy = gpus(H100, H100)
     line = assert_done(run("info", "--compile"))
-    wanted = {(index, kernel.options()) for index in (0, 1) for _, kernel in kernels.builds()}
+    wanted = {(index, kernel.options()) for index in (0, 1) for _, kernel in cuda.builds()}
     assert {(index, options[1:]) for index, _, options, _ in cupy.modules} == wanted
-    assert re.fullmatch(rf"{2 * len(list(kernels.builds()))} kernels, [\d.]+ s: some/cache\n", line)
+    assert re.fullmatch(rf"{2 * len(list(cuda.builds()))} kernels, [\d.]+ s: some/cache\n", line)
 
 
 def test_info_compiles_on_as_many_threads_as_are_allowed(gpus, monkeypatch):
     monkeypatch.setenv("CUPYCORR_NUM_THREADS", "3")
-    monkeypatch.setattr(kernels, "builds", lambda: iter([(str(n), source.Kernel("box_filter.cu", str(n))) for n in range(6)]))
+    monkeypatch.setattr(cuda, "builds", lambda: iter([(str(n), source.Kernel("box_filter.cu", str(n))) for n in range(6)]))
     together = threading.Barrier(3, timeout=10)
     gpus(H100).while_compiling = together.wait  # fails unless three are compiling at the same time
     assert_done(run("info", "--compile"))
@@ -659,7 +659,7 @@ def test_compiling_ahead_shows_how_far_it_is(gpus, monkeypatch):
     gpus(H100)
     assert_done(run("info", "--compile"))
     assert shares == sorted(shares)
-    assert (len(shares), shares[-1]) == (len(list(kernels.builds())), 1)
+    assert (len(shares), shares[-1]) == (len(list(cuda.builds())), 1)
 
 
 def test_info_does_not_import_torch_and_warns_about_nothing():

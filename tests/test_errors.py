@@ -71,14 +71,14 @@ calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 
 
 @pytest.fixture
-def nothing_runs(monkeypatch):
+def nothing_runs(monkeypatch, variants):
     """No variant may be called, nor the machine measured."""
 
     def computed(*_, **__):
         pytest.fail("something was computed before the input was refused")
 
     rows = tuple(replace(row, forward=computed, vjp=computed) for row in _dispatch.VARIANTS)
-    monkeypatch.setattr(_dispatch, "VARIANTS", rows)
+    variants(*rows)
     monkeypatch.setattr(workers, "machine_rates", computed)
     monkeypatch.setattr(workers, "run", computed)
 

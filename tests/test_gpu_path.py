@@ -1,5 +1,6 @@
 """CuPy arrays through the front door: the whole GPU path but the GPU, on CuPy's face over NumPy arrays and in the emulator."""
 
+import re
 import sys
 
 import cases
@@ -195,13 +196,14 @@ def test_an_array_that_is_not_aligned_is_refused_before_a_launch(gpu, name):
 def test_explain_tells_the_reason_of_every_variant(gpu):
     x = on_cupy(np.zeros((1, 64, 24, 32), np.float32))
     told = cupycorr.explain(x, x, patch_size=9)
-    assert told.variant == "direct"
+    assert told.variant == "tiled"
     assert told.reasons["box"] == "kernel_size is 1"
+    assert re.fullmatch(r"by count it takes [\d.]+ ms, tiled [\d.]+ ms", told.reasons["direct"])
     assert {told.reasons[name] for name in cases.CPU_VARIANTS} == {"input is a CuPy array, needs a NumPy array"}
     assert told.bound == told.bytes / cupy_on_numpy.FACTS.bandwidth  # more than the arithmetic takes
-    windowed = cupycorr.explain(x, x, kernel_size=3, patch_size=9)
+    windowed = cupycorr.explain(x, x, kernel_size=32, patch_size=9, padding=16)
     assert windowed.variant == "box"
-    assert windowed.reasons["direct"] == "box comes first"
+    assert windowed.reasons["tiled"] == "a window of 32 x 32 taps does not fit into any tile"
     assert 0 < windowed.workspace <= cuda.WORKSPACE
     assert gpu.launched_on == []
 

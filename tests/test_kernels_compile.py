@@ -1,25 +1,44 @@
 """The compile gate: every kernel a call can name, for every architecture, compiles without a warning, a spill or a stack.
 
 Compiled by NVRTC, which needs no GPU, with the options that CuPy passes on a device (`test_cuda.py` holds them against CuPy's).
+Each build is compiled for some of the architectures, its neighbours for others; with ``CUPYCORR_EVERY_BUILD=1`` for all of them.
 """
 
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import product
 
 import nvrtc
 import pytest
+from cases import DTYPES
+from cupy_on_numpy import FACTS
 
-from cupycorr._backends import kernels
+from cupycorr._backends import cuda
 from cupycorr._cuda import compiler, source
 from cupycorr._cuda.source import Kernel
+from cupycorr._problem import CHANNELS_LAST, ROWS, Question, parameters, problem
 
-BUILDS = dict(kernels.builds())
+BUILDS = dict(cuda.builds())
 FILES = sorted({kernel.file for kernel in BUILDS.values()})
 ARCHITECTURES = nvrtc.architectures()
 
-# Registers of a thread at most. A block has 256 threads, a multiprocessor 65536 registers: 128 leave room for two blocks.
-CEILINGS = {"box_filter.cu": 112, "forward_direct.cu": 168, "gradient_direct.cu": 152}
+EVERY = os.environ.get("CUPYCORR_EVERY_BUILD") == "1"
+APART = 6  # of so many architectures a build is compiled for one, and for the newest of those most people have
+ALWAYS = "sm_90"
+
+# Registers of a thread at most. A block has 256 threads, a multiprocessor 65536 registers: 128 leave room for two blocks. Tiles
+# are what fills them.
+CEILINGS = {
+    "box_filter.cu": 112,
+    "forward_direct.cu": 168,
+    "forward_tiled.cu": 255,
+    "gradient_direct.cu": 152,
+    "gradient_tiled.cu": 255,
+    "sum_parts.cu": 96,
+}
+SHARED = {"7.5": 64 * 1024, "7.0": 96 * 1024, "8.6 to 12": 99 * 1024, "8.0": 163 * 1024, "9.0 and 10": 227 * 1024}  # of a block
 
 # Builds whose inner loop moves 16 bytes at a time, by their macros; the PTX must have these instructions.
 LOAD_16, STORE_16 = r"ld\.global\.nc\.(v4\.[uf]32|v2\.[uf]64|v4\.b32)", r"st\.global\.(v4\.[uf]32|v2\.[uf]64|v4\.b32)"
@@ -33,8 +52,16 @@ MOVES_16 = {
 DEPRECATED = re.compile(r"nvrtc: warning: Architectures prior to .* are deprecated.*")
 
 
-def builds_of(file):
-    return {name: kernel for name, kernel in BUILDS.items() if kernel.file == file}
+def builds_of(file, architecture=None):
+    """The builds of a file, or those of them that are compiled for an architecture."""
+    builds = [(name, kernel) for name, kernel in BUILDS.items() if kernel.file == file]
+    if architecture is None or EVERY or (architecture == ALWAYS and file in TILED):
+        return dict(builds)
+    turn = ARCHITECTURES.index(architecture)
+    return dict(builds[turn % APART :: APART])
+
+
+TILED = ("forward_tiled.cu", "gradient_tiled.cu")
 
 
 def side_by_side(function, arguments):
@@ -74,7 +101,7 @@ def test_every_kernel_file_has_its_ceiling():
 
 
 def test_every_build_has_a_name_and_a_kernel_of_its_own():
-    listed = list(kernels.builds())
+    listed = list(cuda.builds())
     assert len({name for name, _ in listed}) == len({kernel for _, kernel in listed}) == len(listed)
 
 
@@ -82,10 +109,31 @@ def test_every_build_has_a_name_and_a_kernel_of_its_own():
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_build_compiles_without_warnings_spills_or_stack_within_its_registers(file, architecture):
-    builds = builds_of(file)
+    builds = builds_of(file, architecture)
     found = side_by_side(lambda kernel: complaints(kernel, architecture, CEILINGS[file]), builds.values())
     wrong = {name: each for name, each in zip(builds, found, strict=True) if each}
     assert not wrong, "\n".join(f"{name} for {architecture}: {'; '.join(each)}" for name, each in wrong.items())
+
+
+@nvrtc.needed
+@pytest.mark.parametrize("file", FILES)
+def test_every_build_is_compiled_for_some_architecture(file):
+    compiled = [name for architecture in ARCHITECTURES for name in builds_of(file, architecture)]
+    assert set(compiled) == set(builds_of(file))
+
+
+@pytest.mark.parametrize("which", ["forward", "vjp"])
+@pytest.mark.parametrize("shared", SHARED.values(), ids=SHARED)
+def test_tiles_find_room_in_the_shared_memory_of_every_architecture(shared, which):
+    device = replace(FACTS, shared_memory=shared)
+    for dtype, (patch, step), order in product(
+        DTYPES, [(21, 2), (21, 1), (9, 1), (15, 1), (7, 2), (4, 3)], (ROWS, CHANNELS_LAST)
+    ):
+        shape = (4, 64, 48, 64)
+        asked = problem(parameters(patch_size=patch, dilation_patch=step), shape, shape)
+        work = cuda.expected("tiled", Question(which, asked, dtype, dtype, (order, order)), device)
+        assert work.calls[0].kernel.file in TILED
+        assert max(call.shared for call in work.calls) <= shared
 
 
 @nvrtc.needed

@@ -12,10 +12,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cupycorr"
 # Floor by floor, lowest first: a module may import modules of lower floors only, so no two of one floor know each other.
 FLOORS = (
     ("cupycorr._cuda.source", "cupycorr._cuda.device"),
-    ("cupycorr._problem", "cupycorr._dtypes", "cupycorr._arrays", "cupycorr._cuda.compiler"),
-    ("cupycorr._backends.workers", "cupycorr._backends.lattice", "cupycorr._cuda.launcher"),
+    ("cupycorr._problem", "cupycorr._dtypes", "cupycorr._arrays", "cupycorr._cuda.compiler", "cupycorr._backends.costs"),
+    ("cupycorr._backends.workers", "cupycorr._backends.lattice", "cupycorr._cuda.launcher", "cupycorr._tuning"),
     ("cupycorr._backends.register_tile", "cupycorr._backends.window", "cupycorr._backends.kernels"),
-    ("cupycorr._backends.cpu", "cupycorr._backends.cuda"),
+    ("cupycorr._backends.cpu", "cupycorr._backends.tiled_forward", "cupycorr._backends.tiled_gradient"),
+    ("cupycorr._backends.cuda",),
     ("cupycorr._backends.reference", "cupycorr._backends.blas", "cupycorr._backends.simd"),
     ("cupycorr._dispatch",),
     ("cupycorr._api",),

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import cupycorr
-from cupycorr._backends import kernels
+from cupycorr._backends import cuda
 from cupycorr._cuda import compiler, source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -157,14 +157,14 @@ def test_the_wheel_alone_runs_on_numpy(alone, tmp_path):
 
 KERNELS = """
     import json
-    from cupycorr._backends import kernels
+    from cupycorr._backends import cuda
     from cupycorr._cuda import device, source
 
     try:
         device.import_cupy()
     except ImportError as error:
         refusal = str(error)
-    files = sorted({kernel.file for _, kernel in kernels.builds()})
+    files = sorted({kernel.file for _, kernel in cuda.builds()})
     texts = {file: source.text(file) for file in files}
     print(json.dumps({"folder": str(source.folder()), "texts": texts, "refusal": refusal}))
 """
@@ -193,7 +193,7 @@ def test_the_wheels_own_text_of_every_kernel_compiles(installed_kernels, tmp_pat
     for file, text in installed_kernels["texts"].items():
         (tmp_path / file).write_text(text)
     monkeypatch.setattr(source, "folder", lambda: tmp_path)
-    for kernel in {kernel.file: kernel for _, kernel in kernels.builds()}.values():
+    for kernel in {kernel.file: kernel for _, kernel in cuda.builds()}.values():
         binary, _ = compiler.cubin(kernel, "sm_80")
         assert binary.startswith(b"\x7fELF")
 

@@ -169,13 +169,13 @@ def test_strides_are_taken_as_they_are(layout, dtype, device):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_cpu_tensors_reach_the_backend_without_a_copy(dtype, monkeypatch):
+def test_cpu_tensors_reach_the_backend_without_a_copy(dtype, variants):
     seen = []
     chosen = _bridge._dispatch.VARIANTS[0]
     spy = type(chosen)(
         **{name: getattr(chosen, name) for name in chosen.__slots__} | {"forward": lambda *rest: seen.append(rest)}
     )
-    monkeypatch.setattr(_bridge._dispatch, "VARIANTS", (spy,))
+    variants(spy)
     x1, x2, _ = (tensor(x) for x in cases.same((1, 3, 4, 5), dtype).arrays())
     x2 = x2.requires_grad_()[..., ::2]
     out = correlate(x1[..., ::2], x2)
@@ -233,7 +233,7 @@ def test_parameters_and_tensors_of_a_subclass_are_tensors(device):
     assert torch.equal(out.as_subclass(torch.Tensor), correlate(x1, x2, **WINDOWED.parameters))
 
 
-def test_only_the_gradients_that_are_needed_are_computed(monkeypatch):
+def test_only_the_gradients_that_are_needed_are_computed(variants):
     """The work of the backend: which gradients it is asked for, and how many sums it makes."""
     asked, row = [], _bridge._dispatch.VARIANTS[0]
 
@@ -241,7 +241,7 @@ def test_only_the_gradients_that_are_needed_are_computed(monkeypatch):
         asked.append(tuple(needs))
         return row.vjp(problem, g, x1, x2, needs)
 
-    monkeypatch.setattr(_bridge._dispatch, "VARIANTS", (replace(row, vjp=counted),))
+    variants(replace(row, vjp=counted))
     x1, x2, g = (tensor(x) for x in WINDOWED.arrays())
     for needs in ((True, False), (False, True), (True, True)):
         asked.clear()

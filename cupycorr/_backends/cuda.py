@@ -1,30 +1,36 @@
 """The GPU's answer: a problem becomes a plan, a short list of kernel launches with everything about them worked out.
 
-Two routes: ``direct`` sums every tap of every output; ``box`` makes the volume of a one-pixel window, a bounded part of it at a
-time, and sums windows of that. A plan depends on nothing but the problem, the arrays' layouts and the device; the last ones are
-kept. How a kernel is compiled and launched is `bind`'s business alone.
+Three routes: ``tiled`` keeps tiles of the images in shared memory; ``box`` makes the volume of a one-pixel window, a bounded part
+of it at a time, and sums windows of that; ``direct`` sums every tap of every output by itself. A plan depends on nothing but the
+problem, the arrays' layouts and the device; the last ones are kept. How a kernel is compiled and launched is `bind`'s business
+alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from .._arrays import keep_for_replays
-from .._cuda.device import facts, import_cupy
+from .._cuda.device import Device, facts, import_cupy
 from .._cuda.launcher import bind
-from .._problem import Problem
-from . import kernels
-from .kernels import NOWHERE, THREADS, Call, Layout, Line, Pointer, ceil_div, layout, line, new_layout
+from .._cuda.source import Kernel
+from .._problem import Problem, Question
+from . import kernels, tiled_forward, tiled_gradient
+from .costs import LAUNCH, machine
+from .kernels import NOWHERE, Array, Call, Layout, Line, Pointer, ceil_div, dense_layout, layout, line, new_layout
+from .tiled_gradient import Operand
 
 PLANS = 512  # kept of each direction
 MOST_BLOCKS = 2**31 - 1  # of a launch; a kernel loops over what is left
 WORKSPACE = 256 * 2**20  # bytes of the box route's volumes, unless those of one displacement take more
+PARTS = 64 * 2**20  # bytes of the sums of parts of the channels, unless those of one row of displacements take more
 ALIGNMENT = 256  # bytes, of each thing in the workspace
 
 _Y, _X = 3, 4  # axes of a volume (B, PH, PW, y, x)
@@ -54,22 +60,20 @@ class Plan:
             launch.run(tuple([addresses[pointer.buffer] + pointer.offset for pointer in launch.pointers]), stream)
 
 
-def _plan(calls: Iterator[Call], workspace: int, device: int) -> Plan:
-    launches = (
-        Launch(bind(call.kernel, device, min(call.blocks, MOST_BLOCKS), THREADS, 0, call.scalars), call.pointers)
-        for call in calls
-        if call.blocks
-    )
-    return Plan(tuple(launches), workspace)
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The calls that answer a problem, in order; the bytes of workspace they share; what they take by count; and in words."""
+
+    calls: tuple[Call, ...]
+    workspace: int
+    seconds: float
+    how: str
 
 
 @lru_cache(PLANS)
 def forward_plan(route: str, problem: Problem, input1: Layout, input2: Layout, out: Layout, device: int) -> Plan:
     """The plan from ``"input1"`` and ``"input2"`` to ``"out"``, on the device of that number."""
-    if route == "direct":
-        return _plan(_direct_forward(problem, input1, input2, out, device), 0, device)
-    cut = _Cut.of(problem, input1.accumulator.name)
-    return _plan(_box_forward(problem, input1, input2, out, device, cut), cut.volumes_bytes, device)
+    return _bound(_forward(route, problem, (input1, input2, out), facts(device)), device)
 
 
 @lru_cache(PLANS)
@@ -82,37 +86,142 @@ def vjp_plan(
     device: int,
 ) -> Plan:
     """The plan from ``"cotangent"``, ``"input1"`` and ``"input2"`` to ``"gradient1"`` and ``"gradient2"``, where not None."""
-    if route == "direct" or gradients == (None, None):
-        return _plan(_direct_vjp(problem, cotangent, inputs, gradients), 0, device)
-    cut = _Cut.of(problem, inputs[0].accumulator.name)
-    bytes_taken = cut.volumes_bytes + 2 * sum(map(cut.carried_bytes, gradients))
-    return _plan(_box_vjp(problem, cotangent, inputs, gradients, cut), bytes_taken, device)
+    return _bound(_vjp(route, problem, cotangent, inputs, gradients, facts(device)), device)
+
+
+def _bound(work: Work, device: int) -> Plan:
+    launches = (
+        Launch(bind(call.kernel, device, min(call.blocks, MOST_BLOCKS), call.threads, call.shared, call.scalars), call.pointers)
+        for call in work.calls
+        if call.blocks
+    )
+    return Plan(tuple(launches), work.workspace)
+
+
+def _forward(route: str, problem: Problem, layouts: Sequence[Layout], device: Device) -> Work:
+    arrays = [(each, Pointer(name)) for each, name in zip(layouts, ("input1", "input2", "out"), strict=True)]
+    if route == "box":
+        return _box_forward(problem, arrays, device, _Cut.of(problem, layouts[0].accumulator.name))
+    tiled = _tiled_forward(*_lines(problem), arrays, problem.parameters.scale, device, 0) if route == "tiled" else None
+    return tiled or _direct_forward(*_lines(problem), arrays, problem.parameters.scale, device)
+
+
+def _vjp(
+    route: str,
+    problem: Problem,
+    cotangent: Layout,
+    inputs: tuple[Layout, Layout],
+    gradients: tuple[Layout | None, Layout | None],
+    device: Device,
+) -> Work:
+    if gradients == (None, None):
+        return Work((), 0, 0.0, "nothing is asked for")
+    operands = [_operand(number, inputs, gradients[number - 1]) for number in (1, 2)]
+    whole = (cotangent, Pointer("cotangent"))
+    if route == "direct":
+        return _direct_gradients(*_lines(problem), whole, operands, problem.parameters.scale, device)
+    if _windowed(problem):
+        return _box_vjp(problem, whole, operands, device, _Cut.of(problem, inputs[0].accumulator.name))
+    return _pixel_gradients(*_lines(problem), whole, operands, problem.parameters.scale, device, 0, prefer_tiles=True)
+
+
+def _operand(number: int, inputs: tuple[Layout, Layout], gradient: Layout | None) -> Operand:
+    other = (inputs[2 - number], Pointer(f"input{3 - number}"))
+    mine = inputs[number - 1]
+    if gradient is None:
+        return Operand(number, other, (dense_layout(mine.dtype, mine.shape), NOWHERE), asked=False)
+    return Operand(number, other, (gradient, Pointer(f"gradient{number}")))
+
+
+def _lines(problem: Problem) -> tuple[Line, Line]:
+    return line(problem.vertical), line(problem.horizontal)
+
+
+def _windowed(problem: Problem) -> bool:
+    return problem.parameters.kernel_size != (1, 1)
 
 
 # Direct -----------------------------------------------------------------------------------------------------------------------
 
 
-def _direct_forward(problem: Problem, input1: Layout, input2: Layout, out: Layout, device: int) -> Iterator[Call]:
-    arrays = [(input1, Pointer("input1")), (input2, Pointer("input2")), (out, Pointer("out"))]
-    yield kernels.forward(*_lines(problem), arrays, problem.parameters.scale, facts(device).multiprocessors)
+def _direct_forward(vertical: Line, horizontal: Line, arrays: Sequence[Array], scale: float, device: Device) -> Work:
+    call = kernels.forward(vertical, horizontal, arrays, scale, device.multiprocessors)
+    seconds = _direct_seconds(vertical, horizontal, arrays[2][0], arrays[0][0], device)
+    return Work((call,), 0, seconds, "each output by itself, every tap of its window")
 
 
-def _direct_vjp(
-    problem: Problem, cotangent: Layout, inputs: tuple[Layout, Layout], gradients: tuple[Layout | None, Layout | None]
-) -> Iterator[Call]:
-    for operand, result in enumerate(gradients, 1):
-        if result is not None:
-            other = 3 - operand
-            arrays = [
-                (cotangent, Pointer("cotangent")),
-                (inputs[other - 1], Pointer(f"input{other}")),
-                (result, Pointer(f"gradient{operand}")),
-            ]
-            yield kernels.gradient(operand, *_lines(problem), arrays, problem.parameters.scale)
+def _direct_gradients(
+    vertical: Line, horizontal: Line, cotangent: Array, operands: Sequence[Operand], scale: float, device: Device
+) -> Work:
+    calls = (
+        kernels.gradient(operand.number, vertical, horizontal, [cotangent, operand.other, operand.result], scale)
+        for operand in operands
+        if operand.asked
+    )
+    seconds = sum(_direct_seconds(vertical, horizontal, cotangent[0], operand.other[0], device) for operand in operands)
+    return Work(tuple(calls), 0, seconds, "each element of a gradient by itself")
 
 
-def _lines(problem: Problem) -> tuple[Line, Line]:
-    return line(problem.vertical), line(problem.horizontal)
+def _direct_seconds(vertical: Line, horizontal: Line, outputs: Layout, image: Layout, device: Device) -> float:
+    """Of the taps of as many outputs, each loaded where it is multiplied."""
+    products = prod(outputs.shape) * vertical.kernel * horizontal.kernel * image.shape[1]
+    return LAUNCH + machine(device, image.accumulator.name).from_caches(products, image.itemsize)
+
+
+# Tiles ------------------------------------------------------------------------------------------------------------------------
+
+
+def _tiled_forward(
+    vertical: Line, horizontal: Line, arrays: Sequence[Array], scale: float, device: Device, begin: int
+) -> Work | None:
+    """Tiles whose sums of parts are ``begin`` bytes into the workspace; None where no tile fits such arrays."""
+    calls: list[Call] = []
+    size, seconds, how = 0, 0.0, ""
+    for piece in _pieces(arrays[0][0], arrays[2][0]):
+        input1, input2 = (_samples(image, piece) for image in arrays[:2])
+        out = _displaced(arrays[2], piece)
+        rows = vertical.displacements(piece.begin[1], piece.counts[1])
+        tiling = tiled_forward.best(rows, horizontal, tiled_forward.Arrays(input1[0], input2[0], out[0]), device, PARTS)
+        if isinstance(tiling, str):
+            return None
+        calls += tiling.calls([input1[1], input2[1], out[1]], scale, Pointer("workspace", begin))
+        size, seconds, how = max(size, tiling.workspace), seconds + tiling.seconds(device), tiling.how
+    return Work(tuple(calls), begin + size, seconds, how)
+
+
+def _pieces(image: Layout, out: Layout) -> Iterator[_Part]:
+    """The whole; or as many samples and rows of displacements at once as leave room for the sums of parts they need."""
+    needed = tiled_forward.needed_parts(image, out)
+    row = new_layout(image.accumulator.name, (max(needed, 1), *out.shape[2:]))
+    counts = _at_once(out.shape[:2], _size(row), PARTS) if needed else out.shape[:2]
+    yield from _parts((*out.shape[:2], out.shape[2]), (*counts, out.shape[2]))
+
+
+def _pixels(vertical: Line, horizontal: Line, arrays: Sequence[Array], scale: float, device: Device, begin: int) -> Work:
+    """The faster of tiles and of one output at a time, by count."""
+    direct = _direct_forward(vertical, horizontal, arrays, scale, device)
+    tiled = _tiled_forward(vertical, horizontal, arrays, scale, device, begin)
+    return direct if tiled is None or direct.seconds < tiled.seconds else tiled
+
+
+def _pixel_gradients(
+    vertical: Line,
+    horizontal: Line,
+    cotangent: Array,
+    operands: Sequence[Operand],
+    scale: float,
+    device: Device,
+    begin: int,
+    *,
+    prefer_tiles: bool = False,
+) -> Work:
+    """Gradients of one-pixel windows, by the faster of tiles and of one element at a time, or by tiles wherever they fit."""
+    direct = _direct_gradients(vertical, horizontal, cotangent, operands, scale, device)
+    if tiled_gradient.reason(vertical, horizontal, cotangent[0], operands) is not None:
+        return direct
+    found = tiled_gradient.plan(vertical, horizontal, cotangent, operands, scale, device, Pointer("workspace", begin))
+    tiled = Work(tuple(found.calls), begin + found.workspace, found.seconds, found.how)
+    return direct if direct.seconds < tiled.seconds and not prefer_tiles else tiled
 
 
 # Box --------------------------------------------------------------------------------------------------------------------------
@@ -126,6 +235,27 @@ class _Part:
     counts: tuple[int, int, int]
     number: int  # among the parts of its samples
     last: bool
+
+
+def _at_once(whole: Sequence[int], each: int, room: int) -> tuple[int, ...]:
+    """How many of each axis there is room for, the last axis filled first; one of each at least."""
+    free = max(room // each, 1)
+    counts = []
+    for size in reversed(whole):
+        counts.append(max(min(size, free), 1))
+        free = free // size if size and counts[-1] == size else 1
+    return tuple(reversed(counts))
+
+
+def _parts(whole: tuple[int, int, int], counts: tuple[int, int, int]) -> Iterator[_Part]:
+    """All of (B, PH, PW), ``counts`` of each at once at most."""
+    samples, patch_y, patch_x = whole
+    batch, rows, columns = counts
+    for b in range(0, samples, max(batch, 1)):
+        corners = list(product(range(0, patch_y, rows), range(0, patch_x, columns)))
+        for number, (m, n) in enumerate(corners):
+            size = (min(batch, samples - b), min(rows, patch_y - m), min(columns, patch_x - n))
+            yield _Part((b, m, n), size, number, number == len(corners) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,17 +275,12 @@ class _Cut:
     def of(cls, problem: Problem, accumulator: str) -> _Cut:
         whole = problem.out_shape[:3]
         plane = cls(*_lines(problem), accumulator, whole, (1, 1, 1)).volumes_bytes
-        free = max(WORKSPACE // plane, 1)
-        counts = []
-        for size in reversed(whole):  # whole rows of displacements first, then whole patches, then samples
-            counts.append(max(min(size, free), 1))
-            free = free // size if size and counts[-1] == size else 1
-        return cls(*_lines(problem), accumulator, whole, tuple(reversed(counts)))
+        return cls(*_lines(problem), accumulator, whole, _at_once(whole, plane, WORKSPACE))
 
-    def volume(self, counts: tuple[int, int, int]) -> tuple[Layout, Pointer]:
+    def volume(self, counts: tuple[int, int, int]) -> Array:
         return new_layout(self.accumulator, (*counts, self.vertical.span, self.horizontal.span)), Pointer("workspace")
 
-    def rows(self, counts: tuple[int, int, int]) -> tuple[Layout, Pointer]:
+    def rows(self, counts: tuple[int, int, int]) -> Array:
         shape = (*counts, self.vertical.out, self.horizontal.span)
         return new_layout(self.accumulator, shape), Pointer("workspace", _size(self.volume(self.counts)[0]))
 
@@ -164,24 +289,23 @@ class _Cut:
         """Bytes of both volumes of one part."""
         return _size(self.volume(self.counts)[0]) + _size(self.rows(self.counts)[0])
 
+    @property
+    def whole_patches(self) -> bool:
+        """Whether a part has all displacements of its samples."""
+        return self.counts[1:] == self.all_counts[1:]
+
     def parts(self) -> Iterator[_Part]:
-        (samples, patch_y, patch_x), (batch, rows, columns) = self.all_counts, self.counts
-        for b in range(0, samples, batch):
-            corners = list(product(range(0, patch_y, rows), range(0, patch_x, columns)))
-            for number, (m, n) in enumerate(corners):
-                counts = (min(batch, samples - b), min(rows, patch_y - m), min(columns, patch_x - n))
-                yield _Part((b, m, n), counts, number, number == len(corners) - 1)
+        return _parts(self.all_counts, self.counts)
 
     def pixelwise(self, part: _Part) -> tuple[Line, Line]:
         """The axes of the volume's own problem: a window of one pixel, the part's displacements."""
         (_, m, n), (_, rows, columns) = part.begin, part.counts
         return self.vertical.pixelwise().displacements(m, rows), self.horizontal.pixelwise().displacements(n, columns)
 
-    def carried_bytes(self, result: Layout | None) -> int:
-        """Bytes of the sums that one part hands on to the next."""
-        if result is None or self.counts[1:] == self.all_counts[1:]:
-            return 0
-        return _aligned(kernels.carried_bytes(result.resized(self.counts[0])))
+    def windows_seconds(self, counts: tuple[int, int, int], device: Device) -> float:
+        """Of two launches that read the volume and write sums along y, and read those and write sums along x, or back."""
+        moved = _size(self.volume(counts)[0]) + 3 * _size(self.rows(counts)[0])
+        return 2 * LAUNCH + machine(device, self.accumulator).moved(moved)
 
 
 def _aligned(count: int) -> int:
@@ -192,43 +316,83 @@ def _size(volume: Layout) -> int:
     return _aligned(volume.shape[0] * volume.strides[0] * volume.itemsize)
 
 
-def _samples(array: Layout, buffer: str, part: _Part) -> tuple[Layout, Pointer]:
+def _samples(array: Array, part: _Part) -> Array:
     """The samples of one part, of an array (B, ...)."""
-    return array.resized(part.counts[0]), Pointer(buffer, array.offset(part.begin[0]))
+    whole, pointer = array
+    return whole.resized(part.counts[0]), pointer.at(whole.offset(part.begin[0]))
 
 
-def _displaced(array: Layout, buffer: str, part: _Part) -> tuple[Layout, Pointer]:
+def _displaced(array: Array, part: _Part) -> Array:
     """The samples and displacements of one part, of an array (B, PH, PW, ...)."""
-    return array.resized(*part.counts), Pointer(buffer, array.offset(*part.begin))
+    whole, pointer = array
+    return whole.resized(*part.counts), pointer.at(whole.offset(*part.begin))
 
 
-def _box_forward(problem: Problem, input1: Layout, input2: Layout, out: Layout, device: int, cut: _Cut) -> Iterator[Call]:
+def _summed(works: Sequence[Work], workspace: int, how: str) -> Work:
+    """One piece of work after the other."""
+    calls = tuple(call for work in works for call in work.calls)
+    return Work(calls, max((work.workspace for work in works), default=workspace), sum(work.seconds for work in works), how)
+
+
+def _box_forward(problem: Problem, arrays: Sequence[Array], device: Device, cut: _Cut) -> Work:
+    works = []
     for part in cut.parts():
         volume, rows = cut.volume(part.counts), cut.rows(part.counts)
-        images = [_samples(input1, "input1", part), _samples(input2, "input2", part)]
-        yield kernels.forward(*cut.pixelwise(part), [*images, volume], 1.0, facts(device).multiprocessors)
-        yield kernels.window_sum(cut.vertical, _Y, volume, rows)
-        yield kernels.window_sum(cut.horizontal, _X, rows, _displaced(out, "out", part), problem.parameters.scale)
+        images = [_samples(image, part) for image in arrays[:2]]
+        works.append(_pixels(*cut.pixelwise(part), [*images, volume], 1.0, device, cut.volumes_bytes))
+        windows = (
+            kernels.window_sum(cut.vertical, _Y, volume, rows),
+            kernels.window_sum(cut.horizontal, _X, rows, _displaced(arrays[2], part), problem.parameters.scale),
+        )
+        works.append(Work(windows, cut.volumes_bytes, cut.windows_seconds(part.counts, device), ""))
+    spans = f"{cut.vertical.span} x {cut.horizontal.span}"
+    made = works[0].how if works else "nothing"
+    return _summed(works, 0, f"windows summed over the volume of {spans} positions, rows and columns apart; the volume by {made}")
 
 
-def _box_vjp(
-    problem: Problem, cotangent: Layout, inputs: tuple[Layout, Layout], gradients: tuple[Layout | None, Layout | None], cut: _Cut
-) -> Iterator[Call]:
+def _box_vjp(problem: Problem, cotangent: Array, operands: Sequence[Operand], device: Device, cut: _Cut) -> Work:
+    works = []
     for part in cut.parts():
         volume, rows = cut.volume(part.counts), cut.rows(part.counts)
-        yield kernels.window_spread(cut.horizontal, _X, _displaced(cotangent, "cotangent", part), rows)
-        yield kernels.window_spread(cut.vertical, _Y, rows, volume)
-        begin = cut.volumes_bytes
-        for operand, result in enumerate(gradients, 1):
-            if result is not None:
-                other = 3 - operand
-                images = [_samples(inputs[other - 1], f"input{other}", part), _samples(result, f"gradient{operand}", part)]
-                size = cut.carried_bytes(result)
-                # Two places in turn: a launch must not load what it stores.
-                places = [Pointer("workspace", begin + size * (number % 2)) for number in (part.number - 1, part.number)]
-                carried, carry = (NOWHERE if part.number == 0 else places[0]), (NOWHERE if part.last else places[1])
-                yield kernels.gradient(operand, *cut.pixelwise(part), [volume, *images], problem.parameters.scale, carried, carry)
-                begin += 2 * size
+        windows = (
+            kernels.window_spread(cut.horizontal, _X, _displaced(cotangent, part), rows),
+            kernels.window_spread(cut.vertical, _Y, rows, volume),
+        )
+        works.append(Work(windows, cut.volumes_bytes, cut.windows_seconds(part.counts, device), ""))
+        of_samples = [replace(each, other=_samples(each.other, part), result=_samples(each.result, part)) for each in operands]
+        scale, lines = problem.parameters.scale, cut.pixelwise(part)
+        if cut.whole_patches:
+            works.append(_pixel_gradients(*lines, volume, of_samples, scale, device, cut.volumes_bytes))
+        else:
+            works.append(_carried_gradients(*lines, volume, of_samples, scale, device, cut, part))
+    return _summed(works, 0, "cotangents spread over their windows, then gradients of a one-pixel window")
+
+
+def _carried_gradients(
+    vertical: Line,
+    horizontal: Line,
+    cotangent: Array,
+    operands: Sequence[Operand],
+    scale: float,
+    device: Device,
+    cut: _Cut,
+    part: _Part,
+) -> Work:
+    """Direct gradients of some of the displacements, added to those of the displacements before."""
+    calls, end, seconds = [], cut.volumes_bytes, 0.0
+    for operand in operands:
+        if not operand.asked:
+            continue
+        whole = operand.result[0].resized(cut.counts[0])
+        size = _aligned(kernels.carried_bytes(whole))
+        # Two places in turn: a launch must not load what it stores.
+        places = [Pointer("workspace", end + size * (number % 2)) for number in (part.number - 1, part.number)]
+        carried, carry = (NOWHERE if part.number == 0 else places[0]), (NOWHERE if part.last else places[1])
+        arrays = [cotangent, operand.other, operand.result]
+        calls.append(kernels.gradient(operand.number, vertical, horizontal, arrays, scale, carried, carry))
+        seconds += _direct_seconds(vertical, horizontal, cotangent[0], operand.other[0], device)
+        end += 2 * size
+    return Work(tuple(calls), end, seconds, "")
 
 
 # Running it -------------------------------------------------------------------------------------------------------------------
@@ -280,27 +444,36 @@ def _address(name: str, array: Any) -> int:
 
 # What is said about it --------------------------------------------------------------------------------------------------------
 
-_READ = 4  # products that cost as much as writing an element of a volume and reading it again
-
 
 @lru_cache(2 * PLANS)
-def sums_cost_less(problem: Problem) -> bool:
-    """Whether making the volume and summing its windows takes less work than summing the taps of every output."""
-    vertical, horizontal = _lines(problem)
-    planes = problem.batch * vertical.patch * horizontal.patch
-    positions = planes * vertical.span * horizontal.span
-    sums = planes * vertical.out * (horizontal.span * vertical.kernel + horizontal.out * horizontal.kernel)
-    return positions * (problem.channels + _READ) + sums < problem.flops // 2
+def expected(route: str, question: Question, device: Device) -> Work:
+    """What a route does on arrays that lie as the question says, packed."""
+    problem, (dtype, result) = question.problem, (question.dtype, question.result_dtype)
+    shapes = (problem.shape1, problem.shape2)
+    inputs = tuple(dense_layout(dtype, shape, order) for shape, order in zip(shapes, question.orders, strict=True))
+    outside = dense_layout(result, problem.out_shape)
+    if question.which == "forward":
+        return _forward(route, problem, (*inputs, outside), device)
+    gradients = tuple(
+        dense_layout(dtype, shape) if needed else None for shape, needed in zip(shapes, question.needs, strict=True)
+    )
+    return _vjp(route, problem, outside, inputs, gradients, device)
 
 
-def how(route: str, problem: Problem) -> str:
-    """The route in words."""
-    if route == "direct":
-        return "each output by itself, every tap of its window"
-    vertical, horizontal = _lines(problem)
-    return f"windows summed over the volume of {vertical.span} x {horizontal.span} positions, rows and columns apart"
+def no_tiles(question: Question) -> str | None:
+    """Why tiles do not answer a question, if that is so."""
+    problem = question.problem
+    first, second = (dense_layout(question.dtype, shape) for shape in (problem.shape1, problem.shape2))
+    out = dense_layout(question.result_dtype, problem.out_shape)
+    if question.which == "forward":
+        return tiled_forward.reason(*_lines(problem), tiled_forward.Arrays(first, second, out))
+    if _windowed(problem):  # the box's transpose, which takes tiles where they fit
+        return None
+    return tiled_gradient.reason(*_lines(problem), out, [Operand(1, (second, NOWHERE), (first, NOWHERE))])
 
 
-def workspace(route: str, problem: Problem, accumulator: str) -> int:
-    """Bytes that the forward map takes beside its result."""
-    return 0 if route == "direct" else _Cut.of(problem, accumulator).volumes_bytes
+def builds() -> Iterator[tuple[str, Kernel]]:
+    """Every kernel that a plan can launch, with words for it."""
+    yield from kernels.builds()
+    yield from tiled_forward.builds()
+    yield from tiled_gradient.builds()

@@ -17,7 +17,7 @@ import numpy as np
 
 from .._cuda.source import Kernel
 from .._dtypes import ELEMENT_TYPES
-from .._problem import Axis, Problem, lattice_inside
+from .._problem import CHANNELS_LAST, ROWS, Axis, Problem, lattice_inside
 
 THREADS = 256  # of every block
 RUN_BYTES = 16  # one access moves that much where it can
@@ -66,6 +66,11 @@ class Layout:
         """dtype that sums of such elements are kept in."""
         return ELEMENT_TYPES[self.dtype].accumulator_dtype
 
+    @cached_property
+    def order(self) -> str:
+        """Of images (B, C, H, W): whether neighbours in memory are columns or channels, enough of them to be loaded together."""
+        return CHANNELS_LAST if self.strides[1] == 1 and self.shape[1] * self.itemsize >= RUN_BYTES else ROWS
+
     @property
     def extent(self) -> int:
         """Elements between the first and the last in memory, at most."""
@@ -107,6 +112,16 @@ def new_layout(dtype: str, shape: Sequence[int]) -> Layout:
     for size in reversed(shape[1:-1]):
         strides.append(strides[-1] * size)
     return Layout(dtype, tuple(shape), tuple(reversed(strides)))
+
+
+def dense_layout(dtype: str, shape: Sequence[int], order: str = ROWS) -> Layout:
+    """The layout of an array in C order, or of images (B, C, H, W) whose channels are neighbours."""
+    axes = range(len(shape)) if order == ROWS else (0, 2, 3, 1)
+    strides, step = [0] * len(shape), 1
+    for axis in reversed(axes):
+        strides[axis] = 0 if shape[axis] <= 1 else step
+        step *= max(shape[axis], 1)
+    return Layout(dtype, tuple(shape), tuple(strides))
 
 
 def ceil_div(number: int, unit: int) -> int:
@@ -200,23 +215,32 @@ class Pointer:
     buffer: str
     offset: int = 0
 
+    def at(self, offset: int) -> Pointer:
+        """So many bytes further."""
+        return replace(self, offset=self.offset + offset)
+
+
+Array = tuple[Layout, Pointer]
 
 NOWHERE = Pointer("nowhere")  # of an argument that is not used
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A kernel and its arguments: pointers first, then scalars of the right width. ``blocks`` may exceed what a grid can hold."""
+    """A kernel and its arguments: pointers first, then scalars of the right width. ``blocks`` may exceed what a grid can hold.
+
+    ``threads`` are those of a block, ``shared`` its bytes of dynamic shared memory.
+    """
 
     kernel: Kernel
     pointers: tuple[Pointer, ...]
     scalars: tuple[np.generic, ...]
     blocks: int
+    threads: int = THREADS
+    shared: int = 0
 
 
-def forward(
-    vertical: Line, horizontal: Line, arrays: Sequence[tuple[Layout, Pointer]], scale: float, multiprocessors: int
-) -> Call:
+def forward(vertical: Line, horizontal: Line, arrays: Sequence[Array], scale: float, multiprocessors: int) -> Call:
     """forward_direct.cu: from input1 and input2 to an output."""
     input1, input2, out = layouts = [layout for layout, _ in arrays]
     channels = input1.shape[1]
@@ -252,7 +276,7 @@ def gradient(
     operand: int,
     vertical: Line,
     horizontal: Line,
-    arrays: Sequence[tuple[Layout, Pointer]],
+    arrays: Sequence[Array],
     scale: float,
     carried: Pointer = NOWHERE,
     carry: Pointer = NOWHERE,
@@ -289,14 +313,12 @@ def carried_bytes(result: Layout) -> int:
     return batch * _runs(result) * height * width * RUN_BYTES // result.itemsize * result.accumulator.itemsize
 
 
-def window_sum(
-    axis: Line, along: int, source: tuple[Layout, Pointer], target: tuple[Layout, Pointer], scale: float = 1.0
-) -> Call:
+def window_sum(axis: Line, along: int, source: Array, target: Array, scale: float = 1.0) -> Call:
     """box_filter.cu: the windows along one axis (3 is y, 4 is x) of a volume."""
     return _box(axis, along, False, source, target, source[0], scale)
 
 
-def window_spread(axis: Line, along: int, source: tuple[Layout, Pointer], target: tuple[Layout, Pointer]) -> Call:
+def window_spread(axis: Line, along: int, source: Array, target: Array) -> Call:
     """box_filter.cu: the transpose of `window_sum`."""
     return _box(axis, along, True, source, target, target[0], 1.0)
 
@@ -305,8 +327,8 @@ def _box(
     axis: Line,
     along: int,
     transposed: bool,
-    source: tuple[Layout, Pointer],
-    target: tuple[Layout, Pointer],
+    source: Array,
+    target: Array,
     summed: Layout,
     scale: float,
 ) -> Call:
@@ -319,6 +341,20 @@ def _box(
     integers = (threads, patch_y, patch_x, height, width, *read.strides, *written.strides, *axis.window)
     reach = max(axis.reach, _taps_reach(axis))
     return _call("box_filter", macros, pointers, layouts, integers, reach, (_scale(summed, scale),), ceil_div(threads, THREADS))
+
+
+def sum_parts(parts: Array, result: Array, scale: float) -> Call:
+    """sum_parts.cu: the sum along the first axis of a volume (parts, ...) of at most five more, which are the result's."""
+    layouts, pointers = zip(parts, result, strict=True)
+    read, written = layouts
+    shape, strides_from, strides_to = (
+        (fill,) * (5 - len(numbers)) + tuple(numbers)
+        for fill, numbers in ((1, written.shape), (0, read.strides[1:]), (0, written.strides))
+    )
+    threads = math.prod(shape[:4]) * ceil_div(shape[4], RUN_BYTES // read.itemsize)
+    integers = (threads, read.shape[0], *shape[1:], read.strides[0], *strides_from, *strides_to)
+    macros = dict(FROM=read.element, TO=written.element)
+    return _call("sum_parts", macros, pointers, layouts, integers, 0, (_scale(read, scale),), ceil_div(threads, THREADS))
 
 
 def _taps_reach(axis: Line) -> int:
@@ -344,11 +380,12 @@ def _call(
     """With integers of 32 bits where all of them, every offset and every position up to ``reach`` fit, else of 64."""
     largest = max(reach, *map(abs, integers), *(layout.extent for layout in layouts))
     index = np.int32 if largest < _SAFE else np.int64
-    kernel = _kernel(name, {**macros, "INDEX": _INDEX[index]})
-    return Call(kernel, pointers, (*(index(value) for value in integers), *tail), blocks)
+    built = kernel(name, {**macros, "INDEX": _INDEX[index]})
+    return Call(built, pointers, (*(index(value) for value in integers), *tail), blocks)
 
 
-def _kernel(name: str, macros: Mapping[str, object]) -> Kernel:
+def kernel(name: str, macros: Mapping[str, object]) -> Kernel:
+    """The entry point of a file that bears its name, built with macros."""
     return Kernel(f"{name}.cu", name, tuple((key, str(value)) for key, value in macros.items()))
 
 
@@ -362,6 +399,7 @@ _BUILDS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("forward_direct", dict(INPUT=_ELEMENTS, OUTPUT=_ELEMENTS, CHANNELS_LAST=(0,), PARTS=(1, PARTS))),
     ("forward_direct", dict(INPUT=_ELEMENTS, OUTPUT=_ELEMENTS, CHANNELS_LAST=(1,), PARTS=(PARTS,))),
     ("gradient_direct", dict(INPUT=_ELEMENTS, COTANGENT=_ELEMENTS, OPERAND=(1, 2), CHANNELS_LAST=(0, 1))),
+    ("sum_parts", dict(FROM=_SUMS, TO=_ELEMENTS)),
     ("box_filter", dict(FROM=_SUMS, TO="FROM", ALONG_Y=(1,), TRANSPOSED=(0, 1))),
     ("box_filter", dict(FROM=_SUMS, TO=_ELEMENTS, ALONG_Y=(0,), TRANSPOSED=(0,))),
     ("box_filter", dict(FROM=_ELEMENTS, TO=_SUMS, ALONG_Y=(0,), TRANSPOSED=(1,))),
@@ -375,4 +413,4 @@ def builds() -> Iterator[tuple[str, Kernel]]:
         for values in product(*free.values(), _INDEX.values()):
             chosen = dict(zip((*free, "INDEX"), values, strict=True))
             macros = {key: chosen[table[key] if isinstance(table.get(key), str) else key] for key in (*table, "INDEX")}
-            yield f"{name} {' '.join(f'{key}={value}' for key, value in macros.items())}", _kernel(name, macros)
+            yield f"{name} {' '.join(f'{key}={value}' for key, value in macros.items())}", kernel(name, macros)

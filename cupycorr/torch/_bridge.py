@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .. import _api, _dispatch
+from .. import _api, _dispatch, _tuning
 from .._backends import cuda
 from .._backends.kernels import NOWHERE, Layout
+from .._cuda.device import import_cupy
 from .._dtypes import ELEMENT_TYPES, ElementType, check_scale, element_type_called
 from .._problem import Pair, Problem, check_precision, parameters, problem
 
@@ -170,10 +171,11 @@ def forward_on_cuda(input1: torch.Tensor, input2: torch.Tensor, *given: Any) -> 
     arguments = Arguments(*given)
     asked = ask_once(input1, input2, arguments)
     index = input1.device.index
-    chosen = _dispatch.choose(asked, _dispatch.gpu(index), arguments.variant)
     out = new_output(input1, arguments, asked)
     tensors = {"input1": input1, "input2": input2, "out": out}
-    _launch(cuda.forward_plan(chosen.name, asked, *map(_layout, tensors.values()), index), tensors, input1)
+    first, second, result = layouts = tuple(map(_layout, tensors.values()))
+    chosen = _chosen_on_cuda(index, asked, arguments.variant, "forward", first.dtype, result.dtype, (first.order, second.order))
+    _launch(cuda.forward_plan(chosen.name, asked, *layouts, index), tensors, input1)
     return out
 
 
@@ -185,19 +187,33 @@ def vjp_on_cuda(
     asked = ask_once(input1, input2, arguments)
     check_cotangent(cotangent, input1, arguments, asked)
     index = input1.device.index
-    chosen = _dispatch.choose(asked, _dispatch.gpu(index), arguments.variant)
     gradients = new_gradients((input1, input2), needs)
     layouts = tuple(_layout(gradient) if needed else None for gradient, needed in zip(gradients, needs, strict=True))
-    inputs = _layout(input1), _layout(input2)
+    inputs, outside = (_layout(input1), _layout(input2)), _layout(cotangent)
+    orders = inputs[0].order, inputs[1].order
+    chosen = _chosen_on_cuda(index, asked, arguments.variant, "vjp", inputs[0].dtype, outside.dtype, orders, tuple(needs))
     tensors = {"cotangent": cotangent, "input1": input1, "input2": input2, "gradient1": gradients[0], "gradient2": gradients[1]}
-    _launch(cuda.vjp_plan(chosen.name, asked, _layout(cotangent), inputs, layouts, index), tensors, input1)
+    _launch(cuda.vjp_plan(chosen.name, asked, outside, inputs, layouts, index), tensors, input1)
     return gradients
 
 
 class Stream(NamedTuple):
-    """A CUDA stream's address, under the name that launches look for."""
+    """A CUDA stream's address, under the names that launches and CuPy look for."""
 
     ptr: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.ptr
+
+
+def _chosen_on_cuda(index: int, asked: Problem, *question: Any) -> _dispatch.Variant:
+    """The variant that runs; if variants may be measured first, that goes to torch's stream and sees whether it is captured."""
+    place = _dispatch.gpu(index)
+    if not _tuning.at_first_use():
+        return _dispatch.choose(asked, place, *question)
+    devices = import_cupy().cuda
+    with devices.Device(index), devices.Stream.from_external(Stream(current_stream(index))):
+        return _dispatch.choose(asked, place, *question)
 
 
 def _launch(plan: cuda.Plan, tensors: dict[str, torch.Tensor], like: torch.Tensor) -> None:

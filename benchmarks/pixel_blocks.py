@@ -1,0 +1,57 @@
+"""A rival of our own writing: one block of threads for each output pixel, after both inputs are laid out channels last.
+
+The mapping of the CuPy kernel that most optical flow code has copied. Forward only, for windows of one pixel and stride 1;
+laying out the inputs is part of the work, as it is there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cupycorr._cuda.device import import_cupy
+from cupycorr._problem import Problem
+
+from . import device_code
+from .cases import Case, positions_read
+
+THREADS = 32
+MOST_CHANNELS = 48 * 2**10 // 4  # of a pixel in shared memory
+
+
+def refusal(case: Case, dtype: str, which: str) -> str | None:
+    """Why it takes no part."""
+    p = case.problem.parameters
+    if which != "forward":
+        return "forward only"
+    if dtype != "float32":
+        return "float32 only"
+    if p.kernel_size != (1, 1) or p.stride != (1, 1):
+        return "windows of one pixel and stride 1 only"
+    return None if case.problem.channels <= MOST_CHANNELS else f"at most {MOST_CHANNELS} channels"
+
+
+def correlate(input1: Any, input2: Any, problem: Problem) -> Any:
+    """The correlation of two CuPy arrays."""
+    frame1, frame2 = (_channels_last(x, problem, which) for which, x in enumerate((input1, input2), 1))
+    out = import_cupy().empty(problem.out_shape, np.float32)
+    batch, patch_y, patch_x, rows, columns = problem.out_shape
+    _, height2, width2, channels = frame2.shape
+    numbers = (channels, height2, width2, patch_y, patch_x, problem.vertical.step, problem.horizontal.step)
+    arguments = (frame1, frame2, out, *map(np.int32, numbers), np.float32(problem.parameters.scale))
+    kernel = device_code.function("pixel_blocks.cu")
+    kernel((columns, rows, batch), (THREADS,), arguments, shared_mem=4 * channels)
+    return out
+
+
+def _channels_last(x: Any, problem: Problem, which: int) -> Any:
+    """An input as (batch, row, column, channel), cropped or padded with zeros to the positions that are read."""
+    read = [positions_read(axis, which) for axis in (problem.vertical, problem.horizontal)]
+    frame = import_cupy().zeros((problem.batch, *(length for _, length in read), problem.channels), x.dtype)
+    inside = [slice(max(-before, 0), max(length - before, 0)) for before, length in read]  # of the image
+    image = x.transpose(0, 2, 3, 1)[:, inside[0], inside[1]]
+    begins = [max(before, 0) for before, _ in read]
+    rows, columns = (slice(begin, begin + size) for begin, size in zip(begins, image.shape[1:3], strict=True))
+    frame[:, rows, columns] = image
+    return frame
