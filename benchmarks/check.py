@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from cupycorr import explain, spatial_correlation_sample, spatial_correlation_sample_vjp
-from cupycorr._backends import kernels, workers
+from cupycorr._backends import cuda as backend
+from cupycorr._backends import workers
 from cupycorr._cuda import compiler
 from cupycorr._cuda.device import import_cupy
 from cupycorr._dtypes import ELEMENT_TYPES, named_dtype
@@ -111,7 +112,7 @@ def _write(path: Path, header: report.Header, found: dict[str, list[Finding]]) -
 
 def builds(header: report.Header) -> Iterator[Finding]:
     """Every kernel compiles and loads; what another process compiled comes from CuPy's cache."""
-    every = list(kernels.builds())
+    every = list(backend.builds())
     cached = len(list(compiler.cache_folder().glob("*.cubin")))
     begin = time.perf_counter()
     with ThreadPoolExecutor(workers.thread_count()) as pool:

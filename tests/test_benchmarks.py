@@ -1246,7 +1246,7 @@ def test_every_build_is_compiled_and_a_failure_is_named(gpu, monkeypatch):
 
     monkeypatch.setattr(check.compiler, "function", function)
     *each, told = check.builds(cuda_header())
-    builds = list(check.kernels.builds())
+    builds = list(check.backend.builds())
     assert [finding.what for finding in each] == [name for name, _ in builds]
     assert len(wrong(each)) == sum(kernel.entry == "box_filter" for _, kernel in builds) > 0
     assert told.numbers["builds"] == len(builds)
