@@ -258,11 +258,14 @@ def test_positions_beyond_64_bits_have_a_reason():
         ((1, 20000, 1, 2), (1, 20000, 1, 2), {}),
         ((1, 1, 60, 61), (1, 1, 60, 61), dict(kernel_size=60)),
         ((1, 1, 1, 20000), (1, 1, 1, 20000), dict(kernel_size=(1, 20000))),
-        ((1, 1, 1, 1), (1, 1, 1, 5000), dict(patch_size=(1, 5000), patch_offset=(0, 2499))),
+        ((1, 1, 1, 1), (1, 1, 1, 20000), dict(patch_size=(1, 20000), patch_offset=(0, 9999))),
+        ((1, 1, 1, 1), (1, 1, 1, 2000), dict(patch_size=(1, 2000), patch_offset=(0, 999))),
     ],
-    ids=["channels", "taps", "taps of a row", "displacements"],
+    ids=["channels", "taps", "taps of a row", "displacements", "fewer displacements"],
 )
 def test_constant_data_keeps_the_error_bound_over_many_terms(monkeypatch, route, device, shape1, shape2, parameters):
+    if shape2[3] == 20000 and "patch_size" in parameters and route != "direct":
+        pytest.skip("tiles that meet nothing take the emulator a minute; with fewer displacements they are parted, too")
     x1, x2 = np.full(shape1, 0.1, np.float32), np.full(shape2, 0.1, np.float32)
     with launched_by(monkeypatch, emulator := Emulator(), device):
         out = correlate(emulator, route, x1, x2, **parameters)
