@@ -1,20 +1,20 @@
-"""Faults put into the kernels' own source, one at a time: with each of them a test of test_kernels_emulated.py must fail.
+"""Faults put into the kernels' own source, one at a time: with each of them a test of the emulated kernels must fail.
 
     python tests/mutants.py                # every mutant: a line for each, with the test that failed
     python tests/mutants.py barrier fold   # those with one of these words in their name
 
 A mutant is a text that stands once in a file of ``kernels_cu``, and what stands there instead. It goes into a copy of the folder,
-and the tests run on that as they are, in a process of their own, until the first fails. To add a mutant, add a row to its file's
-table. It must build, and it must be wrong: what changes no result, no access and no order of accesses is no mutant.
+and the file's tests run on that as they are, in a process of their own, until the first fails. To add a mutant, add a row to its
+file's table. It must build, and it must be wrong: what changes no result, no access and no order of accesses is no mutant.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,9 +27,10 @@ from pathlib import Path
 from cupycorr._cuda import source
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = "tests/test_kernels_emulated.py"
 AT_ONCE = 2  # processes
 SECONDS = 600  # after which a process is given up
+PROCESSES = multiprocessing.get_context("forkserver")  # each begins with what takes long to import
+PROCESSES.set_forkserver_preload(["hypothesis", "ml_dtypes", "numpy", "pytest"])
 CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)  # that a mutant can cause
 
 # For each file: a test, or a part of its name, and the faults that it sees: what is wrong, the text before, and the text after.
@@ -427,12 +428,853 @@ BOX = {
     "smaller_than_the_work_loops_over_the_rest[box": (("the grid does not loop", "at += all", "at += all + threads"),),
 }
 
+TILE = {
+    "[P 9-16 bytes": (
+        ("16 bytes copied from outside", "copy_async<16>(to, from, inside != 0)", "copy_async<16>(to, from, true)"),
+        ("16 bytes never copied from inside", "copy_async<16>(to, from, inside != 0)", "copy_async<16>(to, from, false)"),
+    ),
+    "[P 9-4 bytes": (
+        ("alignment counted in elements", "% (piece * sizeof(Element))", "% piece"),
+        ("pieces halved once at most", "    while (reinterpret_cast", "    if (reinterpret_cast"),
+        ("8 bytes copied from anywhere", "bytes == 4 && piece == 2", "bytes == 4 && piece >= 1"),
+        ("elements copied next to each other", "copy_async<bytes>(to + k * apart", "copy_async<bytes>(to + k"),
+        (
+            "elements are outside as the first",
+            "copy_async<bytes>(to + k * apart, from + k * apart, (inside >> k & 1) != 0)",
+            "copy_async<bytes>(to + k * apart, from + k * apart, (inside & 1) != 0)",
+        ),
+    ),
+    "[P 9-8 bytes": (
+        ("16 bytes copied from where 8 begin", "if (piece * bytes == 16)", "if (piece * bytes >= 8)"),
+        ("pieces of 8 bytes copied next to each other", "copy_async<8>(to + k * apart", "copy_async<8>(to + k"),
+        (
+            "pieces of 8 bytes copied from neighbours",
+            "copy_async<8>(to + k * apart, from + k * apart",
+            "copy_async<8>(to + k * apart, from + k",
+        ),
+        (
+            "pieces of 8 bytes are outside as the first",
+            "copy_async<8>(to + k * apart, from + k * apart, (inside >> k & 1) != 0)",
+            "copy_async<8>(to + k * apart, from + k * apart, (inside & 1) != 0)",
+        ),
+        ("the second half of the pieces of 8 bytes is left out", "k < count; k += 2", "k < count; k += 4"),
+    ),
+    "[0 copied]": (("the same vector read again", "load_shared_16(from + k)", "load_shared_16(from)"),),
+    "[2 columnwise]": (
+        ("a run loaded whole whatever its stride", "if (inside == all && stride == 1 &&", "if (inside == all &&"),
+        ("a run is loaded without its stride", "load_element(from + k * stride)", "load_element(from + k)"),
+        ("elements are inside as the first", "run[k] = inside >> k & 1 ?", "run[k] = inside & 1 ?"),
+        ("elements stored next to each other", "store_shared(to + k * apart,", "store_shared(to + k + 0 * apart,"),
+    ),
+    "[2 channelwise]": (
+        ("a run loaded whole from any address", " && reinterpret_cast<unsigned long long>(from) % sizeof(Words16) == 0", ""),
+        ("a run loaded whole where a part is inside", "if (inside == all &&", "if (inside <= all &&"),
+    ),
+    "[one phase-9-float16]": (
+        (
+            "the second vector of a run stored over the first",
+            "store_vector(to + p * phase + k, values)",
+            "store_vector(to + p * phase, values)",
+        ),
+    ),
+    "[both phases-9-float32]": (
+        ("single elements of the phases one after the other", "widen(run[k * phases + p])", "widen(run[k + p * each])"),
+        (
+            "single elements of the phases over each other",
+            "store_shared(to + p * phase + k,",
+            "store_shared(to + 0 * p * phase + k,",
+        ),
+    ),
+    "[both phases-9-float16]": (
+        ("vectors of the phases one after the other", "? (k + v) * phases + p : 0", "? k + v + p * each : 0"),
+    ),
+}
+
+FORWARD_TILED = {
+    "[0 copied]": (
+        ("tiles of outputs overlap", "first = tile * axis.tile_outputs", "first = tile"),
+        ("tiles of patch indices overlap", "patch_first = patch_tile * patch_tile_size", "patch_first = patch_tile"),
+        ("patch indices of other tiles are taken too", "min(patch_tile_size, ceil_div(", "max(0, ceil_div("),
+        ("input2 is not displaced", "part.at2 = axis.origin2", "part.at2 = axis.origin1"),
+        ("the first item of input2 taken for input1's", "to() >= PHASES * PHASE1", "to() > PHASES * PHASE1"),
+        ("an item too many", "item >= ITEMS1 + ITEMS2", "item > ITEMS1 + ITEMS2"),
+        (
+            "the last items are left out",
+            "SLOTS = ceil_div((ITEMS1 + ITEMS2) * RUNS, THREADS)",
+            "SLOTS = (ITEMS1 + ITEMS2) * RUNS / THREADS",
+        ),
+        ("items of input2 counted on from input1's", "second ? item - ITEMS1 : item,", "item,"),
+        ("items of a row taken for the other image's", "items = second ? ROW2 : ROW1", "items = second ? ROW1 : ROW2"),
+        ("rows of input2 laid as those of input1", "PHASES * PHASE1 + row * PITCH2", "PHASES * PHASE1 + row * PITCH1"),
+        ("row 0 outside", "    if (y < 0 ||", "    if (y <= 0 ||"),
+        ("column 0 outside", "if (at >= 0 &&", "if (at > 0 &&"),
+        ("a column past the last inside", "at < (second ? horizontal.size2", "at <= (second ? horizontal.size2"),
+        ("a row past the last inside", "y >= (second ? vertical.size2", "y > (second ? vertical.size2"),
+        ("channels are not moved on", "next1 += channels * channel_stride1", "next1 += channel_stride1"),
+        ("channels are not counted down", "left -= channels", "left -= 1"),
+        (
+            "copies by threads without an item",
+            "            if (slots[s].none()) continue;\n#pragma unroll\n            for (int channel = 0; channel < CHANNELS",
+            "#pragma unroll\n            for (int channel = 0; channel < CHANNELS",
+        ),
+        (
+            "copies of channels over each other",
+            "copy_columns<COLUMNS>(stage + channel * CHANNEL + slots[s].to()",
+            "copy_columns<COLUMNS>(stage + slots[s].to()",
+        ),
+        ("channels past the last copied", "channel < left ? slots[s].inside() : 0, piece", "slots[s].inside(), piece"),
+        ("copies not committed", "        copy_async_commit();\n", ""),
+        ("copies not waited for", "copy_async_wait<0>()", "copy_async_wait<1>()"),
+        (
+            "a barrier before the wait in place of after it",
+            "        loader.wait();\n        __syncthreads();",
+            "        __syncthreads();\n        loader.wait();",
+        ),
+        ("barrier before a stage left out", "        __syncthreads();  // the stage is there", "        // the stage is there"),
+        ("warps take each other's pairs", "warp % PAIR_WARPS * LANES_M", "warp % PAIR_WARPS"),
+        ("columns of neighbouring threads overlap", "lane / LANES_M * COLUMNS", "lane / LANES_M"),
+        ("rows of neighbouring threads overlap", "last / REACH * ROWS", "last / REACH"),
+        ("all rows of a thread have the patch row of the first", "return met - row", "return met"),
+        ("all rows of a thread are the first", "load_vectors(rows1 + r * PITCH1", "load_vectors(rows1"),
+        ("products subtracted", "multiply_add(row[r][k]", "multiply_add(-row[r][k]"),
+        ("tile's rows of input1 without the thread's", "thread.rows * PITCH1 + thread.column", "thread.column"),
+        ("tile's rows of input2 without the thread's", "(thread.rows + thread.met) * PITCH2", "thread.met * PITCH2"),
+        ("tile of input1 in the place of input2's", "share + PHASES * PHASE1 + thread.phase", "share + thread.phase"),
+        ("the last channels left out", "stages = ceil_div(loader.left, CHANNELS)", "stages = loader.left / CHANNELS"),
+        ("the last stage is not brought", "more = stages > 1", "more = stages > 2"),
+        (
+            "a stage is brought over the one that is read",
+            "ask_for_stage(shared + (STAGE - offset))",
+            "ask_for_stage(shared + offset)",
+        ),
+        ("stages do not take turns", "offset = STAGE - offset)", "offset = STAGE)"),
+        (
+            "the same channels of a stage again",
+            "add_products(products, shared + offset + unit * CHANNEL + rows1",
+            "add_products(products, shared + offset + rows1",
+        ),
+        ("row 0 of input1 answers nothing", "inside.row[r] = y1 >= 0", "inside.row[r] = y1 > 0"),
+        ("row 0 of input2 answers nothing", "y1 < vertical.size1 && y2 >= 0 &&", "y1 < vertical.size1 && y2 > 0 &&"),
+        (
+            "rows of input2 inside without the thread's",
+            "inside;\n    const int y2 = rows.at2 + (thread.rows + thread.met)",
+            "inside;\n    const int y2 = rows.at2 + (thread.met)",
+        ),
+        ("displacements' strides swapped", "m * m_stride + n * n_stride", "m * n_stride + n * m_stride"),
+        ("rows' and columns' strides swapped", "i * row_stride + j * column_stride", "i * column_stride + j * row_stride"),
+        (
+            "rows of patch indices before the first store",
+            "if (patch_row < 0 || patch_row >= rows.patches",
+            "if (patch_row >= rows.patches",
+        ),
+        (
+            "rows of patch indices past the last store",
+            "patch_row < 0 || patch_row >= rows.patches || row",
+            "patch_row < 0 || row",
+        ),
+        ("rows past the last output store", " || row >= rows.outputs", ""),
+        ("displacements past the last store", "if (thread.group * DISPLACEMENTS + n >= columns.patches) break;", ""),
+        ("scale lost where registers are stored", "out.scale * products[r][n][k]", "products[r][n][k]"),
+        ("columns past the last output stored", "columns.outputs - thread.column, run", "columns.outputs, run"),
+        ("a vote of half of the lanes", "__any_sync(0xffffffffu", "__any_sync(0x0000ffffu"),
+        ("threads that meet nothing do not reach the barriers", "if (__syncthreads_or(meets))", "if (meets)"),
+        ("samples of input1 not told apart", "block.b * batch_stride1", "0 * batch_stride1"),
+        ("samples of input2 not told apart", "block.b * batch_stride2", "0 * batch_stride2"),
+        ("samples of the output not told apart", "block.b * batch_stride_out", "0 * batch_stride_out"),
+    ),
+    "[1 columnwise]": (
+        ("displacements' tiles a phase too near", "patch_first * shift", "patch_first"),
+        (
+            "phases of a tile not parted",
+            "to = row_to + column / PHASES + column % PHASES * (second ? PHASE2 : PHASE1);",
+            "to = row_to + column;",
+        ),
+        ("phases of input1 laid as those of input2", "column % PHASES * (second ? PHASE2 : PHASE1)", "column % PHASES * PHASE2"),
+        ("phases taken for shares", "Thread{rest / PHASES / GROUPS", "Thread{rest / GROUPS"),
+        ("both phases of input1 are the first", "rows1 = share + thread.phase * PHASE1", "rows1 = share"),
+        ("both phases of input2 are the first", "+ PHASES * PHASE1 + thread.phase * PHASE2", "+ PHASES * PHASE1"),
+        ("columns of a phase taken for neighbours", "spacing = PHASES * horizontal.spacing", "spacing = horizontal.spacing"),
+        ("phases gathered over each other", "* PHASES + phase) * WIDTH", "* PHASES) * WIDTH"),
+        ("phases not put together again", "p, q % PHASES) + q / PHASES)", "p, q / TILE_COLUMNS) + q % TILE_COLUMNS)"),
+        ("rows displaced by phases too", "PATCH_ROWS, 1)", "PATCH_ROWS, PHASES)"),
+        (
+            "barrier before outputs are gathered left out",
+            "        __syncthreads();  // the last stage, or",
+            "        // the last stage, or",
+        ),
+        (
+            "barrier before what was gathered is read left out",
+            "        __syncthreads();\n        store_displacements(",
+            "        store_displacements(",
+        ),
+        (
+            "a warp's barrier in place of the block's",
+            "        __syncthreads();\n        store_displacements(",
+            "        __syncwarp();\n        store_displacements(",
+        ),
+        ("rows of patch indices before the first gathered", "if (thread.idle || patch_row < 0 ||", "if (thread.idle ||"),
+        (
+            "rows of patch indices past the last gathered",
+            "patch_row < 0 || patch_row >= PATCH_ROWS) continue",
+            "patch_row < 0) continue",
+        ),
+        ("displacements gathered too early", "if (n < first || n >= first + AT_ONCE)", "if (n < first)"),
+        ("displacements gathered again", "if (n < first || n >= first + AT_ONCE)", "if (n >= first + AT_ONCE)"),
+        ("displacements not counted from the first gathered", "thread.group, n - first, patch_row", "thread.group, n, patch_row"),
+        (
+            "every thread's columns gathered at the first's",
+            "thread.phase) +\n                                 thread.column,",
+            "thread.phase),",
+        ),
+        ("scale lost where outputs are gathered", "? out.scale * sum_of_taps(", "? sum_of_taps("),
+        (
+            "the last run of a gathered row left out",
+            "runs = ceil_div(columns.outputs, COLUMNS)",
+            "runs = columns.outputs / COLUMNS",
+        ),
+        ("runs of a gathered row overlap", "item % runs * COLUMNS", "item % runs"),
+        ("gathered columns past the last output stored", "columns.outputs - j, run", "columns.outputs, run"),
+        ("gathered patch rows past the last stored", "if (patch_row >= rows.patches || first", "if (first"),
+        ("gathered displacements past the last stored", " || patch_column >= columns.patches", ""),
+        ("gathered displacements counted from the first", "group * DISPLACEMENTS + first + n;", "group * DISPLACEMENTS + n;"),
+        ("lines of gathered outputs left out", "item < lines * runs; item += THREADS", "item < lines; item += THREADS"),
+        ("outputs of one phase taken for neighbours", "residue + first * axis.outputs_apart", "residue + first"),
+        ("outputs of all phases counted", "ceil_div(axis.out - part.output, axis.outputs_apart)", "axis.out - part.output"),
+        ("input1's tile begins at the first phase", "axis.origin1 + residue * axis.stride", "axis.origin1"),
+        ("input2's tile begins at the first phase", "axis.origin2 + residue * axis.stride", "axis.origin2"),
+        ("input1's positions next to each other", "axis.stride + position * axis.spacing;", "axis.stride + position;"),
+        (
+            "input2's positions next to each other",
+            "(position + patch_first * shift) * axis.spacing;",
+            "(position + patch_first * shift);",
+        ),
+        ("rows of a phase taken for neighbours", "+ row * vertical.spacing;\n    const int x", "+ row;\n    const int x"),
+        ("gathered rows of other phases stored", "rows.output + i * vertical.outputs_apart", "rows.output + i"),
+        ("phases of outputs counted along the other axis", "digit(tile, grid.residues_x)", "digit(tile, grid.residues_y)"),
+    ),
+    "[2 columnwise]": (
+        (
+            "columns of an item a row of the other image apart",
+            "(second ? ROW2 : ROW1) + k % piece",
+            "(second ? ROW1 : ROW2) + k % piece",
+        ),
+        ("an item's pieces loaded as neighbours", "column_stride2 * (piece == RUN ? 1 : ROW2)", "column_stride2"),
+        ("input1's pieces loaded as neighbours", "column_stride1 * (piece == RUN ? 1 : ROW1)", "column_stride1"),
+        (
+            "single columns stored as runs",
+            "if (piece == RUN)\n                        store_parted",
+            "if (piece > 0)\n                        store_parted",
+        ),
+        ("channels past the last loaded by columns", "channel < left ? slots[s].inside() : 0, apart", "slots[s].inside(), apart"),
+        (
+            "columns stored by threads without an item",
+            "            if (slots[s].none()) continue;\n            Sum* const to",
+            "            Sum* const to",
+        ),
+        ("units of the first stage over each other", "put_unit(stage + unit * CHANNEL)", "put_unit(stage)"),
+        (
+            "units of a stage over each other",
+            "put_unit(shared + (STAGE - offset) + unit * CHANNEL)",
+            "put_unit(shared + (STAGE - offset))",
+        ),
+        ("a unit put into the stage that is read", "put_unit(shared + (STAGE - offset) +", "put_unit(shared + offset +"),
+        (
+            "groups of displacements not told apart",
+            "thread.column +\n                        thread.group * DISPLACEMENTS;",
+            "thread.column;",
+        ),
+        (
+            "groups of displacements inside as the first",
+            "(thread.column + thread.group * DISPLACEMENTS) * spacing",
+            "thread.column * spacing",
+        ),
+        ("groups of displacements taken for shares", "Thread{rest / PHASES / GROUPS", "Thread{rest / PHASES"),
+        (
+            "groups of displacements stored over each other",
+            "columns.patch + thread.group * DISPLACEMENTS * horizontal.patches_apart",
+            "columns.patch",
+        ),
+        ("displacements of a group counted from the first", "if (thread.group * DISPLACEMENTS + n >=", "if (n >="),
+        ("tiles of displacements as if of one group", "n_rest, GROUPS * DISPLACEMENTS, PHASES", "n_rest, DISPLACEMENTS, PHASES"),
+    ),
+    "[2 channelwise]": (
+        ("runs of channels all the first", "first = threadIdx.x % RUNS * RUN", "first = 0"),
+        ("channels past the last loaded by channels", "min(max(left - first, 0), RUN)", "RUN"),
+        ("channels that are left counted from the first run", "max(left - first, 0)", "max(left, 0)"),
+        ("runs of channels laid over each other", "(threadIdx.x % RUNS * RUN + channel) * CHANNEL", "channel * CHANNEL"),
+        (
+            "neighbouring threads take neighbouring items of a sector",
+            "slot_of((threadIdx.x + s * THREADS) / RUNS",
+            "slot_of((threadIdx.x + s * THREADS)",
+        ),
+    ),
+    "[PWC-Net, channels last]": (
+        ("half of every sector brought for nothing", "CHANNELS < 2 * RUN ? 1 : 2", "CHANNELS < 2 * RUN ? 1 : 1"),
+    ),
+    "[7 copied]": (
+        ("every share takes all channels", "channel < UNIT; channel += SHARES", "channel < UNIT; channel += 1"),
+        ("every share takes the first channel", "share = thread.share * CHANNEL", "share = 0"),
+        ("shares gathered over each other", "(share * GROUPS + group) * AT_ONCE", "(group) * AT_ONCE"),
+        ("the last share is left out", "share < SHARES; share++", "share < SHARES - 1; share++"),
+        ("shares gathered without room", "/ (SHARES * GROUPS * DISPLACEMENT)", "/ (GROUPS * DISPLACEMENT)"),
+        ("a stage too many is brought", "more = stages > 1", "more = stages > 0"),
+        ("threads without a pair gather", "if (thread.idle || patch_row < 0", "if (patch_row < 0"),
+    ),
+    "[3 copied]": (("tiles of outputs counted along the other axis", "digit(tile, grid.tiles_x)", "digit(tile, grid.tiles_y)"),),
+    "tiled-template": (
+        ("rows of input2 as many as of input1", "y >= (second ? vertical.size2 : vertical.size1)", "y >= vertical.size1"),
+        (
+            "columns of input2 as many as of input1",
+            "at < (second ? horizontal.size2 : horizontal.size1)",
+            "at < horizontal.size1",
+        ),
+        ("rows of input2 apart as input1's", "y * (second ? image2.row_stride : image1.row_stride)", "y * image1.row_stride"),
+        ("channels of input2 apart as input1's", "next2 + channel * channel_stride2", "next2 + channel * channel_stride1"),
+        ("windows taken for single pixels", "u < vertical.taps", "u < 1"),
+    ),
+    "[window over two phases]": (
+        ("outputs of tiles that windows need too", "min(axis.tile_outputs, ceil_div(", "max(0, ceil_div("),
+        ("taps of a row in one place", "q += horizontal.tap_step", "q += 0"),
+        ("the last tap of a row left out", "v < horizontal.taps", "v < horizontal.taps - 1"),
+        ("sums of taps lost", "            sum += tap;", "            sum = tap;"),
+    ),
+    "[strided window over two phases]": (
+        ("columns of outputs next to each other", "q = j * horizontal.output_step", "q = j"),
+        ("tiles of strided outputs overlap", "position = first * axis.output_step", "position = first"),
+    ),
+    "[window along one axis]": (("rows of outputs next to each other", "p = i * vertical.output_step", "p = i"),),
+    "tiled-stride and step coprime": (
+        (
+            "patch indices of all phases counted",
+            "ceil_div(axis.patch - part.patch, axis.patches_apart)",
+            "(axis.patch - part.patch)",
+        ),
+        ("patch indices of all phases begin at the first", "+ rest * axis.step +", "+"),
+        (
+            "patch rows of other phases stored",
+            "rows.patch + patch_row * vertical.patches_apart,\n                            columns",
+            "rows.patch + patch_row,\n                            columns",
+        ),
+        ("displacements of other phases stored", "to += horizontal.patches_apart * out.n_stride", "to += out.n_stride"),
+        ("rows of other phases stored", "rows.output + row * vertical.outputs_apart", "rows.output + row"),
+        (
+            "columns begin in other phases",
+            "columns.output + thread.column * horizontal.outputs_apart",
+            "columns.output + thread.column",
+        ),
+    ),
+    "in_parts_give_the_same_sums[3-float16]": (
+        (
+            "the input's type keeps the sum",
+            "multiply_add(row[r][k], window[SHIFT + n + k], products[r][n][k])",
+            "widen(Narrow<INPUT>::from(multiply_add(row[r][k], window[SHIFT + n + k], products[r][n][k])))",
+        ),
+    ),
+    "in_parts_give_the_same_sums[3-float32]": (
+        ("every part sums the first channels", "begin = block.split * split_channels", "begin = 0"),
+        ("parts of the channels overlap", "left = min(split_channels, channels - begin)", "left = channels - begin"),
+        ("the last part as long as the others", "left = min(split_channels, channels - begin)", "left = split_channels"),
+        ("parts of input1 begin at the first channel", " + begin * channel_stride1", ""),
+        ("parts of input2 begin at the first channel", " + begin * channel_stride2", ""),
+        ("parts stored over each other", "block.split * split_stride_out + ", ""),
+        ("parts counted as samples", "split = digit(tile, grid.splits)", "split = tile % grid.splits"),
+    ),
+    "smaller_than_the_work_loops_over_the_rest[tiled": (
+        ("the grid does not loop", "tile += gridDim.x", "tile += tiles"),
+        ("blocks take each other's tiles", "tile += gridDim.x", "tile += 1"),
+        ("barrier before the next tile left out", "if (__syncthreads_or(meets))", "if (true)"),
+    ),
+    "2_to_the_31_apart_are_reached[tiled": (
+        (
+            "samples' offsets in 32 bits",
+            "input1 + (block.b * batch_stride1 +",
+            "input1 + static_cast<int>(block.b * batch_stride1 +",
+        ),
+        (
+            "channels' offsets in 32 bits",
+            "next1 + channel * channel_stride1)",
+            "next1 + static_cast<int>(channel * channel_stride1))",
+        ),
+    ),
+    "flownetc_loads": (
+        ("rows that meet nothing are multiplied", "if (meets) add_products(", "if (true) add_products("),
+        ("rows that meet no row of input2 are multiplied", "meets && y2 >= 0 && y2 < vertical.size2)", "meets)"),
+    ),
+    "[P 9-16 bytes": (("pieces overlap", "within % items * piece", "within % items"),),
+    "infinite_in_the_other[one phase-x2]": (
+        (
+            "columns of input1 inside as the first thread's",
+            "thread.phase * horizontal.spacing + thread.column * spacing",
+            "thread.phase * horizontal.spacing",
+        ),
+        ("columns before input1 multiplied", "k >= begin1 && ", ""),
+        ("columns past input1 multiplied", "k < end1 && ", ""),
+        ("a row before input1 multiplied", "inside.row[r] = y1 >= 0", "inside.row[r] = y1 >= -1"),
+        (
+            "a row past input1 multiplied",
+            "inside.row[r] = y1 >= 0 && y1 < vertical.size1",
+            "inside.row[r] = y1 >= 0 && y1 <= vertical.size1",
+        ),
+    ),
+    "phases_of_outputs_and_of_patch_indices_are_told_apart": (
+        (
+            "columns of other phases stored",
+            "horizontal.outputs_apart * out.column_stride, columns.outputs - thread.column",
+            "out.column_stride, columns.outputs - thread.column",
+        ),
+        ("patch indices of one phase taken for neighbours", "rest + patch_first * axis.patches_apart", "rest + patch_first"),
+        ("phases of patch indices counted along the other axis", "digit(tile, grid.rests_x)", "digit(tile, grid.rests_y)"),
+    ),
+    "[12 copied]": (
+        (
+            "tiles of displacements counted along the other axis",
+            "digit(tile, grid.patch_tiles_x)",
+            "digit(tile, grid.patch_tiles_y)",
+        ),
+    ),
+    "[4 copied]": (
+        (
+            "rows that meet are looked for without the thread's",
+            "rows) {\n    const int y2 = rows.at2 + (thread.rows + thread.met)",
+            "rows) {\n    const int y2 = rows.at2 + (thread.met)",
+        ),
+    ),
+    "[both phases-9-float32]": (
+        (
+            "phases of input1 put where those of input2 go",
+            "slots[s].second() ? PHASE2 : PHASE1",
+            "slots[s].second() ? PHASE1 : PHASE2",
+        ),
+    ),
+    "infinite_in_the_other[both phases-x2]": (
+        (
+            "columns of input1 inside as the first phase's",
+            "x1 = columns.at1 + thread.phase * horizontal.spacing",
+            "x1 = columns.at1",
+        ),
+    ),
+    "infinite_in_the_other[both phases-x1]": (
+        (
+            "columns of input2 inside as the first phase's",
+            "x2 = columns.at2 + thread.phase * horizontal.spacing",
+            "x2 = columns.at2",
+        ),
+        ("the first column of a phase is rounded down", "ceil_div(-at, spacing)", "(-at / spacing)"),
+        ("the last column of a phase is rounded down", "ceil_div(size - at, spacing)", "((size - at) / spacing)"),
+        ("what is outside is gathered", "inside.holds(r, n, k) ? products", "inside.holds(r, n, k) || k >= 0 ? products"),
+    ),
+    "[coprime stride and step]": (
+        (
+            "columns brought without their spacing",
+            "loader.column_stride1 = horizontal.spacing * column_stride1",
+            "loader.column_stride1 = column_stride1",
+        ),
+        (
+            "gathered columns of other phases stored",
+            "horizontal.outputs_apart * out.column_stride, columns.outputs - j",
+            "out.column_stride, columns.outputs - j",
+        ),
+        ("gathered columns begin in other phases", "columns.output + j * horizontal.outputs_apart", "columns.output + j"),
+    ),
+    "[10 channelwise]": (
+        ("shares take neighbouring channels of input1", "rows1 += SHARES * CHANNEL", "rows1 += CHANNEL"),
+        ("shares take neighbouring channels of input2", "window2 += SHARES * CHANNEL", "window2 += CHANNEL"),
+    ),
+    "[one phase-7-float32]": (
+        ("shifted window read without its shift", "window[SHIFT + n + k]", "window[n + k]"),
+        ("shifted tile begins without its shift", "columns.at2 - SHIFT * PHASES * horizontal.spacing", "columns.at2"),
+    ),
+    "[both phases-7-float32]": (
+        ("shift counted in columns of one phase", "SHIFT * PHASES * horizontal.spacing", "SHIFT * horizontal.spacing"),
+    ),
+    "any_tile_that_fits": (
+        ("channels of input2 moved on as input1's", "next2 += channels * channel_stride2", "next2 += channels * channel_stride1"),
+    ),
+    "tiled-window, stride": (("taps of a column next to each other", "p += vertical.tap_step", "p += 1"),),
+    "infinite_in_the_other[one phase-x1]": (
+        ("outside rows multiplied", "return row[r] && k >= begin1", "return k >= begin1"),
+        ("columns before input2 multiplied", "n + k >= begin2 && ", ""),
+        ("columns past input2 multiplied", " && n + k < end2", ""),
+        ("a row before input2 multiplied", "y2 >= 0 && y2 < vertical.size2;", "y2 >= -1 && y2 < vertical.size2;"),
+        ("a row past input2 multiplied", "y2 >= 0 && y2 < vertical.size2;", "y2 >= 0 && y2 <= vertical.size2;"),
+        (
+            "what is outside is stored from registers",
+            "inside.holds(r, n, k) ? out.scale",
+            "inside.holds(r, n, k) || k >= 0 ? out.scale",
+        ),
+    ),
+    "rows_meet_nothing_load_nothing": (
+        ("tiles that meet nothing are brought", "if (__syncthreads_or(meets))", "if (__syncthreads_or(meets) || true)"),
+    ),
+}
+
+SUM_PARTS = {
+    "in_parts_give_the_same_sums[3-float32]": (
+        ("runs overlap", "at % runs * RUN", "at % runs"),
+        ("rows counted without the runs", "row = at / runs", "row = at"),
+        ("the first axis but one decoded as the last", "c = row / size_d % size_c", "c = row % size_c"),
+        ("patch indices decoded without the rows", "b = row / size_d / size_c % size_b", "b = row / size_d % size_b"),
+        ("samples decoded without the displacements", "a = row / size_d / size_c / size_b", "a = row / size_d / size_c"),
+        ("samples not told apart", "a * stride_from_a", "0 * stride_from_a"),
+        ("columns of what is read in one place", "x * column_stride_from)", "0 * column_stride_from)"),
+        ("the last part left out", "k < parts;", "k < parts - 1;"),
+        ("a part too many", "k < parts;", "k <= parts;"),
+        ("the first part again", "source += part_stride", "source += 0 * part_stride"),
+        ("a run goes past the end of its row", "column_stride_from, width - x, run", "column_stride_from, width, run"),
+        ("a run stored past the end of its row", "column_stride_to, width - x, sums", "column_stride_to, width, sums"),
+        ("parts subtracted", "sums.part[r] += run[r]", "sums.part[r] -= run[r]"),
+        ("the last fold left out", "        sums.fold();\n", ""),
+        ("scale lost", "sums.total[r] *= scale", "sums.total[r] *= scale / scale"),
+        ("strides of what is written swapped", "b * stride_to_b + c * stride_to_c", "b * stride_to_c + c * stride_to_b"),
+        ("a thread too many", "at < threads", "at <= threads"),
+    ),
+    "smaller_than_the_work_loops_over_the_rest[idle]": (("the grid does not loop", "at += all", "at += all + threads"),),
+    "that_fill_their_blocks_equal_the_oracle[tiled-idle": (
+        ("a run too many where columns fill them", "(width + RUN - 1) / RUN", "(width + RUN) / RUN"),
+    ),
+    "many_parts_keep_the_error_bound": (("parts not counted", "sums.added(1)", "sums.added(0)"),),
+}
+
+GRADIENT_TILED = {
+    "equals_the_oracle[float32-rows]": (
+        ("the first of a range left out", "begin <= index && index < end", "begin < index && index < end"),
+        ("one past a range taken", "begin <= index && index < end", "begin <= index && index <= end"),
+        ("first index inside rounded down", "(step - 1 - first) / step", "-first / step"),
+        ("last index inside rounded down", "left > 0 ? (left + step - 1) / step", "left > 0 ? left / step"),
+        ("the output stands at the other image's pixel", "(second ? k : t)", "(second ? t : k)"),
+        ("patch mirrored", "(second ? patch - 1 - m : m) * patch_stride", "m * patch_stride"),
+        (
+            "pixels of the shortest phase only",
+            "(own_size + step / together - 1) / (step / together)",
+            "own_size / (step / together)",
+        ),
+        ("the other image displaced a step too far", "-first - (patch - 1) * step", "-first - patch * step"),
+        ("gradient 1 displaced the wrong way", "(patch - 1) * step : first)", "(patch - 1) * step : -first)"),
+        ("the last row is not streamed", "rows.end + m.end - 1}", "rows.end + m.end - 2}"),
+        ("the first row is not streamed", "Range{rows.begin + m.begin,", "Range{rows.begin + m.begin + 1,"),
+        ("rows outside streamed", "m.end - 1}.within(y.met)", "m.end - 1}"),
+        ("rows meet whatever their displacement", "y.read.has(t) && m.has(k - t)", "y.read.has(t) && (k >= t || k < t)"),
+        (
+            "tiles of rows overlap",
+            "ceil_div(vertical.longest(1), TILE_ROWS)) * TILE_ROWS;",
+            "ceil_div(vertical.longest(1), TILE_ROWS));",
+        ),
+        ("phases laid over each other", "u % PHASES * plane + u / PHASES", "u"),
+        ("columns outside loaded", "return met.has(first + u) && c < channels", "return c < channels"),
+        ("channels past the last loaded", " && c < channels; }", "; }"),
+        ("samples of the other image not told apart", "tile.sample * image.batch_stride", "0 * image.batch_stride"),
+        ("rows apart as in one phase", "(tile.y.other + at.k * tile.y.step)", "(tile.y.other + at.k)"),
+        ("a row's displacement is not the row's", "at.k, at.k - row, cotangent.m_stride", "at.k, at.k, cotangent.m_stride"),
+        ("cotangents of the tile's first row for all", "from + q * next_row", "from"),
+        ("cotangents of one displacement for all", "k < batch; k++, from += next)", "k < batch; k++, from += 0 * next)"),
+        ("cotangents begin at the first row", "along_y(tile.row) + along_x", "along_y(0) + along_x"),
+        ("samples of the cotangent not told apart", "tile.sample * cotangent.batch_stride", "0 * cotangent.batch_stride"),
+        ("cotangents of rows that meet nothing loaded", "counts && tile.meets(tile.row + q, at.k) ?", "counts ?"),
+        (
+            "cotangents of the rows over each other",
+            "to + (q * WIDTH + n + k * apart) * PHASE_COLUMNS, values",
+            "to + (n + k * apart) * PHASE_COLUMNS, values",
+        ),
+        (
+            "cotangents of the displacements over each other",
+            "to + (q * WIDTH + n + k * apart) * PHASE_COLUMNS, values",
+            "to + (q * WIDTH + n) * PHASE_COLUMNS, values",
+        ),
+        (
+            "rows of a thread not told apart in the sum",
+            "cotangent + (q * WIDTH + n + i) * PHASE_COLUMNS",
+            "cotangent + (n + i) * PHASE_COLUMNS",
+        ),
+        ("channels of a thread not told apart", "image + c * CHANNEL_LANES * PITCH + n", "image + n"),
+        ("columns are not displaced", "x[i + column], sums", "x[column], sums"),
+        ("the gradient's sign", "multiply_add(g[q][i][column]", "multiply_add(-g[q][i][column]"),
+        ("a part of 4 displacements left out", "if (part > 4 && n + 4 <= count)", "if (part > 4 && n + 4 < count)"),
+        (
+            "the second row is not put in the first's place",
+            "        if (second) swap_rows(sums);\n        add_any<1>",
+            "        add_any<1>",
+        ),
+        ("the second row is not put back", "count);\n        if (second) swap_rows(sums);", "count);"),
+        ("swapped rows share one sum", "sums.of[c][1][column] = first;", "sums.of[c][1][column] = sums.of[c][0][column];"),
+        ("columns of neighbouring threads overlap", "lane / 4 % COLUMN_LANES * COLUMNS", "lane / 4 % COLUMN_LANES"),
+        ("channels of neighbouring threads not told apart", "* 4 + lane % 4;", "* 4;"),
+        (
+            "image read without the thread's channel",
+            "seat.phase * IMAGE_PLANE + seat.channel * PITCH + seat.column;\n    const Sum* const cotangent",
+            "seat.phase * IMAGE_PLANE + seat.column;\n    const Sum* const cotangent",
+        ),
+        ("phases of the image not told apart", "image = buffer + seat.phase * IMAGE_PLANE", "image = buffer"),
+        ("phases of the cotangent not told apart", "seat.phase * COTANGENT_PLANE", "0 * COTANGENT_PLANE"),
+        ("the second row meets what the first does", "second = tile.meets(t + 1, at.k)", "second = tile.meets(t, at.k)"),
+        ("the second row takes the first's cotangent", "second ? cotangent + WIDTH * PHASE_COLUMNS : cotangent", "cotangent"),
+        ("samples of the gradient not told apart", "tile.sample * to.batch_stride", "0 * to.batch_stride"),
+        (
+            "barrier before sums are gathered left out",
+            "for (int q = 0; q < ROWS; q++) {\n        __syncthreads();",
+            "for (int q = 0; q < ROWS; q++) {",
+        ),
+        ("barrier before gathered sums are read left out", "sums.of[c][q]);\n        __syncthreads();", "sums.of[c][q]);"),
+        ("phases gathered over each other", "* PHASES + seat.phase) * IMAGE_PLANE", "* PHASES) * IMAGE_PLANE"),
+        ("rows past the last stored", "if (t >= tile.y.size) break;", "if (t > tile.y.size) break;"),
+        (
+            "columns past the last stored",
+            "u < TILE_COLUMNS && tile.column + u < tile.x.size",
+            "u < TILE_COLUMNS && tile.column + u <= tile.x.size",
+        ),
+        ("channels past the last stored", "c < TILE_CHANNELS && tile.channel + c < channels", "c < TILE_CHANNELS"),
+        ("rows of one phase stored as neighbours", "(tile.y.own + t * tile.y.step)", "(tile.y.own + t)"),
+        ("every other row of a thread is the first", "tile.row + group * ROWS + q", "tile.row + group * ROWS"),
+        ("columns gathered in one place", "+ place(u, IMAGE_PLANE);\n", ";\n"),
+        ("scale lost", "load_shared(from + c * PITCH) * scale", "load_shared(from + c * PITCH) * (scale / scale)"),
+        ("gradient 2 from its own input", "if (second) image = image1;", ""),
+        ("gradient 2 stored as gradient 1", "if (second) result = result2;", ""),
+        ("tiles of gradient 2 counted on from gradient 1's", "second ? number - tiles_of_first : number", "number"),
+        ("barrier between steps left out", "            __syncthreads();\n            now = next;", "            now = next;"),
+        ("buffers do not take turns", "            load = worked;\n", "            load = worked == shared ? load : worked;\n"),
+        (
+            "the last step is brought and not worked on",
+            "while (now.n < tile.n.end || next.n < tile.n.end)",
+            "while (next.n < tile.n.end)",
+        ),
+        ("the last row of a step left out", "++next.k >= rows.end", "++next.k >= rows.end - 1"),
+    ),
+    "equals_the_oracle[float32-channels last]": (
+        ("channels loaded in runs overlap", "lane % 2) * RUN; c <", "lane % 2); c <"),
+        ("runs of channels loaded again", "c += 2 * WARPS * RUN", "c += WARPS * RUN"),
+        ("channels of a run past the last loaded", "counts ? piece.channels - c : 0", "counts ? RUN : 0"),
+        ("columns of channel runs are outside as the first", "piece.counts(u + k * apart, c)", "piece.counts(u, c)"),
+        ("columns of channel runs past the last stored", "                    if (u + k * apart < piece.end)\n", ""),
+        ("channels of a run over each other", "IMAGE_PLANE) + (c + r) * PITCH", "IMAGE_PLANE) + c * PITCH"),
+    ),
+    "equals_the_oracle[float32-every other column]": (
+        (
+            "single columns of one channel for all",
+            "k++, from += WARPS * piece.channel_stride",
+            "k++, from += 0 * piece.channel_stride",
+        ),
+        ("single columns past the last channel", "piece.counts(u, c + k * WARPS)", "piece.counts(u, c)"),
+        ("single columns begin at the first channel", "from += first * piece.channel_stride + u", "from += u"),
+        ("single columns stored at the first channel", "place(u, IMAGE_PLANE) + first * PITCH", "place(u, IMAGE_PLANE)"),
+        ("channels of single columns over each other", "store_shared(column + k * WARPS * PITCH", "store_shared(column"),
+    ),
+    "every phase has its outputs elsewhere-busy": (
+        (
+            "outputs found on the wrong side of the padding",
+            "made.other : made.own) + padding",
+            "made.other : made.own) - padding",
+        ),
+        ("positions between outputs read", "z % stride == 0 ? inside", "z % stride <= stride ? inside"),
+        ("outputs as far apart as pixels", "made.output_step = made.step / stride", "made.output_step = made.step"),
+        ("outputs begin at the first", "const long long at = output + ", "const long long at = 0 * output + "),
+        (
+            "cotangents of outputs past the last for gradient 2",
+            "if (second) made.met = made.met.within(answered);\n        else",
+            "if (!second)",
+        ),
+        ("cotangents of outputs past the last for gradient 1", "        else made.read = made.read.within(answered);\n", ""),
+        (
+            "phases of columns counted along y",
+            "digit(number, horizontal.phases(PHASES))",
+            "digit(number, vertical.phases(PHASES))",
+        ),
+        (
+            "columns of one phase stored as neighbours",
+            "(tile.x.own + (tile.column + u) * tile.x.step)",
+            "(tile.x.own + tile.column + u)",
+        ),
+    ),
+    "seams[1 phases, 128 x 2 x 8, any 20]": (
+        ("channels of all tiles loaded as the first's", "channels - tile.channel, first, end", "channels, first, end"),
+        ("channels of all tiles stored as the first's", "tile.channel * to.channel_stride", "0 * to.channel_stride"),
+        ("channels of all tiles are the first's", "tile.channel * image.channel_stride", "0 * image.channel_stride"),
+        ("displacements after the first step are the same", "next.n + WIDTH}", "next.n + 2 * WIDTH}"),
+        ("channels of a warp's lanes overlap", "lane / (4 * COLUMN_LANES) * 4", "lane / (4 * COLUMN_LANES)"),
+    ),
+    "seams[2 phases, 64 x 4 x 32, 21]": (
+        (
+            "displacements beyond a part of 12 left out",
+            "if constexpr (left > count) add_exactly",
+            "if constexpr (left < count) add_exactly",
+        ),
+        ("rows of warps not told apart", "warp / PHASES / CHANNEL_WARPS * ROWS", "0 * ROWS"),
+        ("cotangents of rows of warps not told apart", "seat.row * (WIDTH * PHASE_COLUMNS)", "0 * (WIDTH * PHASE_COLUMNS)"),
+        ("warps meet the rows of the first", "t = tile.row + seat.row", "t = tile.row"),
+        ("rows of warps gathered over each other", "(seat.row / ROWS * PHASES + seat.phase)", "(seat.phase)"),
+        ("rows of warps read from the first's", "group * (PHASES * IMAGE_PLANE)", "0 * (PHASES * IMAGE_PLANE)"),
+        ("rows of all warps but the first left out", "group < ROW_WARPS; group++", "group < 1; group++"),
+    ),
+    "[one-sided stereo-busy]": (
+        ("parts of 8 displacements left out", "for (; n + part <= count; n += part)", "for (; n + part < count; n += part)"),
+    ),
+    "pwcnet-like-idle": (
+        ("parts of the sum stored over each other", "tile.part * to.part_stride", "0 * to.part_stride"),
+        ("parts of rows go past their end", "min(m + parts.rows, vertical.patch)", "vertical.patch"),
+    ),
+    "is_not_finite_stays": (
+        ("rows that meet nothing multiplied by 0", "if (first && second) {", "if (first || second) {"),
+        (
+            "pixels that no output reads keep what was multiplied",
+            "read ? load_shared(from + c * PITCH) * scale : Sum(0)",
+            "load_shared(from + c * PITCH) * scale",
+        ),
+        (
+            "cotangents of pixels that nothing reads loaded",
+            "const bool counts = read && n",
+            "const bool counts = (read || t >= 0) && n",
+        ),
+        (
+            "cotangents of columns that meet nothing loaded",
+            "count && tile.x.met.has(t + PHASES * (at.n + n + k * apart));",
+            "count;",
+        ),
+    ),
+    "equals_the_oracle[bfloat16-rows]": (
+        (
+            "the input's type keeps the sum",
+            "multiply_add(g[q][i][column], x[i + column], sums.of[c][q][column])",
+            "widen(Narrow<INPUT>::from(multiply_add(g[q][i][column], x[i + column], sums.of[c][q][column])))",
+        ),
+    ),
+    "smaller_than_the_work_loops_over_the_rest[busy]": (
+        ("the grid does not loop", "number += gridDim.x", "number += tiles"),
+        ("blocks take each other's tiles", "number += gridDim.x", "number += 1"),
+    ),
+    "cotangents_more_than_2_to_the_31": (
+        ("cotangent's offsets in 32 bits", "* patch_stride + at * stride;", "* static_cast<int>(patch_stride) + at * stride;"),
+        (
+            "cotangent's samples in 32 bits",
+            "tile.sample * cotangent.batch_stride",
+            "tile.sample * static_cast<int>(cotangent.batch_stride)",
+        ),
+    ),
+    "elements_more_than_2_to_the_31": (
+        ("samples' offsets in 32 bits", "tile.sample * image.batch_stride", "tile.sample * static_cast<int>(image.batch_stride)"),
+    ),
+    "bank_conflicts": (
+        (
+            "lanes meet every other column first",
+            "lane / 4 % COLUMN_LANES * COLUMNS",
+            "(lane / 4 * 2 + lane / 16) % COLUMN_LANES * COLUMNS",
+        ),
+    ),
+    "16_bytes_at_a_time[pwcnet-like]": (
+        ("runs of columns never loaded", "return column_stride == 1 && aligned", "return column_stride == 0 && aligned"),
+    ),
+    "neighbouring_channels_are_loaded_16_bytes_at_a_time[float32]": (
+        ("runs of channels never loaded", "else if (image.channel_stride == 1)", "else if (image.channel_stride == 0)"),
+    ),
+    "seams[1 phases, 32 x 2 x 32, 9]": (
+        (
+            "tiles of channels overlap",
+            "ceil_div(channels, TILE_CHANNELS)) * TILE_CHANNELS;",
+            "ceil_div(channels, TILE_CHANNELS));",
+        ),
+        (
+            "tiles of columns overlap",
+            "ceil_div(horizontal.longest(PHASES), TILE_COLUMNS)) * TILE_COLUMNS;",
+            "ceil_div(horizontal.longest(PHASES), TILE_COLUMNS));",
+        ),
+        ("columns counted from the tile's first", "met.has(first + u)", "met.has(u)"),
+        (
+            "the last column that is met is not brought",
+            "PHASES * (PHASE_COLUMNS + count - 1)",
+            "PHASES * (PHASE_COLUMNS + count - 2)",
+        ),
+        ("channels of a run not told apart", "store_run_apart(to + k * CHANNELS_APART * PITCH", "store_run_apart(to"),
+        ("runs of channels past the last", "piece.counts(u, c + k * CHANNELS_APART)", "piece.counts(u, c)"),
+        ("runs begin in one place", "(c * piece.channel_stride + u)", "(c * piece.channel_stride)"),
+        (
+            "one channel's run for all",
+            "k++, from += CHANNELS_APART * piece.channel_stride",
+            "k++, from += 0 * piece.channel_stride",
+        ),
+        ("threads beyond the row store runs", "    if (u >= piece.end) return;\n", ""),
+    ),
+    "[float32-every other column]": (
+        ("runs of columns whatever their stride", "return column_stride == 1 && aligned", "return aligned"),
+    ),
+    "seams[1 phases, 32 x 2 x 32, any 20]": (
+        ("columns of a step without its displacements", "tile.column + PHASES * at.n, column", "tile.column, column"),
+    ),
+    "wide_problems": (("columns apart as in one phase", "tile.x.other + first * tile.x.step", "tile.x.other + first"),),
+    "seams[1 phases, 64 x 4 x 32, 9]": (
+        ("cotangents begin at the first displacement", "along_x(at.n + n));", "along_x(at.n));"),
+        (
+            "channels of warps not told apart",
+            "warp / PHASES % CHANNEL_WARPS * (CHANNELS * CHANNEL_LANES)",
+            "0 * (CHANNELS * CHANNEL_LANES)",
+        ),
+    ),
+    "seams[2 phases, 32 x 2 x 32, 21]": (("runs laid as single columns", "to += c * PITCH + u / PHASES", "to += c * PITCH + u"),),
+    "one-sided stereo-idle": (
+        ("parts of columns go past their end", "min(n + parts.columns, horizontal.patch)", "horizontal.patch"),
+    ),
+    "smaller_than_the_work_loops_over_the_rest[idle]": (
+        ("barrier before the next tile left out", "scale, shared);\n        __syncthreads();", "scale, shared);"),
+    ),
+    "that_begin_where_16_bytes_do_equal_the_oracle[float16-one phase]": (
+        (
+            "the second vector of a run over the first",
+            "to + p * IMAGE_PLANE + k / PHASES), values",
+            "to + p * IMAGE_PLANE), values",
+        ),
+    ),
+    "infinite_where_that_part[begins]": (("runs that begin outside", " && (met.begin - first) % RUN == 0", ""),),
+    "infinite_where_that_part[ends]": (("runs that end outside", " && (met.end - first) % RUN == 0", ""),),
+    "wide_rows_of_neighbouring_channels": (
+        ("columns of channel runs left out", "u < piece.end; u += count * apart)", "u < apart; u += count * apart)"),
+    ),
+    "every phase has its outputs elsewhere-idle": (
+        ("phases of rows counted along x", "digit(number, vertical.phases(1))", "digit(number, horizontal.phases(1))"),
+    ),
+    "neighbouring_channels_are_stored_in_whole_sectors": (
+        (
+            "stores along columns where channels are neighbours",
+            "to.channel_stride == 1 && to.column_stride != 1",
+            "to.channel_stride == 0 && to.column_stride != 1",
+        ),
+    ),
+    "larger_image_equal_the_oracle[float32-one phase]": (
+        (
+            "runs of columns from any address",
+            "% sizeof(Words16) == 0 && channel_stride % RUN == 0",
+            "% sizeof(INPUT) == 0 && channel_stride % RUN == 0",
+        ),
+        (
+            "runs of columns whatever the channels are apart",
+            "% sizeof(Words16) == 0 && channel_stride % RUN == 0",
+            "% sizeof(Words16) == 0",
+        ),
+    ),
+    "that_begin_where_16_bytes_do_equal_the_oracle[float32-both phases]": (
+        ("phases of a run one after the other", "run[k + i * PHASES + p]", "run[k + i + p * together]"),
+    ),
+    "keep_the_error_bound[one column]": (
+        ("parts of rows overlap", "tile.part % parts.of_rows * parts.rows", "tile.part % parts.of_rows"),
+    ),
+}
+
 FILES = {
     "numeric.cuh": NUMERIC,
     "window.cuh": WINDOW,
     "forward_direct.cu": FORWARD,
     "gradient_direct.cu": GRADIENT,
     "box_filter.cu": BOX,
+    "tile.cuh": TILE,
+    "forward_tiled.cu": FORWARD_TILED,
+    "sum_parts.cu": SUM_PARTS,
+    "gradient_tiled.cu": GRADIENT_TILED,
+}
+
+# What pytest is asked to run with the mutants of a file.
+ROUTES = ("tests/test_kernels_emulated.py",)
+TILED = (*ROUTES, "-k", "tiled")
+FORWARD_TESTS, GRADIENT_TESTS = "tests/test_forward_tiled.py", "tests/test_gradient_tiled.py"
+TESTS = dict.fromkeys(FILES, ROUTES) | {
+    "tile.cuh": (FORWARD_TESTS, GRADIENT_TESTS, *TILED),
+    "forward_tiled.cu": (FORWARD_TESTS, *TILED),
+    "sum_parts.cu": (FORWARD_TESTS, GRADIENT_TESTS, *TILED),
+    "gradient_tiled.cu": (GRADIENT_TESTS, *TILED),
 }
 
 
@@ -477,6 +1319,17 @@ class Outcome:
 # The process that runs the tests: pytest with this module as a plugin -----------------------------------------------------------
 
 
+def run_pytest(arguments: list[str], printed: Path) -> None:
+    """End this process as pytest ends; what it prints goes to a file."""
+    import pytest
+
+    os.chdir(ROOT)
+    with printed.open("wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    sys.exit(int(pytest.main(arguments)))
+
+
 def pytest_addoption(parser):
     parser.addoption("--kernels", type=Path, help="the folder in the place of kernels_cu")
     parser.addoption("--first", action="append", default=[], help="part of the names of the tests to run first")
@@ -494,6 +1347,7 @@ def pytest_sessionstart(session):
 
 def pytest_collection_modifyitems(config, items):
     first = config.getoption("--first")
+    items[:] = [item for item in items if "sanitizers" not in item.name]  # which a process runs that knows of no other kernels
     items.sort(key=lambda item: not any(part in item.nodeid for part in first))
     if config.getoption("--only-first"):
         items[:] = [item for item in items if any(part in item.nodeid for part in first)]
@@ -502,19 +1356,27 @@ def pytest_collection_modifyitems(config, items):
 # The process that starts it -----------------------------------------------------------------------------------------------------
 
 
-def run_tests(kernels: Path, first: Iterable[str], *options: str) -> subprocess.CompletedProcess:
-    """Run the tests on the kernels in a folder until one fails."""
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How pytest ended, and what it printed."""
+
+    code: int
+    printed: str
+
+
+def run_tests(kernels: Path, tests: Iterable[str], first: Iterable[str], *options: str) -> Run:
+    """Run some tests on the kernels in a folder until one fails; ``first`` are those to begin with."""
     plugin = ("-p", "mutants", f"--kernels={kernels}", *(f"--first={part}" for part in first), *options)
     quiet = ("-q", "-x", "-rfE", "--tb=short", "--assert=plain", "-p", "no:cacheprovider")
-    python_path = os.pathsep.join([str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run(
-        (sys.executable, "-m", "pytest", *quiet, *plugin, TESTS),
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": python_path},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
+    with tempfile.TemporaryDirectory() as place:
+        printed = Path(place) / "printed"
+        process = PROCESSES.Process(target=run_pytest, args=([*quiet, *plugin, *tests], printed))
+        process.start()
+        process.join(SECONDS)
+        if process.exitcode is None:
+            process.kill()
+            raise TimeoutError
+        return Run(process.exitcode, printed.read_text("utf-8"))
 
 
 @contextmanager
@@ -532,21 +1394,21 @@ def attempt(mutant: Mutant) -> Outcome:
     begun = time.perf_counter()
     with mutated(mutant) as kernels:
         try:
-            killer = killer_of(mutant, run_tests(kernels, [mutant.seen_by]))
-        except subprocess.TimeoutExpired:
+            killer = killer_of(mutant, run_tests(kernels, TESTS[mutant.file], [mutant.seen_by]))
+        except TimeoutError:
             killer = f"no end within {SECONDS} s"
     return Outcome(killer, time.perf_counter() - begun)
 
 
-def killer_of(mutant: Mutant, done: subprocess.CompletedProcess) -> str | None:
+def killer_of(mutant: Mutant, run: Run) -> str | None:
     """What a run of the tests failed with."""
-    if done.returncode == 0:
+    if run.code == 0:
         return None
-    if -done.returncode in CRASHES:
-        return signal.Signals(-done.returncode).name
-    failed = re.search(r"^(?:FAILED|ERROR) \S+?::(.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
-    if not failed or "g++ cannot build" in done.stdout:
-        raise InvalidMutantError(f"{mutant} cannot be tried:\n{done.stdout}{done.stderr}")
+    if -run.code in CRASHES:
+        return signal.Signals(-run.code).name
+    failed = re.search(r"^(?:FAILED|ERROR) \S+?::(.+?)(?: - .*)?$", run.printed, re.MULTILINE)
+    if not failed or "g++ cannot build" in run.printed:
+        raise InvalidMutantError(f"{mutant} cannot be tried:\n{run.printed}")
     return failed[1]
 
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cupycorr._backends import cuda, tiled_forward
-from cupycorr._backends.kernels import Pointer, layout, line
+from cupycorr._backends.kernels import Pointer, layout, line, sum_parts
 from cupycorr._backends.tiled_forward import CHANNELWISE, COLUMNWISE, COPIED, TILES, Arrays
 from cupycorr._cuda import source
 
@@ -305,3 +305,59 @@ def test_the_kernel_runs_clean_under_address_and_undefined_behaviour_sanitizers(
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout
+
+
+@pytest.mark.parametrize(("patch", "dtype"), [(9, "float16"), (9, "float32"), (7, "float32")])
+@pytest.mark.parametrize("step", [1, 2], ids=["one phase", "both phases"])
+def test_rows_that_begin_where_16_bytes_do_are_loaded_16_bytes_at_a_time_whatever_their_phases(step, patch, dtype):
+    # The halo of 9 displacements begins with the row, that of 7 a position later: there, where tiles may begin early.
+    given = Asked(cases.same((1, 5, 9, 64), dtype, patch_size=patch, dilation_patch=step, patch_offset=(0, 4 * step)))
+    whole = [each for each in given.tilings() if each.tile.phases == step and each.piece * given.x1.itemsize == 16]
+    assert whole
+    assert all(each.shift for each in whole) == (patch == 7)
+    for tiling in whole:
+        oracle.assert_close(given.run(tiling, emulator := Emulator()), given.want)
+        assert emulator.account.global_load_bytes == 16 * emulator.account.global_loads
+
+
+def test_phases_of_outputs_and_of_patch_indices_are_told_apart():
+    given = Asked(cases.same((1, 3, 11, 13), patch_size=(33, 21), stride=(2, 3), dilation_patch=(3, 2)))
+    for tiling in given.tilings():
+        given.check(tiling)
+
+
+OUTSIDE = {
+    "one phase": dict(patch_size=9, padding=3),
+    "both phases": dict(patch_size=9, dilation_patch=2, padding=3),
+    "coprime stride and step": dict(patch_size=5, stride=2, dilation_patch=3, padding=2),
+    "windows": dict(kernel_size=2, patch_size=3, padding=2),
+}
+
+
+@pytest.mark.parametrize("infinite", ["x1", "x2"])
+@pytest.mark.parametrize("parameters", OUTSIDE.values(), ids=OUTSIDE.keys())
+def test_what_is_outside_an_image_is_not_multiplied_by_what_is_infinite_in_the_other(parameters, infinite):
+    given = Asked(cases.same((1, 3, 10, 71), **parameters))  # rows that end, as they begin, between two of a thread
+    getattr(given, infinite)[...] = np.inf
+    with np.errstate(invalid="ignore"):
+        want, *_ = oracle.forward(given.x1, given.x2, **parameters)
+    for tiling in given.tilings():
+        assert np.array_equal(np.isfinite(given.run(tiling, Emulator())), np.isfinite(want)), tiling.how
+
+
+def test_blocks_whose_rows_meet_nothing_load_nothing():
+    given = Asked(cases.same((1, 5, 9, 40), patch_size=3, patch_offset=(30, 0)))
+    for tiling in given.tilings():
+        given.run(tiling, emulator := Emulator())
+        assert not given.out.any()
+        assert emulator.accounts[0].global_loads == 0
+
+
+def test_sums_of_many_parts_keep_the_error_bound():
+    parts, out = aligned(np.full((20000, 4), 0.1, np.float32)), aligned(np.zeros(4, np.float32))
+    call = sum_parts((layout("parts", parts), Pointer("parts")), (layout("out", out), Pointer("out")), 1.0)
+    emulator = Emulator()
+    with emulator.lending({"parts": parts}, {"out": out}):
+        emulator.bind(call.kernel, 0, call.blocks, call.threads, call.shared, call.scalars)((parts.ctypes.data, out.ctypes.data))
+    want = parts.astype(np.float64).sum(axis=0)
+    oracle.assert_close(out, (want, want, np.array(len(parts))))

@@ -457,3 +457,45 @@ def test_the_kernel_runs_clean_under_address_and_undefined_behaviour_sanitizers(
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\d+ passed", done.stdout)
     assert "skipped" not in done.stdout
+
+
+@pytest.mark.parametrize("step", [1, 2], ids=["one phase", "both phases"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_that_begin_where_16_bytes_do_equal_the_oracle(dtype, step):
+    case = same((1, 9, 3, 64), dtype, patch_size=(2, 17), dilation_patch=step)
+    x1, x2, g = case.arrays()
+    got = gradients(emulator := Emulator(), g, in_sectors(x1), in_sectors(x2), **case.parameters)
+    for name, gradient, want in zip(("g1", "g2"), got, oracle.vjp(g, x1, x2, **case.parameters), strict=True):
+        oracle.assert_close(gradient, want, name=name)
+    assert emulator.account.global_load_bytes > x1.itemsize * emulator.account.global_loads, "runs are loaded as one"
+
+
+@pytest.mark.parametrize("step", [1, 2], ids=["one phase", "both phases"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_within_those_of_a_larger_image_equal_the_oracle(dtype, step):
+    """Some of them begin where 16 bytes do, those of the next channel do not."""
+    case = same((1, 9, 5, 64), dtype, patch_size=(2, 17), dilation_patch=step)
+    check(case, lambda x: in_sectors(np.pad(x, ((0, 0), (0, 0), (0, 0), (1, 0))))[..., 1:])
+
+
+@pytest.mark.parametrize(("width", "cropped"), [(66, 2), (62, 4)], ids=["begins", "ends"])
+def test_what_no_output_reads_of_a_run_of_columns_may_be_infinite_where_that_part(width, cropped):
+    case = same((1, 4, 10, width), patch_size=(3, 21), dilation_patch=2, padding=(0, -cropped))
+    x1, x2, g = case.arrays()
+    x1[..., :cropped] = x1[..., -cropped:] = np.inf
+    _, g2 = gradients(Emulator(), g, in_sectors(x1), x2, needs=(False, True), **case.parameters)
+    x1[..., :cropped] = x1[..., -cropped:] = 0
+    oracle.assert_close(g2, oracle.vjp(g, x1, x2, **case.parameters)[1], name="g2")
+
+
+def test_wide_rows_of_neighbouring_channels_equal_the_oracle():
+    check(same((1, 9, 3, 140), patch_size=(1, 5), dilation_patch=2), LAYOUTS["channels last"])
+
+
+def test_gradients_of_neighbouring_channels_are_stored_in_whole_sectors():
+    case = same((1, 64, 4, 32), patch_size=3)
+    x1, x2, g = case.arrays()
+    channels_last = lambda x: in_sectors(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)  # noqa: E731
+    gradients(emulator := Emulator(traced=True), g, x1, x2, lay=channels_last, **case.parameters)
+    stored = [place for place in emulator.traffic if place.kind == "global store"]
+    assert 32 * sum(place.transactions for place in stored) == sum(place.bytes for place in stored) == 2 * x1.nbytes
