@@ -273,17 +273,19 @@ FORWARD = {
 }
 
 GRADIENT = {
+    "direct-one-sided stereo": (
+        (
+            "rows of the other input found along x",
+            "vertical.other(y, m) * row_stride_other",
+            "horizontal.other(y, m) * row_stride_other",
+        ),
+    ),
     "direct-template": (
         ("gradient 1 displaced the wrong way", "? position + displacement", "? position - displacement"),
         ("gradient 2 displaced the wrong way", ": position - displacement", ": position + displacement"),
         ("patch mirrored", "first + m * step;", "first - m * step;"),
         ("outputs found at the position in input2", "(OPERAND == 1 ? position : met)", "(OPERAND == 2 ? position : met)"),
         ("cotangent's displacements swapped", "m * m_stride + n * n_stride", "m * n_stride + n * m_stride"),
-        (
-            "rows of the other input found along x",
-            "vertical.other(y, m) * row_stride_other",
-            "horizontal.other(y, m) * row_stride_other",
-        ),
         (
             "gradient's rows and columns swapped",
             "y * row_stride_out + x * column_stride_out",
@@ -534,7 +536,7 @@ FORWARD_TILED = {
         ("warps take each other's pairs", "warp % PAIR_WARPS * LANES_M", "warp % PAIR_WARPS"),
         ("columns of neighbouring threads overlap", "lane / LANES_M * COLUMNS", "lane / LANES_M"),
         ("rows of neighbouring threads overlap", "last / REACH * ROWS", "last / REACH"),
-        ("all rows of a thread have the patch row of the first", "return met - row", "return met"),
+        ("all rows of a thread have the patch row of the first", "return met - row", "return met - 0 * row"),
         ("all rows of a thread are the first", "load_vectors(rows1 + r * PITCH1", "load_vectors(rows1"),
         ("products subtracted", "multiply_add(row[r][k]", "multiply_add(-row[r][k]"),
         ("tile's rows of input1 without the thread's", "thread.rows * PITCH1 + thread.column", "thread.column"),
@@ -583,7 +585,7 @@ FORWARD_TILED = {
         ("samples of the output not told apart", "block.b * batch_stride_out", "0 * batch_stride_out"),
     ),
     "[1 columnwise]": (
-        ("displacements' tiles a phase too near", "patch_first * shift", "patch_first"),
+        ("displacements' tiles a phase too near", "patch_first * shift", "patch_first + 0 * shift"),
         (
             "phases of a tile not parted",
             "to = row_to + column / PHASES + column % PHASES * (second ? PHASE2 : PHASE1);",
@@ -594,7 +596,7 @@ FORWARD_TILED = {
         ("both phases of input1 are the first", "rows1 = share + thread.phase * PHASE1", "rows1 = share"),
         ("both phases of input2 are the first", "+ PHASES * PHASE1 + thread.phase * PHASE2", "+ PHASES * PHASE1"),
         ("columns of a phase taken for neighbours", "spacing = PHASES * horizontal.spacing", "spacing = horizontal.spacing"),
-        ("phases gathered over each other", "* PHASES + phase) * WIDTH", "* PHASES) * WIDTH"),
+        ("phases gathered over each other", "* PHASES + phase) * WIDTH", "* PHASES + 0 * phase) * WIDTH"),
         ("phases not put together again", "p, q % PHASES) + q / PHASES)", "p, q / TILE_COLUMNS) + q % TILE_COLUMNS)"),
         ("rows displaced by phases too", "PATCH_ROWS, 1)", "PATCH_ROWS, PHASES)"),
         (
@@ -714,7 +716,7 @@ FORWARD_TILED = {
     "[7 copied]": (
         ("every share takes all channels", "channel < UNIT; channel += SHARES", "channel < UNIT; channel += 1"),
         ("every share takes the first channel", "share = thread.share * CHANNEL", "share = 0"),
-        ("shares gathered over each other", "(share * GROUPS + group) * AT_ONCE", "(group) * AT_ONCE"),
+        ("shares gathered over each other", "(share * GROUPS + group) * AT_ONCE", "(0 * share * GROUPS + group) * AT_ONCE"),
         ("the last share is left out", "share < SHARES; share++", "share < SHARES - 1; share++"),
         ("shares gathered without room", "/ (SHARES * GROUPS * DISPLACEMENT)", "/ (GROUPS * DISPLACEMENT)"),
         ("a stage too many is brought", "more = stages > 1", "more = stages > 0"),
@@ -773,10 +775,14 @@ FORWARD_TILED = {
     "in_parts_give_the_same_sums[3-float32]": (
         ("every part sums the first channels", "begin = block.split * split_channels", "begin = 0"),
         ("parts of the channels overlap", "left = min(split_channels, channels - begin)", "left = channels - begin"),
-        ("the last part as long as the others", "left = min(split_channels, channels - begin)", "left = split_channels"),
+        (
+            "the last part as long as the others",
+            "left = min(split_channels, channels - begin)",
+            "left = min(split_channels, channels)",
+        ),
         ("parts of input1 begin at the first channel", " + begin * channel_stride1", ""),
         ("parts of input2 begin at the first channel", " + begin * channel_stride2", ""),
-        ("parts stored over each other", "block.split * split_stride_out + ", ""),
+        ("parts stored over each other", "block.split * split_stride_out", "0 * split_stride_out"),
         ("parts counted as samples", "split = digit(tile, grid.splits)", "split = tile % grid.splits"),
     ),
     "smaller_than_the_work_loops_over_the_rest[tiled": (
@@ -797,8 +803,12 @@ FORWARD_TILED = {
         ),
     ),
     "flownetc_loads": (
-        ("rows that meet nothing are multiplied", "if (meets) add_products(", "if (true) add_products("),
-        ("rows that meet no row of input2 are multiplied", "meets && y2 >= 0 && y2 < vertical.size2)", "meets)"),
+        ("rows that meet nothing are multiplied", "if (meets) add_products(", "if (meets || true) add_products("),
+        (
+            "rows that meet no row of input2 are multiplied",
+            "meets && y2 >= 0 && y2 < vertical.size2)",
+            "meets && (y2 >= 0 || y2 < vertical.size2))",
+        ),
     ),
     "[P 9-16 bytes": (("pieces overlap", "within % items * piece", "within % items"),),
     "infinite_in_the_other[one phase-x2]": (
@@ -892,7 +902,7 @@ FORWARD_TILED = {
     ),
     "tiled-window, stride": (("taps of a column next to each other", "p += vertical.tap_step", "p += 1"),),
     "infinite_in_the_other[one phase-x1]": (
-        ("outside rows multiplied", "return row[r] && k >= begin1", "return k >= begin1"),
+        ("outside rows multiplied", "return row[r] && k >= begin1", "return (row[r] || r >= 0) && k >= begin1"),
         ("columns before input2 multiplied", "n + k >= begin2 && ", ""),
         ("columns past input2 multiplied", " && n + k < end2", ""),
         ("a row before input2 multiplied", "y2 >= 0 && y2 < vertical.size2;", "y2 >= -1 && y2 < vertical.size2;"),
@@ -959,13 +969,13 @@ GRADIENT_TILED = {
             "ceil_div(vertical.longest(1), TILE_ROWS)) * TILE_ROWS;",
             "ceil_div(vertical.longest(1), TILE_ROWS));",
         ),
-        ("phases laid over each other", "u % PHASES * plane + u / PHASES", "u"),
-        ("columns outside loaded", "return met.has(first + u) && c < channels", "return c < channels"),
-        ("channels past the last loaded", " && c < channels; }", "; }"),
+        ("phases laid over each other", "u % PHASES * plane + u / PHASES", "u + 0 * plane"),
+        ("columns outside loaded", "return met.has(first + u) && c", "return (met.has(first + u) || u >= 0) && c"),
+        ("channels past the last loaded", " && c < channels; }", " && c >= 0; }"),
         ("samples of the other image not told apart", "tile.sample * image.batch_stride", "0 * image.batch_stride"),
         ("rows apart as in one phase", "(tile.y.other + at.k * tile.y.step)", "(tile.y.other + at.k)"),
         ("a row's displacement is not the row's", "at.k, at.k - row, cotangent.m_stride", "at.k, at.k, cotangent.m_stride"),
-        ("cotangents of the tile's first row for all", "from + q * next_row", "from"),
+        ("cotangents of the tile's first row for all", "from + q * next_row", "from + 0 * q * next_row"),
         ("cotangents of one displacement for all", "k < batch; k++, from += next)", "k < batch; k++, from += 0 * next)"),
         ("cotangents begin at the first row", "along_y(tile.row) + along_x", "along_y(0) + along_x"),
         ("samples of the cotangent not told apart", "tile.sample * cotangent.batch_stride", "0 * cotangent.batch_stride"),
@@ -995,7 +1005,11 @@ GRADIENT_TILED = {
             "        add_any<1>",
         ),
         ("the second row is not put back", "count);\n        if (second) swap_rows(sums);", "count);"),
-        ("swapped rows share one sum", "sums.of[c][1][column] = first;", "sums.of[c][1][column] = sums.of[c][0][column];"),
+        (
+            "the first row is lost when rows are swapped",
+            "sums.of[c][1][column] = first;",
+            "sums.of[c][1][column] = first - first;",
+        ),
         ("columns of neighbouring threads overlap", "lane / 4 % COLUMN_LANES * COLUMNS", "lane / 4 % COLUMN_LANES"),
         ("channels of neighbouring threads not told apart", "* 4 + lane % 4;", "* 4;"),
         (
@@ -1021,13 +1035,13 @@ GRADIENT_TILED = {
             "u < TILE_COLUMNS && tile.column + u < tile.x.size",
             "u < TILE_COLUMNS && tile.column + u <= tile.x.size",
         ),
-        ("channels past the last stored", "c < TILE_CHANNELS && tile.channel + c < channels", "c < TILE_CHANNELS"),
+        ("channels past the last stored", "tile.channel + c < channels;", "tile.channel + c < channels + TILE_CHANNELS;"),
         ("rows of one phase stored as neighbours", "(tile.y.own + t * tile.y.step)", "(tile.y.own + t)"),
         ("every other row of a thread is the first", "tile.row + group * ROWS + q", "tile.row + group * ROWS"),
         ("columns gathered in one place", "+ place(u, IMAGE_PLANE);\n", ";\n"),
         ("scale lost", "load_shared(from + c * PITCH) * scale", "load_shared(from + c * PITCH) * (scale / scale)"),
-        ("gradient 2 from its own input", "if (second) image = image1;", ""),
-        ("gradient 2 stored as gradient 1", "if (second) result = result2;", ""),
+        ("each gradient from its own input", "if (second) image = image1;", "if (!second) image = image1;"),
+        ("gradients stored as each other", "if (second) result = result2;", "if (!second) result = result2;"),
         ("tiles of gradient 2 counted on from gradient 1's", "second ? number - tiles_of_first : number", "number"),
         ("barrier between steps left out", "            __syncthreads();\n            now = next;", "            now = next;"),
         ("buffers do not take turns", "            load = worked;\n", "            load = worked == shared ? load : worked;\n"),
@@ -1112,11 +1126,7 @@ GRADIENT_TILED = {
     ),
     "is_not_finite_stays": (
         ("rows that meet nothing multiplied by 0", "if (first && second) {", "if (first || second) {"),
-        (
-            "pixels that no output reads keep what was multiplied",
-            "read ? load_shared(from + c * PITCH) * scale : Sum(0)",
-            "load_shared(from + c * PITCH) * scale",
-        ),
+        ("pixels that no output reads keep what was multiplied", "read ? load_shared", "read || u >= 0 ? load_shared"),
         (
             "cotangents of pixels that nothing reads loaded",
             "const bool counts = read && n",

@@ -217,7 +217,7 @@ def test_elements_more_than_2_to_the_31_apart_are_reached(monkeypatch, route, ax
 
 @pytest.mark.parametrize("axis", range(5), ids=["batch", "patch rows", "patch columns", "rows", "columns"])
 def test_cotangents_more_than_2_to_the_31_apart_are_reached(monkeypatch, route, axis):
-    case = cases.same((2, 2, 2, 2), "float16", patch_size=2)
+    case = cases.same((2, 2, 3, 3), "float16", kernel_size=2, patch_size=2)
     x1, x2, g = case.arrays()
     with launched_by(monkeypatch, emulator := Emulator()):
         gradients = correlate_vjp(emulator, route, lay_far(g, axis), x1, x2, **case.parameters)
