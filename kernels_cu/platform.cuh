@@ -1,7 +1,8 @@
 // What a kernel may assume about the machine it runs on, by name: types, every access to global and shared memory, and the few
 // operations that are an instruction of their own. On a device each of these is that instruction and nothing else. Where
 // CUPYCORR_EMULATED is defined, emulator.hpp brings the same names for a processor without a GPU, and checks and counts what
-// they do; no other file knows that there are two. Thread indices, barriers, shuffles and votes are called by CUDA's own names.
+// they do; no other file but mma.cuh knows that there are two. Thread indices, barriers, shuffles and votes are called by CUDA's
+// own names.
 #pragma once
 
 typedef unsigned short uint16;

@@ -22,19 +22,36 @@ DEVICE int aligned(const Element* from, int piece) {
     return piece;
 }
 
-// `count` elements from global to shared memory, by copies of `piece` neighbours: each is `apart` pieces from the one before, in
-// both places. Elements without a bit in `inside` become 0.
+// `count` elements from global to shared memory, by copies of so many bytes: each is `apart` of them from the one before, in both
+// places. Those whose first element has no bit in `inside` become 0.
+template <int bytes, int count, class Element>
+DEVICE void copy_pieces(Element* to, const Element* from, uint32 inside, int apart) {
+    constexpr int piece = bytes / sizeof(Element);
+#pragma unroll
+    for (int k = 0; k < count; k += piece) copy_async<bytes>(to + k * apart, from + k * apart, (inside >> k & 1) != 0);
+}
+
+// The same, by copies of `piece` elements, which are 4, 8 or 16 bytes.
 template <int count, class Element>
 DEVICE void copy_columns(Element* to, const Element* from, uint32 inside, int piece, int apart) {
     constexpr int bytes = sizeof(Element);
-    if (piece * bytes == 16) {
-        copy_async<16>(to, from, inside != 0);
-    } else if (bytes == 4 && piece == 2) {
+    if (piece * bytes == 16) copy_pieces<16, count>(to, from, inside, apart);
+    else if (piece * bytes == 8) copy_pieces<8, count>(to, from, inside, apart);
+    else if constexpr (bytes <= 4) copy_pieces<4, count>(to, from, inside, apart);
+}
+
+// The same, one by one, from elements `stride` apart. Those of 2 bytes are too small to be copied asynchronously.
+template <int count, class Element>
+DEVICE void copy_elements(Element* to, const Element* from, uint32 inside, int apart, int stride) {
+    if constexpr (sizeof(Element) >= 4) {
 #pragma unroll
-        for (int k = 0; k < count; k += 2) copy_async<8>(to + k * apart, from + k * apart, (inside >> k & 1) != 0);
+        for (int k = 0; k < count; k++) copy_async<sizeof(Element)>(to + k * apart, from + k * apart * stride, (inside >> k & 1) != 0);
     } else {
+        Element elements[count];
 #pragma unroll
-        for (int k = 0; k < count; k++) copy_async<bytes>(to + k * apart, from + k * apart, (inside >> k & 1) != 0);
+        for (int k = 0; k < count; k++) elements[k] = inside >> k & 1 ? load_element(from + k * apart * stride) : Element{};
+#pragma unroll
+        for (int k = 0; k < count; k++) store_shared(to + k * apart, elements[k]);
     }
 }
 

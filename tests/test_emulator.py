@@ -26,9 +26,10 @@ SIZE = 128  # elements of what most kernels here are given, two blocks of 64
 
 
 def text(file):
-    """What is built for a file of the folder: platform.cuh in the place of its #include."""
-    own = (FOLDER / file).read_text("utf-8").replace('#include "platform.cuh"', "")
-    return f'{source.text("platform.cuh")}#line 1 "{Path(file).name}"\n{own}'
+    """What is built for a file of the folder: the kernels' header in the place of its #include."""
+    own = (FOLDER / file).read_text("utf-8")
+    header = re.search(r'#include "(.*\.cuh)"', own)
+    return f'{source.text(header[1])}#line 1 "{Path(file).name}"\n{own.replace(header[0], "")}'
 
 
 def kernel(file, entry=None, **macros):
@@ -515,7 +516,7 @@ def test_mma_multiplies_matrices_laid_out_as_in_the_manual(name, order):
     ]
     fragments = {"a": registers[0], "b": np.pad(registers[1], ((0, 0), (0, 2))), "c": np.ascontiguousarray(c[C].reshape(32, 4))}
     d = np.empty((32, 4), np.float32)
-    run(kernel("checks/tensor_cores.cu", "product", MMA=name), fragments, {"d": d}, block=32, order=order)
+    run(kernel("checks/tensor_cores.cu", "product", MMA=name, INDEX="int"), fragments, {"d": d}, block=32, order=order)
     np.testing.assert_array_equal(d, (a @ b + c)[C].reshape(32, 4))
 
 
@@ -524,18 +525,36 @@ def test_tf32_reads_ten_bits_of_the_fraction():
     fine[:, 0] = np.float32(1 + 2**-10 + 2**-11)
     d = np.empty((32, 4), np.float32)
     ones = {"a": fine.view(np.uint32), "b": np.ones((32, 4), np.float32).view(np.uint32), "c": np.zeros((32, 4), np.float32)}
-    run(kernel("checks/tensor_cores.cu", "product", MMA="mma_m16n8k8_tf32"), ones, {"d": d}, block=32)
+    run(kernel("checks/tensor_cores.cu", "product", MMA="mma_m16n8k8_tf32", INDEX="int"), ones, {"d": d}, block=32)
     assert d[0, 0] == 4 * (1 + 2**-10)
+
+
+def test_numbers_are_rounded_to_the_nearest_tf32():
+    rounded = {
+        1 + 2**-10: 1 + 2**-10,
+        1 + 2**-12: 1,
+        1 + 2**-11: 1 + 2**-10,  # ties away from zero
+        -1 - 2**-11: -1 - 2**-10,
+        1 + 2**-10 - 2**-20: 1 + 2**-10,
+        float(np.finfo(np.float32).max): np.inf,
+        -np.inf: -np.inf,
+        -0.0: -0.0,
+        np.nan: np.nan,
+    }
+    x = np.resize(np.array(list(rounded), np.float32), 32)
+    out = np.empty(32, np.float32)
+    run(kernel("checks/tensor_cores.cu", "rounded", INDEX="int"), {"from": x}, {"to": out}, block=32)
+    same_bits(out, np.resize(np.array(list(rounded.values()), np.float32), 32))
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("transposed", [False, True], ids=["plain", "transposed"])
-@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("count", [2, 4])
 def test_ldmatrix_deals_out_rows_or_columns(count, transposed, order):
     matrices = np.arange(count * 64, dtype=np.uint16).reshape(count, 8, 8)
     out = np.empty((32, count), np.uint32)
     run(
-        kernel("checks/tensor_cores.cu", "fragments_of_matrices", COUNT=count, TRANSPOSED=int(transposed)),
+        kernel("checks/tensor_cores.cu", "fragments_of_matrices", COUNT=count, TRANSPOSED=int(transposed), INDEX="int"),
         {"matrices": matrices},
         {"out": out},
         block=32,
@@ -553,7 +572,7 @@ def test_ldmatrix_deals_out_rows_or_columns(count, transposed, order):
     ids=["misaligned", "out of bounds"],
 )
 def test_ldmatrix_takes_whole_aligned_rows(shift, message):
-    asked = kernel("checks/tensor_cores.cu", "fragments_of_matrices", COUNT=4, TRANSPOSED=0, SHIFT=shift)
+    asked = kernel("checks/tensor_cores.cu", "fragments_of_matrices", COUNT=4, TRANSPOSED=0, SHIFT=shift, INDEX="int")
     with pytest.raises(EmulationError, match=message):
         run(asked, {"matrices": np.zeros(256, np.uint16)}, {"out": np.empty(128, np.uint32)}, block=32)
 
@@ -561,9 +580,9 @@ def test_ldmatrix_takes_whole_aligned_rows(shift, message):
 def test_a_tensor_core_instruction_needs_a_whole_warp():
     with pytest.raises(EmulationError, match="needs all 32 lanes"):
         run(
-            kernel("checks/tensor_cores.cu", "fragments_of_matrices", COUNT=1, TRANSPOSED=0),
-            {"matrices": np.zeros(64, np.uint16)},
-            {"out": np.empty(32, np.uint32)},
+            kernel("checks/tensor_cores.cu", "fragments_of_matrices", COUNT=2, TRANSPOSED=0, INDEX="int"),
+            {"matrices": np.zeros(128, np.uint16)},
+            {"out": np.empty(64, np.uint32)},
             block=31,
         )
 
@@ -571,7 +590,14 @@ def test_a_tensor_core_instruction_needs_a_whole_warp():
 @pytest.mark.parametrize("order", ORDERS)
 def test_copies_land_group_by_group_and_zeros_where_there_is_no_source(order):
     x, out = numbers(384), np.empty(32, np.float32)
-    run(kernel("checks/tensor_cores.cu", "pipeline"), {"input": x}, {"out": out}, (np.int32(384),), block=32, order=order)
+    run(
+        kernel("checks/tensor_cores.cu", "pipeline", INDEX="int"),
+        {"input": x},
+        {"out": out},
+        (np.int32(384),),
+        block=32,
+        order=order,
+    )
     np.testing.assert_array_equal(out, x.reshape(3, 32, 4).sum((0, 2))[::-1])
 
 
@@ -579,7 +605,7 @@ def test_copies_do_not_land_before_their_group_is_waited_for():
     x, out = numbers(384), np.empty(32, np.float32)
     with pytest.raises(EmulationError, match=r"reads byte .* has not been waited for"):
         run(
-            kernel("checks/tensor_cores.cu", "pipeline", PENDING=2),
+            kernel("checks/tensor_cores.cu", "pipeline", PENDING=2, INDEX="int"),
             {"input": x},
             {"out": out},
             (np.int32(384),),

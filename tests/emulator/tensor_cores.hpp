@@ -12,8 +12,8 @@ inline void need_whole_warp(Site site) {
 // ldmatrix: `count` matrices of 8 x 8 16-bit elements. Lane l brings the address of row l % 8 of matrix l / 8, and takes of each
 // matrix the elements 2 (l % 4) and the next of row l / 4, or, transposed, of column l / 4.
 template <int count, bool transposed>
-void load_matrix(uint32 (&registers)[count], const void* row, Site site = Site::here()) {
-    static_assert(count == 1 || count == 2 || count == 4, "ldmatrix loads 1, 2 or 4 matrices");
+DEVICE void load_matrices(uint32 (&registers)[count], const void* row, Site site = Site::here()) {
+    static_assert(count == 2 || count == 4, "two matrices or four");
     need_whole_warp(site);
     struct Rows {
         const uint16* mine;
@@ -36,6 +36,12 @@ void load_matrix(uint32 (&registers)[count], const void* row, Site site = Site::
         }
         registers[matrix] = pair;
     }
+}
+
+// cvt.rna.tf32.f32: the nearest number with 10 bits of the fraction, ties away from zero.
+inline uint32 nearest_tf32(uint32 float_bits) {
+    const bool not_a_number = (float_bits & 0x7fffffffu) > 0x7f800000u;
+    return not_a_number ? 0x7fffffffu : (float_bits + 0x1000u) & 0xffffe000u;
 }
 
 // One element of a fragment: which of the matrix it is.
@@ -101,6 +107,7 @@ void multiply_matrices(void* const (&operands)[WARP]) {
             b[at.row][at.column] = fragment_value<Type>(mine.b, i);
         }
     }
+    multiply_adds += 16 * 8 * Type::depth;
     for (int lane = 0; lane < WARP; ++lane)
         for (int i = 0; i < 4; ++i) {
             const Element at = element_of_c(lane, i);

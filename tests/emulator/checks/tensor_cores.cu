@@ -1,5 +1,5 @@
-// The hooks for tensor-core instructions, with every lane's registers as they are.
-#include "platform.cuh"
+// The wrappers of tensor-core instructions, with every lane's registers as they are.
+#include "mma.cuh"
 
 // ldmatrix of COUNT matrices of 8 x 8 that lie one after another.
 #ifdef COUNT
@@ -13,7 +13,7 @@ KERNEL(32) fragments_of_matrices(const uint16* matrices, uint32* out) {
     if (lane < 8 * COUNT) store_shared(&rows[lane], load_global_16(matrices + 8 * lane));
     __syncwarp();
     uint32 registers[COUNT];
-    emulator::load_matrix<COUNT, TRANSPOSED>(registers, reinterpret_cast<const uint16*>(&rows[lane % (8 * COUNT)]) + SHIFT);
+    load_matrices<COUNT, TRANSPOSED>(registers, reinterpret_cast<const uint16*>(&rows[lane % (8 * COUNT)]) + SHIFT);
     for (int i = 0; i < COUNT; ++i) store_global(out + COUNT * lane + i, registers[i]);
 }
 #endif
@@ -26,7 +26,7 @@ KERNEL(32) product(const uint32* a, const uint32* b, const float* c, float* d) {
     const uint32 second[2] = {of_b.word[0], of_b.word[1]};
     float sums[4];
     for (int i = 0; i < 4; ++i) sums[i] = load_global(c + 4 * lane + i);
-    emulator::MMA(sums, of_a.word, second);
+    MMA(sums, of_a.word, second);
     for (int i = 0; i < 4; ++i) store_global(d + 4 * lane + i, sums[i]);
 }
 #endif
@@ -34,6 +34,11 @@ KERNEL(32) product(const uint32* a, const uint32* b, const float* c, float* d) {
 #ifndef PENDING
 #define PENDING 1
 #endif
+
+// The nearest TF32 number.
+KERNEL(32) rounded(const float* from, float* to) {
+    store_global(to + threadIdx.x, float_of_bits(nearest_tf32(bits_of_float(load_global(from + threadIdx.x)))));
+}
 
 // Three stages through two shared arrays: while one is summed, the next is on its way, and the third is past the end.
 KERNEL(32) pipeline(const float* input, float* out, int size) {
