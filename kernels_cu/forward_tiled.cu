@@ -16,14 +16,7 @@
 // Macros: INPUT, OUTPUT (the input's type or that of its sums), STAGING, PHASES, ROWS, TILE_ROWS, PATCH_ROWS, DISPLACEMENTS, GROUPS,
 // LANES_X, SHARES, CHANNELS, SHIFT (columns by which input2's tile begins early, to begin where 16 bytes do), GATHERED (outputs go
 // through shared memory), and THREADS and SHARED, which the host launches with.
-#include "tile.cuh"
-
-typedef SumOf<INPUT>::type Sum;
-
-// STAGING: how images get into shared memory.
-#define COPIED 0    // runs of columns, by asynchronous copies
-#define COLUMNWISE 1  // runs of columns, through registers, where they are widened and parted into phases
-#define CHANNELWISE 2  // runs of channels that are neighbours in memory, through registers
+#include "phases.cuh"
 
 constexpr int COLUMNS = sizeof(Words16) / sizeof(Sum);
 constexpr int TILE_COLUMNS = LANES_X * COLUMNS;  // of each phase
@@ -57,42 +50,6 @@ static_assert(CHANNELS % UNIT == 0 && UNIT % SHARES == 0, "units and shares of t
 static_assert(STAGING == CHANNELWISE || (ROW1 % PHASES == 0 && ROW2 % PHASES == 0), "the pieces of an item are of one phase");
 static_assert(GROUPS == 1 || DISPLACEMENTS % COLUMNS == 0, "every group's window begins at a vector");
 static_assert(GATHERED || (PHASES == 1 && SHARES == 1), "phases and shares meet in shared memory");
-
-// One axis. Output i = residue + t outputs_apart stands at tile position t output_step, patch index m = rest + u patches_apart is
-// `shift` u positions away.
-struct Axis {
-    int size1, size2, out, patch;
-    int outputs_apart, patches_apart;
-    int origin1, origin2;        // of position 0 of phase 0: in input1, and displaced by patch index 0 in input2
-    int stride, step, spacing;   // pixels between outputs, patch indices, positions
-    int tile_outputs, output_step, taps, tap_step;  // outputs of a block; positions between outputs, and between taps
-};
-
-// What a block has of one axis.
-struct Part {
-    int output, outputs;  // the first, and how many
-    int patch, patches;
-    int at1, at2;  // where position 0 is in input1, and where the first displacement takes it in input2
-};
-
-DEVICE Part part_of(const Axis& axis, int tile, int residue, int patch_tile, int rest, int patch_tile_size, int shift) {
-    const int first = tile * axis.tile_outputs, patch_first = patch_tile * patch_tile_size;
-    Part part;
-    part.output = residue + first * axis.outputs_apart;
-    part.outputs = min(axis.tile_outputs, ceil_div(axis.out - part.output, axis.outputs_apart));
-    part.patch = rest + patch_first * axis.patches_apart;
-    part.patches = min(patch_tile_size, ceil_div(axis.patch - part.patch, axis.patches_apart));
-    const int position = first * axis.output_step;
-    part.at1 = axis.origin1 + residue * axis.stride + position * axis.spacing;
-    part.at2 = axis.origin2 + residue * axis.stride + rest * axis.step + (position + patch_first * shift) * axis.spacing;
-    return part;
-}
-
-struct Image {
-    const INPUT* data;
-    long long batch_stride, channel_stride;
-    int row_stride, column_stride;
-};
 
 // An item of a block's tiles, first those of input1: where it begins among a channel's elements in global memory and in shared
 // memory, and a bit for each of its columns that is inside the image. Its columns are neighbours where they are moved by one access.
@@ -305,10 +262,6 @@ struct Inside {
     }
 };
 
-// The positions from `at` on, `spacing` apart, that are inside [0, size): the first, and the one after the last.
-DEVICE int first_inside(int at, int spacing) { return at < 0 ? ceil_div(-at, spacing) : 0; }
-DEVICE int end_inside(int at, int spacing, int size) { return at < size ? ceil_div(size - at, spacing) : 0; }
-
 DEVICE Inside inside_of(const Thread& thread, const Axis& vertical, const Axis& horizontal, const Part& rows, const Part& columns) {
     Inside inside;
     const int y2 = rows.at2 + (thread.rows + thread.met) * vertical.spacing;
@@ -324,17 +277,6 @@ DEVICE Inside inside_of(const Thread& thread, const Axis& vertical, const Axis& 
     inside.begin2 = first_inside(x2, spacing), inside.end2 = end_inside(x2, spacing, horizontal.size2);
     return inside;
 }
-
-struct Output {
-    OUTPUT* data;  // of the block's sample and share of the channels
-    long long m_stride, n_stride;
-    int row_stride, column_stride;
-    Sum scale;
-
-    DEVICE OUTPUT* at(int m, int n, int i, int j) const {
-        return data + (m * m_stride + n * n_stride) + (i * row_stride + j * column_stride);
-    }
-};
 
 #if GATHERED
 
@@ -437,36 +379,6 @@ DEVICE void store_products(const Products& products, Sum*, const Thread& thread,
 
 #endif
 
-// How many tiles and phases there are along each axis, and splits of the channels.
-struct Grid {
-    int tiles_y, patch_tiles_y, residues_y, rests_y, tiles_x, patch_tiles_x, residues_x, rests_x, splits;
-};
-
-struct Block {
-    Part rows, columns;
-    int split, b;
-
-    DEVICE bool empty() const { return rows.outputs <= 0 || columns.outputs <= 0 || rows.patches <= 0 || columns.patches <= 0; }
-};
-
-// The next of a number's digits, the last first.
-DEVICE int digit(int& number, int base) {
-    const int last = number % base;
-    number /= base;
-    return last;
-}
-
-// Displacements of the same outputs stand next to each other in time: they read the same input1.
-DEVICE Block block_of(int tile, const Grid& grid, const Axis& vertical, const Axis& horizontal) {
-    const int m_tile = digit(tile, grid.patch_tiles_y), n_tile = digit(tile, grid.patch_tiles_x);
-    const int m_rest = digit(tile, grid.rests_y), n_rest = digit(tile, grid.rests_x);
-    const int x_tile = digit(tile, grid.tiles_x), y_tile = digit(tile, grid.tiles_y);
-    const int x_residue = digit(tile, grid.residues_x), y_residue = digit(tile, grid.residues_y);
-    const int split = digit(tile, grid.splits);
-    return Block{part_of(vertical, y_tile, y_residue, m_tile, m_rest, PATCH_ROWS, 1),
-                 part_of(horizontal, x_tile, x_residue, n_tile, n_rest, GROUPS * DISPLACEMENTS, PHASES), split, tile};
-}
-
 // Whether a row of the warp's threads and the row it meets are both inside.
 DEVICE bool meets_anything(const Thread& thread, const Axis& vertical, const Part& rows) {
     const int y2 = rows.at2 + (thread.rows + thread.met) * vertical.spacing;
@@ -480,26 +392,16 @@ DEVICE bool meets_anything(const Thread& thread, const Axis& vertical, const Par
 }
 
 KERNEL(THREADS)
-forward_tiled(const INPUT* input1, const INPUT* input2, OUTPUT* output, int tiles, int channels, int split_channels, int splits,
-              int piece, int tiles_y, int patch_tiles_y, int residues_y, int rests_y, int tiles_x, int patch_tiles_x, int residues_x,
-              int rests_x, long long batch_stride1, long long channel_stride1, int row_stride1, int column_stride1,
-              long long batch_stride2, long long channel_stride2, int row_stride2, int column_stride2, long long split_stride_out,
-              long long batch_stride_out, long long m_stride_out, long long n_stride_out, int row_stride_out, int column_stride_out,
-              int height1, int height2, int out_y, int patch_y, int outputs_apart_y, int patches_apart_y, int origin1_y, int origin2_y,
-              int stride_y, int step_y, int spacing_y, int tile_outputs_y, int output_step_y, int taps_y, int tap_step_y, int width1,
-              int width2, int out_x, int patch_x, int outputs_apart_x, int patches_apart_x, int origin1_x, int origin2_x, int stride_x,
-              int step_x, int spacing_x, int tile_outputs_x, int output_step_x, int taps_x, int tap_step_x, Sum scale) {
+forward_tiled(const INPUT* input1, const INPUT* input2, OUTPUT* output, int tiles, int channels, int split_channels, int piece,
+              GRID_PARAMETERS, IMAGE_PARAMETERS(1), IMAGE_PARAMETERS(2), OUTPUT_PARAMETERS, AXIS_PARAMETERS(y), AXIS_PARAMETERS(x),
+              Sum scale) {
     DYNAMIC_SHARED_ARRAY(Sum, shared);
-    const Image image1 = {input1, batch_stride1, channel_stride1, row_stride1, column_stride1};
-    const Image image2 = {input2, batch_stride2, channel_stride2, row_stride2, column_stride2};
-    const Axis vertical = {height1,   height2,  out_y,    patch_y, outputs_apart_y, patches_apart_y, origin1_y, origin2_y,
-                           stride_y,  step_y,   spacing_y, tile_outputs_y, output_step_y, taps_y, tap_step_y};
-    const Axis horizontal = {width1,   width2,  out_x,    patch_x, outputs_apart_x, patches_apart_x, origin1_x, origin2_x,
-                             stride_x, step_x,  spacing_x, tile_outputs_x, output_step_x, taps_x, tap_step_x};
+    const Image image1 = IMAGE_OF_PARAMETERS(1), image2 = IMAGE_OF_PARAMETERS(2);
+    const Axis vertical = AXIS_OF_PARAMETERS(y), horizontal = AXIS_OF_PARAMETERS(x);
     const Thread thread = Thread::here();
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        const Grid grid = {tiles_y, patch_tiles_y, residues_y, rests_y, tiles_x, patch_tiles_x, residues_x, rests_x, splits};
-        Block block = block_of(tile, grid, vertical, horizontal);
+        const Grid grid = GRID_OF_PARAMETERS;
+        Block block = block_of(tile, grid, vertical, horizontal, PATCH_ROWS, GROUPS * DISPLACEMENTS, PHASES);
         if (block.empty()) continue;
         Products products;
 #pragma unroll
@@ -526,7 +428,7 @@ forward_tiled(const INPUT* input1, const INPUT* input2, OUTPUT* output, int tile
             add_channels(products, loader, shared, thread, meets);
         }
         // Worked out again: the products leave no registers to keep it in.
-        block = block_of(unknown(tile), grid, vertical, horizontal);
+        block = block_of(unknown(tile), grid, vertical, horizontal, PATCH_ROWS, GROUPS * DISPLACEMENTS, PHASES);
         const Output out = {output + (block.split * split_stride_out + block.b * batch_stride_out), m_stride_out, n_stride_out,
                             row_stride_out, column_stride_out, scale};
         const Inside inside = inside_of(thread, vertical, horizontal, block.rows, block.columns);

@@ -1,10 +1,6 @@
-// The gradients of windows of one pixel, through tiles in shared memory. The positions of an axis fall into `step` phases; seen
-// from one of them, the other image is a dense one that begins at `other`, and both gradients are the same sum:
+// The gradients of windows of one pixel, through tiles in shared memory: the sum at the top of gradient_phases.cuh,
 //
-//     G[c, t] = scale * sum over m, n of  X[c, other + step (t + m)] * g[m, n, output of t and m]    (t stands for both axes)
-//
-//     operand 1:  X is input2, other = phase + first,                    and the output stands at the gradient's own position
-//     operand 2:  X is input1, other = phase - first - step (patch - 1), and the output stands at X's; g's m counts backwards
+//     G[c, t] = scale * sum over m, n of  X[c, other + step (t + m)] * g[m, n, output of t and m]
 //
 // A block answers a tile of channels, rows and columns. It streams the rows of X past, once each, with the cotangents that meet
 // them; a thread keeps those of ROWS rows, COLUMNS columns and a part of the displacements in registers while channels go by:
@@ -22,7 +18,7 @@
 // Macros: INPUT, COTANGENT, RESULT (of the gradient, or the sums' own type for a part of one), INDEX, PHASES, COLUMN_LANES,
 // CHANNEL_WARPS, ROW_WARPS, WIDTH (displacements of a row taken at once, at most), EXACT (never fewer), and THREADS and SHARED,
 // which the host launches with.
-#include "tile.cuh"
+#include "gradient_phases.cuh"
 
 typedef SumOf<INPUT>::type Sum;
 
@@ -48,152 +44,7 @@ static_assert(THREADS == WARP * WARPS, "the host counts threads as the kernel do
 static_assert(SHARED == 2 * BUFFER * sizeof(Sum), "the host counts shared memory as the kernel does");
 static_assert(ROW_WARPS * PHASES * IMAGE_PLANE <= 2 * BUFFER, "the sums of one row of each thread fit into shared memory");
 
-constexpr int SECTOR = 32;     // bytes that global memory moves at least
 constexpr int SCHEDULERS = 4;  // of a multiprocessor
-
-// Geometry --------------------------------------------------------------------------------------------------------------------
-
-struct Range {
-    int begin, end;
-
-    DEVICE bool has(int index) const { return begin <= index && index < end; }
-    DEVICE Range within(Range outer) const { return Range{max(begin, outer.begin), min(end, outer.end)}; }
-};
-
-// The indices i for which first + i step lies in 0 .. size.
-DEVICE Range inside(int first, int step, int size) {
-    const int below = first < 0 ? (step - 1 - first) / step : -(first / step);
-    const int left = size - first;
-    return Range{below, left > 0 ? (left + step - 1) / step : -(-left / step)};
-}
-
-// Phases of one axis taken as one: indices t of the gradient's own positions, k of the other image's.
-struct Phase {
-    int own, other, output;  // of index 0
-    int step, output_step;
-    int patch;
-    bool second;  // operand 2
-    int size;    // the gradient's positions are the indices 0 .. size
-    Range read;  // those of them that count: for operand 1, where there is an output
-    Range met;   // the indices of the other image that count: where there is a pixel, for operand 2 with an output
-
-    // Of the cotangent where t meets k at displacement m.
-    DEVICE long long offset(int t, int k, int m, long long patch_stride, int stride) const {
-        const long long at = output + static_cast<long long>(output_step) * (second ? k : t);
-        return (second ? patch - 1 - m : m) * patch_stride + at * stride;
-    }
-};
-
-struct Axis {
-    int own_size, other_size;
-    int patch, first, step, stride, padding, out;
-    bool second;  // operand 2
-
-    DEVICE int phases(int together) const { return min(own_size, step / together); }
-    // Positions of one phase, at most.
-    DEVICE int longest(int together) const { return (own_size + step / together - 1) / (step / together); }
-
-    DEVICE Phase phase(int number, int together) const {
-        Phase made;
-        made.patch = patch;
-        made.second = second;
-        made.step = step / together;
-        made.own = number;
-        made.other = number + (second ? -first - (patch - 1) * step : first);
-        const int z = (second ? made.other : made.own) + padding;
-        made.output = z / stride;
-        made.output_step = made.step / stride;
-        made.read = inside(made.own, made.step, own_size);
-        made.size = made.read.end;
-        made.met = inside(made.other, made.step, other_size);
-        const Range answered = z % stride == 0 ? inside(made.output, made.output_step, out) : Range{0, 0};
-        if (second) made.met = made.met.within(answered);
-        else made.read = made.read.within(answered);
-        return made;
-    }
-};
-
-struct Image {
-    const INPUT* data;
-    long long batch_stride, channel_stride;
-    int row_stride, column_stride;
-};
-
-struct Cotangent {
-    const COTANGENT* data;
-    long long batch_stride, m_stride, n_stride;
-    int row_stride, column_stride;
-};
-
-struct Gradient {
-    RESULT* data;
-    long long part_stride, batch_stride, channel_stride;
-    int row_stride, column_stride;
-};
-
-// How the displacements are shared between blocks that each make a part of the sum.
-struct Parts {
-    int of_rows, rows;        // how many, of so many displacements each
-    int of_columns, columns;  // likewise
-};
-
-// Lanes of a warp over channels and columns, so that they meet whole sectors.
-struct Lanes {
-    int channels, channel, columns, column;
-
-    DEVICE Lanes(bool channels_last, int element) {
-        const int lane = threadIdx.x % WARP;
-        channels = channels_last ? SECTOR / element : 1;
-        columns = WARP / channels;
-        channel = lane % channels;
-        column = lane / channels;
-    }
-};
-
-// The tile of a block: what it answers, and which displacements.
-struct Tile {
-    int sample, channel, part;
-    Phase y, x;
-    int row, column;  // first index of either
-    Range m, n;
-
-    // The rows of X that meet any of the tile's.
-    DEVICE Range stream() const {
-        const Range rows = Range{row, min(row + TILE_ROWS, y.size)}.within(y.read);
-        if (rows.begin >= rows.end) return Range{0, 0};
-        return Range{rows.begin + m.begin, rows.end + m.end - 1}.within(y.met);
-    }
-
-    // Whether row k of X meets row t of the gradient at one of the displacements.
-    DEVICE bool meets(int t, int k) const { return y.read.has(t) && m.has(k - t); }
-};
-
-// Takes the fastest of the digits that a number is made of.
-DEVICE int digit(int& number, int base) {
-    const int taken = number % base;
-    number /= base;
-    return taken;
-}
-
-DEVICE Tile tile_of(int number, int channels, const Axis& vertical, const Axis& horizontal, const Parts& parts) {
-    Tile tile;
-    tile.channel = digit(number, ceil_div(channels, TILE_CHANNELS)) * TILE_CHANNELS;
-    tile.x = horizontal.phase(digit(number, horizontal.phases(PHASES)), PHASES);
-    tile.column = digit(number, ceil_div(horizontal.longest(PHASES), TILE_COLUMNS)) * TILE_COLUMNS;
-    tile.row = digit(number, ceil_div(vertical.longest(1), TILE_ROWS)) * TILE_ROWS;
-    tile.y = vertical.phase(digit(number, vertical.phases(1)), 1);
-    tile.part = digit(number, parts.of_rows * parts.of_columns);
-    tile.sample = number;
-    const int m = tile.part % parts.of_rows * parts.rows, n = tile.part / parts.of_rows * parts.columns;
-    tile.m = Range{m, min(m + parts.rows, vertical.patch)};
-    tile.n = Range{n, min(n + parts.columns, horizontal.patch)};
-    return tile;
-}
-
-// A row of X, and the first of the displacements taken with it.
-struct Step {
-    int k, n;
-};
 
 // Loading ---------------------------------------------------------------------------------------------------------------------
 
@@ -470,8 +321,8 @@ DEVICE void add_row(ThreadSums& sums, const Tile& tile, const Seat& seat, Step a
 // Storing ---------------------------------------------------------------------------------------------------------------------
 
 // Through shared memory, where the phases come together again, one of each thread's rows at a time.
-DEVICE void store_sums(const ThreadSums& sums, const Gradient& to, const Tile& tile, const Seat& seat, int channels, Sum scale,
-                       Sum* shared) {
+DEVICE void store_sums(const ThreadSums& sums, const Gradient<RESULT>& to, const Tile& tile, const Seat& seat, int channels,
+                       Sum scale, Sum* shared) {
     RESULT* const plane = to.data + (tile.part * to.part_stride + tile.sample * to.batch_stride +
                                      tile.channel * to.channel_stride);
     const Lanes lanes(to.channel_stride == 1 && to.column_stride != 1, sizeof(RESULT));
@@ -505,38 +356,23 @@ DEVICE void store_sums(const ThreadSums& sums, const Gradient& to, const Tile& t
 // The kernel ------------------------------------------------------------------------------------------------------------------
 
 KERNEL(THREADS)
-gradient_tiled(const COTANGENT* cotangent, const INPUT* input1, const INPUT* input2, RESULT* gradient1, RESULT* gradient2,
-               long long batch_stride, long long m_stride, long long n_stride, long long row_stride, long long column_stride,
-               long long batch_stride_1, long long channel_stride_1, long long row_stride_1, long long column_stride_1,
-               long long batch_stride_2, long long channel_stride_2, long long row_stride_2, long long column_stride_2,
-               long long part_stride_g1, long long batch_stride_g1, long long channel_stride_g1, long long row_stride_g1,
-               long long column_stride_g1, long long part_stride_g2, long long batch_stride_g2, long long channel_stride_g2,
-               long long row_stride_g2, long long column_stride_g2, int tiles, int tiles_of_first, int channels, int height1,
-               int height2, int patch_y, int first_y, int step_y, int stride_y, int padding_y, int out_y, int width1,
-               int width2, int patch_x, int first_x, int step_x, int stride_x, int padding_x, int out_x, int parts_of_rows,
-               int part_rows, int parts_of_columns, int part_columns, Sum scale) {
+gradient_tiled(GRADIENT_PARAMETERS(RESULT), Sum scale) {
     DYNAMIC_SHARED_ARRAY(Sum, shared);
-    const Image image1 = {input1, batch_stride_1, channel_stride_1, int(row_stride_1), int(column_stride_1)};
-    const Image image2 = {input2, batch_stride_2, channel_stride_2, int(row_stride_2), int(column_stride_2)};
-    const Cotangent g = {cotangent, batch_stride, m_stride, n_stride, int(row_stride), int(column_stride)};
-    const Gradient result1 = {gradient1, part_stride_g1, batch_stride_g1, channel_stride_g1, int(row_stride_g1),
-                              int(column_stride_g1)};
-    const Gradient result2 = {gradient2, part_stride_g2, batch_stride_g2, channel_stride_g2, int(row_stride_g2),
-                              int(column_stride_g2)};
-    const Parts parts = {parts_of_rows, part_rows, parts_of_columns, part_columns};
+    const Image image1 = IMAGE_OF_PARAMETERS(1), image2 = IMAGE_OF_PARAMETERS(2);
+    const Cotangent g = COTANGENT_OF_PARAMETERS;
+    const Gradient<RESULT> result1 = GRADIENT_OF_PARAMETERS(1), result2 = GRADIENT_OF_PARAMETERS(2);
+    const Parts parts = PARTS_OF_PARAMETERS;
     const Seat seat;
     // Of two warps that share a scheduler, one waits for what it loads while the other one adds.
     const int loads_in_half = threadIdx.x / WARP / SCHEDULERS % 2;
 #pragma unroll 1
     for (int number = blockIdx.x; number < tiles; number += gridDim.x) {
         const bool second = number >= tiles_of_first;
-        const Axis vertical = {second ? height2 : height1, second ? height1 : height2, patch_y, first_y, step_y, stride_y,
-                               padding_y, out_y, second};
-        const Axis horizontal = {second ? width2 : width1, second ? width1 : width2, patch_x, first_x, step_x, stride_x,
-                                 padding_x, out_x, second};
+        const Axis vertical = VERTICAL_OF_PARAMETERS(second), horizontal = HORIZONTAL_OF_PARAMETERS(second);
         Image image = image2;
         if (second) image = image1;
-        const Tile tile = tile_of(second ? number - tiles_of_first : number, channels, vertical, horizontal, parts);
+        const Tile tile = tile_of(second ? number - tiles_of_first : number, Extent{TILE_CHANNELS, TILE_ROWS, TILE_COLUMNS},
+                                  channels, vertical, horizontal, parts);
         const Range rows = tile.stream();
 
         ThreadSums sums = {};
@@ -557,7 +393,7 @@ gradient_tiled(const COTANGENT* cotangent, const INPUT* input1, const INPUT* inp
             work = load;
             load = worked;
         }
-        Gradient result = result1;
+        Gradient<RESULT> result = result1;
         if (second) result = result2;
         store_sums(sums, result, tile, seat, channels, scale, shared);
         __syncthreads();

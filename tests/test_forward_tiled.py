@@ -11,75 +11,30 @@ import cases
 import numpy as np
 import oracle
 import pytest
+import tilings
 from cases import DTYPES
-from cupy_on_numpy import FACTS
-from emulated import asked, correlate, launched_by
+from emulated import correlate, launched_by
 from emulator import ORDERS, Emulator, require_compiler, run_sanitized
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tilings import H200, aligned, channels_last
 
 from cupycorr._backends import cuda, tiled_forward
-from cupycorr._backends.kernels import Pointer, layout, line, sum_parts
-from cupycorr._backends.tiled_forward import CHANNELWISE, COLUMNWISE, COPIED, TILES, Arrays
+from cupycorr._backends.kernels import Pointer, layout, sum_parts
+from cupycorr._backends.tiled_forward import CHANNELWISE, COLUMNWISE, COPIED, TILES
 from cupycorr._cuda import source
 
 require_compiler()
 
-H200 = replace(FACTS, multiprocessors=132, bandwidth=4.8e12, float32_rate=66.9e12, float64_rate=33.5e12)
 SECTOR = 32
 STAGINGS = {COPIED: "copied", COLUMNWISE: "columnwise", CHANNELWISE: "channelwise"}
-LINE = 256  # where arrays begin: as those that CuPy makes
 
 
-def aligned(array, beyond=0):
-    """A copy that begins so many bytes beyond a multiple of `LINE`."""
-    memory = np.empty(array.nbytes + 2 * LINE, np.uint8)
-    first = -memory.ctypes.data % LINE + beyond
-    copy = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
-def channels_last(array):
-    return aligned(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-
-
-class Asked:
-    """A case, its arrays, and the tilings that fit it."""
-
-    def __init__(self, case, lay=aligned, dtype=None):
-        self.x1, self.x2 = (lay(x) for x in case.arrays()[:2])
-        self.problem = asked(self.x1, self.x2, **case.parameters)
-        self.out = aligned(np.zeros(self.problem.out_shape, dtype or self.x1.dtype))
-        self.want = oracle.forward(self.x1, self.x2, **case.parameters)
-        self.lines = line(self.problem.vertical), line(self.problem.horizontal)
-        arrays = {"input1": self.x1, "input2": self.x2, "out": self.out}
-        self.arrays = Arrays(*(layout(name, array) for name, array in arrays.items()))
+class Asked(tilings.Asked):
+    module = tiled_forward
 
     def tilings(self):
-        for tile, axes in tiled_forward._fitting(*self.lines, self.arrays):
-            yield from tiled_forward._tilings(tile, *axes, self.arrays)
-
-    def best(self, device=H200):
-        return tiled_forward.best(*self.lines, self.arrays, device, cuda.PARTS)
-
-    def run(self, tiling, emulator):
-        """The output by one tiling: every element written."""
-        calls = tiling.calls(
-            [Pointer("input1"), Pointer("input2"), Pointer("out")], self.problem.parameters.scale, Pointer("parts")
-        )
-        reads = {"input1": self.x1, "input2": self.x2}
-        writes = {"out": self.out, "parts": aligned(np.zeros(tiling.workspace, np.uint8))}
-        arrays = {**reads, **writes}
-        with emulator.lending(reads, writes):
-            for call in calls:
-                launch = emulator.bind(call.kernel, 0, call.blocks, call.threads, call.shared, call.scalars)
-                launch(tuple(arrays[pointer.buffer].ctypes.data + pointer.offset for pointer in call.pointers))
-            assert not emulator.unwritten(self.out).any()
-        return self.out
-
-    def check(self, tiling, order="forward"):
-        oracle.assert_close(self.run(tiling, Emulator(order)), self.want, name=tiling.how)
+        return tiled_forward.tilings(*self.lines, self.arrays)
 
 
 # Tiles ------------------------------------------------------------------------------------------------------------------------

@@ -1,124 +1,28 @@
-"""The call of ``forward_tiled.cu``: how a problem falls into phases and tiles, which tile takes it, and at what cost.
-
-Along each axis, output ``i`` and patch index ``m`` meet input2 at ``i stride + m step``. With ``g = gcd(stride, step)``, outputs
-``step / g`` apart and patch indices ``stride / g`` apart form a problem of its own in which every displacement is a whole number
-of positions: a phase. Nothing here is launched or compiled.
-"""
+"""The call of ``forward_tiled.cu``: which tile takes a problem, and at what cost. Nothing here is launched or compiled."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from math import gcd, prod
-
-import numpy as np
 
 from .._cuda.device import Device
 from .._cuda.source import Kernel
 from .._dtypes import ELEMENT_TYPES
 from .._problem import ROWS, lattice_inside
 from .costs import LAUNCH, machine
-from .kernels import RUN_BYTES, Call, Layout, Line, Numbers, Pointer, ceil_div, kernel, new_layout, sum_parts
+from .kernels import RUN_BYTES, Call, Layout, Line, Numbers, Pointer, ceil_div, kernel
+from .phases import CHANNELWISE, COLUMNWISE, COPIED, Arrays, SplitTiling, TiledAxis, least, out_of_reach, tiled_axis
 
 WARP = 32
 LONGEST_CHAIN = 512  # products added one after the other to one number, at most: more may leave the error bound
-_SAFE = 2**30  # of everything that the kernel counts in 32 bits
 
 _SECTOR = 32  # bytes of global memory, read whole
 
 _SHARED = 64 * 1024  # bytes of a block, which every device has
 _MOST_DOUBLES = 40  # rows times displacements of a thread
-
-COPIED, COLUMNWISE, CHANNELWISE = range(3)  # STAGING in forward_tiled.cu
-
-
-# Axes -------------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class TiledAxis:
-    """An axis in tile positions; the names are those of ``Axis`` in forward_tiled.cu.
-
-    ``shift`` is the positions that a displacement moves by: 2 where both phases are in one block, else 1.
-    """
-
-    size1: int
-    size2: int
-    out: int
-    patch: int
-    outputs_apart: int
-    patches_apart: int
-    origin1: int
-    origin2: int
-    stride: int
-    step: int
-    spacing: int
-    output_step: int
-    taps: int
-    tap_step: int
-    shift: int
-
-    @property
-    def residues(self) -> int:
-        """Phases of the outputs."""
-        return min(self.outputs_apart, self.out)
-
-    @property
-    def rests(self) -> int:
-        """Phases of the patch indices."""
-        return min(self.patches_apart, self.patch)
-
-    def outputs_of(self, positions: int) -> int:
-        """Outputs all of whose taps are among so many positions; below 1 there is none."""
-        return (positions - 1 - self.tap_step * (self.taps - 1)) // self.output_step + 1
-
-    def tiles(self, positions: int) -> int:
-        """Tiles of so many positions that hold the outputs of the largest phase."""
-        return ceil_div(ceil_div(self.out, self.outputs_apart), self.outputs_of(positions))
-
-    def patch_tiles(self, displacements: int) -> int:
-        """Tiles of so many displacements that hold the patch indices of the largest phase."""
-        return ceil_div(ceil_div(self.patch, self.patches_apart), displacements)
-
-    def numbers(self, positions: int) -> Numbers:
-        """The kernel's arguments for tiles of so many positions."""
-        sizes = (self.size1, self.size2, self.out, self.patch, self.outputs_apart, self.patches_apart, self.origin1, self.origin2)
-        return (
-            *sizes,
-            self.stride,
-            self.step,
-            self.spacing,
-            self.outputs_of(positions),
-            self.output_step,
-            self.taps,
-            self.tap_step,
-        )
-
-
-def tiled_axis(line: Line, phases: int) -> TiledAxis | str:
-    """An axis for blocks that take ``phases`` neighbouring phases; or the reason why there is none."""
-    stride, step = _only_what_matters(line)
-    common = gcd(stride, step)
-    ends = (line.size1, line.size2, line.out, line.patch)
-    origins = (-line.padding, line.first - line.padding, stride, step)
-    if phases > 1:
-        if step != phases:
-            return f"displacements are {step} pixels apart"
-        return TiledAxis(*ends, 1, 1, *origins, 1, stride, line.kernel, line.dilation, phases)
-    if line.kernel == 1:
-        return TiledAxis(*ends, step // common, stride // common, *origins, stride // common * step, 1, 1, 1, 1)
-    if line.dilation % step:
-        return f"a window's taps {line.dilation} pixels apart are not whole displacements of {step}"
-    return TiledAxis(*ends, step // common, 1, *origins, step, stride // common, line.kernel, line.dilation // step, 1)
-
-
-def _only_what_matters(line: Line) -> tuple[int, int]:
-    """Stride and step; one that nothing is counted by is chosen so that there is one phase."""
-    stride = None if line.out == 1 else line.stride
-    step = None if line.patch == 1 else line.step or None
-    return stride or step or 1, step or (stride if line.kernel == 1 else 1) or 1
 
 
 # Tiles ------------------------------------------------------------------------------------------------------------------------
@@ -206,90 +110,28 @@ TILES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Arrays:
-    """The layouts of input1, input2 and the output."""
-
-    input1: Layout
-    input2: Layout
-    out: Layout
-
-    @property
-    def sum_bytes(self) -> int:
-        """Bytes of a sum."""
-        return self.input1.accumulator.itemsize
-
-    @property
-    def stored(self) -> str:
-        """dtype that the kernel stores: the output's, unless it has no build for that."""
-        out = self.out.dtype
-        return out if out in (self.input1.dtype, self.input1.accumulator.name) else self.input1.accumulator.name
-
-
-@dataclass(frozen=True, slots=True)
-class Tiling:
-    """A way to answer a problem with one shape of tile.
-
-    With ``splits`` above 1, or a dtype that the kernel does not store, sums of parts of the channels go through the workspace.
-    """
+class Tiling(SplitTiling):
+    """A way to answer a problem with one shape of tile."""
 
     tile: Tile
     staging: int
-    vertical: TiledAxis
-    horizontal: TiledAxis
-    arrays: Arrays
     gathered: bool
     shift: int
-    splits: int
 
     def seconds(self, device: Device) -> float:
         """What it takes by count."""
         return _seconds(self, device)
 
     @property
-    def parts(self) -> Layout | None:
-        """The volume of the parts, (splits, B, PH, PW, oH, oW); None if there is nothing to add."""
-        if self.splits == 1 and self.arrays.stored == self.arrays.out.dtype:
-            return None
-        return new_layout(self.arrays.input1.accumulator.name, (self.splits, *self.arrays.out.shape))
-
-    @property
-    def workspace(self) -> int:
-        """Bytes of the parts' volume."""
-        parts = self.parts
-        return 0 if parts is None else parts.shape[0] * parts.strides[0] * parts.itemsize
-
-    @property
     def how(self) -> str:
         """The tiling in words."""
-        rows, columns = self.tile.tile_rows, self.tile.columns(self.arrays.sum_bytes)
-        displacements = f"{self.tile.patch_rows} x {self.tile.groups * self.tile.displacements}"
         split = f", channels in {self.splits} parts" if self.splits > 1 else ""
-        return f"tiles of {rows} x {columns} positions and {displacements} displacements in shared memory{split}"
-
-    def calls(self, pointers: Sequence[Pointer], scale: float, workspace: Pointer) -> Iterator[Call]:
-        """The launches from input1 and input2 to the output; the parts' volume, if there is one, is at ``workspace``."""
-        input1, input2, out = pointers
-        parts = self.parts
-        if parts is None:
-            yield self._call((input1, input2, out), (0, *self.arrays.out.strides), scale)
-        else:
-            yield self._call((input1, input2, workspace), parts.strides, 1.0)
-            yield sum_parts((parts, workspace), (self.arrays.out, out), scale)
+        (rows, patch_rows), (columns, patch_columns) = self.rows, self.columns
+        return f"tiles of {rows} x {columns} positions and {patch_rows} x {patch_columns} displacements in shared memory{split}"
 
     def _call(self, pointers: tuple[Pointer, ...], out_strides: Numbers, scale: float) -> Call:
         arrays, tile = self.arrays, self.tile
-        channels = arrays.input1.shape[1]
-        columns = tile.columns(arrays.sum_bytes)
-        small = np.int32
-        scalars = [
-            *map(small, (self.blocks, channels, ceil_div(channels, self.splits), self.splits, self.piece)),
-            *map(small, _tiles(self.vertical, tile.tile_rows, tile.patch_rows)),
-            *map(small, _tiles(self.horizontal, columns, tile.groups * tile.displacements)),
-        ]
-        for image in (arrays.input1, arrays.input2):
-            scalars += [*map(np.int64, image.strides[:2]), *map(small, image.strides[2:])]
-        scalars += [*map(np.int64, out_strides[:4]), *map(small, out_strides[4:])]
-        scalars += map(small, (*self.vertical.numbers(tile.tile_rows), *self.horizontal.numbers(columns)))
+        scalars = self._scalars(self.piece, out_strides)
         scalars.append(arrays.input1.accumulator.type(scale))
         stored = arrays.stored if self.parts is None else arrays.input1.accumulator.name
         built = _build(tile, self.staging, arrays.input1.dtype, stored, self.gathered, self.shift)
@@ -297,9 +139,14 @@ class Tiling:
         return Call(built, pointers, tuple(scalars), self.blocks, tile.threads, shared)
 
     @property
-    def blocks(self) -> int:
-        """Tiles of positions and displacements, for each phase, sample and part of the channels."""
-        return _blocks(self.tile, self.vertical, self.horizontal, self.arrays) * self.splits
+    def rows(self) -> Numbers:
+        """Positions and patch indices of a block along y."""
+        return self.tile.tile_rows, self.tile.patch_rows
+
+    @property
+    def columns(self) -> Numbers:
+        """Likewise along x."""
+        return self.tile.columns(self.arrays.sum_bytes), self.tile.groups * self.tile.displacements
 
     @property
     def piece(self) -> int:
@@ -308,7 +155,7 @@ class Tiling:
             return 1
         arrays, horizontal = self.arrays, self.horizontal
         images = (arrays.input1, arrays.input2)
-        columns, displacements = self.tile.columns(arrays.sum_bytes), self.tile.groups * self.tile.displacements
+        columns, displacements = self.columns
         apart = horizontal.outputs_of(columns) * horizontal.output_step if horizontal.tiles(columns) > 1 else 0
         displaced = horizontal.shift * displacements if horizontal.patch_tiles(displacements) > 1 else 0
         numbers = [horizontal.origin1, horizontal.origin2 - self.shift * horizontal.shift, apart, displaced]
@@ -316,38 +163,24 @@ class Tiling:
         return gcd(RUN_BYTES // arrays.input1.itemsize, *numbers)
 
 
-def _tiles(axis: TiledAxis, positions: int, displacements: int) -> Numbers:
-    return axis.tiles(positions), axis.patch_tiles(displacements), axis.residues, axis.rests
-
-
-def _blocks(tile: Tile, vertical: TiledAxis, horizontal: TiledAxis, arrays: Arrays) -> int:
-    rows = _tiles(vertical, tile.tile_rows, tile.patch_rows)
-    columns = _tiles(horizontal, tile.columns(arrays.sum_bytes), tile.groups * tile.displacements)
-    return prod((*rows, *columns, arrays.out.shape[0]))
-
-
 # Choosing ---------------------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(1024)
-def best(vertical: Line, horizontal: Line, arrays: Arrays, device: Device, room: int) -> Tiling | str:
+def best(vertical: Line, horizontal: Line, arrays: Arrays, device: Device, room: int) -> SplitTiling | str:
     """The tiling that takes least by count and no more than ``room`` bytes for its parts, or the reason why there is none."""
-    there = reason(vertical, horizontal, arrays)
-    if there is not None:
-        return there
-    found = (
-        tiling
-        for tile, axes in _fitting(vertical, horizontal, arrays)
-        for tiling in _tilings(tile, *axes, arrays)
-        if tiling.workspace <= room and tiling.blocks < _SAFE
-    )
-    least = min(found, key=lambda tiling: _seconds(tiling, device), default=None)
-    return least or f"more than {_SAFE} blocks, or sums of parts of the channels in more than {room} bytes"
+    return reason(vertical, horizontal, arrays) or least(tilings(vertical, horizontal, arrays), device, room)
+
+
+def tilings(vertical: Line, horizontal: Line, arrays: Arrays) -> Iterator[Tiling]:
+    """Every way to answer with a tile of the table."""
+    for tile, axes in _fitting(vertical, horizontal, arrays):
+        yield from _tilings(tile, *axes, arrays)
 
 
 def reason(vertical: Line, horizontal: Line, arrays: Arrays) -> str | None:
     """None, or why no tile of the table answers."""
-    far = _out_of_reach(vertical, horizontal, arrays)
+    far = out_of_reach(vertical, horizontal, arrays)
     if far is not None or next(_fitting(vertical, horizontal, arrays), None):
         return far
     axes = [tiled_axis(line, 1) for line in (vertical, horizontal)]
@@ -367,14 +200,6 @@ def needed_parts(image: Layout, out: Layout) -> int:
     """How many parts of the channels there must be at least, as sums to be added; 0 if none need be."""
     chains = ceil_div(max(image.shape[1], 1), LONGEST_CHAIN)
     return chains if chains > 1 or out.dtype not in (image.dtype, image.accumulator.name) else 0
-
-
-def _out_of_reach(vertical: Line, horizontal: Line, arrays: Arrays) -> str | None:
-    farthest = max(vertical.reach, horizontal.reach)
-    if 4 * farthest >= _SAFE:
-        return f"positions of up to {farthest} pixels"
-    planes = [layout.resized(*(1,) * (len(layout.shape) - 2)).extent for layout in (arrays.input1, arrays.input2, arrays.out)]
-    return f"elements of one plane lie up to {max(planes)} apart" if max(planes) >= _SAFE else None
 
 
 def _fits(tile: Tile, vertical: TiledAxis, horizontal: TiledAxis, arrays: Arrays) -> bool:
@@ -423,7 +248,7 @@ def _tilings(tile: Tile, vertical: TiledAxis, horizontal: TiledAxis, arrays: Arr
     splits = fewest
     while True:
         count = ceil_div(channels, ceil_div(channels, splits))
-        yield Tiling(tile, staging, vertical, horizontal, arrays, gathered, shift, count)
+        yield Tiling(vertical, horizontal, arrays, count, tile, staging, gathered, shift)
         splits *= 2
         if splits > most:
             return
