@@ -9,6 +9,7 @@ import numpy as np
 
 EPSILON = {"float16": 2.0**-23, "bfloat16": 2.0**-23, "float32": 2.0**-23, "float64": 2.0**-52}  # of the accumulator
 ULP = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
+TF32 = 1e-3  # of the sum of absolute terms, where factors are rounded to 10 bits of the fraction
 SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 2.0**-1074}
 
 
@@ -76,10 +77,11 @@ def vjp(g, x1, x2, *args, **kwargs):
 
 
 def bound(triple, dtype, accumulator=None):
-    """ulp_out(want) + 4 sqrt(terms) eps_acc sum |terms|."""
+    """ulp_out(want) + 4 sqrt(terms) eps_acc sum |terms|; ``accumulator`` may be "tf32"."""
     value, absolute, terms = triple
     ulp = np.maximum(np.abs(value) * ULP[np.dtype(dtype).name], SMALLEST[np.dtype(dtype).name])
-    return ulp + 4 * np.sqrt(terms) * EPSILON[np.dtype(accumulator or dtype).name] * absolute
+    relative = TF32 if accumulator == "tf32" else 4 * np.sqrt(terms) * EPSILON[np.dtype(accumulator or dtype).name]
+    return ulp + relative * absolute
 
 
 def assert_close(got, triple, accumulator=None, name="output"):

@@ -14,6 +14,7 @@ from .._cuda.device import Device
 LAUNCH = 2e-6  # seconds that a launch takes beside its work
 
 _CLOCK, _LANES, _BANDWIDTH = 1.5e9, 64, 1.5e12  # of a device whose driver does not tell
+_MATRIX_LANES = 512  # of such a device's tensor cores
 _CACHE_BYTES = 128  # that a multiprocessor reads of shared memory or of its first cache in a cycle
 _REACHED = 0.75  # of a peak
 _SECOND_CACHE = 1.2  # of the bandwidth of memory
@@ -36,6 +37,12 @@ class Machine:
         most = -(-blocks // self.multiprocessors)  # that a multiprocessor gets
         return most * of_block / min(most * warps / _WARPS_TO_HIDE, 1.0) if blocks else 0.0
 
+    def on_tensor_cores(self, blocks: int, warps: int, multiply_adds: float, shared_bytes: float, rate: float) -> float:
+        """Seconds of blocks that multiply matrices; what a block multiplies, and what it moves of shared memory."""
+        of_block = max(multiply_adds / rate, shared_bytes / self.cache) / _REACHED
+        most = -(-blocks // self.multiprocessors)
+        return most * of_block / min(most * warps / _WARPS_TO_HIDE, 1.0) if blocks else 0.0
+
     def from_caches(self, multiply_adds: float, itemsize: int) -> float:
         """Seconds of products both of whose factors come from the first cache each time, or from the second now and then."""
         return multiply_adds * 2 * itemsize / (self.cache / 2 * self.multiprocessors)
@@ -56,3 +63,10 @@ def machine(device: Device, accumulator: str) -> Machine:
     count = max(device.multiprocessors, 1)
     each = _LANES * _CLOCK if rate is None else rate / 2 / count
     return Machine(count, each, _CACHE_BYTES * _CLOCK, device.bandwidth or _BANDWIDTH)
+
+
+@lru_cache
+def matrix_rate(device: Device, dtype: str) -> float:
+    """Multiply-adds per second of the tensor cores of one multiprocessor, for inputs of a type."""
+    rate = device.matrix_rate(dtype)
+    return _MATRIX_LANES * _CLOCK if rate is None else rate / 2 / max(device.multiprocessors, 1)
