@@ -18,10 +18,10 @@ from typing import Any
 
 from rich.console import Console
 
-from cupycorr._dtypes import ELEMENT_TYPES, named_dtype
+from cupycorr._dtypes import ELEMENT_TYPES
 
 from . import check, cuda, plot, report, rivals, running, tune
-from .cases import CASES, PASSES, Case, select
+from .cases import CASES, DTYPES, PASSES, Case, array_dtype, select
 from .rivals import Contestant
 
 
@@ -35,6 +35,7 @@ class Device:
     header: Callable[[Sequence[str], Sequence[str]], report.Header]
     measure_rates: Callable[[report.Header], None]
     yardstick: Callable[[report.Header], report.Yardstick]
+    dtypes: Sequence[str]
     defaults: Mapping[str, Any]  # of options
     check: Callable[[Sequence[str], Path | None], int] | None = None
 
@@ -46,6 +47,7 @@ CPU = Device(
     report.cpu_header,
     report.measure_cpu_rates,
     report.cpu_yardstick,
+    tuple(ELEMENT_TYPES),
     {"cases": "acceptance", "dtype": "float32", "budget": 10.0},
 )
 CUDA = Device(
@@ -55,6 +57,7 @@ CUDA = Device(
     cuda.header,
     cuda.measure_rates,
     cuda.yardstick,
+    DTYPES,
     {"cases": "all", "dtype": "all", "budget": 1.0},
     check.run,
 )
@@ -83,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"python -m benchmarks --device {asked.device}: {error}", file=sys.stderr)
         return 2
     try:
-        cases, dtypes, passes = select(asked.cases), _dtypes(asked.dtype), _passes(asked.passes)
+        cases, dtypes, passes = select(asked.cases), _dtypes(asked.dtype, device.dtypes), _passes(asked.passes)
         contestants = device.contestants()
         if asked.measure_memory:
             return _print_peak(*asked.measure_memory, contestants, dtypes[0])
@@ -121,7 +124,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "SECONDS",
         "help": "work for one case, element type and pass (default: 10 on a CPU, 1 on a GPU)",
     },
-    "--dtype": {"help": "element types separated by commas, or 'all' (default: float32 on a CPU, all on a GPU)"},
+    "--dtype": {
+        "help": "element types separated by commas, or 'all' (default: float32 on a CPU, all on a GPU); on a GPU tf32 is one: "
+        "float32 with precision='high'"
+    },
     "--no-memory": {"action": "store_true", "help": "leave out peak memory, which takes a process for each number"},
     "--json": {"type": Path, "metavar": "FILE", "help": "write the numbers here too"},
     "--plot": {"type": Path, "metavar": "FILE", "help": "with --device cuda: draw the share of the bound, case by case"},
@@ -142,15 +148,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _dtypes(text: str) -> list[str]:
-    """The element types named; each must be there: bfloat16 needs a package."""
-    words = [*ELEMENT_TYPES] if text == "all" else text.split(",")
-    unknown = [word for word in words if word not in ELEMENT_TYPES]
+def _dtypes(text: str, there: Sequence[str]) -> list[str]:
+    """The element types named, of those that are there; bfloat16 needs a package."""
+    words = [*there] if text == "all" else text.split(",")
+    unknown = [word for word in words if word not in there]
     if unknown:
-        raise ValueError(f"--dtype must be 'all' or of {', '.join(ELEMENT_TYPES)}, got {unknown[0]!r}")
+        raise ValueError(f"--dtype must be 'all' or of {', '.join(there)}, got {unknown[0]!r}")
     for word in words:
-        named_dtype(word)
-    return [name for name in ELEMENT_TYPES if name in words]
+        array_dtype(word)
+    return [name for name in there if name in words]
 
 
 def _check_files(asked: argparse.Namespace) -> None:

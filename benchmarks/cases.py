@@ -12,10 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from cupycorr._dtypes import named_dtype
-from cupycorr._problem import Axis, Problem, parameters, problem
+from cupycorr._dtypes import ELEMENT_TYPES, named_dtype
+from cupycorr._problem import HIGH, HIGHEST, Axis, Problem, parameters, problem
 
 PASSES = ("forward", "vjp")
+TF32 = "tf32"  # float32 whose products a GPU may round
+DTYPES = (*ELEMENT_TYPES, TF32)
+
+
+def array_dtype(dtype: str) -> np.dtype:
+    """Of arrays of an element type."""
+    return named_dtype("float32" if dtype == TF32 else dtype)
+
+
+def precision(dtype: str) -> str:
+    """What products of an element type may be rounded to."""
+    return HIGH if dtype == TF32 else HIGHEST
 
 
 @dataclass(frozen=True)
@@ -38,13 +50,13 @@ class Case:
 
     def bytes(self, dtype: str, which: str) -> int:
         """Bytes of everything that is read and of everything that is written, once."""
-        itemsize = named_dtype(dtype).itemsize
+        itemsize = array_dtype(dtype).itemsize
         moved = self.problem.bytes(itemsize, itemsize)  # the output is a vjp's cotangent
         return moved + (self.result_bytes(dtype, which) if which == "vjp" else 0)
 
     def result_bytes(self, dtype: str, which: str) -> int:
         """Bytes of what is written."""
-        itemsize = named_dtype(dtype).itemsize
+        itemsize = array_dtype(dtype).itemsize
         return {"forward": self.problem.outputs * itemsize, "vjp": self.problem.bytes(itemsize, 0)}[which]
 
     def inputs(self, dtype: str, which: str) -> Inputs:
@@ -53,9 +65,10 @@ class Case:
         drawn = np.float64 if dtype == "float64" else np.float32
 
         def draw(shape: tuple[int, ...]) -> np.ndarray:
-            return random.standard_normal(shape, drawn).astype(named_dtype(dtype), copy=False)
+            return random.standard_normal(shape, drawn).astype(array_dtype(dtype), copy=False)
 
-        return Inputs(draw(self.shape), draw(self.shape), draw(self.problem.out_shape) if which == "vjp" else None)
+        images = draw(self.shape), draw(self.shape)
+        return Inputs(*images, draw(self.problem.out_shape) if which == "vjp" else None, precision(dtype))
 
     def small(self) -> Case:
         """The same parameters on images hardly larger than a window: for warming up."""
@@ -67,11 +80,12 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Both images, and the cotangent where gradients are asked for."""
+    """Both images, the cotangent where gradients are asked for, and the precision of products."""
 
     input1: np.ndarray
     input2: np.ndarray
     cotangent: np.ndarray | None
+    precision: str = HIGHEST
 
 
 def positions_read(axis: Axis, which: int) -> tuple[int, int]:

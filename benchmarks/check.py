@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ from cupycorr._backends import cuda as backend
 from cupycorr._backends import workers
 from cupycorr._cuda import compiler
 from cupycorr._cuda.device import import_cupy
-from cupycorr._dtypes import ELEMENT_TYPES, named_dtype
+from cupycorr._dtypes import ELEMENT_TYPES
 from cupycorr._problem import parameters, problem
 
 from . import cases, cuda, report, rivals, running
+from .cases import DTYPES, TF32, array_dtype, precision
 
 BUDGET = 1.0  # seconds for one case and pass
-TIMED = ("float32", "bfloat16")  # the first against whoever else is here, the other ours alone
+TIMED = ("float32", "bfloat16", TF32)  # the first against whoever else is here, the others ours alone
 POOL_UNIT = 512  # bytes; CuPy's pool hands out multiples of it
 
 # dtype -> the distance of neighbouring numbers as a share of them, and the smallest number that does not count as zero
@@ -41,8 +43,10 @@ ROUNDING = {
     "float16": (2.0**-10, 2.0**-24),
     "bfloat16": (2.0**-7, 2.0**-126),
     "float32": (2.0**-23, 2.0**-126),
+    TF32: (2.0**-23, 2.0**-126),
     "float64": (2.0**-52, 2.0**-1074),
 }
+FACTORS = {TF32: 1e-3}  # of the sum of magnitudes: how far off it may be for what is rounded before it is multiplied
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ def _write(path: Path, header: report.Header, found: dict[str, list[Finding]]) -
 
 def builds(header: report.Header) -> Iterator[Finding]:
     """Every kernel compiles and loads; what another process compiled comes from CuPy's cache."""
-    every = list(backend.builds())
+    every = list(backend.builds(rivals.on_gpu().device))
     cached = len(list(compiler.cache_folder().glob("*.cubin")))
     begin = time.perf_counter()
     with ThreadPoolExecutor(workers.thread_count()) as pool:
@@ -147,7 +151,7 @@ class Small:
         shape2 = self.shape2 or self.shape1
         out_shape = problem(parameters(**self.keywords), self.shape1, shape2).out_shape
         random = np.random.default_rng(0)
-        return tuple(random.standard_normal(shape).astype(named_dtype(dtype)) for shape in (self.shape1, shape2, out_shape))
+        return tuple(random.standard_normal(shape).astype(array_dtype(dtype)) for shape in (self.shape1, shape2, out_shape))
 
 
 SMALL = {
@@ -187,9 +191,9 @@ def _answer(small: Small, arrays: Arrays, variant: str, **changed: Any) -> Answe
     return results
 
 
-def _answers(small: Small, arrays: Arrays) -> Iterator[tuple[str, Answer]]:
+def _answers(small: Small, arrays: Arrays, dtype: str) -> Iterator[tuple[str, Answer]]:
     """What every variant answers that has something to answer."""
-    answers = ((variant, _answer(small, arrays, variant)) for variant in rivals.cuda_variants())
+    answers = ((variant, _answer(small, arrays, variant, precision=precision(dtype))) for variant in rivals.cuda_variants())
     yield from ((variant, answer) for variant, answer in answers if answer)
 
 
@@ -201,11 +205,11 @@ def _expected(small: Small, arrays: tuple[np.ndarray, ...], dtype: str) -> dict[
     magnitudes = _answer(small, [abs(array) for array in exact], "reference", scale=scale)
     terms = _answer(small, [np.ones_like(array) for array in exact], "reference", scale=1.0)
     apart, smallest = ROUNDING[dtype]
-    epsilon = ROUNDING[ELEMENT_TYPES[dtype].accumulator][0]
+    epsilon = ROUNDING[ELEMENT_TYPES[array_dtype(dtype).name].accumulator][0]
     sums = 2 if dtype == "float64" else 1  # there the reference rounds as much
+    rounded = {name: FACTORS.get(dtype, 0.0) + sums * 4 * np.sqrt(terms[name]) * epsilon for name in values}
     allowed = {
-        name: np.maximum(abs(value) * apart, smallest) + sums * 4 * np.sqrt(terms[name]) * epsilon * magnitudes[name]
-        for name, value in values.items()
+        name: np.maximum(abs(value) * apart, smallest) + rounded[name] * magnitudes[name] for name, value in values.items()
     }
     return {name: (value, allowed[name]) for name, value in values.items()}
 
@@ -231,14 +235,21 @@ def _changed(results: Answer, others: Answer) -> str | None:
 
 def definition(header: report.Header) -> Iterator[Finding]:
     """Each variant, element type and pass of each small problem, and the same bits at the next call."""
-    for dtype in ELEMENT_TYPES:
+    for dtype in DTYPES:
         for name, small in SMALL.items():
             arrays = small.arrays(dtype)
             expected, there = _expected(small, arrays, dtype), tuple(map(import_cupy().asarray, arrays))
-            for variant, results in _answers(small, there):
-                wrong = _differences(results, expected) or _changed(results, _answer(small, there, variant))
+            for variant, results in _answers(small, there, dtype):
+                again = _answer(small, there, variant, precision=precision(dtype))
+                wrong = _differences(results, expected) or _changed(results, again)
                 yield Finding(f"{name}, {dtype}, {variant}", wrong)
 
+
+# What is asked of inputs in other orders in memory.
+ORDERED = {
+    "pixels": {"patch_size": (3, 4), "dilation_patch": 2, "padding": 1},
+    "windows": {"kernel_size": (2, 3), "patch_size": (3, 4), "stride": (1, 2), "padding": 1},
+}
 
 # From the host to the device, there in another order in memory.
 ORDERS: dict[str, Callable[[np.ndarray], Any]] = {
@@ -251,29 +262,29 @@ ORDERS: dict[str, Callable[[np.ndarray], Any]] = {
 
 def orders(header: report.Header) -> Iterator[Finding]:
     """Inputs in other orders in memory."""
-    for dtype in ELEMENT_TYPES:
-        for channels in (35, 64):
-            small = Small((2, channels, 6, 9), {"kernel_size": (2, 3), "patch_size": (3, 4), "stride": (1, 2), "padding": 1})
-            *inputs, cotangent = small.arrays(dtype)
-            expected = _expected(small, (*inputs, cotangent), dtype)
-            for order, lay in ORDERS.items():
-                there = (*map(lay, inputs), import_cupy().asarray(cotangent))
-                for variant, results in _answers(small, there):
-                    yield Finding(f"{order}, {channels} channels, {dtype}, {variant}", _differences(results, expected))
+    for dtype, channels, (name, keywords) in product(DTYPES, (35, 64), ORDERED.items()):
+        small = Small((2, channels, 6, 9), keywords)
+        *inputs, cotangent = small.arrays(dtype)
+        expected = _expected(small, (*inputs, cotangent), dtype)
+        for order, lay in ORDERS.items():
+            there = (*map(lay, inputs), import_cupy().asarray(cotangent))
+            for variant, results in _answers(small, there, dtype):
+                yield Finding(f"{order}, {name}, {channels} channels, {dtype}, {variant}", _differences(results, expected))
 
 
 # Streams, graphs, memory -------------------------------------------------------------------------------------------------------
 
-CALLED = ("flownetc", "everything")  # of SMALL: a window of one pixel, and a larger one
+# Of SMALL: windows of one pixel, also where tensor cores multiply them, and a larger one.
+CALLED = (("flownetc", "float32"), ("flownetc", "float16"), ("everything", "float32"))
 
 
 def _called() -> Iterator[tuple[str, str, Small, Arrays, Answer]]:
     """What is looked at, by name: a variant, a problem, arrays of its own, and what it answers."""
-    for name in CALLED:
+    for name, dtype in CALLED:
         small = SMALL[name]
-        arrays = tuple(map(import_cupy().asarray, small.arrays("float32")))
-        for variant, results in _answers(small, arrays):
-            yield f"{name}, {variant}", variant, small, tuple(array.copy() for array in arrays), results
+        arrays = tuple(map(import_cupy().asarray, small.arrays(dtype)))
+        for variant, results in _answers(small, arrays, dtype):
+            yield f"{name}, {dtype}, {variant}", variant, small, tuple(array.copy() for array in arrays), results
 
 
 def streams(header: report.Header) -> Iterator[Finding]:

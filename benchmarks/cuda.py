@@ -28,7 +28,7 @@ from cupycorr._cuda import device as devices
 from cupycorr._cuda.device import import_cupy
 
 from . import device_code, rivals
-from .cases import CASES, Case, Inputs
+from .cases import CASES, TF32, Case, Inputs
 from .report import Header, Yardstick, command_line, cpu_model, now, versions
 from .rivals import Contestant, Work
 from .running import HostTimes, Machine, Row, first_line
@@ -40,6 +40,7 @@ EVICTING = 2  # caches' worth of other copies that are used before a copy's turn
 LARGEST_CACHE = 2**28  # bytes, of devices that do not tell
 COPIED = 2**29  # bytes of each array of the copy that is timed
 MATRIX = {"sgemm_gflops": ("float32", 4096), "dgemm_gflops": ("float64", 4096), "hgemm_gflops": ("float16", 8192)}
+MULTIPLIED = {"float16": "float16", "bfloat16": "bfloat16", TF32: "float32"}  # by tensor cores: element type -> of the inputs
 REPEATS = 3
 HOST_RUNS, HOST_CALLS = 9, 8  # few enough calls that the device's queue has room for their launches
 
@@ -251,7 +252,7 @@ def place(inputs: Inputs) -> Inputs:
     """The same numbers on the device."""
     cupy = import_cupy()
     there = (None if x is None else cupy.asarray(x) for x in (inputs.input1, inputs.input2, inputs.cotangent))
-    return Inputs(*there)
+    return Inputs(*there, inputs.precision)
 
 
 def automatic(case: Case, dtype: str, which: str) -> str:
@@ -283,6 +284,7 @@ def header(arguments: Sequence[str], dtypes: Sequence[str]) -> Header:
         "theoretical_gbps": _giga(there.bandwidth),
         "theoretical_float32_gflops": _giga(there.float32_rate),
         "theoretical_float64_gflops": _giga(there.float64_rate),
+        "theoretical_matrix_gflops": {name: _giga(there.matrix_rate(dtype)) for name, dtype in MULTIPLIED.items()},
         "copy_gbps": 0.0,
         **dict.fromkeys(MATRIX, 0.0),
         "not_measured": [],
@@ -351,10 +353,12 @@ def _best(work: Work) -> float:
     return min(runs)
 
 
-_RATES = {  # element type -> the measured rate, and the theoretical one of the unit that sums it
+# Element type -> the measured rate of its matrix product, if any, and the theoretical one of the unit beside the tensor cores.
+_RATES = {
     "float16": ("hgemm_gflops", "theoretical_float32_gflops"),
     "bfloat16": ("hgemm_gflops", "theoretical_float32_gflops"),
     "float32": ("sgemm_gflops", "theoretical_float32_gflops"),
+    TF32: (None, "theoretical_float32_gflops"),
     "float64": ("dgemm_gflops", "theoretical_float64_gflops"),
 }
 
@@ -366,7 +370,7 @@ def yardstick(header: Header) -> Yardstick:
 
 def peak_rate(header: Header, dtype: str) -> float:
     """flop/s of this device's matrix product, or what it could do by its clock where that was not measured."""
-    measured, theoretical = (header.device[name] for name in _RATES[dtype])
+    measured, theoretical = _rates(header, dtype)
     return (measured or theoretical or math.inf) * 1e9
 
 
@@ -376,9 +380,15 @@ def bound(header: Header, row: Row) -> float:
     Each input read once and each result written once; every tap counted, outside the images and shared by windows or not.
     """
     case = next(case for case in CASES if case.name == row.case)
-    measured, theoretical = (header.device[name] or 0.0 for name in _RATES[row.dtype])
-    rate = max(measured, theoretical) * 1e9 or math.inf
+    windowed = case.problem.parameters.kernel_size != (1, 1)
+    rate = max(_rates(header, "float32" if row.dtype == TF32 and windowed else row.dtype)) * 1e9 or math.inf
     return max(case.bytes(row.dtype, row.which) / (header.device["copy_gbps"] * 1e9), flops(case, row.which) / rate)
+
+
+def _rates(header: Header, dtype: str) -> tuple[float, float]:
+    """Gflop/s measured, and by the clock of the unit that multiplies such numbers; 0 where it is not known."""
+    measured, theoretical = (header.device.get(name) or 0.0 for name in _RATES[dtype])
+    return measured, header.device["theoretical_matrix_gflops"].get(dtype) or theoretical
 
 
 def flops(case: Case, which: str) -> int:

@@ -158,6 +158,7 @@ def columns(yardstick: Yardstick) -> tuple[Column, ...]:
 
 
 BUSY = 0.5  # load for each core above which the numbers are doubtful
+REGRETTED = 1.15  # times the best of ours, above which a choice is flagged
 WIDTH = 180  # columns of a console that has no width of its own: a file or a pipe
 
 
@@ -205,7 +206,8 @@ def _cuda_lines(header: Header) -> Iterator[str]:
     )
     yield (
         f"by its clocks: {device['theoretical_gbps']} GB/s, {device['theoretical_float32_gflops']} GFLOP/s in float32, "
-        f"{device['theoretical_float64_gflops']} in float64"
+        f"{device['theoretical_float64_gflops']} in float64; on tensor cores "
+        + ", ".join(f"{rate} in {dtype}" for dtype, rate in device["theoretical_matrix_gflops"].items())
     )
     yield (
         f"each call begins {device['lead_s'] * 1e6:.0f} us after the host began to ask for it, "
@@ -236,6 +238,7 @@ def print_rows(console: Console, rows: Sequence[Row], yardstick: Yardstick) -> N
         console.print("* one run takes longer than the budget: timed while warming up, not in turn")
     if any(row.timing is not None and row.timing.disturbed for row in rows):
         console.print("? a quarter of the runs took over twice as long as the fastest: measure again on a quiet machine")
+    _print_choices(console, rows)
     for line in (*_not_run(rows), *_host_unknown(rows)):
         console.print(escape(line), style="dim", soft_wrap=True)
     for row in rows:
@@ -247,6 +250,34 @@ def print_rows(console: Console, rows: Sequence[Row], yardstick: Yardstick) -> N
         console.print(escape(worst), soft_wrap=True)
 
 
+def _print_choices(console: Console, rows: Sequence[Row]) -> None:
+    """Ours side by side wherever auto had a choice; what it chose is marked, and flagged where another one is much faster."""
+    chosen = [row for row in rows if row.regret is not None]
+    if not chosen:
+        return
+    ours = [*dict.fromkeys(row.contestant for row in rows if row.ours and row.timing)]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in (*(name for name, _ in NAMES[:3]), *(f"{name} ms" for name in ours), "regret"):
+        table.add_column(name, justify="left" if name in dict(NAMES) else "right", no_wrap=True)
+    for row in chosen:
+        regretted = row.regret > REGRETTED
+        beside = {other.contestant: _marked_time(other) for other in _beside(row, rows)}
+        cells = [*(cell(row) for _, cell in NAMES[:3]), *(beside.get(name, "-") for name in ours)]
+        table.add_row(*cells, f"{row.regret:.2f}{' !' if regretted else ''}", style="bold red" if regretted else None)
+    console.print(table)
+    console.print(f"* what auto runs; ! takes over {REGRETTED} times as long as the best of ours")
+
+
+def _beside(chosen: Row, rows: Sequence[Row]) -> list[Row]:
+    """Ours that were timed on the same case, element type and pass."""
+    place = (chosen.case, chosen.dtype, chosen.which)
+    return [row for row in rows if row.ours and row.timing and (row.case, row.dtype, row.which) == place]
+
+
+def _marked_time(row: Row) -> str:
+    return f"{milliseconds(row.timing.median)}{' *' if row.auto else ''}"
+
+
 def worst_regret(rows: Sequence[Row]) -> str | None:
     """Where the variant auto runs is furthest behind the best of ours; None where it never had a choice."""
     chosen = max((row for row in rows if row.regret is not None), key=lambda row: row.regret, default=None)
@@ -254,9 +285,7 @@ def worst_regret(rows: Sequence[Row]) -> str | None:
         return None
     if chosen.regret == 1:
         return "worst regret: none, auto ran the best of ours everywhere"
-    place = (chosen.case, chosen.dtype, chosen.which)
-    others = [row for row in rows if row.ours and row.timing and (row.case, row.dtype, row.which) == place]
-    best = min(others, key=lambda row: row.timing.median)
+    best = min(_beside(chosen, rows), key=lambda row: row.timing.median)
     times = (f"{row.contestant} takes {milliseconds(row.timing.median)} ms" for row in (chosen, best))
     return f"worst regret: {chosen.regret:.2f} on {_where(chosen)}: auto's {', '.join(times)}"
 

@@ -25,7 +25,7 @@ from cupycorr._dispatch import CPU, Place
 from cupycorr._problem import Parameters, Problem
 
 from . import pixel_blocks
-from .cases import Case, Inputs, positions_read
+from .cases import TF32, Case, Inputs, array_dtype, positions_read, precision
 
 GPU = 0  # CUDA's number of the device
 
@@ -64,7 +64,8 @@ def automatic(case: Case, dtype: str, which: str, where: Place = CPU) -> str:
 
 
 def _choice(case: Case, dtype: str, which: str, variant: str, where: Place) -> str:
-    return _dispatch.choose(case.problem, where, variant, which, dtype, dtype).name
+    stored = array_dtype(dtype)
+    return _dispatch.choose(case.problem, where, variant, which, stored, stored, precision=precision(dtype)).name
 
 
 def _variant(
@@ -81,11 +82,13 @@ def _variant(
         return None
 
     def forward(case: Case, inputs: Inputs) -> Work:
-        return lambda: (cupycorr.spatial_correlation_sample(inputs.input1, inputs.input2, **case.keywords, variant=name),)
+        options = {**case.keywords, "precision": inputs.precision, "variant": name}
+        return lambda: (cupycorr.spatial_correlation_sample(inputs.input1, inputs.input2, **options),)
 
     def vjp(case: Case, inputs: Inputs) -> Work:
+        options = {**case.keywords, "precision": inputs.precision, "variant": name}
         arrays = (inputs.cotangent, inputs.input1, inputs.input2)
-        return lambda: cupycorr.spatial_correlation_sample_vjp(*arrays, **case.keywords, variant=name)
+        return lambda: cupycorr.spatial_correlation_sample_vjp(*arrays, **options)
 
     return Contestant(name, True, refusal, needed, forward, vjp, "array", through_torch)
 
@@ -93,8 +96,9 @@ def _variant(
 def _variant_through_torch(name: str) -> Contestant:
     """A variant asked for with tensors on a GPU."""
 
-    def correlate(case: Case) -> Callable[[Any, Any], Any]:
-        return partial(import_module("cupycorr.torch").spatial_correlation_sample, **case.keywords, variant=name)
+    def correlate(case: Case, inputs: Inputs) -> Callable[[Any, Any], Any]:
+        options = {**case.keywords, "precision": inputs.precision, "variant": name}
+        return partial(import_module("cupycorr.torch").spatial_correlation_sample, **options)
 
     return Contestant(name, True, lambda *_: lacking_cuda_torch(), _our_cuda_bytes, *_torch_works(correlate))
 
@@ -262,9 +266,10 @@ def _torch_contestant(
     lacking: Callable[[], str | None] = lacking_torch,
 ) -> Contestant:
     def refuses(case: Case, dtype: str, which: str) -> str | None:
-        return lacking() or refusal(case, dtype, which)
+        return lacking() or ("multiplies whole float32 numbers" if dtype == TF32 else refusal(case, dtype, which))
 
-    return Contestant(name, False, refuses, needed, *_torch_works(lambda case: partial(_scaled, correlate, case.problem)))
+    works = _torch_works(lambda case, inputs: partial(_scaled, correlate, case.problem))
+    return Contestant(name, False, refuses, needed, *works)
 
 
 def _scaled(correlate: Callable[[Any, Any, Problem], Any], problem: Problem, x1: Any, x2: Any) -> Any:
@@ -272,11 +277,11 @@ def _scaled(correlate: Callable[[Any, Any, Problem], Any], problem: Problem, x1:
     return out if scale == 1 else out * scale
 
 
-def _torch_works(correlate_for: Callable[[Case], Callable[[Any, Any], Any]]) -> tuple[Prepare, Prepare]:
+def _torch_works(correlate_for: Callable[[Case, Inputs], Callable[[Any, Any], Any]]) -> tuple[Prepare, Prepare]:
     """Both passes of a differentiable function of two tensors."""
 
     def forward(case: Case, inputs: Inputs) -> Work:
-        correlate, x1, x2 = correlate_for(case), tensor(inputs.input1), tensor(inputs.input2)
+        correlate, x1, x2 = correlate_for(case, inputs), tensor(inputs.input1), tensor(inputs.input2)
 
         def work() -> tuple[Any, ...]:
             with torch().no_grad():
@@ -286,7 +291,7 @@ def _torch_works(correlate_for: Callable[[Case], Callable[[Any, Any], Any]]) -> 
 
     def vjp(case: Case, inputs: Inputs) -> Work:
         leaves = [tensor(x).requires_grad_() for x in (inputs.input1, inputs.input2)]
-        out, cotangent = correlate_for(case)(*leaves), tensor(inputs.cotangent)
+        out, cotangent = correlate_for(case, inputs)(*leaves), tensor(inputs.cotangent)
         return partial(torch().autograd.grad, out, leaves, cotangent, retain_graph=True)
 
     return forward, vjp
@@ -429,7 +434,7 @@ def _pixel_blocks() -> Contestant:
 
 
 # The largest error, as a share of the largest value, that still is the same work: rivals may round in halves.
-SAME_WORK = {"float64": 1e-10, "float32": 1e-4, "float16": 3e-2, "bfloat16": 2e-1}
+SAME_WORK = {"float64": 1e-10, "float32": 1e-4, "tf32": 3e-3, "float16": 3e-2, "bfloat16": 2e-1}
 
 
 def disagreement(got: tuple[Any, ...], want: tuple[np.ndarray, ...], dtype: str) -> str | None:

@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from cupycorr._dtypes import named_dtype
-
 from . import memory, rivals
-from .cases import Case, Inputs
+from .cases import Case, Inputs, array_dtype
 from .rivals import Contestant, Work
 from .timing import TURN, Stopwatch, Timing, cpu_stopwatch, race
 
@@ -135,7 +133,7 @@ def _copies(contestant: Contestant, case: Case, which: str, settings: Settings) 
     """How many copies of operands and results a contestant works on in turn. A graph that it keeps with each is touched, too."""
     touched = case.bytes(settings.dtype, which)
     if contestant.keeps_graph(which):
-        touched = max(touched, contestant.bytes(case.problem, named_dtype(settings.dtype).itemsize, which))
+        touched = max(touched, contestant.bytes(case.problem, array_dtype(settings.dtype).itemsize, which))
     return settings.machine.copies(touched)
 
 
@@ -162,7 +160,7 @@ def refusals(
 
 def _needed(contestant: Contestant, case: Case, which: str, dtype: str, copies: int) -> int:
     """Bytes of what a contestant works in, and of what it keeps with each copy: a graph, or only the results."""
-    at_once = contestant.bytes(case.problem, named_dtype(dtype).itemsize, which)
+    at_once = contestant.bytes(case.problem, array_dtype(dtype).itemsize, which)
     return at_once + (copies - 1) * (at_once if contestant.keeps_graph(which) else case.result_bytes(dtype, which))
 
 

@@ -17,7 +17,7 @@ from cupycorr._cuda.device import Device, facts
 from cupycorr._problem import Question
 
 from . import cuda, report
-from .cases import Case
+from .cases import Case, array_dtype, precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ def run(cases: Sequence[Case], dtypes: Sequence[str], passes: Sequence[str]) -> 
 
 
 def _tuned(case: Case, which: str, dtype: str, device: Device) -> Tuned:
-    question, where = Question(which, case.problem, dtype, dtype), _dispatch.gpu(device.index)
+    stored, where = array_dtype(dtype).name, _dispatch.gpu(device.index)
+    question = Question(which, case.problem, stored, stored, precision=precision(dtype))
     rows = [row for row in _dispatch.VARIANTS if row.can_run(question, where) is None]
     by_count = min(rows, key=lambda row: row.seconds(question, device)).name
     tuned = Tuned(case.name, which, dtype, _tuning.seconds(question, device, rows), by_count)

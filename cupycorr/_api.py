@@ -79,7 +79,9 @@ def spatial_correlation_sample(
     dtype : dtype, optional
         Output dtype where it is not the inputs' (float32 out of halves); rounded once, from the sum.
     precision : {"highest", "high", "medium"}
-        Whether float32 products may run in a narrower format on tensor cores; CPU variants always run the highest.
+        Of products of float32 numbers. With "high" or "medium" a GPU may take its tensor cores, which see 10 fraction bits of
+        each factor (TF32, rounded to nearest): an output is off by less than 1e-3 of the sum of its terms' magnitudes. Sums
+        stay in float32, and nothing changes for other dtypes or on the CPU.
     variant : str, default "auto"
         The implementation to run; see `explain` for those there are.
     out : array, shape (B, PH, PW, oH, oW), optional
@@ -129,6 +131,7 @@ def spatial_correlation_sample(
         input1.dtype,
         result_dtype if written is None else written.dtype,
         _dispatch.orders(input1, input2),
+        precision=precision,
     )
     xp = array_module(input1)
     with current_device_of(input1):
@@ -208,8 +211,17 @@ def spatial_correlation_sample_vjp(
     asked = _asked(input1, input2, given, patch_offset, scale, precision)
     cotangent = _check_cotangent(cotangent, input1, asked, _result_dtype(input1, dtype))
     needs = _check_needs(needs)
-    orders = _dispatch.orders(input1, input2)
-    chosen = _dispatch.choose(asked, _dispatch.place(input1), variant, "vjp", input1.dtype, cotangent.dtype, orders, needs)
+    chosen = _dispatch.choose(
+        asked,
+        _dispatch.place(input1),
+        variant,
+        "vjp",
+        input1.dtype,
+        cotangent.dtype,
+        _dispatch.orders(input1, input2),
+        needs,
+        precision,
+    )
     with current_device_of(input1):
         return chosen.vjp(asked, cotangent, input1, input2, needs)
 
@@ -262,7 +274,7 @@ def explain(
     input1, input2 = known_arrays(input1=input1, input2=input2)
     asked = _asked(input1, input2, given, patch_offset, scale, precision)
     names = input1.dtype.name, _result_dtype(input1, dtype).name
-    question = Question("forward", asked, *names, _dispatch.orders(input1, input2))
+    question = Question("forward", asked, *names, _dispatch.orders(input1, input2), precision=precision)
     return _dispatch.explain(question, _dispatch.place(input1), variant)
 
 

@@ -18,8 +18,8 @@ from . import _tuning
 from ._arrays import array_kind
 from ._backends import blas, cpu, cuda, kernels, reference, register_tile, simd, workers
 from ._cuda.device import PIP_COMMAND, Device, facts
-from ._dtypes import element_type
-from ._problem import ROWS, Problem, Question
+from ._dtypes import element_type, element_type_called
+from ._problem import HIGHEST, ROWS, Problem, Question
 
 _KIND_NAMES = {"numpy": "NumPy array", "cupy": "CuPy array"}
 
@@ -63,27 +63,47 @@ def orders(input1: Any, input2: Any) -> tuple[str, str]:
 
 # Reasons ----------------------------------------------------------------------------------------------------------------------
 
-Reason = Callable[[Question], "str | None"]
+Reason = Callable[[Question, "Device | None"], "str | None"]  # without a device, what holds on all of them
 
 
-def _none(question: Question) -> str | None:
+def _none(question: Question, device: Device | None) -> str | None:
     return None
 
 
-def _needs_llvm(question: Question) -> str | None:
+def _needs_llvm(question: Question, device: Device | None) -> str | None:
     return register_tile.missing()
 
 
-def _needs_reach(question: Question) -> str | None:
+def _needs_reach(question: Question, device: Device | None) -> str | None:
     return kernels.out_of_reach(question.problem)
 
 
-def _needs_window(question: Question) -> str | None:
-    return _needs_reach(question) or ("kernel_size is 1" if question.problem.parameters.kernel_size == (1, 1) else None)
+def _needs_window(question: Question, device: Device | None) -> str | None:
+    return _needs_reach(question, device) or ("kernel_size is 1" if question.problem.parameters.kernel_size == (1, 1) else None)
 
 
-def _needs_tiles(question: Question) -> str | None:
-    return _needs_reach(question) or cuda.no_tiles(question)
+def _needs_tiles(question: Question, device: Device | None) -> str | None:
+    return _needs_reach(question, device) or cuda.misfit("tiled", question)
+
+
+def _needs_tensor_cores(question: Question, device: Device | None) -> str | None:
+    lacking = _needs_reach(question, device) or _lacks_product(question, device)
+    height, width = question.problem.parameters.kernel_size
+    if lacking is None and (height, width) != (1, 1):
+        return f"a window of {height} x {width} pixels, tensor cores are for windows of one pixel"
+    return lacking or cuda.misfit("mma", question)
+
+
+def _lacks_product(question: Question, device: Device | None) -> str | None:
+    """Why tensor cores do not multiply such numbers, or may not."""
+    dtype = question.dtype
+    if dtype == "float64":
+        return "float64 has no tensor-core product here"
+    if dtype == "float32" and question.precision == HIGHEST:
+        return "precision is 'highest', tensor cores multiply float32 as TF32"
+    if device is not None and not device.has_matrix_product(dtype):
+        return "compute capability {}.{} has no tensor cores for {}".format(*device.compute_capability, dtype)
+    return None
 
 
 # The table --------------------------------------------------------------------------------------------------------------------
@@ -94,7 +114,7 @@ class Variant:
     """One implementation: its name, the kind of array it takes, how it goes about a question, and its two maps.
 
     ``workspace`` is the bytes that a map takes beside its result, at most; ``missing`` returns the reason why a question cannot
-    be answered on arrays of that kind; ``seconds`` what an answer takes by count on a device, where that is known.
+    be answered on arrays of that kind, or on a device; ``seconds`` what an answer takes by count there, where that is known.
     """
 
     name: str
@@ -108,7 +128,7 @@ class Variant:
 
     def can_run(self, question: Question, where: Place) -> str | None:
         """None, or the reason why this variant cannot answer there."""
-        return self.missing(question) if where.kind == self.kind else self._other_kind(where)
+        return self.missing(question, where.device) if where.kind == self.kind else self._other_kind(where)
 
     def _other_kind(self, where: Place) -> str:
         remedy = f"; CuPy is not installed: {PIP_COMMAND}" if self.kind == "cupy" and not find_spec("cupy") else ""
@@ -152,6 +172,7 @@ VARIANTS = (
         lambda question, device: reference.workspace(question.problem, element_type("input1", question.dtype).accumulator),
     ),
     _on_gpu("box", _needs_window),
+    _on_gpu("mma", _needs_tensor_cores),
     _on_gpu("tiled", _needs_tiles),
     _on_gpu("direct", _needs_reach),
 )
@@ -166,6 +187,7 @@ def choose(
     result_dtype: Any = "float32",
     orders: tuple[str, str] = (ROWS, ROWS),
     needs: tuple[bool, bool] = (True, True),
+    precision: str = HIGHEST,
 ) -> Variant:
     """The variant that runs: the one named, or the best of those that can.
 
@@ -180,7 +202,7 @@ def choose(
     """
     if type(variant) is not str:
         named_variants(variant)
-    counted = _count(problem, where, variant, which, dtype, result_dtype, orders, needs)
+    counted = _count(problem, where, variant, which, dtype, result_dtype, orders, needs, precision)
     return _measured(counted, where.device, measure=True) or counted.best
 
 
@@ -203,11 +225,12 @@ def _count(
     result_dtype: Any,
     orders: tuple[str, str],
     needs: tuple[bool, bool],
+    precision: str,
 ) -> _Counted:
     names = (each if isinstance(each, str) else each.name for each in (dtype, result_dtype))
-    question = Question(which, problem, *names, orders, needs)
+    question = Question(which, problem, *names, orders, needs, precision)
     rows = named_variants(variant) or VARIANTS
-    able = tuple(row for row in rows if row.kind == where.kind and row.missing(question) is None)
+    able = tuple(row for row in rows if row.kind == where.kind and row.missing(question, where.device) is None)
     if not able:
         reasons = "; ".join(f"{row.name}: {row.can_run(question, where)}" for row in rows)
         raise NotImplementedError(f"no variant can run this, got variant={variant!r} ({reasons})")
@@ -274,16 +297,15 @@ class Explanation:
 
 def explain(question: Question, where: Place, variant: str) -> Explanation:
     """Everything known about a question before it is answered."""
-    problem, dtype = question.problem, element_type("input1", question.dtype)
+    problem = question.problem
     named_variants(variant)
-    asked = (question.which, question.dtype, question.result_dtype, question.orders, question.needs)
+    asked = (question.which, question.dtype, question.result_dtype, question.orders, question.needs, question.precision)
     counted = _count(problem, where, variant, *asked)
     measured = _measured(counted, where.device, measure=False)
     chosen = measured or counted.best
     why_not = partial(_why_not, chosen, measured is not None, question, where)
     rates = where.device or workers.machine_rates()
-    moved = problem.bytes(dtype.itemsize, element_type("dtype", question.result_dtype).itemsize)
-    rate = rates.float64_rate if dtype.accumulator == "float64" else rates.float32_rate
+    moved = problem.bytes(*(element_type_called("dtype", name).itemsize for name in (question.dtype, question.result_dtype)))
     return Explanation(
         problem,
         chosen.name,
@@ -293,8 +315,18 @@ def explain(question: Question, where: Place, variant: str) -> Explanation:
         problem.flops_inside(),
         moved,
         chosen.workspace(question, where.device),
-        max(moved / (rates.bandwidth or math.nan), problem.flops / (rate or math.nan)),
+        max(moved / (rates.bandwidth or math.nan), problem.flops / (_rate(question, where) or math.nan)),
     )
+
+
+def _rate(question: Question, where: Place) -> float | None:
+    """Operations per second of the fastest unit that may multiply these numbers."""
+    device, dtype = where.device, question.dtype
+    whole = dtype == "float32" and question.problem.parameters.kernel_size != (1, 1)  # windows are summed of whole products
+    if device is not None and not whole and _lacks_product(question, device) is None:
+        return device.matrix_rate(dtype)
+    rates = device or workers.machine_rates()
+    return rates.float64_rate if dtype == "float64" else rates.float32_rate
 
 
 def _why_not(chosen: Variant, measured: bool, question: Question, where: Place, row: Variant) -> str:

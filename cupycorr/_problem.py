@@ -17,7 +17,7 @@ from typing import Any
 Pair = tuple[int, int]
 Shape = tuple[int, ...]
 
-PRECISIONS = ("highest", "high", "medium")
+PRECISIONS = HIGHEST, HIGH, MEDIUM = ("highest", "high", "medium")  # of float32 products, torch's names
 ROWS, CHANNELS_LAST = "rows", "channels last"  # orders of images in memory
 
 _INT_OR_PAIR = "an int or a (vertical, horizontal) pair of ints"
@@ -311,6 +311,9 @@ class Question:
         How each input lies in memory: `ROWS` or `CHANNELS_LAST`.
     needs
         The gradients that are asked for.
+    precision
+        Of products of float32: ``"highest"``, or ``"high"`` where tensor cores may round what they multiply. ``"medium"``
+        becomes ``"high"``, and for other dtypes everything ``"highest"``: it makes no difference there.
     """
 
     which: str
@@ -319,6 +322,11 @@ class Question:
     result_dtype: str
     orders: tuple[str, str] = (ROWS, ROWS)
     needs: tuple[bool, bool] = (True, True)
+    precision: str = HIGHEST
+
+    def __post_init__(self) -> None:
+        if self.precision != HIGHEST:
+            object.__setattr__(self, "precision", HIGH if self.dtype == "float32" else HIGHEST)
 
 
 def check_precision(precision: Any) -> str:

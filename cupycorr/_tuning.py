@@ -259,6 +259,7 @@ def _text(question: Question) -> str:
         (
             " ".join([question.which, *(gradients if question.which == "vjp" else [])]),
             f"{question.dtype} -> {question.result_dtype}",
+            f"precision={question.precision}",
             " and ".join(question.orders),
             f"batch={asked.batch} channels={asked.channels}",
             f"y: {_named(asked.vertical)}",

@@ -426,7 +426,7 @@ def _compile_ahead() -> None:
         threads = workers.thread_count()
     try:
         with _quiet():
-            jobs = [(kernel, index) for index in range(device.count()) for _, kernel in cuda.builds()]
+            jobs = [(kernel, index) for index in range(device.count()) for _, kernel in cuda.builds(device.facts(index))]
         begin = time.perf_counter()
         with _progress("compiling") as report, ThreadPoolExecutor(threads) as pool:
             for done, _ in enumerate(pool.map(lambda job: compiler.function(*job), jobs), 1):

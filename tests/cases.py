@@ -15,7 +15,7 @@ DTYPES = {
     "float64": np.dtype(np.float64),
 }
 CPU_VARIANTS = ("simd", "blas", "reference")
-GPU_VARIANTS = ("box", "tiled", "direct")
+GPU_VARIANTS = ("box", "mma", "tiled", "direct")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from emulator import ORDERS, Emulator
 from cupycorr._backends import cuda, kernels
 from cupycorr._problem import parameters, problem
 
-ROUTES = ("direct", "box", "tiled")
+ROUTES = ("direct", "box", "tiled", "mma")
 IDLE = replace(FACTS, multiprocessors=10**6)  # no problem fills it: threads share the channels of an output
 BUSY = replace(FACTS, multiprocessors=0)  # every problem fills it
 
@@ -30,6 +30,11 @@ def launched_by(monkeypatch, emulator, device=BUSY, **settings):
 
 def asked(x1, x2, **given):
     return problem(parameters(**given), x1.shape, x2.shape)
+
+
+def accumulator(route, dtype):
+    """What the oracle allows sums of a route for, of inputs of a dtype: tensor cores round float32."""
+    return "tf32" if route == "mma" and dtype == "float32" else None
 
 
 def run(emulator, plan, reads, writes):

@@ -28,6 +28,7 @@ from cupycorr._cuda.source import Kernel
 
 CONTESTANTS = {contestant.name: contestant for contestant in rivals.contestants()}
 ON_GPU = [row.name for row in _dispatch.VARIANTS if row.kind == "cupy"]
+MULTIPLIED = ("float16", "bfloat16", "tf32")  # element types that tensor cores multiply
 TORCH_RIVALS = ("unfold+einsum", "shift-loop", "tap-loop")
 ON_GPU_IN_TORCH = ("unfold+einsum", "shift-loop", "cpp-extension", "mmcv")
 GIBIBYTE = 2**30
@@ -410,6 +411,35 @@ def test_regret_is_the_chosen_variants_time_over_that_of_the_best_of_ours(median
     assert [row.regret for row in rows] == [regret, *(None for _ in rows[1:])]
 
 
+def test_ours_stand_side_by_side_with_autos_marked_and_a_bad_choice_flagged(capsys):
+    def timed(case, dtype, auto, **seconds):
+        rows = [a_row(name, each, case=case, dtype=dtype, ours=True, auto=name == auto) for name, each in seconds.items()]
+        best = min(seconds.values())
+        return [replace(row, regret=seconds[auto] / best, rate=1e9) if row.auto else replace(row, rate=1e9) for row in rows]
+
+    rows = [
+        *timed("piv", "float16", "mma", mma=0.5, tiled=0.25, direct=0.75),
+        *timed("piv", "tf32", "tiled", mma=0.25, tiled=0.2875, direct=0.5),
+        *timed("aot", "float32", "tiled", tiled=0.125, direct=0.5),
+        a_row("rival", 0.01, rate=1e9),
+    ]
+    report.print_rows(report.wide_console(), rows, report.Yardstick(lambda row: 1e10))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    begin = lines.index("case dtype pass mma ms tiled ms direct ms regret")
+    assert lines[begin + 1 : begin + 5] == [
+        "piv float16 forward 500 * 250 750 2.00 !",
+        "piv tf32 forward 250 288 * 500 1.15",
+        "aot float32 forward - 125 * 500 1.00",
+        "* what auto runs; ! takes over 1.15 times as long as the best of ours",
+    ]
+
+
+def test_without_a_choice_nothing_stands_side_by_side(capsys):
+    row = a_row("ours", 0.5, ours=True, auto=True, rate=1e9)
+    report.print_rows(report.wide_console(), [row], report.Yardstick(lambda row: 1e10))
+    assert "what auto runs" not in capsys.readouterr().out
+
+
 def test_the_worst_regret_is_named_last(capsys):
     elsewhere = [replace(row, case="aot", regret=row.regret and 1.25) for row in choices(0.5, 0.4)]
     report.print_rows(report.wide_console(), [*choices(0.5, 0.25, 0.75), *elsewhere], report.Yardstick(lambda row: 1e10))
@@ -464,6 +494,7 @@ def test_a_run_from_the_command_line_writes_what_was_measured_and_where(tmp_path
         (["--rivals", "nobody"], "got 'nobody'"),
         (["--budget", "0"], "must be positive, got 0"),
         (["--dtype", "float32,int8"], "--dtype must be 'all' or of float16, bfloat16, float32, float64, got 'int8'"),
+        (["--dtype", "tf32"], "--dtype must be 'all' or of float16, bfloat16, float32, float64, got 'tf32'"),
         (["--json", "no/such/folder/a.json"], "--json must lie in a folder that exists"),
     ],
 )
@@ -696,8 +727,8 @@ def ways_on(gpu, monkeypatch, name, which="forward"):
     """What a call costs the host by each way, counted: seconds are the pieces of work of that name."""
     (contestant,) = [each for each in rivals.cuda_contestants() if each.name == name]
     monkeypatch.setattr(cuda, "host_seconds", lambda call: (call(), 2.0)[1])
-    case = SMALL["window" if name == "box" else "plain"]
-    return cuda.host_times(contestant, gpu.work, which, case, cuda.place(case.inputs("float32", which)))
+    case, dtype = SMALL["window" if name == "box" else "plain"], "float16" if name == "mma" else "float32"
+    return cuda.host_times(contestant, gpu.work, which, case, cuda.place(case.inputs(dtype, which)))
 
 
 @pytest.mark.parametrize("which", cases.PASSES)
@@ -714,7 +745,7 @@ def test_ours_is_timed_for_the_host_as_a_function_in_torch_and_as_a_graph(gpu, m
     monkeypatch.setattr("cupycorr.torch.spatial_correlation_sample", correlate)
     found = ways_on(gpu, monkeypatch, name, which)
     assert found == running.HostTimes({"array": 2.0, "torch": 2.0, "graph": 2.0}, {})
-    assert {keywords["variant"] for keywords in asked} == {name}
+    assert {(keywords["variant"], keywords["precision"]) for keywords in asked} == {(name, "highest")}
     assert gpu.asked.count("replay") == 1
 
 
@@ -775,7 +806,7 @@ def halves(gpu, monkeypatch):
     passes = {first: "forward", second: "vjp"}
 
     def missing(name):
-        return lambda question: None if question.which == passes.get(name) else f"{name} stays away"
+        return lambda question, device: None if question.which == passes.get(name) else f"{name} stays away"
 
     rows = tuple(replace(row, missing=missing(row.name)) if row.kind == "cupy" else row for row in _dispatch.VARIANTS)
     monkeypatch.setattr(_dispatch, "VARIANTS", rows)
@@ -797,7 +828,7 @@ def test_the_check_looks_at_whatever_a_variant_has(halves):
     small = check.SMALL["flownetc"]
     arrays = tuple(map(cupy_on_numpy.on_cupy, small.arrays("float32")))
     parts = {"forward": ["output"], "vjp": ["g1", "g2"]}
-    found = {name: list(answer) for name, answer in check._answers(small, arrays)}
+    found = {name: list(answer) for name, answer in check._answers(small, arrays, "float32")}
     assert found == {name: parts[which] for name, which in halves.items()}
 
 
@@ -821,6 +852,36 @@ def test_rivals_on_a_device_work_on_the_memory_of_ours(gpu, monkeypatch, name, d
     settings = replace(quick(dtype), machine=machine)
     rows = running.run(SMALL["plain"], "forward", [entrants["direct"], entrants[name]], settings)
     assert [(row.contestant, row.wrong, row.reason) for row in rows] == [("direct", None, None), (name, None, None)]
+
+
+@pytest.mark.parametrize("which", cases.PASSES)
+@pytest.mark.parametrize(("dtype", "precision"), [("tf32", "high"), ("float32", "highest"), ("float16", "highest")])
+def test_tf32_is_float32_with_products_that_may_be_rounded_asked_for_every_way(gpu, monkeypatch, dtype, precision, which):
+    asked = []
+
+    def noting(*arguments, **keywords):
+        asked.append((arguments[-1].dtype.name, keywords["precision"], keywords["variant"]))
+        return np.zeros(1)
+
+    monkeypatch.setattr(rivals.cupycorr, "spatial_correlation_sample", noting)
+    monkeypatch.setattr(rivals.cupycorr, "spatial_correlation_sample_vjp", noting)
+    inputs = cuda.place(SMALL["plain"].inputs(dtype, which))
+    (direct,) = [each for each in rivals.cuda_contestants() if each.name == "direct"]
+    direct.prepare(which, SMALL["plain"], inputs)()
+    stored = "float32" if dtype == "tf32" else dtype
+    assert asked == [(stored, precision, "direct")]
+    assert SMALL["plain"].bytes(dtype, which) == SMALL["plain"].bytes(stored, which)
+    rival = next(each for each in rivals.cuda_contestants() if each.name == "shift-loop")
+    monkeypatch.setattr(rivals, "lacking_torch", lambda: None)
+    monkeypatch.setattr(rivals, "torch", lambda: types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: True)))
+    assert rival.refusal(SMALL["plain"], dtype, which) == ("multiplies whole float32 numbers" if dtype == "tf32" else None)
+
+
+@pytest.mark.parametrize("which", cases.PASSES)
+def test_tensor_cores_take_part_by_element_type(gpu, which):
+    (mma,) = [each for each in rivals.cuda_contestants() if each.name == "mma"]
+    taking = [dtype for dtype in cases.DTYPES if mma.refusal(SMALL["plain"], dtype, which) is None]
+    assert taking == [dtype for dtype in cases.DTYPES if dtype in MULTIPLIED]
 
 
 @pytest.mark.parametrize(
@@ -964,6 +1025,7 @@ def test_a_kernel_of_the_benchmark_is_compiled_once(monkeypatch):
 
 def cuda_header(*dtypes):
     rates = dict(copy_gbps=4000.0, sgemm_gflops=50e3, dgemm_gflops=60e3, hgemm_gflops=800e3)
+    rates |= dict(theoretical_matrix_gflops={"float16": 535e3, "bfloat16": None, "tf32": 267e3})
     told = dict(theoretical_gbps=4800.0, theoretical_float32_gflops=67e3, theoretical_float64_gflops=33e3)
     device = dict(
         kind="cuda",
@@ -994,6 +1056,9 @@ def cuda_header(*dtypes):
         ("flownetc-headline", "forward", "float64", 2.774e9 / 60e12),  # and here the product reached more
         ("flownetc-headline", "forward", "bfloat16", 46.84e6 / 2 / 4e12),
         ("flownetc-headline", "vjp", "bfloat16", (46.84e6 + 25.17e6) / 2 / 4e12),
+        ("flownetc-headline", "forward", "tf32", 46.84e6 / 4e12),
+        ("flownetc-headline", "vjp", "tf32", 2 * 2.774e9 / 267e12),
+        ("piv-dense", "forward", "tf32", 2 * 32**2 * 25**2 * 338 * 480 / 67e12),  # windows are summed of whole products
     ],
 )
 def test_the_bound_is_traffic_or_arithmetic(case, which, dtype, seconds):
@@ -1005,8 +1070,9 @@ def test_what_was_not_measured_is_not_taken_for_zero():
     header = cuda_header("float16")
     header.device.update(hgemm_gflops=0.0)
     row = a_row(case="flownetc-headline", dtype="float16")
-    assert cuda.yardstick(header).peak_rate(row) == 67e12
-    header.device.update(theoretical_float32_gflops=None)
+    assert cuda.yardstick(header).peak_rate(row) == 535e12
+    assert cuda.yardstick(header).peak_rate(replace(row, dtype="bfloat16")) == 67e12  # which no tensor core multiplies there
+    header.device.update(theoretical_float32_gflops=None, theoretical_matrix_gflops={})
     assert cuda.yardstick(header).bound(row) == pytest.approx(46.84e6 / 2 / 4e12, rel=1e-3)
 
 
@@ -1028,11 +1094,12 @@ def test_the_table_of_a_device_shows_the_share_of_the_bound_and_the_hosts_time_b
     assert "a GPU in a test, compute capability 9.0" in printed
     assert "float16, float32, today" in printed
     assert "driver 570.1 for CUDA 13.0, runtime 12.9" in printed
+    assert "33000.0 in float64; on tensor cores 535000.0 in float16, None in bfloat16, 267000.0 in tf32" in printed
     assert "each call begins 200 us after" in printed
     assert "not measured: hgemm_gflops: no cuBLAS" in printed
-    (heads,) = [line for line in printed.splitlines() if line.startswith("case")]
+    heads, _ = [line for line in printed.splitlines() if line.startswith("case")]
     assert re.split(r"\s\s+", heads.rstrip())[-5:] == ["of bound", "array us", "torch us", "graph us", "peak MiB"]
-    (line,) = [line for line in printed.splitlines() if line.startswith("piv")]
+    line, _ = [line for line in printed.splitlines() if line.startswith("piv")]
     names, shares = ["piv", "float32", "forward", "box", "(auto)"], ["20.00%", "8.0", "3.0", "2.0"]
     assert line.split() == [*names, "250", "250", "250-250", "1", "1", "1.50", *shares]
     assert "host not timed: box by torch: no torch (piv float32 forward)" in printed
@@ -1075,7 +1142,8 @@ def test_a_run_on_a_device_tells_prints_and_draws_every_variant_element_type_and
     assert all(row["copies"] > 1 and row["peak_bytes"] == 0 for row in timed)
     assert all(row.get("wrong") is None for row in content["rows"])
     printed = capsys.readouterr().out
-    assert sum(line.startswith("flownetc-headline") for line in printed.splitlines()) == len(timed)
+    chosen = [row for row in timed if row["auto"]]
+    assert sum(line.startswith("flownetc-headline") for line in printed.splitlines()) == len(timed) + len(chosen)
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -1088,10 +1156,10 @@ def test_a_device_runs_everything_unless_told_otherwise(gpu, monkeypatch):
     assert {(case.name, dtype, which) for case, dtype, which in asked} == {
         (case.name, dtype, which)
         for case in cases.CASES
-        for dtype in ("float16", "bfloat16", "float32", "float64")
+        for dtype in ("float16", "bfloat16", "float32", "float64", "tf32")
         for which in ("forward", "vjp")
     }
-    assert len(asked) == len(cases.CASES) * 4 * 2
+    assert len(asked) == len(cases.CASES) * 5 * 2
 
 
 @pytest.mark.parametrize(
@@ -1196,7 +1264,9 @@ def test_right_results_pass_every_check_of_the_definition(gpu):
     findings = [*check.definition(cuda_header()), *check.orders(cuda_header())]
     assert wrong(findings) == []
     looked_at = {tuple(finding.what.split(", ")[-2:]) for finding in findings}
-    assert looked_at == {(dtype, variant) for dtype in check.ROUNDING for variant in ON_GPU}
+    assert looked_at == {
+        (dtype, variant) for dtype in cases.DTYPES for variant in ON_GPU if variant != "mma" or dtype in MULTIPLIED
+    }
 
 
 @pytest.mark.parametrize(("forward", "said"), [(doubled, "output is"), (drifting, "other bits of output")])
@@ -1204,19 +1274,20 @@ def test_wrong_and_changing_results_are_found(gpu, monkeypatch, forward, said):
     answered_by(monkeypatch, forward)
     monkeypatch.setattr(check, "SMALL", {name: check.SMALL[name] for name in ("flownetc", "everything")})
     found = wrong(check.definition(cuda_header()))
-    assert {finding.what for finding in found} == {f"{name}, {dtype}, direct" for name in check.SMALL for dtype in check.ROUNDING}
+    assert {finding.what for finding in found} == {f"{name}, {dtype}, direct" for name in check.SMALL for dtype in cases.DTYPES}
     assert all(said in finding.wrong for finding in found)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "tf32"])
 @pytest.mark.parametrize("name", ["everything", "scaled", "template"])
-def test_the_allowed_error_is_the_oracles(name, dtype):
+def test_the_allowed_error_is_the_oracles_and_that_of_rounded_factors(name, dtype):
     small = check.SMALL[name]
     x1, x2, g = small.arrays(dtype)
     triples = oracle.forward(x1, x2, **small.keywords), *oracle.vjp(g, x1, x2, **small.keywords)
     for (value, allowed), triple in zip(check._expected(small, (x1, x2, g), dtype).values(), triples, strict=True):
         assert np.allclose(value, triple[0], rtol=1e-12, atol=1e-12)
-        assert np.allclose(allowed, oracle.bound(triple, dtype, "float32"), rtol=1e-12)
+        rounded = 1e-3 * triple[1] if dtype == "tf32" else 0.0
+        assert np.allclose(allowed, rounded + oracle.bound(triple, x1.dtype, "float32"), rtol=1e-12)
 
 
 def test_a_step_that_fails_is_a_finding_and_the_next_one_runs(gpu, monkeypatch, tmp_path, capsys):
@@ -1245,8 +1316,12 @@ def test_every_build_is_compiled_and_a_failure_is_named(gpu, monkeypatch):
             raise RuntimeError("cannot compile\nline 3")
 
     monkeypatch.setattr(check.compiler, "function", function)
+    place = _dispatch.gpu(0)
+    there = replace(place, device=replace(place.device, compute_capability=(7, 5)))
+    monkeypatch.setattr(rivals, "on_gpu", lambda: there)
     *each, told = check.builds(cuda_header())
-    builds = list(check.backend.builds())
+    builds = list(check.backend.builds(there.device))
+    assert len(builds) < len(list(check.backend.builds()))
     assert [finding.what for finding in each] == [name for name, _ in builds]
     assert len(wrong(each)) == sum(kernel.entry == "box_filter" for _, kernel in builds) > 0
     assert told.numbers["builds"] == len(builds)
@@ -1265,7 +1340,7 @@ def test_the_times_of_ours_are_told_with_the_bound(gpu, monkeypatch, capsys):
     assert wrong(findings) == []  # a rival may compute what it likes
     assert "other-work on flownetc-headline float32 forward: output has shape" in capsys.readouterr().out
     timed = [finding.numbers for finding in findings if "median_s" in finding.numbers and finding.numbers["ours"]]
-    assert [(each["contestant"], each["pass"]) for each in timed] == [("direct", "forward"), ("direct", "vjp")] * 2
+    assert [(each["contestant"], each["pass"]) for each in timed] == [("direct", "forward"), ("direct", "vjp")] * 3
     assert all(each["share_of_bound"] > 0 for each in timed)
 
 

@@ -414,6 +414,36 @@ def test_rates_follow_the_compute_capability(install, capability, float32, float
     assert found.float64_rate == pytest.approx(2 * float64 * begun)
 
 
+# Multiply-adds that a multiprocessor's tensor cores begin per clock: of float16, bfloat16, and float32 as TF32.
+TENSOR_CORES = {
+    "volta": ((7, 0), None, None, None),
+    "turing": ((7, 5), 256, None, None),
+    "ampere": ((8, 0), 1024, 1024, 512),
+    "ampere at home": ((8, 6), 512, 512, 256),
+    "hopper": ((9, 0), 1024, 1024, 512),
+    "blackwell": ((10, 0), 1024, 1024, 512),
+    "blackwell at home": ((12, 0), 512, 512, 256),
+    "unknown": ((13, 7), 512, 512, 256),
+}
+
+
+@pytest.mark.parametrize(("capability", "float16", "bfloat16", "float32"), TENSOR_CORES.values(), ids=TENSOR_CORES)
+def test_tensor_cores_follow_the_compute_capability(install, capability, float16, bfloat16, float32):
+    install(changed(capability))
+    found = device.facts(0)
+    begun = 132 * 1.98e9
+    for dtype, lanes in {"float16": float16, "bfloat16": bfloat16, "float32": float32, "float64": None}.items():
+        assert found.has_matrix_product(dtype) == (lanes is not None)
+        assert found.matrix_rate(dtype) == (lanes and pytest.approx(2 * lanes * begun))
+
+
+def test_tensor_cores_without_a_clock_have_no_rate(install):
+    install(changed(ClockRate=None))
+    found = device.facts(0)
+    assert found.has_matrix_product("float16")
+    assert found.matrix_rate("float16") is None
+
+
 def test_facts_are_asked_once(cupy):
     first = device.facts(0)
     cupy.devices = ()

@@ -19,6 +19,8 @@ from cupycorr._backends import cuda
 require_compiler()
 
 WINDOWED = cases.same((2, 5, 9, 11), kernel_size=3, patch_size=(3, 4), stride=(1, 2), padding=1)
+HALVES = cases.same((2, 20, 9, 17), "float16", patch_size=(3, 5))
+ANSWERED = {variant: HALVES if variant == "mma" else WINDOWED for variant in GPU_VARIANTS}
 
 
 class Lender(Emulator):
@@ -74,14 +76,20 @@ def both(case, **more):
     return (out, *cupycorr.spatial_correlation_sample_vjp(g, x1, x2, **case.parameters, **more))
 
 
-@pytest.mark.parametrize("variant", ["auto", *GPU_VARIANTS])
-def test_cupy_arrays_in_cupy_arrays_out_with_the_oracles_values(gpu, variant):
-    x1, x2, g = WINDOWED.arrays()
-    results = both(WINDOWED, variant=variant)
-    assert all(type(result) is ndarray and result.flags.c_contiguous for result in results)
-    want = oracle.forward(x1, x2, **WINDOWED.parameters), *oracle.vjp(g, x1, x2, **WINDOWED.parameters)
+def answers(variant, case):
+    """`both`, by a variant, within the oracle's bounds."""
+    results = both(case, variant=variant)
+    x1, x2, g = case.arrays()
+    want = oracle.forward(x1, x2, **case.parameters), *oracle.vjp(g, x1, x2, **case.parameters)
     for name, result, wanted in zip(("output", "g1", "g2"), results, want, strict=True):
         oracle.assert_close(np.asarray(result), wanted, name=name)
+    return results
+
+
+@pytest.mark.parametrize(("variant", "case"), [("auto", WINDOWED), *ANSWERED.items()], ids=["auto", *ANSWERED])
+def test_cupy_arrays_in_cupy_arrays_out_with_the_oracles_values(gpu, variant, case):
+    results = answers(variant, case)
+    assert all(type(result) is ndarray and result.flags.c_contiguous for result in results)
 
 
 def test_the_route_that_takes_less_work_is_chosen(gpu):
@@ -242,36 +250,28 @@ def fails_once(real, *waiting):
     return function
 
 
-def answers(variant):
-    out, *gradients = both(WINDOWED, variant=variant)
-    x1, x2, g = WINDOWED.arrays()
-    oracle.assert_close(np.asarray(out), oracle.forward(x1, x2, **WINDOWED.parameters))
-    for gradient, want in zip(gradients, oracle.vjp(g, x1, x2, **WINDOWED.parameters), strict=True):
-        oracle.assert_close(np.asarray(gradient), want)
-
-
-@pytest.mark.parametrize("variant", GPU_VARIANTS)
-def test_a_kernel_that_cannot_be_compiled_is_one_error_and_the_next_call_works(gpu, monkeypatch, variant):
+@pytest.mark.parametrize(("variant", "case"), ANSWERED.items(), ids=ANSWERED)
+def test_a_kernel_that_cannot_be_compiled_is_one_error_and_the_next_call_works(gpu, monkeypatch, variant, case):
     told = "cannot compile kernel forward_direct of forward_direct.cu for sm_90"
     monkeypatch.setattr(cuda, "bind", fails_once(cuda.bind, RuntimeError(told)))
     with pytest.raises(RuntimeError, match=told):
-        both(WINDOWED, variant=variant)
-    answers(variant)
+        both(case, variant=variant)
+    answers(variant, case)
 
 
-@pytest.mark.parametrize("variant", GPU_VARIANTS)
-def test_a_launch_that_fails_is_one_error_and_the_next_call_works(gpu, monkeypatch, variant):
+@pytest.mark.parametrize(("variant", "case"), ANSWERED.items(), ids=ANSWERED)
+def test_a_launch_that_fails_is_one_error_and_the_next_call_works(gpu, monkeypatch, variant, case):
     launch = Emulator._launch
     failing = fails_once(launch, RuntimeError("cannot launch kernel"))
     monkeypatch.setattr(Emulator, "_launch", lambda *arguments: failing(*arguments))
     with pytest.raises(RuntimeError, match="cannot launch kernel"):
-        both(WINDOWED, variant=variant)
-    answers(variant)
+        both(case, variant=variant)
+    answers(variant, case)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3], ids=["output", "gradient or workspace", "later"])
-@pytest.mark.parametrize("variant", GPU_VARIANTS)
-def test_a_device_without_memory_is_one_error_and_the_next_call_works(gpu, monkeypatch, variant, number):
+@pytest.mark.parametrize(("variant", "case"), ANSWERED.items(), ids=ANSWERED)
+def test_a_device_without_memory_is_one_error_and_the_next_call_works(gpu, monkeypatch, variant, case, number):
     empty, made = cupy_on_numpy.module().empty, []
 
     def runs_out(*arguments):
@@ -282,5 +282,5 @@ def test_a_device_without_memory_is_one_error_and_the_next_call_works(gpu, monke
 
     monkeypatch.setattr(sys.modules["cupy"], "empty", runs_out, raising=False)
     with pytest.raises(MemoryError, match="Out of memory allocating"):
-        both(WINDOWED, variant=variant)
-    answers(variant)
+        both(case, variant=variant)
+    answers(variant, case)

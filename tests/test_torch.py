@@ -271,21 +271,13 @@ def test_an_unneeded_gradient_is_an_empty_tensor_of_the_operator():
     assert torch.equal(g2, x1 * g[:, 0])
 
 
-@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
-def test_precision_follows_torchs_setting_where_none_is_given(precision, monkeypatch):
-    seen = []
-    monkeypatch.setattr(_bridge, "check_precision", seen.append)
-    _bridge._ask_once.cache_clear()
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        x = torch.zeros(1, 1, 2, 2)
-        correlate(x, x)
-        correlate(x, x, precision="high")
-    finally:
-        torch.set_float32_matmul_precision(before)
-        _bridge._ask_once.cache_clear()
-    assert seen == [precision, "high"]
+@pytest.mark.parametrize("precision", [None, "highest", "high", "medium"])
+def test_on_the_cpu_precision_changes_nothing_and_torchs_setting_is_not_asked_for(precision, monkeypatch):
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: pytest.fail("asked"))
+    x = torch.full((1, 3, 4, 5), 1 + 2**-20, requires_grad=True)
+    out = correlate(x, x, patch_size=3, precision=precision)
+    assert torch.equal(out, correlate(x, x, patch_size=3))
+    assert torch.equal(torch.autograd.grad(out.sum(), x)[0], torch.autograd.grad(correlate(x, x, patch_size=3).sum(), x)[0])
 
 
 # The module ------------------------------------------------------------------------------------------------------------

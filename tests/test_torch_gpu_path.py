@@ -1,6 +1,7 @@
 """Tensors on their way to the kernels, without a GPU: the CUDA side of the torch operator, on CPU tensors and in the emulator."""
 
 import sys
+from inspect import signature
 
 import cases
 import fake_cupy
@@ -13,6 +14,7 @@ from cupy_on_numpy import installed
 from emulator import Emulator, require_compiler
 from test_torch import array, tensor
 
+from cupycorr import _dispatch
 from cupycorr._backends import cuda
 from cupycorr._cuda import compiler, device, launcher
 from cupycorr._cuda.source import Kernel
@@ -22,6 +24,8 @@ from cupycorr.torch._bridge import Arguments, forward_on_cuda, vjp_on_cuda
 require_compiler()
 
 WINDOWED = cases.same((2, 5, 9, 11), kernel_size=3, patch_size=(3, 4), stride=(1, 2), padding=1)
+HALVES = cases.same((2, 20, 9, 17), "float16", patch_size=(3, 5))
+ANSWERED = {"auto": WINDOWED} | {variant: HALVES if variant == "mma" else WINDOWED for variant in GPU_VARIANTS}
 
 
 class Streamed(Emulator):
@@ -81,11 +85,12 @@ def check(case, got, exact=None):
         oracle.assert_close(array(result), triple, name=name)
 
 
-@pytest.mark.parametrize("variant", ["auto", *GPU_VARIANTS])
-def test_tensors_in_tensors_out_with_the_oracles_values(gpu, variant):
-    check(WINDOWED, answer(WINDOWED, variant=variant))
+@pytest.mark.parametrize(("variant", "case"), ANSWERED.items(), ids=ANSWERED)
+def test_tensors_in_tensors_out_with_the_oracles_values(gpu, variant, case):
+    check(case, answer(case, variant=variant))
     entries = {entry for entry, _ in gpu.launched}
-    assert ("box_filter" in entries) == (variant != "direct")
+    assert ("box_filter" in entries) == (variant not in ("direct", "mma"))
+    assert ({"forward_mma", "gradient_mma"} <= entries) == (variant == "mma")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -104,9 +109,9 @@ def test_every_dtype_crosses_by_its_name(gpu, dtype, monkeypatch):
     ],
     ids=["channels last", "every other column", "rows and columns exchanged"],
 )
-@pytest.mark.parametrize("variant", GPU_VARIANTS)
-def test_strides_are_taken_as_they_are(gpu, layout, variant):
-    check(WINDOWED, answer(WINDOWED, layout, variant=variant))
+@pytest.mark.parametrize(("variant", "case"), ANSWERED.items(), ids=ANSWERED)
+def test_strides_are_taken_as_they_are(gpu, layout, variant, case):
+    check(case, answer(case, layout, variant=variant))
 
 
 def test_the_output_has_the_dtype_asked_for(gpu):
@@ -115,6 +120,69 @@ def test_the_output_has_the_dtype_asked_for(gpu):
     out = forward_on_cuda(tensor(x1), tensor(x2), *given(case, dtype=torch.float32))
     assert out.dtype == torch.float32
     oracle.assert_close(array(out), oracle.forward(x1, x2, **case.parameters))
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The precisions of what the dispatch was asked, in order."""
+    seen, choose = [], _dispatch.choose
+
+    def noting(*arguments, **named):
+        bound = signature(choose).bind(*arguments, **named).arguments
+        seen.append((bound["which"], bound.get("precision")))
+        return choose(*arguments, **named)
+
+    monkeypatch.setattr(_dispatch, "choose", noting)
+    return seen
+
+
+@pytest.fixture
+def torchs_precision():
+    """Sets what torch's own products have."""
+    matmul = torch.backends.cuda.matmul
+    before = torch.get_float32_matmul_precision()
+    yield torch.set_float32_matmul_precision
+    if hasattr(matmul, "fp32_precision"):
+        matmul.fp32_precision = "ieee"
+    torch.set_float32_matmul_precision(before)
+
+
+def both(case, **more):
+    x1, x2, g = map(tensor, case.arrays())
+    forward_on_cuda(x1, x2, *given(case, **more))
+    vjp_on_cuda(g, x1, x2, [True, True], *given(case, **more))
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_the_precision_asked_for_is_that_of_both_passes_whatever_torchs_is(gpu, asked, torchs_precision, precision):
+    for of_torch in ("highest", "high"):
+        torchs_precision(of_torch)
+        both(WINDOWED, precision=precision)
+    assert asked == [("forward", precision), ("vjp", precision)] * 2
+
+
+def test_where_none_is_asked_for_each_pass_has_torchs_precision_of_its_moment(gpu, asked, torchs_precision):
+    x1, x2, g = map(tensor, WINDOWED.arrays())
+    for before, after in (("highest", "medium"), ("high", "highest")):
+        torchs_precision(before)
+        forward_on_cuda(x1, x2, *given(WINDOWED))
+        torchs_precision(after)
+        vjp_on_cuda(g, x1, x2, [True, True], *given(WINDOWED))
+    assert [precision for _, precision in asked] == ["highest", "medium", "high", "highest"]
+
+
+@pytest.mark.parametrize(("newer", "older"), [("tf32", "high"), ("ieee", "highest")])
+def test_torchs_precision_in_its_newer_words_is_understood(gpu, asked, torchs_precision, newer, older):
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        pytest.skip("this torch has no newer words")
+    torch.backends.cuda.matmul.fp32_precision = newer
+    both(WINDOWED)
+    assert [precision for _, precision in asked] == [older, older]
+
+
+def test_halves_do_not_ask_for_torchs_precision(gpu, monkeypatch):
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: pytest.fail("asked"))
+    both(HALVES)
 
 
 def test_launches_go_to_the_stream_that_torch_is_on_at_that_moment(gpu):

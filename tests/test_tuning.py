@@ -36,7 +36,7 @@ CALLS = 2  # of a run, the second of which is timed
 
 
 def asked(which="vjp", dtype="float32", shape=(1, 4, 6, 7), size2=(6, 7), **more):
-    named = {name: more.pop(name) for name in ("orders", "needs") if name in more}
+    named = {name: more.pop(name) for name in ("orders", "needs", "precision") if name in more}
     result = more.pop("result_dtype", dtype)
     given = parameters(**{"patch_size": 3, "patch_offset": 0, **more})
     return Question(which, problem(given, shape, (*shape[:2], *size2)), dtype, result, **named)
@@ -64,6 +64,7 @@ OTHERS = {
     "dilation": asked(kernel_size=2, dilation=2),
     "dilation_patch": asked(dilation_patch=2),
     "patch_offset": asked(patch_offset=1),
+    "precision": asked(precision="high"),
 }
 
 
@@ -200,6 +201,16 @@ SAME = {
 def test_what_takes_no_time_makes_no_other_question(gpu, same):
     record(replace(QUESTION, which=same.which), FACTS, "fast")
     assert known(same, FACTS) == "fast"
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_precisions_below_the_highest_are_one_and_of_float32_only(gpu, precision):
+    for dtype, same in [("float32", "high"), *((dtype, "highest") for dtype in DTYPES if dtype != "float32")]:
+        question = asked(dtype=dtype, precision=precision)
+        assert question == asked(dtype=dtype, precision=same)
+        record(question, FACTS, dtype)
+        assert known(asked(dtype=dtype, precision=same), FACTS) == dtype
+    assert known(asked(), FACTS) is None
 
 
 def test_the_median_decides_and_the_run_that_compiles_does_not_count(gpu):
@@ -731,6 +742,17 @@ def test_the_command_measures_every_case_dtype_and_pass_and_keeps_the_answers(co
         for which in ("forward", "vjp"):
             assert cells(lines, "window", which, dtype) == ["2", "3.1", "box", "direct", "(1.55x)"]
             assert known(Question(which, WINDOW.problem, dtype, dtype), FACTS) == "box"
+
+
+def test_tf32_is_measured_as_float32_with_products_that_may_be_rounded(command, capsys, process):
+    code, lines = command(capsys, {"box": (0.002,), "direct": (0.004,)}, cases=[WINDOW], dtypes=["float32", "tf32"])
+    assert code == 0
+    assert cells(lines, "window", "forward", "tf32") == ["2", "4", "box", "direct", "(2.00x)"]
+    process()
+    for precision in ("highest", "high"):
+        question = Question("forward", WINDOW.problem, "float32", "float32", precision=precision)
+        assert known(question, FACTS) == "box"
+    assert len(json.loads(_tuning.file().read_text())["a GPU in a test, compute capability 9.0"]["fastest"]) == 2
 
 
 def test_the_table_shows_who_did_not_run_and_where_the_count_is_wrong(command, capsys):

@@ -1,9 +1,9 @@
 """The GPU's answer: a problem becomes a plan, a short list of kernel launches with everything about them worked out.
 
-Three routes: ``tiled`` keeps tiles of the images in shared memory; ``box`` makes the volume of a one-pixel window, a bounded part
-of it at a time, and sums windows of that; ``direct`` sums every tap of every output by itself. A plan depends on nothing but the
-problem, the arrays' layouts and the device; the last ones are kept. How a kernel is compiled and launched is `bind`'s business
-alone.
+Four routes: ``tiled`` keeps tiles of the images in shared memory; ``mma`` multiplies tiles on tensor cores; ``box`` makes the
+volume of a one-pixel window, a bounded part of it at a time, and sums windows of that; ``direct`` sums every tap of every
+output by itself. A plan depends on nothing but the problem, the arrays' layouts and the device; the last ones are kept. How a
+kernel is compiled and launched is `bind`'s business alone.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import product
+from itertools import chain, product
 from math import prod
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,13 @@ from .._arrays import keep_for_replays
 from .._cuda.device import Device, facts, import_cupy
 from .._cuda.launcher import bind
 from .._cuda.source import Kernel
+from .._dtypes import ELEMENT_TYPES
 from .._problem import Problem, Question
-from . import kernels, tiled_forward, tiled_gradient
+from . import kernels, mma_forward, mma_gradient, tiled_forward, tiled_gradient
 from .costs import LAUNCH, machine
+from .gradient_phases import Operand
 from .kernels import NOWHERE, Array, Call, Layout, Line, Pointer, ceil_div, dense_layout, layout, line, new_layout
-from .tiled_gradient import Operand
+from .phases import Arrays
 
 PLANS = 512  # kept of each direction
 MOST_BLOCKS = 2**31 - 1  # of a launch; a kernel loops over what is left
@@ -33,7 +36,13 @@ WORKSPACE = 256 * 2**20  # bytes of the box route's volumes, unless those of one
 PARTS = 64 * 2**20  # bytes of the sums of parts of the channels, unless those of one row of displacements take more
 ALIGNMENT = 256  # bytes, of each thing in the workspace
 
+_DTYPES = {row.c_type: row.name for row in ELEMENT_TYPES.values()}
 _Y, _X = 3, 4  # axes of a volume (B, PH, PW, y, x)
+
+_FORWARDS = {"mma": mma_forward, "tiled": tiled_forward}
+_GRADIENTS = {"mma": mma_gradient, "tiled": tiled_gradient}
+# Of windows of one pixel: route -> whose tiles are taken, the first that fit the arrays; where none does, the direct kernels.
+_TILES = {"mma": ("mma", "tiled"), "box": ("tiled",), "tiled": ("tiled",), "direct": ()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +111,9 @@ def _forward(route: str, problem: Problem, layouts: Sequence[Layout], device: De
     arrays = [(each, Pointer(name)) for each, name in zip(layouts, ("input1", "input2", "out"), strict=True)]
     if route == "box":
         return _box_forward(problem, arrays, device, _Cut.of(problem, layouts[0].accumulator.name))
-    tiled = _tiled_forward(*_lines(problem), arrays, problem.parameters.scale, device, 0) if route == "tiled" else None
-    return tiled or _direct_forward(*_lines(problem), arrays, problem.parameters.scale, device)
+    asked = (*_lines(problem), arrays, problem.parameters.scale, device)
+    works = (_tiled_forward(_FORWARDS[tiles], *asked, 0) for tiles in _TILES[route])
+    return next(filter(None, works), None) or _direct_forward(*asked)
 
 
 def _vjp(
@@ -118,11 +128,11 @@ def _vjp(
         return Work((), 0, 0.0, "nothing is asked for")
     operands = [_operand(number, inputs, gradients[number - 1]) for number in (1, 2)]
     whole = (cotangent, Pointer("cotangent"))
-    if route == "direct":
-        return _direct_gradients(*_lines(problem), whole, operands, problem.parameters.scale, device)
-    if _windowed(problem):
+    if route != "direct" and _windowed(problem):
         return _box_vjp(problem, whole, operands, device, _Cut.of(problem, inputs[0].accumulator.name))
-    return _pixel_gradients(*_lines(problem), whole, operands, problem.parameters.scale, device, 0, prefer_tiles=True)
+    asked = (*_lines(problem), whole, operands, problem.parameters.scale, device)
+    works = (_tiled_gradients(_GRADIENTS[tiles], *asked, 0) for tiles in _TILES[route])
+    return next(filter(None, works), None) or _direct_gradients(*asked)
 
 
 def _operand(number: int, inputs: tuple[Layout, Layout], gradient: Layout | None) -> Operand:
@@ -172,16 +182,16 @@ def _direct_seconds(vertical: Line, horizontal: Line, outputs: Layout, image: La
 
 
 def _tiled_forward(
-    vertical: Line, horizontal: Line, arrays: Sequence[Array], scale: float, device: Device, begin: int
+    tiles: ModuleType, vertical: Line, horizontal: Line, arrays: Sequence[Array], scale: float, device: Device, begin: int
 ) -> Work | None:
-    """Tiles whose sums of parts are ``begin`` bytes into the workspace; None where no tile fits such arrays."""
+    """Tiles of a module, sums of parts ``begin`` bytes into the workspace; None where none of them fits such arrays."""
     calls: list[Call] = []
     size, seconds, how = 0, 0.0, ""
-    for piece in _pieces(arrays[0][0], arrays[2][0]):
+    for piece in _pieces(tiles, arrays[0][0], arrays[2][0]):
         input1, input2 = (_samples(image, piece) for image in arrays[:2])
         out = _displaced(arrays[2], piece)
         rows = vertical.displacements(piece.begin[1], piece.counts[1])
-        tiling = tiled_forward.best(rows, horizontal, tiled_forward.Arrays(input1[0], input2[0], out[0]), device, PARTS)
+        tiling = tiles.best(rows, horizontal, Arrays(input1[0], input2[0], out[0]), device, PARTS)
         if isinstance(tiling, str):
             return None
         calls += tiling.calls([input1[1], input2[1], out[1]], scale, Pointer("workspace", begin))
@@ -189,19 +199,36 @@ def _tiled_forward(
     return Work(tuple(calls), begin + size, seconds, how)
 
 
-def _pieces(image: Layout, out: Layout) -> Iterator[_Part]:
+def _pieces(tiles: ModuleType, image: Layout, out: Layout) -> Iterator[_Part]:
     """The whole; or as many samples and rows of displacements at once as leave room for the sums of parts they need."""
-    needed = tiled_forward.needed_parts(image, out)
+    needed = tiles.needed_parts(image, out)
     row = new_layout(image.accumulator.name, (max(needed, 1), *out.shape[2:]))
     counts = _at_once(out.shape[:2], _size(row), PARTS) if needed else out.shape[:2]
     yield from _parts((*out.shape[:2], out.shape[2]), (*counts, out.shape[2]))
 
 
+def _tiled_gradients(
+    tiles: ModuleType,
+    vertical: Line,
+    horizontal: Line,
+    cotangent: Array,
+    operands: Sequence[Operand],
+    scale: float,
+    device: Device,
+    begin: int,
+) -> Work | None:
+    """Gradients by tiles of a module, parts of sums ``begin`` bytes into the workspace; None where such arrays do not fit."""
+    if tiles.reason(vertical, horizontal, cotangent[0], operands) is not None:
+        return None
+    found = tiles.plan(vertical, horizontal, cotangent, operands, scale, device, Pointer("workspace", begin))
+    return Work(tuple(found.calls), begin + found.workspace, found.seconds, found.how)
+
+
 def _pixels(vertical: Line, horizontal: Line, arrays: Sequence[Array], scale: float, device: Device, begin: int) -> Work:
-    """The faster of tiles and of one output at a time, by count."""
-    direct = _direct_forward(vertical, horizontal, arrays, scale, device)
-    tiled = _tiled_forward(vertical, horizontal, arrays, scale, device, begin)
-    return direct if tiled is None or direct.seconds < tiled.seconds else tiled
+    """The fastest way to a one-pixel window, by count."""
+    asked = (vertical, horizontal, arrays, scale, device)
+    works = (_tiled_forward(_FORWARDS[tiles], *asked, begin) for tiles in _exact_tiles(arrays[0][0].dtype, device))
+    return _fastest(*filter(None, works), _direct_forward(*asked))
 
 
 def _pixel_gradients(
@@ -212,16 +239,21 @@ def _pixel_gradients(
     scale: float,
     device: Device,
     begin: int,
-    *,
-    prefer_tiles: bool = False,
 ) -> Work:
-    """Gradients of one-pixel windows, by the faster of tiles and of one element at a time, or by tiles wherever they fit."""
-    direct = _direct_gradients(vertical, horizontal, cotangent, operands, scale, device)
-    if tiled_gradient.reason(vertical, horizontal, cotangent[0], operands) is not None:
-        return direct
-    found = tiled_gradient.plan(vertical, horizontal, cotangent, operands, scale, device, Pointer("workspace", begin))
-    tiled = Work(tuple(found.calls), begin + found.workspace, found.seconds, found.how)
-    return direct if direct.seconds < tiled.seconds and not prefer_tiles else tiled
+    """The fastest way to the gradients of one-pixel windows, by count."""
+    asked = (vertical, horizontal, cotangent, operands, scale, device)
+    dtype = operands[0].other[0].dtype
+    works = (_tiled_gradients(_GRADIENTS[tiles], *asked, begin) for tiles in _exact_tiles(dtype, device))
+    return _fastest(*filter(None, works), _direct_gradients(*asked))
+
+
+def _exact_tiles(dtype: str, device: Device) -> tuple[str, ...]:
+    """Routes through tiles that multiply numbers of a dtype as they are: tensor cores would round those of float32."""
+    return _TILES["mma" if dtype != "float32" and device.has_matrix_product(dtype) else "tiled"]
+
+
+def _fastest(*works: Work) -> Work:
+    return min(works, key=lambda work: work.seconds)
 
 
 # Box --------------------------------------------------------------------------------------------------------------------------
@@ -460,20 +492,25 @@ def expected(route: str, question: Question, device: Device) -> Work:
     return _vjp(route, problem, outside, inputs, gradients, device)
 
 
-def no_tiles(question: Question) -> str | None:
-    """Why tiles do not answer a question, if that is so."""
+def misfit(route: str, question: Question) -> str | None:
+    """Why the tiles of a route do not answer a question, if that is so."""
     problem = question.problem
-    first, second = (dense_layout(question.dtype, shape) for shape in (problem.shape1, problem.shape2))
+    shapes = (problem.shape1, problem.shape2)
+    first, second = (dense_layout(question.dtype, shape, order) for shape, order in zip(shapes, question.orders, strict=True))
     out = dense_layout(question.result_dtype, problem.out_shape)
     if question.which == "forward":
-        return tiled_forward.reason(*_lines(problem), tiled_forward.Arrays(first, second, out))
+        return _FORWARDS[route].reason(*_lines(problem), Arrays(first, second, out))
     if _windowed(problem):  # the box's transpose, which takes tiles where they fit
         return None
-    return tiled_gradient.reason(*_lines(problem), out, [Operand(1, (second, NOWHERE), (first, NOWHERE))])
+    gradient = dense_layout(question.dtype, problem.shape1)
+    return _GRADIENTS[route].reason(*_lines(problem), out, [Operand(1, (second, NOWHERE), (gradient, NOWHERE))])
 
 
-def builds() -> Iterator[tuple[str, Kernel]]:
-    """Every kernel that a plan can launch, with words for it."""
+def builds(device: Device | None = None) -> Iterator[tuple[str, Kernel]]:
+    """Every kernel that a plan can launch, anywhere or on a device, with words for it."""
     yield from kernels.builds()
     yield from tiled_forward.builds()
     yield from tiled_gradient.builds()
+    for name, kernel in chain(mma_forward.builds(), mma_gradient.builds()):
+        if device is None or device.has_matrix_product(_DTYPES[dict(kernel.macros)["INPUT"]]):
+            yield name, kernel

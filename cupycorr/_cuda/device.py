@@ -30,6 +30,23 @@ _LANES = {
 }
 _LANES_ELSEWHERE = 128  # float32, everywhere since 8.6
 
+# The same of tensor cores, by dense products that one warp asks for (mma.sync), with sums in float32; float32 goes in as TF32.
+# After NVIDIA's white papers; from 9.0 on there are ways to ask for more, which no kernel here goes.
+_WIDE = {"float16": 1024, "bfloat16": 1024, "float32": 512}
+_NARROW = {"float16": 512, "bfloat16": 512, "float32": 256}
+_MATRIX_LANES = {
+    (7, 5): {"float16": 256},
+    (8, 0): _WIDE,
+    (8, 6): _NARROW,
+    (8, 7): _NARROW,
+    (8, 9): _NARROW,
+    (9, 0): _WIDE,
+    (10, 0): _WIDE,
+    (10, 3): _WIDE,
+    (12, 0): _NARROW,
+    (12, 1): _NARROW,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -69,6 +86,22 @@ class Device:
     def architecture(self) -> str:
         """The compute capability as a compiler names it, such as ``"sm_90"``."""
         return "sm_{}{}".format(*self.compute_capability)
+
+    def has_matrix_product(self, dtype: str) -> bool:
+        """Whether tensor cores multiply numbers of that dtype, float32 as TF32."""
+        return dtype in self._matrix_lanes
+
+    def matrix_rate(self, dtype: str) -> float | None:
+        """Operations per second of tensor cores at the best; None if they have no such product, or the clock is not known."""
+        if self.float32_rate is None or not self.has_matrix_product(dtype):
+            return None
+        lanes, _ = _LANES.get(self.compute_capability, (_LANES_ELSEWHERE, None))
+        return self.float32_rate / lanes * self._matrix_lanes[dtype]
+
+    @property
+    def _matrix_lanes(self) -> dict[str, int]:
+        capability = self.compute_capability
+        return _MATRIX_LANES.get(capability, _NARROW if capability > (8, 0) else {})
 
 
 def import_cupy() -> ModuleType:

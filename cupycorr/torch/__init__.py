@@ -62,8 +62,8 @@ def spatial_correlation_sample(
     dtype : torch.dtype, optional
         Output dtype where it is not the inputs' (float32 out of halves); rounded once, from the sum.
     precision : {"highest", "high", "medium"}, optional
-        Whether float32 products may run in a narrower format on tensor cores. None is what
-        `torch.get_float32_matmul_precision` says when the operator runs.
+        Of products of float32 numbers, as `cupycorr.spatial_correlation_sample` takes it. None is torch's own setting for
+        matrix products on a GPU at the moment when the operator runs, forward and backward each.
 
     Returns
     -------

@@ -19,7 +19,7 @@ from .._backends import cuda
 from .._backends.kernels import NOWHERE, Layout
 from .._cuda.device import import_cupy
 from .._dtypes import ELEMENT_TYPES, ElementType, check_scale, element_type_called
-from .._problem import Pair, Problem, check_precision, parameters, problem
+from .._problem import HIGH, HIGHEST, Pair, Problem, check_precision, parameters, problem
 
 ELEMENTS = {getattr(torch, name): row for name, row in ELEMENT_TYPES.items()}
 
@@ -68,7 +68,8 @@ def _ask(shape1: Any, dtype1: torch.dtype, shape2: Any, dtype2: torch.dtype, *gi
     _api.check_elements(row, _element("input2", dtype2))
     asked = problem(parameters(*given[:6], patch_offset=arguments.patch_offset, scale=arguments.scale), shape1, shape2)
     check_scale(asked.parameters.scale, row)
-    check_precision(_precision(arguments))
+    if arguments.precision is not None:
+        check_precision(arguments.precision)
     _dispatch.named_variants(arguments.variant)
     return asked
 
@@ -76,9 +77,14 @@ def _ask(shape1: Any, dtype1: torch.dtype, shape2: Any, dtype2: torch.dtype, *gi
 _ask_once = lru_cache(1024)(_ask)
 
 
-def _precision(arguments: Arguments) -> str:
-    """Torch's own setting, where a caller has none."""
-    return torch.get_float32_matmul_precision() if arguments.precision is None else arguments.precision
+def _precision(given: str | None, dtype: str) -> str:
+    """Of float32 products on a GPU: where a caller has none, that of torch's own matrix products at this moment."""
+    if given is not None or dtype != "float32":
+        return given or HIGHEST
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # it was set in torch's newer words, for which there are no older ones
+        return HIGH if torch.backends.cuda.matmul.fp32_precision == "tf32" else HIGHEST
 
 
 def _element(name: str, dtype: torch.dtype) -> ElementType:
@@ -174,7 +180,8 @@ def forward_on_cuda(input1: torch.Tensor, input2: torch.Tensor, *given: Any) -> 
     out = new_output(input1, arguments, asked)
     tensors = {"input1": input1, "input2": input2, "out": out}
     first, second, result = layouts = tuple(map(_layout, tensors.values()))
-    chosen = _chosen_on_cuda(index, asked, arguments.variant, "forward", first.dtype, result.dtype, (first.order, second.order))
+    orders = first.order, second.order
+    chosen = _chosen_on_cuda(index, asked, arguments, "forward", first.dtype, result.dtype, orders)
     _launch(cuda.forward_plan(chosen.name, asked, *layouts, index), tensors, input1)
     return out
 
@@ -191,7 +198,7 @@ def vjp_on_cuda(
     layouts = tuple(_layout(gradient) if needed else None for gradient, needed in zip(gradients, needs, strict=True))
     inputs, outside = (_layout(input1), _layout(input2)), _layout(cotangent)
     orders = inputs[0].order, inputs[1].order
-    chosen = _chosen_on_cuda(index, asked, arguments.variant, "vjp", inputs[0].dtype, outside.dtype, orders, tuple(needs))
+    chosen = _chosen_on_cuda(index, asked, arguments, "vjp", inputs[0].dtype, outside.dtype, orders, tuple(needs))
     tensors = {"cotangent": cotangent, "input1": input1, "input2": input2, "gradient1": gradients[0], "gradient2": gradients[1]}
     _launch(cuda.vjp_plan(chosen.name, asked, outside, inputs, layouts, index), tensors, input1)
     return gradients
@@ -206,14 +213,16 @@ class Stream(NamedTuple):
         return 0, self.ptr
 
 
-def _chosen_on_cuda(index: int, asked: Problem, *question: Any) -> _dispatch.Variant:
+def _chosen_on_cuda(index: int, asked: Problem, arguments: Arguments, which: str, dtype: str, *rest: Any) -> _dispatch.Variant:
     """The variant that runs; if variants may be measured first, that goes to torch's stream and sees whether it is captured."""
     place = _dispatch.gpu(index)
+    question = asked, place, arguments.variant, which, dtype, *rest
+    precision = _precision(arguments.precision, dtype)
     if not _tuning.at_first_use():
-        return _dispatch.choose(asked, place, *question)
+        return _dispatch.choose(*question, precision=precision)
     devices = import_cupy().cuda
     with devices.Device(index), devices.Stream.from_external(Stream(current_stream(index))):
-        return _dispatch.choose(asked, place, *question)
+        return _dispatch.choose(*question, precision=precision)
 
 
 def _launch(plan: cuda.Plan, tensors: dict[str, torch.Tensor], like: torch.Tensor) -> None:
