@@ -431,42 +431,45 @@ BOX = {
 }
 
 TILE = {
-    "[P 9-16 bytes": (
-        ("16 bytes copied from outside", "copy_async<16>(to, from, inside != 0)", "copy_async<16>(to, from, true)"),
-        ("16 bytes never copied from inside", "copy_async<16>(to, from, inside != 0)", "copy_async<16>(to, from, false)"),
-    ),
     "[P 9-4 bytes": (
         ("alignment counted in elements", "% (piece * sizeof(Element))", "% piece"),
         ("pieces halved once at most", "    while (reinterpret_cast", "    if (reinterpret_cast"),
-        ("8 bytes copied from anywhere", "bytes == 4 && piece == 2", "bytes == 4 && piece >= 1"),
         ("elements copied next to each other", "copy_async<bytes>(to + k * apart", "copy_async<bytes>(to + k"),
         (
             "elements are outside as the first",
             "copy_async<bytes>(to + k * apart, from + k * apart, (inside >> k & 1) != 0)",
             "copy_async<bytes>(to + k * apart, from + k * apart, (inside & 1) != 0)",
         ),
-    ),
-    "[P 9-8 bytes": (
-        ("16 bytes copied from where 8 begin", "if (piece * bytes == 16)", "if (piece * bytes >= 8)"),
-        ("pieces of 8 bytes copied next to each other", "copy_async<8>(to + k * apart", "copy_async<8>(to + k"),
         (
-            "pieces of 8 bytes copied from neighbours",
-            "copy_async<8>(to + k * apart, from + k * apart",
-            "copy_async<8>(to + k * apart, from + k",
+            "pieces copied from outside",
+            "copy_async<bytes>(to + k * apart, from + k * apart, (inside >> k & 1) != 0)",
+            "copy_async<bytes>(to + k * apart, from + k * apart, inside <= 0xff)",
         ),
         (
-            "pieces of 8 bytes are outside as the first",
-            "copy_async<8>(to + k * apart, from + k * apart, (inside >> k & 1) != 0)",
-            "copy_async<8>(to + k * apart, from + k * apart, (inside & 1) != 0)",
+            "pieces never copied from inside",
+            "copy_async<bytes>(to + k * apart, from + k * apart, (inside >> k & 1) != 0)",
+            "copy_async<bytes>(to + k * apart, from + k * apart, inside > 0xff)",
         ),
-        ("the second half of the pieces of 8 bytes is left out", "k < count; k += 2", "k < count; k += 4"),
+        (
+            "pieces copied from neighbours",
+            "copy_async<bytes>(to + k * apart, from + k * apart",
+            "copy_async<bytes>(to + k * apart, from + k",
+        ),
+        ("every other piece left out", "k += piece) copy_async", "k += 2 * piece) copy_async"),
+        ("8 bytes copied from where 4 begin", "else if (piece * bytes == 8)", "else if (piece * bytes >= 4)"),
+        (
+            "single elements of 4 bytes not copied",
+            "else if constexpr (bytes <= 4) copy_pieces",
+            "else if constexpr (bytes < 4) copy_pieces",
+        ),
     ),
+    "[P 9-8 bytes": (("16 bytes copied from where 8 begin", "if (piece * bytes == 16)", "if (piece * bytes >= 8)"),),
     "[0 copied]": (("the same vector read again", "load_shared_16(from + k)", "load_shared_16(from)"),),
     "[2 columnwise]": (
         ("a run loaded whole whatever its stride", "if (inside == all && stride == 1 &&", "if (inside == all &&"),
         ("a run is loaded without its stride", "load_element(from + k * stride)", "load_element(from + k)"),
         ("elements are inside as the first", "run[k] = inside >> k & 1 ?", "run[k] = inside & 1 ?"),
-        ("elements stored next to each other", "store_shared(to + k * apart,", "store_shared(to + k + 0 * apart,"),
+        ("elements stored next to each other", "store_shared(to + k * apart, Sum", "store_shared(to + k + 0 * apart, Sum"),
     ),
     "[2 channelwise]": (
         ("a run loaded whole from any address", " && reinterpret_cast<unsigned long long>(from) % sizeof(Words16) == 0", ""),
@@ -490,14 +493,109 @@ TILE = {
     "[both phases-9-float16]": (
         ("vectors of the phases one after the other", "? (k + v) * phases + p : 0", "? k + v + p * each : 0"),
     ),
+    "[7-float32-every": (
+        (
+            "single elements copied next to each other",
+            "copy_async<sizeof(Element)>(to + k * apart, from",
+            "copy_async<sizeof(Element)>(to + k, from",
+        ),
+        (
+            "single elements copied without their stride",
+            "copy_async<sizeof(Element)>(to + k * apart, from + k * apart * stride",
+            "copy_async<sizeof(Element)>(to + k * apart, from + k * apart",
+        ),
+        (
+            "single elements copied from neighbours",
+            "copy_async<sizeof(Element)>(to + k * apart, from + k * apart * stride",
+            "copy_async<sizeof(Element)>(to + k * apart, from + k * stride",
+        ),
+        (
+            "single elements are outside as the first",
+            "from + k * apart * stride, (inside >> k & 1) != 0)",
+            "from + k * apart * stride, (inside & 1) != 0)",
+        ),
+    ),
+    "[7-float16-every": (
+        (
+            "elements of 2 bytes loaded without their stride",
+            "load_element(from + k * apart * stride)",
+            "load_element(from + k * apart)",
+        ),
+        (
+            "elements of 2 bytes loaded from neighbours",
+            "load_element(from + k * apart * stride)",
+            "load_element(from + k * stride)",
+        ),
+        ("elements of 2 bytes are outside as the first", "elements[k] = inside >> k & 1 ?", "elements[k] = inside & 1 ?"),
+        (
+            "elements of 2 bytes stored next to each other",
+            "store_shared(to + k * apart, elements[k])",
+            "store_shared(to + k, elements[k])",
+        ),
+    ),
 }
 
-FORWARD_TILED = {
+PHASES = {
     "[0 copied]": (
         ("tiles of outputs overlap", "first = tile * axis.tile_outputs", "first = tile"),
         ("tiles of patch indices overlap", "patch_first = patch_tile * patch_tile_size", "patch_first = patch_tile"),
         ("patch indices of other tiles are taken too", "min(patch_tile_size, ceil_div(", "max(0, ceil_div("),
         ("input2 is not displaced", "part.at2 = axis.origin2", "part.at2 = axis.origin1"),
+        ("displacements' strides swapped", "m * m_stride + n * n_stride", "m * n_stride + n * m_stride"),
+        ("rows' and columns' strides swapped", "i * row_stride + j * column_stride", "i * column_stride + j * row_stride"),
+    ),
+    "[1 columnwise]": (
+        ("displacements' tiles a phase too near", "patch_first * shift", "patch_first + 0 * shift"),
+        ("rows displaced by phases too", "m_rest, patch_rows, 1)", "m_rest, patch_rows, shift)"),
+        ("outputs of one phase taken for neighbours", "residue + first * axis.outputs_apart", "residue + first"),
+        ("outputs of all phases counted", "ceil_div(axis.out - part.output, axis.outputs_apart)", "axis.out - part.output"),
+        ("input1's tile begins at the first phase", "axis.origin1 + residue * axis.stride", "axis.origin1"),
+        ("input2's tile begins at the first phase", "axis.origin2 + residue * axis.stride", "axis.origin2"),
+        ("input1's positions next to each other", "axis.stride + position * axis.spacing;", "axis.stride + position;"),
+        (
+            "input2's positions next to each other",
+            "(position + patch_first * shift) * axis.spacing;",
+            "(position + patch_first * shift);",
+        ),
+        ("phases of outputs counted along the other axis", "digit(tile, grid.residues_x)", "digit(tile, grid.residues_y)"),
+    ),
+    "[3 copied]": (("tiles of outputs counted along the other axis", "digit(tile, grid.tiles_x)", "digit(tile, grid.tiles_y)"),),
+    "[window over two phases]": (
+        ("outputs of tiles that windows need too", "min(axis.tile_outputs, ceil_div(", "max(0, ceil_div("),
+    ),
+    "[strided window over two phases]": (
+        ("tiles of strided outputs overlap", "position = first * axis.output_step", "position = first"),
+    ),
+    "tiled-stride and step coprime": (
+        (
+            "patch indices of all phases counted",
+            "ceil_div(axis.patch - part.patch, axis.patches_apart)",
+            "(axis.patch - part.patch)",
+        ),
+        ("patch indices of all phases begin at the first", "+ rest * axis.step +", "+"),
+    ),
+    "in_parts_give_the_same_sums[3-float32]": (
+        ("parts counted as samples", "split = digit(tile, grid.splits)", "split = tile % grid.splits"),
+    ),
+    "phases_of_outputs_and_of_patch_indices_are_told_apart": (
+        ("patch indices of one phase taken for neighbours", "rest + patch_first * axis.patches_apart", "rest + patch_first"),
+        ("phases of patch indices counted along the other axis", "digit(tile, grid.rests_x)", "digit(tile, grid.rests_y)"),
+    ),
+    "[12 copied]": (
+        (
+            "tiles of displacements counted along the other axis",
+            "digit(tile, grid.patch_tiles_x)",
+            "digit(tile, grid.patch_tiles_y)",
+        ),
+    ),
+    "infinite_in_the_other[both phases-x1]": (
+        ("the first column of a phase is rounded down", "ceil_div(-at, spacing)", "(-at / spacing)"),
+        ("the last column of a phase is rounded down", "ceil_div(size - at, spacing)", "((size - at) / spacing)"),
+    ),
+}
+
+FORWARD_TILED = {
+    "[0 copied]": (
         ("the first item of input2 taken for input1's", "to() >= PHASES * PHASE1", "to() > PHASES * PHASE1"),
         ("an item too many", "item >= ITEMS1 + ITEMS2", "item > ITEMS1 + ITEMS2"),
         (
@@ -562,8 +660,6 @@ FORWARD_TILED = {
             "inside;\n    const int y2 = rows.at2 + (thread.rows + thread.met)",
             "inside;\n    const int y2 = rows.at2 + (thread.met)",
         ),
-        ("displacements' strides swapped", "m * m_stride + n * n_stride", "m * n_stride + n * m_stride"),
-        ("rows' and columns' strides swapped", "i * row_stride + j * column_stride", "i * column_stride + j * row_stride"),
         (
             "rows of patch indices before the first store",
             "if (patch_row < 0 || patch_row >= rows.patches",
@@ -585,7 +681,6 @@ FORWARD_TILED = {
         ("samples of the output not told apart", "block.b * batch_stride_out", "0 * batch_stride_out"),
     ),
     "[1 columnwise]": (
-        ("displacements' tiles a phase too near", "patch_first * shift", "patch_first + 0 * shift"),
         (
             "phases of a tile not parted",
             "to = row_to + column / PHASES + column % PHASES * (second ? PHASE2 : PHASE1);",
@@ -598,7 +693,6 @@ FORWARD_TILED = {
         ("columns of a phase taken for neighbours", "spacing = PHASES * horizontal.spacing", "spacing = horizontal.spacing"),
         ("phases gathered over each other", "* PHASES + phase) * WIDTH", "* PHASES + 0 * phase) * WIDTH"),
         ("phases not put together again", "p, q % PHASES) + q / PHASES)", "p, q / TILE_COLUMNS) + q % TILE_COLUMNS)"),
-        ("rows displaced by phases too", "PATCH_ROWS, 1)", "PATCH_ROWS, PHASES)"),
         (
             "barrier before outputs are gathered left out",
             "        __syncthreads();  // the last stage, or",
@@ -640,19 +734,8 @@ FORWARD_TILED = {
         ("gathered displacements past the last stored", " || patch_column >= columns.patches", ""),
         ("gathered displacements counted from the first", "group * DISPLACEMENTS + first + n;", "group * DISPLACEMENTS + n;"),
         ("lines of gathered outputs left out", "item < lines * runs; item += THREADS", "item < lines; item += THREADS"),
-        ("outputs of one phase taken for neighbours", "residue + first * axis.outputs_apart", "residue + first"),
-        ("outputs of all phases counted", "ceil_div(axis.out - part.output, axis.outputs_apart)", "axis.out - part.output"),
-        ("input1's tile begins at the first phase", "axis.origin1 + residue * axis.stride", "axis.origin1"),
-        ("input2's tile begins at the first phase", "axis.origin2 + residue * axis.stride", "axis.origin2"),
-        ("input1's positions next to each other", "axis.stride + position * axis.spacing;", "axis.stride + position;"),
-        (
-            "input2's positions next to each other",
-            "(position + patch_first * shift) * axis.spacing;",
-            "(position + patch_first * shift);",
-        ),
         ("rows of a phase taken for neighbours", "+ row * vertical.spacing;\n    const int x", "+ row;\n    const int x"),
         ("gathered rows of other phases stored", "rows.output + i * vertical.outputs_apart", "rows.output + i"),
-        ("phases of outputs counted along the other axis", "digit(tile, grid.residues_x)", "digit(tile, grid.residues_y)"),
     ),
     "[2 columnwise]": (
         (
@@ -697,7 +780,16 @@ FORWARD_TILED = {
             "columns.patch",
         ),
         ("displacements of a group counted from the first", "if (thread.group * DISPLACEMENTS + n >=", "if (n >="),
-        ("tiles of displacements as if of one group", "n_rest, GROUPS * DISPLACEMENTS, PHASES", "n_rest, DISPLACEMENTS, PHASES"),
+        (
+            "tiles of displacements as if of one group",
+            "block_of(tile, grid, vertical, horizontal, PATCH_ROWS, GROUPS * DISPLACEMENTS",
+            "block_of(tile, grid, vertical, horizontal, PATCH_ROWS, DISPLACEMENTS",
+        ),
+        (
+            "displacements stored as if of one group",
+            "unknown(tile), grid, vertical, horizontal, PATCH_ROWS, GROUPS * DISPLACEMENTS",
+            "unknown(tile), grid, vertical, horizontal, PATCH_ROWS, DISPLACEMENTS",
+        ),
     ),
     "[2 channelwise]": (
         ("runs of channels all the first", "first = threadIdx.x % RUNS * RUN", "first = 0"),
@@ -722,7 +814,6 @@ FORWARD_TILED = {
         ("a stage too many is brought", "more = stages > 1", "more = stages > 0"),
         ("threads without a pair gather", "if (thread.idle || patch_row < 0", "if (patch_row < 0"),
     ),
-    "[3 copied]": (("tiles of outputs counted along the other axis", "digit(tile, grid.tiles_x)", "digit(tile, grid.tiles_y)"),),
     "tiled-template": (
         ("rows of input2 as many as of input1", "y >= (second ? vertical.size2 : vertical.size1)", "y >= vertical.size1"),
         (
@@ -735,23 +826,13 @@ FORWARD_TILED = {
         ("windows taken for single pixels", "u < vertical.taps", "u < 1"),
     ),
     "[window over two phases]": (
-        ("outputs of tiles that windows need too", "min(axis.tile_outputs, ceil_div(", "max(0, ceil_div("),
         ("taps of a row in one place", "q += horizontal.tap_step", "q += 0"),
         ("the last tap of a row left out", "v < horizontal.taps", "v < horizontal.taps - 1"),
         ("sums of taps lost", "            sum += tap;", "            sum = tap;"),
     ),
-    "[strided window over two phases]": (
-        ("columns of outputs next to each other", "q = j * horizontal.output_step", "q = j"),
-        ("tiles of strided outputs overlap", "position = first * axis.output_step", "position = first"),
-    ),
+    "[strided window over two phases]": (("columns of outputs next to each other", "q = j * horizontal.output_step", "q = j"),),
     "[window along one axis]": (("rows of outputs next to each other", "p = i * vertical.output_step", "p = i"),),
     "tiled-stride and step coprime": (
-        (
-            "patch indices of all phases counted",
-            "ceil_div(axis.patch - part.patch, axis.patches_apart)",
-            "(axis.patch - part.patch)",
-        ),
-        ("patch indices of all phases begin at the first", "+ rest * axis.step +", "+"),
         (
             "patch rows of other phases stored",
             "rows.patch + patch_row * vertical.patches_apart,\n                            columns",
@@ -783,7 +864,6 @@ FORWARD_TILED = {
         ("parts of input1 begin at the first channel", " + begin * channel_stride1", ""),
         ("parts of input2 begin at the first channel", " + begin * channel_stride2", ""),
         ("parts stored over each other", "block.split * split_stride_out", "0 * split_stride_out"),
-        ("parts counted as samples", "split = digit(tile, grid.splits)", "split = tile % grid.splits"),
     ),
     "smaller_than_the_work_loops_over_the_rest[tiled": (
         ("the grid does not loop", "tile += gridDim.x", "tile += tiles"),
@@ -832,15 +912,6 @@ FORWARD_TILED = {
             "horizontal.outputs_apart * out.column_stride, columns.outputs - thread.column",
             "out.column_stride, columns.outputs - thread.column",
         ),
-        ("patch indices of one phase taken for neighbours", "rest + patch_first * axis.patches_apart", "rest + patch_first"),
-        ("phases of patch indices counted along the other axis", "digit(tile, grid.rests_x)", "digit(tile, grid.rests_y)"),
-    ),
-    "[12 copied]": (
-        (
-            "tiles of displacements counted along the other axis",
-            "digit(tile, grid.patch_tiles_x)",
-            "digit(tile, grid.patch_tiles_y)",
-        ),
     ),
     "[4 copied]": (
         (
@@ -869,8 +940,6 @@ FORWARD_TILED = {
             "x2 = columns.at2 + thread.phase * horizontal.spacing",
             "x2 = columns.at2",
         ),
-        ("the first column of a phase is rounded down", "ceil_div(-at, spacing)", "(-at / spacing)"),
-        ("the last column of a phase is rounded down", "ceil_div(size - at, spacing)", "((size - at) / spacing)"),
         ("what is outside is gathered", "inside.holds(r, n, k) ? products", "inside.holds(r, n, k) || k >= 0 ? products"),
     ),
     "[coprime stride and step]": (
@@ -918,6 +987,456 @@ FORWARD_TILED = {
     ),
 }
 
+MMA = {
+    "[1-float16-rows]": (
+        (
+            "float16 of half the depth",
+            "Multiplier<half> {\n    static constexpr int depth = 16;",
+            "Multiplier<half> {\n    static constexpr int depth = 8;",
+        ),
+        ("float16 multiplied as bfloat16", "mma_m16n8k16_f16(c, a, b); }", "mma_m16n8k16_bf16(c, a, b); }"),
+        ("factors of float16 swapped", "{ mma_m16n8k16_f16(c, a, b); }", "{ mma_m16n8k16_f16(c, {a[1], a[0], a[2], a[3]}, b); }"),
+        (
+            "products of float16 made twice",
+            "{ mma_m16n8k16_f16(c, a, b); }",
+            "{ mma_m16n8k16_f16(c, a, b), mma_m16n8k16_f16(c, a, b); }",
+        ),
+        (
+            "channels of float16 lost",
+            "{ mma_m16n8k16_f16(c, a, b); }",
+            "{ mma_m16n8k16_f16(c, {a[0] & 0xffff0000u, a[1], a[2], a[3]}, b); }",
+        ),
+    ),
+    "[1-bfloat16-rows]": (
+        (
+            "bfloat16 of half the depth",
+            "Multiplier<bfloat16> {\n    static constexpr int depth = 16;",
+            "Multiplier<bfloat16> {\n    static constexpr int depth = 8;",
+        ),
+        ("bfloat16 multiplied as float16", "mma_m16n8k16_bf16(c, a, b); }", "mma_m16n8k16_f16(c, a, b); }"),
+        (
+            "factors of bfloat16 swapped",
+            "{ mma_m16n8k16_bf16(c, a, b); }",
+            "{ mma_m16n8k16_bf16(c, {a[1], a[0], a[2], a[3]}, b); }",
+        ),
+        (
+            "channels of bfloat16 lost",
+            "{ mma_m16n8k16_bf16(c, a, b); }",
+            "{ mma_m16n8k16_bf16(c, {a[0] & 0xffff0000u, a[1], a[2], a[3]}, b); }",
+        ),
+        ("bits of bfloat16 lost", "{ mma_m16n8k16_bf16(c, a, b); }", "{ mma_m16n8k16_bf16(c, a, {b[0] & 0xfff0fff0u, b[1]}); }"),
+    ),
+    "[1-float32-rows]": (
+        (
+            "float32 of half the depth",
+            "Multiplier<float> {\n    static constexpr int depth = 8;",
+            "Multiplier<float> {\n    static constexpr int depth = 4;",
+        ),
+        ("halves of the depth of float32 swapped", "{ mma_m16n8k8_tf32(c, a, b); }", "{ mma_m16n8k8_tf32(c, a, {b[1], b[0]}); }"),
+        (
+            "products of float32 made twice",
+            "{ mma_m16n8k8_tf32(c, a, b); }",
+            "{ mma_m16n8k8_tf32(c, a, b), mma_m16n8k8_tf32(c, a, b); }",
+        ),
+    ),
+    "nearest_tf32": (
+        ("float32 cut off instead of rounded", "return nearest_tf32(elements); }", "return elements; }"),
+        (
+            "float32 rounded to 9 bits of the fraction",
+            "return nearest_tf32(elements); }",
+            "return nearest_tf32(elements) & 0xffffc000u; }",
+        ),
+    ),
+}
+
+FORWARD_MMA = {
+    "every_axis[0]": (
+        ("an item too many", "if (item >= ITEMS) return", "if (item > ITEMS) return"),
+        ("items of a row taken for the other image's", "items = second ? ROW2 : ROW1;", "items = second ? ROW1 : ROW2;"),
+        ("rows of input2 laid as those of input1", "(second ? WIDTH2 : WIDTH1) + column / PHASES", "WIDTH1 + column / PHASES"),
+        ("input2's rows begin at input1's", "(second ? rows.at2 : rows.at1) + row", "rows.at1 + row"),
+        (
+            "input2 is not displaced along x",
+            "early * PHASES * horizontal.spacing : columns.at1)",
+            "early * PHASES * horizontal.spacing + columns.at1 - columns.at2 : columns.at1)",
+        ),
+        ("a row past the last inside", "y >= (second ? vertical.size2", "y > (second ? vertical.size2"),
+        ("a column past the last inside", "at < (second ? horizontal.size2", "at <= (second ? horizontal.size2"),
+        ("sharers of columns take the first channels", ": SHARERS == 1 ? 0 : threadIdx.x / ITEMS", ": 0"),
+        ("sharers copy the same channels", "channel = sharer() + k;", "channel = k;"),
+        ("input1 is never brought", "loader.second = there;", "loader.second = there || tile >= 0;"),
+        ("channels are not moved on", "next1 += channels * channel_stride1", "next1 += channel_stride1"),
+        ("channels are not counted down", "left -= channels", "left -= 1"),
+        (
+            "images put into each other's stages",
+            "(slot.second() ? stage2 : stage1) + slot.to()",
+            "(slot.second() ? stage1 : stage2) + slot.to()",
+        ),
+        (
+            "copies by threads without an item",
+            "            if (skips(slot)) continue;\n            INPUT* const to = (slot.second() ? stage2 : stage1)",
+            "            INPUT* const to = (slot.second() ? stage2 : stage1)",
+        ),
+        ("the last channels of a stage left out", "k < CHANNELS; k += SHARERS", "k < CHANNELS - SHARERS; k += SHARERS"),
+        ("channels copied over each other", "bring(to + channel * slot.pitch(),", "bring(to,"),
+        ("channels past the last copied", "channel < left ? slot.inside() : 0, slot.apart()", "slot.inside(), slot.apart()"),
+        ("warps' rows of input2 overlap", "mets % MET_WARPS * MET_ROWS", "mets % MET_WARPS"),
+        (
+            "rows of input2 without their patch row",
+            "(pair.met - pair.row) * vertical.patches_apart",
+            "pair.met * vertical.patches_apart",
+        ),
+        ("an output row past the last asked for", "pair.row < rows.outputs &&", "pair.row <= rows.outputs &&"),
+        ("patch row 0 not asked for", "m >= 0 && m < vertical.patch", "m > 0 && m < vertical.patch"),
+        ("a patch row past the last asked for", "m >= 0 && m < vertical.patch", "m >= 0 && m <= vertical.patch"),
+        (
+            "lanes bring the matrices of columns in the other order",
+            "(row + 8 * (matrix % 2)) * pitch + matrix / 2 * 8",
+            "(row + 8 * (matrix / 2)) * pitch + matrix % 2 * 8",
+        ),
+        (
+            "fragments' halves of the channels swapped",
+            "groups[g][0] = matrices[0], groups[g][1] = matrices[1];",
+            "groups[g][0] = matrices[1], groups[g][1] = matrices[0];",
+        ),
+        (
+            "the last group of columns of input2 is the one before",
+            "from + (count - 1) * GROUP * PIXEL",
+            "from + (count - 2) * GROUP * PIXEL",
+        ),
+        ("matrices not transposed", "load_matrices<4, !CHANNELS_LAST>", "load_matrices<4, CHANNELS_LAST>"),
+        (
+            "a fragment's rows and channels swapped",
+            "groups2[g][0], groups2[g + 1][0], groups2[g][1], groups2[g + 1][1]",
+            "groups2[g][0], groups2[g][1], groups2[g + 1][0], groups2[g + 1][1]",
+        ),
+        ("the last channels left out", "stages = ceil_div(loader.left, CHANNELS)", "stages = loader.left / CHANNELS"),
+        (
+            "stages of input1 beyond their room",
+            "kept > STAGES ? stage : stage % STAGES",
+            "kept >= STAGES ? stage : stage % STAGES",
+        ),
+        ("barrier before a stage left out", "        __syncthreads();  // the stage is there", "        // the stage is there"),
+        ("products are not cleared", "    clear(products);\n#pragma unroll 1", "#pragma unroll 1"),
+        ("some products are not cleared", "i < PAIRS * GROUPS1 * MATRICES * 4", "i < PAIRS * GROUPS1 * MATRICES * 3"),
+        ("the band's columns mirrored", "+ row - column - early;", "+ row + column - early;"),
+        ("displacement 0 left out", "if (n >= 0 && n < patches) store", "if (n > 0 && n < patches) store"),
+        ("displacement 0 of odd columns left out", "if (n >= 1 && n <= patches)", "if (n > 1 && n <= patches)"),
+        ("the last displacement of odd columns left out", "if (n >= 1 && n <= patches)", "if (n >= 1 && n < patches)"),
+        ("odd columns gathered at the even one's displacement", "to - LINE + 1, products", "to + 1, products"),
+        ("groups of columns gathered over each other", "n * LINE + j * GROUP + column", "n * LINE + column"),
+        (
+            "rows of a fragment taken for columns",
+            "row = lane / 4, column = 2 * (lane % 4);\n#pragma unroll\n    for (int k = 0; k < MATRICES",
+            "row = lane % 8, column = 2 * (lane / 8);\n#pragma unroll\n    for (int k = 0; k < MATRICES",
+        ),
+        ("rows that are not asked for stored", "first + p >= PAIRS || !asked_for(pair, vertical, rows)", "first + p >= PAIRS"),
+        ("a warp's pairs read as the first", "+ warp) * AT_ONCE + p;", "+ warp) * AT_ONCE;"),
+        ("scale lost", "            run[k] *= out.scale;\n", ""),
+        (
+            "barrier before a band is gathered left out",
+            "        __syncthreads();  // the last stage, or",
+            "        // the last stage, or",
+        ),
+        (
+            "barrier before a band is read left out",
+            "early, columns.patches);\n        __syncthreads();",
+            "early, columns.patches);",
+        ),
+        ("samples of input1 not told apart", "input1 + (block.b * batch_stride1", "input1 + (0 * batch_stride1"),
+        ("samples of input2 not told apart", "input2 + (block.b * batch_stride2", "input2 + (0 * batch_stride2"),
+        ("samples of the output not told apart", "block.b * batch_stride_out", "0 * batch_stride_out"),
+    ),
+    "every_axis[8]": (
+        ("the last items are left out", "SLOTS = ceil_div(ITEMS * SHARERS, THREADS)", "SLOTS = 1"),
+        (
+            "sharers of a pixel take the first channels",
+            "return CHANNELS_LAST ? threadIdx.x % SHARERS",
+            "return CHANNELS_LAST ? 0",
+        ),
+        ("every thread has a pixel of its own", "return number / SHARERS;", "return number;"),
+        ("runs of channels past the last copied", "min(max(left - first, 0), RUN)", "RUN"),
+        ("channels that are left counted from the first run", "max(left - first, 0)", "max(left, 0)"),
+        ("runs of channels laid over each other", "bring(to + first, source", "bring(to, source"),
+        ("runs of channels all the first", "source(slot, first), slot.inside()", "source(slot, 0), slot.inside()"),
+        (
+            "matrices of a pixel's channels swapped",
+            "(row + 8 * (matrix / 2)) * PIXEL + matrix % 2 * RUN",
+            "(row + 8 * (matrix % 2)) * PIXEL + matrix / 2 * RUN",
+        ),
+    ),
+    "[one phase-7-float32]": (
+        ("tiles of input2 never begin early", "columns.at2 - early * PHASES", "columns.at2 - 0 * early * PHASES"),
+        ("the band does not begin early", "+ row - column - early;", "+ row - column - 0 * early;"),
+    ),
+    "that_leave_nothing_out[aligned]": (
+        (
+            "pieces of a run a row of the other image apart",
+            "piece * piece * items + k",
+            "piece * piece * (second ? ROW1 : ROW2) + k",
+        ),
+        ("pieces of a run taken for neighbours", "(k / piece * piece * items + k % piece)", "k"),
+        (
+            "pieces put a row of the other image apart",
+            "int apart() const { return second() ? ROW2 : ROW1; }",
+            "int apart() const { return second() ? ROW1 : ROW2; }",
+        ),
+    ),
+    "cases_equal_the_oracle[mma-stride and step coprime-busy]": (
+        ("columns next to each other", "+ column * horizontal.spacing;\n    if", "+ column;\n    if"),
+        ("rows next to each other", "+ row * vertical.spacing;\n    const int x", "+ row;\n    const int x"),
+        ("displacements of other phases stored", "columns.patch + n * horizontal.patches_apart", "columns.patch + n"),
+        ("rows of other phases stored", "rows.output + pair.row * vertical.outputs_apart", "rows.output + pair.row"),
+        ("columns begin in other phases", "columns.output + column * horizontal.outputs_apart", "columns.output + column"),
+    ),
+    "its_own_way_equal_the_oracle[rows-one phase-bfloat16]": (
+        ("rows of input2 as many as of input1", "y >= (second ? vertical.size2 : vertical.size1)", "y >= vertical.size1"),
+        (
+            "columns of input2 as many as of input1",
+            "at < (second ? horizontal.size2 : horizontal.size1)",
+            "at < horizontal.size1",
+        ),
+        ("rows of input2 apart as input1's", "y * (second ? image2.row_stride : image1.row_stride)", "y * image1.row_stride"),
+        (
+            "columns of input2 apart as input1's",
+            "x * (second ? image2.column_stride : image1.column_stride)",
+            "x * image1.column_stride",
+        ),
+        ("channels of input2 apart as input1's", "next2 + channel * channel_stride2", "next2 + channel * channel_stride1"),
+        ("elements of input2 apart as input1's", "slot.second() ? column_stride2 : column_stride1);", "column_stride1);"),
+        ("blocks whose first row has no displacement meet nothing", "Pair{SKEWED ? 0 : TILE_ROWS - 1, 0}", "Pair{0, 0}"),
+        (
+            "columns of input2 end where input1's do",
+            "end_inside(columns.at2, horizontal.spacing, horizontal.size2)",
+            "end_inside(columns.at2, horizontal.spacing, horizontal.size1)",
+        ),
+    ),
+    "every_axis[17]": (
+        ("phases of a row not parted", "(row * PHASES + column % PHASES) * (second", "(row * PHASES) * (second"),
+        ("columns of a phase laid as if there were one", "+ column / PHASES) * PIXEL", "+ column) * PIXEL"),
+        ("channels past the last loaded", "channel < left ? slot.inside() : 0, apart, run", "slot.inside(), apart, run"),
+        ("a unit moves on by a stage", "advance(UNIT)", "advance(CHANNELS)"),
+        (
+            "channels of a unit put over each other",
+            "put_run(to + (sharer() + k * SHARERS) * slot.pitch()",
+            "put_run(to + sharer() * slot.pitch()",
+        ),
+        (
+            "units of a stage put over each other",
+            "place1(stage + AHEAD) + unit * PITCH1, place2(stage + AHEAD) + unit * PITCH2",
+            "place1(stage + AHEAD), place2(stage + AHEAD)",
+        ),
+        (
+            "a unit put into the stage that is read",
+            "loader.put_unit(place1(stage + AHEAD) + unit * PITCH1, place2(stage + AHEAD)",
+            "loader.put_unit(place1(stage) + unit * PITCH1, place2(stage)",
+        ),
+        (
+            "single columns put as neighbours",
+            "store_shared(to + k * (slot.apart() / PHASES), run[k])",
+            "store_shared(to + k, run[k])",
+        ),
+        ("single columns put as runs", "if (piece == RUN) {", "if (piece >= 1) {"),
+        ("phases of warps not told apart in input2", "(warp.met * PHASES + warp.phase) * WIDTH2", "(warp.met * PHASES) * WIDTH2"),
+        ("phases taken for rows", "rows = warp / PHASES, mets", "rows = warp, mets"),
+        ("a warp's rows of input2 apart as in one phase", "from2 + u * PHASES * WIDTH2 * PIXEL", "from2 + u * WIDTH2 * PIXEL"),
+        ("columns of all phases from the first warp", "rest * PHASES + (column + k) % PHASES;", "rest * PHASES;"),
+        ("columns of phases not put together again", "n * LINE + (column + k) / PHASES", "n * LINE + (column + k)"),
+        ("phases of warps not skipped where rows are found", "Warp::number(rest * PHASES)", "Warp::number(rest)"),
+        ("the same channels of input2 in every unit", "place2(stage) + unit * DEPTH2", "place2(stage)"),
+        ("columns met as in one phase", "met = column + n * PHASES;", "met = column + n;"),
+    ),
+    "[both phases-7-float32]": (
+        ("columns that come early counted in one phase", "early * PHASES * horizontal.spacing :", "early * horizontal.spacing :"),
+    ),
+    "counted_to_be_loaded_is_loaded[9-channels_last]": (
+        ("pixels outside copied", "slot.inside() ? (1u << wanted) - 1 : 0, 1, 1)", "(1u << wanted) - 1, 1, 1)"),
+    ),
+    "passes_over": (
+        ("input2 skipped in later passes", "second && !slot.second()", "second && slot.second()"),
+        (
+            "stages that are kept laid over each other",
+            "kept > STAGES ? stage : stage % STAGES",
+            "kept > STAGES ? stage % STAGES : stage % STAGES",
+        ),
+        ("input2 laid over the kept stages", "shared + kept * STAGE1", "shared + STAGES * STAGE1"),
+        ("every block takes the patch rows of one pass", "passes * MET, patch_columns", "MET, patch_columns"),
+        (
+            "rows of input2 of a pass are those of the first",
+            "block.rows.at2 += pass * MET * vertical.spacing;",
+            "block.rows.at2 += 0 * pass;",
+        ),
+        ("all passes stored as the first", "block = block_at(unknown(tile), pass)", "block = block_at(unknown(tile), 0)"),
+        ("barrier before the next pass left out", "        __syncthreads();  // nobody reads", "        // nobody reads"),
+    ),
+    "counted_to_be_loaded_is_loaded[9-aligned]": (
+        ("input1 brought in every pass", "loader.second = there;", "loader.second = there && tile < 0;"),
+    ),
+    "count_to_the_last[1-float16-rows]": (
+        ("single elements copied as pieces", "if (piece == 1) copy_elements", "if (piece == 0) copy_elements"),
+    ),
+    "[both phases-9-float32]": (
+        ("phases of a run one after the other", "run[k * PHASES + phase]", "run[k + phase * (RUN / PHASES)]"),
+        (
+            "phases of input2 put where those of input1 go",
+            "to + phase * (slot.second() ? WIDTH2 : WIDTH1)",
+            "to + phase * WIDTH1",
+        ),
+    ),
+    "fit[4 bytes beyond a line-columnwise]": (
+        (
+            "pieces that are shorter than runs taken for single columns",
+            "if (STAGING == COLUMNWISE && loader.piece < RUN) loader.piece = 1;\n",
+            "",
+        ),
+    ),
+    "cases_equal_the_oracle[mma-pwcnet-like-busy]": (
+        ("skewed rows begin at the same row of input2", "(SKEWED ? row : 0)", "0"),
+        ("a displacement before the first of odd columns gathered", "if (n >= 1 && n <= patches)", "if (n >= 0 && n <= patches)"),
+    ),
+    "every_axis[5]": (
+        ("rows of a warp overlap", "row = rows % ROW_WARPS * ROWS", "row = rows % ROW_WARPS"),
+        ("rows skewed that are not", "(SKEWED ? row : 0)", "row"),
+        (
+            "pairs counted along input2 first",
+            "Pair{warp.row + pair % ROWS, warp.met + pair / ROWS}",
+            "Pair{warp.row + pair / MET_ROWS, warp.met + pair % MET_ROWS}",
+        ),
+        ("patch rows before the first asked for", "m >= 0 && m < vertical.patch", "m < vertical.patch"),
+        ("sums of pairs counted along input2 first", "products[u * ROWS + r][j][k]", "products[r * MET_ROWS + u][j][k]"),
+        ("all rows of a warp are the first of input1", "from1 + r * PHASES * WIDTH1 * PIXEL", "from1"),
+        ("neighbouring matrices of a band overlap", "g = j + 2 * k;", "g = j + k;"),
+        ("more pairs gathered than fit", "AT_ONCE = lesser(FITTING, PAIRS)", "AT_ONCE = PAIRS"),
+        ("pairs after those at once gathered too", "if (p >= first && p < first + AT_ONCE)", "if (p >= first)"),
+        ("pairs not counted from the first at once", "AT_ONCE + p - first) * BAND", "AT_ONCE + p) * BAND"),
+    ),
+    "every_axis[2]": (
+        ("every share multiplies the first channels of input2", "warp.share * Multiply::depth * DEPTH2", "0"),
+        ("the last share left out", "share < SHARES; share++", "share < SHARES - 1; share++"),
+        ("shares read as the first", "share * (BLOCK_WARPS / SHARES) + warp", "warp"),
+        ("lanes of single channels swapped", "return lane % 4 * pitch + lane / 4;", "return lane / 8 * pitch + lane % 8;"),
+        ("the second half of the channels next to the first", "g * GROUP + half * 4 * pitch", "g * GROUP + half * pitch"),
+        ("one stage too few asked for at first", "stage < AHEAD; stage++", "stage < AHEAD - 1; stage++"),
+        ("the first stages not committed", "place2(stage));\n        copy_async_commit();", "place2(stage));"),
+        ("stages not committed", "place2(stage + AHEAD));\n        copy_async_commit();", "place2(stage + AHEAD));"),
+        ("stages not waited for", "copy_async_wait<AHEAD - 1>()", "copy_async_wait<AHEAD>()"),
+        (
+            "a barrier before the wait in place of after it",
+            "        if (ASYNCHRONOUS) copy_async_wait<AHEAD - 1>();\n        __syncthreads();",
+            "        __syncthreads();\n        if (ASYNCHRONOUS) copy_async_wait<AHEAD - 1>();",
+        ),
+        ("the last stage is not brought", "more = stage + AHEAD < stages", "more = stage + AHEAD < stages - 1"),
+    ),
+    "rounded_to_the_nearest_tf32": (
+        ("halves of the fragments not rounded", "groups[g][0] = Multiply::rounded(groups[g][0])", "groups[g][0] = groups[g][0]"),
+    ),
+    "factors": (
+        (
+            "the other halves of the fragments not rounded",
+            "groups[g][1] = Multiply::rounded(groups[g][1])",
+            "groups[g][1] = groups[g][1]",
+        ),
+    ),
+    "every_axis[9]": (("stages of input2 beyond their room", "shared2 + stage % STAGES * STAGE2", "shared2 + stage * STAGE2"),),
+    "told_apart_in_every_pass": (
+        ("patch rows of a pass without their phases", "pass * MET * vertical.patches_apart", "pass * MET"),
+        (
+            "patch rows of one phase taken for neighbours",
+            "(pair.met - pair.row) * vertical.patches_apart",
+            "(pair.met - pair.row) * vertical.spacing",
+        ),
+        ("rows inside without their spacing", "rows.at1 + pair.row * vertical.spacing, y2", "rows.at1 + pair.row, y2"),
+    ),
+    "whose_rows_meet_nothing": (
+        (
+            "blocks that meet nothing are brought",
+            "if (rows_meet(vertical, block.rows)) {",
+            "if (rows_meet(vertical, block.rows) || true) {",
+        ),
+        ("rows of one image are enough to meet", "return any1 && any2 &&", "return (any1 || any2) &&"),
+    ),
+    "of_what_is_multiplied[P 21]": (
+        ("pairs that are not asked for multiplied", "if (asked_for(pair_of(warp, p), vertical, rows) && inside(", "if (inside("),
+    ),
+    "any_tile_that_fits": (
+        ("a block's last row of input1 does not count", "min(ROWS1, end_inside", "min(ROWS1 - 1, end_inside"),
+    ),
+    "has_its_products[0]": (
+        ("a block's last row of input2 does not count", "min(ROWS2, end_inside", "min(ROWS2 - 1, end_inside"),
+    ),
+    "no_further": (
+        ("the last run of a row left out", "runs = ceil_div(columns.outputs, count)", "runs = columns.outputs / count"),
+        ("columns past the last output stored", "columns.outputs - column, run", "columns.outputs, run"),
+    ),
+    "[one phase-9-float32]": (
+        ("runs of a row overlap", "digit(rest, runs) * count, n", "digit(rest, runs), n"),
+        ("a line too few for the band", "2 * GROUP * MATRICES - GROUP + 1;", "2 * GROUP * MATRICES - GROUP;"),
+    ),
+    "every_axis[1]": (("pairs past the last stored", "if (first + p >= PAIRS || !asked_for", "if (!asked_for"),),
+    "of_the_band_few[P 9-bfloat16]": (("lines of a band meet the same banks", "LINE = WIDTH1 + 5", "LINE = WIDTH1"),),
+    "infinite_in_the_other[x1]": (
+        (
+            "columns that are outside stored",
+            " || !inside_columns.hold(column + k, n)) continue",
+            " || (k < 0 && !inside_columns.hold(column + k, n))) continue",
+        ),
+        ("columns before input2 stored", "met >= begin2 && ", ""),
+        ("a row before input2 stored", "&& y2 >= 0 && y2 < vertical.size2;", "&& y2 >= -1 && y2 < vertical.size2;"),
+        ("a row past input2 stored", "&& y2 >= 0 && y2 < vertical.size2;", "&& y2 >= 0 && y2 <= vertical.size2;"),
+    ),
+    "infinite_in_the_other[x2]": (
+        ("columns before input1 stored", "column >= begin1 && ", ""),
+        ("a row before input1 stored", "return y1 >= 0 &&", "return y1 >= -1 &&"),
+        ("a row past input1 stored", "y1 < vertical.size1 &&", "y1 <= vertical.size1 &&"),
+    ),
+    "as_far_apart_as_they_lie": (
+        (
+            "columns of input1 brought without their spacing",
+            "loader.column_stride1 = horizontal.spacing * column_stride1",
+            "loader.column_stride1 = column_stride1",
+        ),
+        (
+            "columns of input2 brought without their spacing",
+            "loader.column_stride2 = horizontal.spacing * column_stride2",
+            "loader.column_stride2 = column_stride2",
+        ),
+    ),
+    "cases_equal_the_oracle[mma-pwcnet-like-idle]": (
+        ("every part sums the first channels", "begin = block.split * split_channels", "begin = 0 * block.split"),
+        ("parts of input2 begin at the first channel", " + begin * channel_stride2", ""),
+        (
+            "the last part as long as the others",
+            "left = min(split_channels, channels - begin)",
+            "left = min(split_channels, channels)",
+        ),
+    ),
+    "long_sums": (
+        ("parts of the channels overlap", "left = min(split_channels, channels - begin)", "left = channels - begin"),
+        ("parts stored over each other", "block.split * split_stride_out", "0 * split_stride_out"),
+    ),
+    "fit[4 bytes beyond a line-copied]": (
+        ("input2 taken to be aligned as input1", "min(aligned(input1, piece), aligned(input2, piece))", "aligned(input1, piece)"),
+    ),
+    "smaller_than_the_work_loops_over_the_rest[mma": (
+        ("the grid does not loop", "tile += gridDim.x", "tile += tiles"),
+        ("blocks take each other's tiles", "tile += gridDim.x", "tile += 1"),
+    ),
+    "apart_are_reached[batch]": (
+        (
+            "samples' offsets in 32 bits",
+            "input1 + (block.b * batch_stride1 +",
+            "input1 + static_cast<int>(block.b * batch_stride1 +",
+        ),
+    ),
+    "apart_are_reached[channels]": (
+        (
+            "channels' offsets in 32 bits",
+            "next1 + channel * channel_stride1)",
+            "next1 + static_cast<int>(channel * channel_stride1))",
+        ),
+    ),
+}
+
 SUM_PARTS = {
     "in_parts_give_the_same_sums[3-float32]": (
         ("runs overlap", "at % runs * RUN", "at % runs"),
@@ -945,7 +1464,7 @@ SUM_PARTS = {
     "many_parts_keep_the_error_bound": (("parts not counted", "sums.added(1)", "sums.added(0)"),),
 }
 
-GRADIENT_TILED = {
+GRADIENT_PHASES = {
     "equals_the_oracle[float32-rows]": (
         ("the first of a range left out", "begin <= index && index < end", "begin < index && index < end"),
         ("one past a range taken", "begin <= index && index < end", "begin <= index && index <= end"),
@@ -966,9 +1485,60 @@ GRADIENT_TILED = {
         ("rows meet whatever their displacement", "y.read.has(t) && m.has(k - t)", "y.read.has(t) && (k >= t || k < t)"),
         (
             "tiles of rows overlap",
-            "ceil_div(vertical.longest(1), TILE_ROWS)) * TILE_ROWS;",
-            "ceil_div(vertical.longest(1), TILE_ROWS));",
+            "ceil_div(vertical.longest(1), extent.rows)) * extent.rows;",
+            "ceil_div(vertical.longest(1), extent.rows));",
         ),
+    ),
+    "every phase has its outputs elsewhere-busy": (
+        (
+            "outputs found on the wrong side of the padding",
+            "made.other : made.own) + padding",
+            "made.other : made.own) - padding",
+        ),
+        ("positions between outputs read", "z % stride == 0 ? inside", "z % stride <= stride ? inside"),
+        ("outputs as far apart as pixels", "made.output_step = made.step / stride", "made.output_step = made.step"),
+        ("outputs begin at the first", "const long long at = output + ", "const long long at = 0 * output + "),
+        (
+            "cotangents of outputs past the last for gradient 2",
+            "if (second) made.met = made.met.within(answered);\n        else",
+            "if (!second)",
+        ),
+        ("cotangents of outputs past the last for gradient 1", "        else made.read = made.read.within(answered);\n", ""),
+        (
+            "phases of columns counted along y",
+            "digit(number, horizontal.phases(PHASES))",
+            "digit(number, vertical.phases(PHASES))",
+        ),
+    ),
+    "pwcnet-like-idle": (("parts of rows go past their end", "min(m + parts.rows, vertical.patch)", "vertical.patch"),),
+    "cotangents_more_than_2_to_the_31": (
+        ("cotangent's offsets in 32 bits", "* patch_stride + at * stride;", "* static_cast<int>(patch_stride) + at * stride;"),
+    ),
+    "seams[1 phases, 32 x 2 x 32, 9]": (
+        (
+            "tiles of channels overlap",
+            "ceil_div(channels, extent.channels)) * extent.channels;",
+            "ceil_div(channels, extent.channels));",
+        ),
+        (
+            "tiles of columns overlap",
+            "ceil_div(horizontal.longest(PHASES), extent.columns)) * extent.columns;",
+            "ceil_div(horizontal.longest(PHASES), extent.columns));",
+        ),
+    ),
+    "one-sided stereo-idle": (
+        ("parts of columns go past their end", "min(n + parts.columns, horizontal.patch)", "horizontal.patch"),
+    ),
+    "every phase has its outputs elsewhere-idle": (
+        ("phases of rows counted along x", "digit(number, vertical.phases(1))", "digit(number, horizontal.phases(1))"),
+    ),
+    "keep_the_error_bound[one column]": (
+        ("parts of rows overlap", "tile.part % parts.of_rows * parts.rows", "tile.part % parts.of_rows"),
+    ),
+}
+
+GRADIENT_TILED = {
+    "equals_the_oracle[float32-rows]": (
         ("phases laid over each other", "u % PHASES * plane + u / PHASES", "u + 0 * plane"),
         ("columns outside loaded", "return met.has(first + u) && c", "return (met.has(first + u) || u >= 0) && c"),
         ("channels past the last loaded", " && c < channels; }", " && c >= 0; }"),
@@ -1073,25 +1643,6 @@ GRADIENT_TILED = {
     ),
     "every phase has its outputs elsewhere-busy": (
         (
-            "outputs found on the wrong side of the padding",
-            "made.other : made.own) + padding",
-            "made.other : made.own) - padding",
-        ),
-        ("positions between outputs read", "z % stride == 0 ? inside", "z % stride <= stride ? inside"),
-        ("outputs as far apart as pixels", "made.output_step = made.step / stride", "made.output_step = made.step"),
-        ("outputs begin at the first", "const long long at = output + ", "const long long at = 0 * output + "),
-        (
-            "cotangents of outputs past the last for gradient 2",
-            "if (second) made.met = made.met.within(answered);\n        else",
-            "if (!second)",
-        ),
-        ("cotangents of outputs past the last for gradient 1", "        else made.read = made.read.within(answered);\n", ""),
-        (
-            "phases of columns counted along y",
-            "digit(number, horizontal.phases(PHASES))",
-            "digit(number, vertical.phases(PHASES))",
-        ),
-        (
             "columns of one phase stored as neighbours",
             "(tile.x.own + (tile.column + u) * tile.x.step)",
             "(tile.x.own + tile.column + u)",
@@ -1120,10 +1671,7 @@ GRADIENT_TILED = {
     "[one-sided stereo-busy]": (
         ("parts of 8 displacements left out", "for (; n + part <= count; n += part)", "for (; n + part < count; n += part)"),
     ),
-    "pwcnet-like-idle": (
-        ("parts of the sum stored over each other", "tile.part * to.part_stride", "0 * to.part_stride"),
-        ("parts of rows go past their end", "min(m + parts.rows, vertical.patch)", "vertical.patch"),
-    ),
+    "pwcnet-like-idle": (("parts of the sum stored over each other", "tile.part * to.part_stride", "0 * to.part_stride"),),
     "is_not_finite_stays": (
         ("rows that meet nothing multiplied by 0", "if (first && second) {", "if (first || second) {"),
         ("pixels that no output reads keep what was multiplied", "read ? load_shared", "read || u >= 0 ? load_shared"),
@@ -1150,7 +1698,6 @@ GRADIENT_TILED = {
         ("blocks take each other's tiles", "number += gridDim.x", "number += 1"),
     ),
     "cotangents_more_than_2_to_the_31": (
-        ("cotangent's offsets in 32 bits", "* patch_stride + at * stride;", "* static_cast<int>(patch_stride) + at * stride;"),
         (
             "cotangent's samples in 32 bits",
             "tile.sample * cotangent.batch_stride",
@@ -1174,16 +1721,6 @@ GRADIENT_TILED = {
         ("runs of channels never loaded", "else if (image.channel_stride == 1)", "else if (image.channel_stride == 0)"),
     ),
     "seams[1 phases, 32 x 2 x 32, 9]": (
-        (
-            "tiles of channels overlap",
-            "ceil_div(channels, TILE_CHANNELS)) * TILE_CHANNELS;",
-            "ceil_div(channels, TILE_CHANNELS));",
-        ),
-        (
-            "tiles of columns overlap",
-            "ceil_div(horizontal.longest(PHASES), TILE_COLUMNS)) * TILE_COLUMNS;",
-            "ceil_div(horizontal.longest(PHASES), TILE_COLUMNS));",
-        ),
         ("columns counted from the tile's first", "met.has(first + u)", "met.has(u)"),
         (
             "the last column that is met is not brought",
@@ -1216,9 +1753,6 @@ GRADIENT_TILED = {
         ),
     ),
     "seams[2 phases, 32 x 2 x 32, 21]": (("runs laid as single columns", "to += c * PITCH + u / PHASES", "to += c * PITCH + u"),),
-    "one-sided stereo-idle": (
-        ("parts of columns go past their end", "min(n + parts.columns, horizontal.patch)", "horizontal.patch"),
-    ),
     "smaller_than_the_work_loops_over_the_rest[idle]": (
         ("barrier before the next tile left out", "scale, shared);\n        __syncthreads();", "scale, shared);"),
     ),
@@ -1233,9 +1767,6 @@ GRADIENT_TILED = {
     "infinite_where_that_part[ends]": (("runs that end outside", " && (met.end - first) % RUN == 0", ""),),
     "wide_rows_of_neighbouring_channels": (
         ("columns of channel runs left out", "u < piece.end; u += count * apart)", "u < apart; u += count * apart)"),
-    ),
-    "every phase has its outputs elsewhere-idle": (
-        ("phases of rows counted along x", "digit(number, vertical.phases(1))", "digit(number, horizontal.phases(1))"),
     ),
     "neighbouring_channels_are_stored_in_whole_sectors": (
         (
@@ -1259,8 +1790,321 @@ GRADIENT_TILED = {
     "that_begin_where_16_bytes_do_equal_the_oracle[float32-both phases]": (
         ("phases of a run one after the other", "run[k + i * PHASES + p]", "run[k + i + p * together]"),
     ),
-    "keep_the_error_bound[one column]": (
-        ("parts of rows overlap", "tile.part % parts.of_rows * parts.rows", "tile.part % parts.of_rows"),
+}
+
+GRADIENT_MMA = {
+    "[bfloat16, 1 phases, 64 x 4 x 16, 9]": (
+        (
+            "rows meet whatever their displacement",
+            "return read.has(t) && m.has(k - t)",
+            "return read.has(t) && (k >= t || k < t)",
+        ),
+        (
+            "channels of all tiles are the first's",
+            "batch_stride + tile.channel * image.channel_stride",
+            "batch_stride + 0 * image.channel_stride",
+        ),
+        (
+            "rows of X begin at the first tile's",
+            "(tile.y.other + tile.row * tile.y.step) * image.row_stride",
+            "(tile.y.other) * image.row_stride",
+        ),
+        (
+            "columns of X begin at the first tile's",
+            "(tile.x.other + tile.column * tile.x.step) * image.column_stride",
+            "(tile.x.other) * image.column_stride",
+        ),
+        (
+            "cotangents begin at the first row's displacement",
+            "tile.y.offset(tile.row + t, tile.row + k, k - t,",
+            "tile.y.offset(tile.row + t, tile.row + k, k,",
+        ),
+        (
+            "columns that are met counted from the first tile's",
+            "stream.met_columns = from(tile.column, tile.x.met)",
+            "stream.met_columns = from(0, tile.x.met)",
+        ),
+        (
+            "channels past the last loaded",
+            "min(channels - tile.channel, TILE_CHANNELS);\n    stream.shift",
+            "max(channels - tile.channel, TILE_CHANNELS);\n    stream.shift",
+        ),
+        (
+            "a row's shift is not the band's",
+            "const int shift = shift_of(tile, width);",
+            "const int shift = shift_of(tile, width) + 1;",
+        ),
+        ("columns of X begin without the shift", "PHASES * (at.n - stream.shift), met", "PHASES * at.n, met"),
+        ("displacements past the last multiplied", "if (n >= end || counts.begin", "if (n >= end + width || counts.begin"),
+        ("displacements of the first step for all", "const int n = at.n + place.n;", "const int n = place.n;"),
+        ("runs of a row overlap", "int u = place.run * RUN;", "int u = place.run;"),
+        ("a run's columns inside as its first", "if (counts.has(u + i)) values[i]", "if (counts.has(u)) values[i]"),
+        (
+            "rows of the band over each other",
+            "bands += band(0, place.row, 0) + (place.n + shift) * SIDE;",
+            "bands += band(0, 0, 0) + (place.n + shift) * SIDE;",
+        ),
+        ("the band is not shifted", "(place.n + shift) * SIDE;", "(place.n + 0 * shift) * SIDE;"),
+        ("the band is upright", "t % SIDE * (SIDE + 1);", "t % SIDE;"),
+        ("column tiles of the band over each other", "band(u % PHASES, 0, t / SIDE)", "band(u % PHASES, 0, 0)"),
+        ("a run begins at its first word whatever the turn", "(i / each + turn) % 4 * each", "i / each * each"),
+        (
+            "the last runs of a row left out",
+            "run = last ? RUNS - 1 : digit(number, RUNS - 1);",
+            "run = last ? 0 : digit(number, RUNS - 1);",
+        ),
+        (
+            "warps have the same channels",
+            "channel = digit(warp, CHANNEL_WARPS) * (2 * SIDE * CHANNEL_TILES);",
+            "channel = digit(warp, CHANNEL_WARPS) * 0;",
+        ),
+        ("warps' rows overlap", "row = warp * ROWS;", "row = warp;"),
+        ("lanes bring the lower channels twice", "lower = lane / SIDE % 2 * SIDE;", "lower = 0;"),
+        ("the next group's columns are the first's", "column = (g + lane / (2 * SIDE)) * SIDE;", "column = g * SIDE;"),
+        ("fragments of two groups swapped", "groups[g + r / 2][r % 2] = both[r]", "groups[g + r % 2][r / 2] = both[r]"),
+        ("the band read without its transpose", "load_matrices<count, true>(registers", "load_matrices<count, false>(registers"),
+        ("groups of a column tile are the first's", "groups[column_tile + d", "groups[0 * column_tile + d"),
+        ("the mask of rows shifted by one", "if (!(meet >> q & 1)) continue;", "if (!(meet >> (q + 1) & 1)) continue;"),
+        ("rows of a warp multiply the first's band", "band(seat.phase, seat.row + q, j)", "band(seat.phase, seat.row, j)"),
+        (
+            "warps meet the rows of the first",
+            "rows_that_meet(load_stream<Rows>(stream), seat.row, now.k)",
+            "rows_that_meet(load_stream<Rows>(stream), 0, now.k)",
+        ),
+        ("rows of a warp meet what its first does", "rows.meet(first + q, k)", "rows.meet(first, k)"),
+        (
+            "sums of warps' rows gathered over each other",
+            "sum_place(shared, seat.row / ROWS, seat.channel",
+            "sum_place(shared, 0, seat.channel",
+        ),
+        ("lower halves of the sums over the upper", "(c * 2 + lower) * SIDE * SUMS_PITCH", "(c * 2) * SIDE * SUMS_PITCH"),
+        ("columns of a fragment gathered one apart", "lane % 4 * 2;", "lane % 4;"),
+        ("column tiles gathered over each other", "* SUMS_PITCH + j * SIDE", "* SUMS_PITCH + 0 * j"),
+        ("rows past the last stored", "return row < rows && channel", "return row <= rows && channel"),
+        ("channels past the last stored", "channel < channels && u", "channel <= channels && u"),
+        ("columns past the last stored", "u < columns; }", "u <= columns; }"),
+        (
+            "rows stored at the first tile's",
+            "(tile.y.own + tile.row * tile.y.step) * to.row_stride",
+            "(tile.y.own) * to.row_stride",
+        ),
+        ("each gradient from its own input", "if (tile.x.second) image = image1;", "if (!tile.x.second) image = image1;"),
+        ("gradients stored as each other", "if (tile.x.second) result = result2;", "if (!tile.x.second) result = result2;"),
+        ("off the band nothing is cleared", "            clear(shared + IMAGE);\n", ""),
+        ("off the second band nothing is cleared", "            clear(shared + BUFFER + IMAGE);\n", ""),
+        (
+            "barrier before the first step left out",
+            "clear(shared + BUFFER + IMAGE);\n            __syncthreads();",
+            "clear(shared + BUFFER + IMAGE);",
+        ),
+        ("copies not waited for", "                copy_async_wait<0>();\n", ""),
+        ("copies not committed", "                    copy_async_commit();\n", ""),
+        ("barrier between steps left out", "copy_async_wait<0>();\n                __syncthreads();", "copy_async_wait<0>();"),
+        ("buffers do not take turns", "buffer = 1 - buffer;", "buffer = 0;"),
+        ("the last step is not worked on", "while (now.n < none.n || next.n < none.n)", "while (next.n < none.n)"),
+        ("the last row of X left out", "++next.k >= rows.end)", "++next.k >= rows.end - 1)"),
+        ("displacements after the first step skipped", "next.n + width};", "next.n + 2 * width};"),
+        ("barrier before gathered sums are read left out", "if (__syncthreads_or(any)) {", "if (any) {"),
+        (
+            "barrier before the next row is gathered left out",
+            "q, scale, gathered);\n            __syncthreads();",
+            "q, scale, gathered);",
+        ),
+        (
+            "every row is the first",
+            "rest * ROWS + q;\n        const int channel",
+            "rest * ROWS + 0 * q;\n        const int channel",
+        ),
+        (
+            "channels of warps not told apart where they are neighbours",
+            "(CHANNELS_LAST ? seat.channel : seat.channel * PITCH)",
+            "(CHANNELS_LAST ? 0 : seat.channel * PITCH)",
+        ),
+        ("lanes' neighbouring channels taken for columns", "(column + row) * PITCH + lower", "(column + lower) * PITCH + row"),
+        ("neighbouring channels not transposed", "load_matrices<4, CHANNELS_LAST>", "load_matrices<4, false>"),
+        ("pieces that do not count copied", "piece.at(i, o) : piece.data, counts)", "piece.at(i, o) : piece.data, true)"),
+    ),
+    "definition_puts_it[cropped-bfloat16-inf]": (
+        ("rows that no output reads meet", "return read.has(t) && m.has(k - t)", "return m.has(k - t)"),
+        ("columns that nothing reads loaded", "counts = stream.read_columns.within(met)", "counts = met"),
+    ),
+    "memory_order_equals_the_oracle[bfloat16-rows]": (
+        (
+            "samples of X not told apart",
+            "tile.sample * image.batch_stride + tile.channel * image",
+            "0 * image.batch_stride + tile.channel * image",
+        ),
+        (
+            "cotangents begin at the first sample",
+            "tile.sample * cotangent.batch_stride + along_y(0, 0)",
+            "0 * cotangent.batch_stride + along_y(0, 0)",
+        ),
+        ("samples of the gradient not told apart", "tile.sample * to.batch_stride", "0 * to.batch_stride"),
+        ("tiles of gradient 2 counted on from gradient 1's", "second ? number - tiles_of_first : number", "number"),
+    ),
+    "cases_equal_the_oracle[columns that runs do not fit-bfloat16-busy]": (
+        (
+            "columns that are read counted from the first tile's",
+            "stream.read_columns = from(tile.column, tile.x.read)",
+            "stream.read_columns = from(0, tile.x.read)",
+        ),
+    ),
+    "a_cotangent_may_have_any_strides": (
+        ("cotangents of columns next to each other", "load_element(data + i * stream.by_u)", "load_element(data + i)"),
+    ),
+    "[bfloat16, 1 phases, 32 x 8 x 32, 25]": (
+        (
+            "a group's depth is the first",
+            "column_tile + d * Unit::depth / SIDE + r / GROUP_REGISTERS",
+            "column_tile + r / GROUP_REGISTERS",
+        ),
+        ("column tiles multiply the first's band", "band(seat.phase, seat.row + q, j)", "band(seat.phase, seat.row + q, 0)"),
+    ),
+    "[float32, 1 phases, 64 x 2 x 16, 9]": (
+        (
+            "a band of the second half's rows is the first's",
+            "registers[r] = load_shared(from + r * (SIDE / 2) * SIDE)",
+            "registers[r] = load_shared(from)",
+        ),
+        (
+            "the next columns of a group are the first's",
+            "column = g * SIDE + lane / (2 * SIDE) * (SIDE / 2);",
+            "column = g * SIDE;",
+        ),
+    ),
+    "factors_of_32_bits": (
+        ("elements of 32 bits not rounded", "groups[g][r] = Unit::rounded(groups[g][r]);", "groups[g][r] = groups[g][r];"),
+        ("cotangents not rounded", "{ return float_of_bits(Unit::rounded(bits_of_float(element))); }", "{ return element; }"),
+    ),
+    "across_its_seams[float32, 1 phases, 64 x 2 x 16, 9]": (
+        ("rows of the band of 32 bits in one place", "from + r * (SIDE / 2) * SIDE)", "from + r * SIDE)"),
+    ),
+    "memory_order_equals_the_oracle[float32-channels last]": (
+        (
+            "channels last of 32 bits: halves swapped",
+            "r / 2 * (SIDE / 2) * PITCH + r % 2 * SIDE",
+            "r % 2 * (SIDE / 2) * PITCH + r / 2 * SIDE",
+        ),
+    ),
+    "[bfloat16, 2 phases, 64 x 2 x 32, 21]": (
+        ("phases of the image over each other", "return u % PHASES * PLANE +", "return 0 * PLANE +"),
+        (
+            "phases of the band over each other",
+            "((phase * TILE_ROWS + row) * COLUMN_TILES",
+            "((0 * phase * TILE_ROWS + row) * COLUMN_TILES",
+        ),
+        ("phases of warps not told apart in the image", "+ seat.phase * PLANE;", "+ 0 * PLANE;"),
+        ("phases of warps not told apart in the band", "band(seat.phase, seat.row + q, j)", "band(0, seat.row + q, j)"),
+        ("a displacement moves columns by one phase", "own + PHASES * n, n,", "own + n, n,"),
+        ("phases gathered over each other", "seat.channel + lane / 4, seat.phase)", "seat.channel + lane / 4, 0)"),
+        ("phases of a run one after the other", "run[i * PHASES + p];", "run[i + p * (RUN / PHASES)];"),
+        ("phases of the sums not put together", "u % PHASES * (SIDE * COLUMN_TILES) + u / PHASES", "u"),
+        (
+            "runs of phases count as the first channel's",
+            "piece.counts(u, channel) ? load_global_16",
+            "piece.counts(u, 0 * channel) ? load_global_16",
+        ),
+        (
+            "runs of phases are not put",
+            "if (image_waits) store_image_runs(image_runs, load);",
+            "if (image_waits && !loads) store_image_runs(image_runs, load);",
+        ),
+    ),
+    "the_definition_puts_it[one phase-bfloat16-inf]": (
+        ("sums that are NaN are not made again", "if (sum == sum || tile", "if (sum == sum || sum != sum || tile"),
+        ("sums made again from the first displacement", "int m = tile.m.begin; m", "int m = 0; m"),
+        (
+            "sums made again of the first channel",
+            "(tile.channel + channel) * image.channel_stride",
+            "(tile.channel + 0 * channel) * image.channel_stride",
+        ),
+        ("sums made again of each warp's first row", "channel, rest * ROWS + q, u)", "channel, rest * ROWS + 0 * q, u)"),
+        ("sums made again lose the rows before", "sum += of_row;", "sum = of_row;"),
+        (
+            "barrier after sums made again left out",
+            "q, channels, gathered);\n                __syncthreads();",
+            "q, channels, gathered);",
+        ),
+    ),
+    "the_definition_puts_it[cropped-bfloat16-inf]": (
+        (
+            "sums made again with columns that nothing reads",
+            "if (!tile.x.read.has(first) || !tile.x.met.has(k)) continue;",
+            "if (!tile.x.met.has(k)) continue;",
+        ),
+    ),
+    "infinite_column_does_not_reach": (
+        (
+            "NaN in a fragment's second column not seen",
+            "any = any || two.of[0] != two.of[0] || two.of[1] != two.of[1];",
+            "any = any || two.of[0] != two.of[0];",
+        ),
+    ),
+    "sums_made_again_take": (
+        (
+            "factors of sums made again not rounded",
+            "multiply_add(widen(rounded(x)), widen(rounded(g)), of_row)",
+            "multiply_add(widen(x), widen(g), of_row)",
+        ),
+    ),
+    "loops_over_the_rest[busy]": (
+        ("the grid does not loop", "number += gridDim.x", "number += tiles"),
+        ("blocks take each other's tiles", "number += gridDim.x", "number += 1"),
+    ),
+    "one_after_the_other[one row]": (
+        ("parts of the sum stored over each other", "tile.part * to.part_stride", "0 * to.part_stride"),
+        (
+            "parts stored in the input's type",
+            "if (parts.of_rows * parts.of_columns > 1)",
+            "if (parts.of_rows * parts.of_columns > 1 << 20)",
+        ),
+    ),
+    "31_apart_are_reached[patch rows]": (
+        (
+            "columns of cotangents in 32 bits",
+            "const COTANGENT* data = stream.cotangent + (at.k",
+            "const COTANGENT* data = stream.cotangent + static_cast<int>(at.k",
+        ),
+    ),
+    "halves_do_not_overflow[busy]": (
+        ("scale lost where runs are stored", "= of_phase.of[v] * scale;", "= of_phase.of[v] * (scale / scale);"),
+    ),
+    "memory_order_equals_the_oracle[bfloat16-every other column]": (
+        (
+            "scale lost where single elements are stored",
+            "load_shared(sum_place(sums, group, channel, u)) * scale",
+            "load_shared(sum_place(sums, group, channel, u)) * (scale / scale)",
+        ),
+        ("single elements count as the first", "if (piece.counts(i, o + k * apart)) load", "if (piece.counts(i, o)) load"),
+    ),
+    "runs_of_channels_are_scaled": (
+        (
+            "scale lost where runs of channels are stored",
+            "run[i] = load_shared(sum_place(sums, rest, channel + i, u)) * scale;",
+            "run[i] = load_shared(sum_place(sums, rest, channel + i, u)) * (scale / scale);",
+        ),
+    ),
+    "larger_image_equal_the_oracle[bfloat16-one phase]": (
+        ("pieces that count in part moved whole", "| outer_stride | inner.begin |", "| outer_stride |"),
+    ),
+    "where_elements_lie[float16-one phase]": (
+        (
+            "16 bytes copied from where 8 begin",
+            "        if (bytes == 16) copy_image<RUN>(piece, to);",
+            "        if (bytes >= 8) copy_image<RUN>(piece, to);",
+        ),
+    ),
+    "[bfloat16, 1 phases, 32 x 8 x 32, 9]": (
+        (
+            "channels of a warp's tiles over each other where they are neighbours",
+            "c * 2 * SIDE * (CHANNELS_LAST ? 1 : PITCH)",
+            "c * 2 * SIDE * (CHANNELS_LAST ? 0 : PITCH)",
+        ),
+        (
+            "single elements stored past the last",
+            "                if (o + k * apart < OUTER) store_shared",
+            "                store_shared",
+        ),
     ),
 }
 
@@ -1271,20 +2115,31 @@ FILES = {
     "gradient_direct.cu": GRADIENT,
     "box_filter.cu": BOX,
     "tile.cuh": TILE,
+    "phases.cuh": PHASES,
     "forward_tiled.cu": FORWARD_TILED,
+    "mma.cuh": MMA,
+    "forward_mma.cu": FORWARD_MMA,
     "sum_parts.cu": SUM_PARTS,
+    "gradient_phases.cuh": GRADIENT_PHASES,
     "gradient_tiled.cu": GRADIENT_TILED,
+    "gradient_mma.cu": GRADIENT_MMA,
 }
 
 # What pytest is asked to run with the mutants of a file.
 ROUTES = ("tests/test_kernels_emulated.py",)
-TILED = (*ROUTES, "-k", "tiled")
-FORWARD_TESTS, GRADIENT_TESTS = "tests/test_forward_tiled.py", "tests/test_gradient_tiled.py"
+FORWARD_TILES, FORWARD_FRAGMENTS = "tests/test_forward_tiled.py", "tests/test_forward_mma.py"
+GRADIENT_TILES, GRADIENT_FRAGMENTS = "tests/test_gradient_tiled.py", "tests/test_gradient_mma.py"
+TILED, FRAGMENTS, EITHER = (*ROUTES, "-k", "tiled"), (*ROUTES, "-k", "mma"), (*ROUTES, "-k", "tiled or mma")
 TESTS = dict.fromkeys(FILES, ROUTES) | {
-    "tile.cuh": (FORWARD_TESTS, GRADIENT_TESTS, *TILED),
-    "forward_tiled.cu": (FORWARD_TESTS, *TILED),
-    "sum_parts.cu": (FORWARD_TESTS, GRADIENT_TESTS, *TILED),
-    "gradient_tiled.cu": (GRADIENT_TESTS, *TILED),
+    "tile.cuh": (FORWARD_TILES, GRADIENT_TILES, FORWARD_FRAGMENTS, GRADIENT_FRAGMENTS, *EITHER),
+    "phases.cuh": (FORWARD_TILES, FORWARD_FRAGMENTS, *EITHER),
+    "forward_tiled.cu": (FORWARD_TILES, *TILED),
+    "mma.cuh": (FORWARD_FRAGMENTS, GRADIENT_FRAGMENTS, *FRAGMENTS),
+    "forward_mma.cu": (FORWARD_FRAGMENTS, *FRAGMENTS),
+    "sum_parts.cu": (FORWARD_TILES, GRADIENT_TILES, FORWARD_FRAGMENTS, GRADIENT_FRAGMENTS, *EITHER),
+    "gradient_phases.cuh": (GRADIENT_TILES, GRADIENT_FRAGMENTS, *EITHER),
+    "gradient_tiled.cu": (GRADIENT_TILES, *TILED),
+    "gradient_mma.cu": (GRADIENT_FRAGMENTS, *FRAGMENTS),
 }
 
 

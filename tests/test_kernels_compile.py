@@ -33,19 +33,25 @@ ALWAYS = "sm_90"
 CEILINGS = {
     "box_filter.cu": 112,
     "forward_direct.cu": 168,
+    "forward_mma.cu": 255,
     "forward_tiled.cu": 255,
     "gradient_direct.cu": 152,
+    "gradient_mma.cu": 255,
     "gradient_tiled.cu": 255,
     "sum_parts.cu": 96,
 }
 SHARED = {"7.5": 64 * 1024, "7.0": 96 * 1024, "8.6 to 12": 99 * 1024, "8.0": 163 * 1024, "9.0 and 10": 227 * 1024}  # of a block
 
-# Builds whose inner loop moves 16 bytes at a time, by their macros; the PTX must have these instructions.
+# Builds whose inner loop moves 16 bytes at a time, or multiplies matrices, by their macros: the PTX must have these instructions.
 LOAD_16, STORE_16 = r"ld\.global\.nc\.(v4\.[uf]32|v2\.[uf]64|v4\.b32)", r"st\.global\.(v4\.[uf]32|v2\.[uf]64|v4\.b32)"
-MOVES_16 = {
-    "forward_direct.cu": ({"CHANNELS_LAST": "1"}, (LOAD_16,)),
-    "gradient_direct.cu": ({"CHANNELS_LAST": "1"}, (LOAD_16, STORE_16)),
-    "box_filter.cu": ({"ALONG_Y": "1"}, (LOAD_16, STORE_16)),
+COPY_16, MULTIPLY = r"cp\.async\.cg\.shared\.global \[%r\d+\], \[%rd\d+\], 16", r"mma\.sync\.aligned\.m16n8k(16|8)\."
+HAS = {
+    "channels of each output": ("forward_direct.cu", {"CHANNELS_LAST": "1"}, (LOAD_16,)),
+    "channels of each gradient": ("gradient_direct.cu", {"CHANNELS_LAST": "1"}, (LOAD_16, STORE_16)),
+    "windows along y": ("box_filter.cu", {"ALONG_Y": "1"}, (LOAD_16, STORE_16)),
+    "rows of matrices": ("forward_mma.cu", {"STAGING": "0", "ROWS": "2"}, (COPY_16, STORE_16, MULTIPLY)),
+    "phases of matrices": ("forward_mma.cu", {"STAGING": "1", "ROWS": "2"}, (LOAD_16, STORE_16, MULTIPLY)),
+    "pixels of matrices": ("forward_mma.cu", {"STAGING": "2", "ROWS": "2"}, (COPY_16, STORE_16, MULTIPLY)),
 }
 
 # NVRTC's remark on an architecture, not on a kernel.
@@ -55,6 +61,8 @@ DEPRECATED = re.compile(r"nvrtc: warning: Architectures prior to .* are deprecat
 def builds_of(file, architecture=None):
     """The builds of a file, or those of them that are compiled for an architecture."""
     builds = [(name, kernel) for name, kernel in BUILDS.items() if kernel.file == file]
+    if architecture is not None:
+        builds = [(name, kernel) for name, kernel in builds if architecture not in without_products(kernel)]
     if architecture is None or EVERY or (architecture == ALWAYS and file in TILED):
         return dict(builds)
     turn = ARCHITECTURES.index(architecture)
@@ -62,6 +70,15 @@ def builds_of(file, architecture=None):
 
 
 TILED = ("forward_tiled.cu", "gradient_tiled.cu")
+MATRICES = ("forward_mma.cu", "gradient_mma.cu")
+
+
+def without_products(kernel):
+    """The architectures without the products of matrices that a kernel takes: the dispatch never names it there."""
+    if kernel.file not in MATRICES:
+        return ()
+    before = 75 if dict(kernel.macros)["INPUT"] == "half" else 80
+    return [architecture for architecture in ARCHITECTURES if int(architecture[3:]) < before]
 
 
 def side_by_side(function, arguments):
@@ -137,9 +154,8 @@ def test_tiles_find_room_in_the_shared_memory_of_every_architecture(shared, whic
 
 
 @nvrtc.needed
-@pytest.mark.parametrize("file", MOVES_16)
-def test_builds_that_promise_16_byte_accesses_have_them(file):
-    macros, instructions = MOVES_16[file]
+@pytest.mark.parametrize(("file", "macros", "instructions"), HAS.values(), ids=HAS)
+def test_builds_have_the_instructions_they_promise(file, macros, instructions):
     builds = {name: kernel for name, kernel in builds_of(file).items() if macros.items() <= dict(kernel.macros).items()}
     assert builds
     texts = side_by_side(lambda kernel: compiler.ptx(kernel, "sm_80"), builds.values())

@@ -11,7 +11,7 @@ from cupycorr._cuda import source
 
 require_compiler()
 
-SAMPLE = MUTANTS[::20]
+SAMPLE = MUTANTS[::25]
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from cupycorr._cuda import compiler, source
 ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = ROOT / "tests" / "constraints.txt"
 DEMO_COMMAND = 'pip install -e ".[demo]" && cupycorr demo'
-TEST_COMMAND = 'pip install -e ".[test]" -c tests/constraints.txt && python -m pytest'
+TEST_COMMAND = 'pip install -e ".[test]" -c tests/constraints.txt && python -m pytest -n auto'
 
 
 def run(*words, cwd, check=True):
