@@ -19,12 +19,15 @@ from .kernels import RUN_BYTES, Call, Layout, Line, Numbers, Pointer, ceil_div, 
 from .phases import CHANNELWISE, COLUMNWISE, COPIED, Arrays, SplitTiling, TiledAxis, least, out_of_reach, tiled_axis
 
 DTYPES = ("float16", "bfloat16", "float32")
-LONGEST_CHAIN = 512  # products of matrices added one after the other to one number, at most: more may leave the error bound
+# Products of matrices added one after the other to one number, at most: more may leave the error bound, as tensor cores may cut
+# off what others round.
+LONGEST_CHAIN = 256
 
 _WARP, _GROUP, _GROUPS = 32, 8, 4
 _COLUMNS = _GROUP * _GROUPS  # positions along x of a block, of each phase
 _SECTOR = 32  # bytes of global memory, read whole
 _MATRIX_BYTES = 128  # of shared memory, that a matrix of 8 columns and 16 bytes of channels takes
+_COUNTED = 1024  # tiles along an axis; of more, one in so many stands for its neighbours
 _PASSES = (2, 3, 4, 6)  # over tiles of input2, that a block may make while it keeps input1
 
 
@@ -136,7 +139,7 @@ TILES = (
     Tile(2, 1, 2, 2, 2, False, 2, 32, 3, COPIED),
     Tile(5, 1, 1, 4, 1, True, 1, 16, 4, COPIED),
     Tile(1, 1, 3, 4, 3, True, 1, 16, 3, CHANNELWISE),
-    Tile(1, 1, 9, 8, 1, True, 1, 16, 2, CHANNELWISE),
+    Tile(1, 1, 5, 4, 2, True, 1, 16, 3, CHANNELWISE),
     Tile(1, 1, 3, 2, 3, True, 2, 32, 3, CHANNELWISE),
     Tile(1, 1, 4, 4, 2, True, 1, 16, 2, CHANNELWISE),
     Tile(1, 1, 3, 8, 1, True, 1, 16, 3, CHANNELWISE),
@@ -292,40 +295,55 @@ class Tiling(SplitTiling):
 
     def seconds(self, device: Device) -> float:
         """What it takes by count."""
-        arrays, tile = self.arrays, self.tile
-        itemsize = arrays.input1.itemsize
-        there = machine(device, "float32")
-        y, x = self._loads_y, self._loads_x
+        arrays, x, y = self.arrays, self._loads_x, self._loads_y
+        there, rate = machine(device, "float32"), matrix_rate(device, arrays.input1.dtype)
         busy = y.blocks * x.blocks * self._phases * arrays.out.shape[0] * self.splits
         passes = y.passes / max(y.blocks, 1)  # of a busy block
-
-        depth = RUN_BYTES * 2 // itemsize
-        steps = ceil_div(self.split_channels, depth) * tile.threads / _WARP / tile.shares
-        pairs = tile.rows * tile.met_rows
-        multiplied = steps * pairs * _GROUPS * tile.matrices * depth * 2 * _GROUP * _GROUP
-        read = steps * (tile.rows * _GROUPS + tile.met_rows * tile.groups2) * 2 * _MATRIX_BYTES
-        staged = (
-            sum(tile.stage_bytes(itemsize))
-            / tile.stage_channels(itemsize)
-            * self.split_channels
-            * (RUN_BYTES / itemsize / self.piece)
-        )
-        gathered = tile.threads / _WARP * pairs * tile.displacements * _COLUMNS * 4 * 2
-        moved = passes * (read + staged + gathered)
-        read_apart = 1 if tile.staging == CHANNELWISE else min(self.horizontal.spacing, _SECTOR // itemsize)
-        stored_apart = min(self.horizontal.outputs_apart, _SECTOR // arrays.out.itemsize)
-        images = prod(arrays.input1.shape) * itemsize + prod(arrays.input2.shape) * itemsize
-        outputs = prod(arrays.out.shape) * arrays.out.itemsize
-        rate = matrix_rate(device, arrays.input1.dtype)
+        work = (passes * self._multiply_adds, passes * self._shared_bytes)
         parallel = (
-            there.on_tensor_cores(busy, tile.threads // _WARP, passes * multiplied, moved, rate),
-            there.loaded(self.loaded * read_apart),
-            there.moved(images * read_apart + outputs * stored_apart),
+            there.on_tensor_cores(busy, self.tile.threads // _WARP, *work, rate),
+            there.loaded(self.loaded * self._read_apart),
+            there.moved(self._moved),
         )
         seconds = LAUNCH + 0.75 * max(parallel) + 0.25 * sum(parallel)  # they hide one another, not wholly
         if self.workspace:
-            seconds += LAUNCH + there.moved((2 * self.splits + 1) * prod(arrays.out.shape) * 4)
+            seconds += LAUNCH + there.moved((2 * self.splits + 1) * prod(arrays.out.shape) * arrays.sum_bytes)
         return seconds
+
+    @property
+    def _steps(self) -> float:
+        """Depths of channels that the warps of a block take in a pass, all together."""
+        depth = 2 * RUN_BYTES // self.arrays.input1.itemsize
+        return ceil_div(self.split_channels, depth) * self.tile.threads / _WARP / self.tile.shares
+
+    @property
+    def _multiply_adds(self) -> float:
+        """Of a block and a pass."""
+        tile, product = self.tile, 2 * _GROUP * _GROUP * 2 * RUN_BYTES // self.arrays.input1.itemsize
+        return self._steps * tile.rows * tile.met_rows * _GROUPS * tile.matrices * product
+
+    @property
+    def _shared_bytes(self) -> float:
+        """Of shared memory, of a block and a pass: fragments read, stages filled (each access costs about as much as one of 16
+        bytes), and the band stored and read."""
+        tile, itemsize = self.tile, self.arrays.input1.itemsize
+        fragments = self._steps * (tile.rows * _GROUPS + tile.met_rows * tile.groups2) * 2 * _MATRIX_BYTES
+        stages = sum(tile.stage_bytes(itemsize)) * self.split_channels / tile.stage_channels(itemsize)
+        band = tile.threads / _WARP * tile.rows * tile.met_rows * tile.displacements * _COLUMNS * self.arrays.sum_bytes
+        return fragments + stages * RUN_BYTES / itemsize / self.piece + 2 * band
+
+    @property
+    def _read_apart(self) -> int:
+        """How often a sector of an image is read, of which the blocks of a phase want some columns."""
+        sector = _SECTOR // self.arrays.input1.itemsize
+        return 1 if self.tile.staging == CHANNELWISE else min(self.horizontal.spacing, sector)
+
+    @property
+    def _moved(self) -> float:
+        """Bytes to and from global memory, with what is in their sectors and of no use to the blocks of a phase."""
+        images, out = (self.arrays.input1, self.arrays.input2), self.arrays.out
+        read = sum(prod(image.shape) * image.itemsize for image in images) * self._read_apart
+        return read + prod(out.shape) * out.itemsize * min(self.horizontal.outputs_apart, _SECTOR // out.itemsize)
 
 
 @lru_cache(4096)
@@ -334,7 +352,9 @@ def _loads(
 ) -> _Loads:
     """Of tiles of so many positions of either image, in the first phase; there are ``tiles`` of input2 for each of input1."""
     blocks = busy = first = second = 0
-    for position in range(0, axis.tiles(length1) * length1, length1):
+    count = axis.tiles(length1)
+    every = ceil_div(count, _COUNTED)
+    for position in range(0, count * length1, every * length1):
         inside1 = _inside(axis.origin1 + position * axis.spacing, length1, axis.spacing, axis.size1)
         for block in range(0, tiles, passes):
             places = (position - early * axis.shift + tile * apart for tile in range(block, min(block + passes, tiles)))
@@ -344,7 +364,7 @@ def _loads(
             busy += meeting
             first += inside1 * (min(meeting, 1) if keeps else meeting)
             second += sum(met) if inside1 else 0
-    return _Loads(blocks, busy, first, second)
+    return _Loads(*(every * number for number in (blocks, busy, first, second)))
 
 
 def _inside(first: int, count: int, spacing: int, size: int) -> int:
