@@ -13,7 +13,7 @@ import numpy as np
 from .._cuda.device import Device
 from .._cuda.source import Kernel
 from .._dtypes import ELEMENT_TYPES
-from .._problem import CHANNELS_LAST
+from .._problem import CHANNELS_LAST, lattice_inside
 from .costs import LAUNCH, machine, matrix_rate
 from .kernels import RUN_BYTES, Call, Layout, Line, Numbers, Pointer, ceil_div, kernel
 from .phases import CHANNELWISE, COLUMNWISE, COPIED, Arrays, SplitTiling, TiledAxis, least, out_of_reach, tiled_axis
@@ -267,7 +267,7 @@ class Tiling(SplitTiling):
     @cached_property
     def _loads_y(self) -> _Loads:
         tile = self.tile
-        return _loads(self.vertical, tile.tile_rows, tile.tile_rows2, tile.met, self.met_tiles, self.passes, self.keeps)
+        return _loads(self.vertical, tile.tile_rows, tile.tile_rows2, tile.met, self.met_tiles, self.passes)
 
     @cached_property
     def _loads_x(self) -> _Loads:
@@ -275,11 +275,6 @@ class Tiling(SplitTiling):
         width2 = self.tile.groups2 * _GROUP * self.tile.phases
         tiles = self.horizontal.patch_tiles(patch_columns)
         return _loads(self.horizontal, columns, width2, patch_columns * self.horizontal.shift, tiles, early=self.early)
-
-    @property
-    def keeps(self) -> bool:
-        """Whether a block loads input1 once for all of its passes."""
-        return self.kept * self.tile.stage_channels(self.arrays.input1.itemsize) >= self.split_channels
 
     @property
     def loaded(self) -> int:
@@ -347,9 +342,7 @@ class Tiling(SplitTiling):
 
 
 @lru_cache(4096)
-def _loads(
-    axis: TiledAxis, length1: int, length2: int, apart: int, tiles: int, passes: int = 1, keeps: bool = False, early: int = 0
-) -> _Loads:
+def _loads(axis: TiledAxis, length1: int, length2: int, apart: int, tiles: int, passes: int = 1, early: int = 0) -> _Loads:
     """Of tiles of so many positions of either image, in the first phase; there are ``tiles`` of input2 for each of input1."""
     blocks = busy = first = second = 0
     count = axis.tiles(length1)
@@ -362,15 +355,15 @@ def _loads(
             meeting = sum(map(bool, met)) if inside1 else 0
             blocks += bool(meeting)
             busy += meeting
-            first += inside1 * (min(meeting, 1) if keeps else meeting)
+            first += inside1 * bool(meeting)  # it stays for the block's other passes
             second += sum(met) if inside1 else 0
     return _Loads(*(every * number for number in (blocks, busy, first, second)))
 
 
 def _inside(first: int, count: int, spacing: int, size: int) -> int:
     """How many of so many positions are inside an axis."""
-    begin, end = -(first // spacing) if first < 0 else 0, ceil_div(size - first, spacing)
-    return max(min(end, count) - begin, 0)
+    begin, end = lattice_inside(first, spacing, count, 0, size)
+    return end - begin
 
 
 # Choosing ---------------------------------------------------------------------------------------------------------------------
