@@ -22,10 +22,10 @@ _ARRAY_TYPES = {("numpy", "ndarray"): "numpy", ("cupy", "ndarray"): "cupy", ("to
 _DLPACK_GPU = (2, 13)  # DLPack's device types of CUDA memory, plain and managed
 
 
-def known_array(name: str, array: Any) -> Any:
+def known_array(name: str, array: Any, what: str = "a NumPy or CuPy array") -> Any:
     """The array itself if it is NumPy's or CuPy's; another library's on a GPU as a CuPy array of the same memory.
 
-    ``name`` is the argument's, for the messages.
+    ``name`` is the argument's and ``what`` what it must be, for the messages.
 
     Raises
     ------
@@ -43,10 +43,15 @@ def known_array(name: str, array: Any) -> Any:
     if kind is None and _on_gpu(array):
         return import_cupy().from_dlpack(array)
     if kind is None:
-        raise TypeError(f"{name} must be a NumPy or CuPy array, got {type(array).__module__}.{type(array).__qualname__}")
+        raise TypeError(f"{name} must be {what}, got {type(array).__module__}.{type(array).__qualname__}")
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array, whose mask would be lost: pass {name}.filled(0)")
     return array
+
+
+def known_array_or_tensor(name: str, array: Any) -> Any:
+    """A torch tensor itself, anything else as `known_array`."""
+    return array if is_tensor(array) else known_array(name, array, "a NumPy or CuPy array or a torch tensor")
 
 
 def known_arrays(**arrays: Any) -> tuple[Any, ...]:
@@ -71,14 +76,33 @@ def known_arrays(**arrays: Any) -> tuple[Any, ...]:
     return tuple(known.values())
 
 
+def is_tensor(array: Any) -> bool:
+    """Whether it is a torch tensor, asked in a way that torch.compile traces: it warns of functions that remember."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
 def array_module(array: Any) -> ModuleType:
-    """The module whose functions work on a known array: `numpy` or `cupy`."""
-    return sys.modules[array_kind(array)]
+    """The module whose functions work on a known array or a tensor: `numpy`, `cupy` or `torch`."""
+    return sys.modules["torch" if is_tensor(array) else array_kind(array)]
 
 
 def current_device_of(array: Any) -> AbstractContextManager:
-    """While it is entered, what is made by the array's module is made on the array's device."""
-    return nullcontext() if array_kind(array) == "numpy" else array.device
+    """While it is entered, CuPy works on the array's device; the others need no telling."""
+    return nullcontext() if is_tensor(array) or array_kind(array) == "numpy" else array.device
+
+
+def converted(array: Any, dtype: str) -> Any:
+    """A known array or a tensor as a dtype that its own module has under this name; not copied where it is one already."""
+    named = getattr(array_module(array), dtype)
+    return array.to(named) if is_tensor(array) else array.astype(named, copy=False)
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    """The values of a known array or a tensor, which NumPy must have a dtype for, on the CPU."""
+    if is_tensor(array):
+        return array.numpy(force=True)
+    return array if array_kind(array) == "numpy" else array.get()
 
 
 def may_share_memory(first: Any, second: Any) -> bool:

@@ -1,4 +1,5 @@
-"""Pictures of displacement fields: Middlebury's colour wheel, the motion picture of ``match`` and the stereo picture of ``demo``.
+"""Pictures of displacement fields and cost volumes: Middlebury's colour wheel, and what ``match``, ``demo`` and ``plot_channels``
+draw.
 
 Knows arrays, colours and layout; must not know the command line, files or timing. matplotlib is imported inside the functions
 and never through pyplot, which keeps state for a whole process.
@@ -6,8 +7,9 @@ and never through pyplot, which keeps state for a whole process.
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -106,20 +108,16 @@ def motion_picture(file: BinaryIO, field: Match, window: tuple[int, int], search
     below = max(bottom, round(size * _LEAST_HEIGHT) - top - height)
     total_height = top + height + below
 
-    def box(x: float, y: float, across: float, down: float) -> tuple[float, float, float, float]:
-        """A rectangle in pixels from the top left, as matplotlib's fractions from the bottom left."""
-        return x / total_width, 1 - (y + down) / total_height, across / total_width, down / total_height
-
     figure = _figure(total_width, total_height, round(_DPI * size))
-    axes = figure.add_axes(box(left, top, width, height))
+    axes = _axes_at(figure, left, top, width, height)
     panel_x = left + width + gap
     name = _only_axis(search)
     if name is None:
-        wheel = figure.add_axes(box(panel_x, top, panel, panel))
+        wheel = _axes_at(figure, panel_x, top, panel, panel)
         image = _draw_flow(field, wheel)
         title = "displacement"
     else:
-        bar = figure.add_axes(box(panel_x, top, panel / 8, max(height, size * 170)))
+        bar = _axes_at(figure, panel_x, top, panel / 8, max(height, size * 170))
         image = _draw_component(getattr(field, name), bar, name)
         title = f"displacement {name}"
     axes.imshow(image, extent=_extent(field), aspect="auto", interpolation="nearest")
@@ -275,13 +273,137 @@ def _write_summary(axes: Axes, summary: list[str], counted_from: int) -> None:
     axes.legend(handles=handles, loc="lower left", frameon=False, fontsize=12, labelspacing=0.8)
 
 
-# Both ----------------------------------------------------------------------------------------------------------------
+# The channels of a cost volume ---------------------------------------------------------------------------------------
+
+_PATCH, _CELL, _THIN = 560, 60, 48  # pixels: longest side of a patch, largest square of a score, shortest side of a strip
+_SHEET = (1100, 1600)  # (height, width) in pixels that the maps of a contact sheet share
+_SHEET_GAP = 4  # pixels between two maps, even: half of it lies on either side of each
+_BAR, _BAR_LEAST, _BAR_NUMBERS = 18, 170, 100  # pixels: width and least height of the colour bar, room for its numbers
+_DIGIT, _LINE = 9, 18  # pixels of a tick's label: width of a digit, height
+_DIGITS = 3  # of a dy for which there is room on the left
+_TITLE = 400  # pixels of a long title
+
+
+def patch_picture(scores: np.ndarray, dys: range, dxs: range, position: tuple[int, int]) -> Figure:
+    """The scores (PH, PW) of all displacements at one output position, the highest finite one marked."""
+    cell = min(_PATCH // max(scores.shape), _CELL) or 1
+    height, width = (max(cell * n, _THIN) for n in scores.shape)
+    figure, axes, bar = _channel_axes(width, height, dys)
+    colours = _score_colours(scores)
+    axes.imshow(scores, extent=(*_ends(dxs), *_ends(dys)[::-1]), aspect="auto", interpolation="nearest", **colours)
+    _finish_channels(axes, bar, dys, dxs)
+    y, x = position
+    axes.set_title(f"scores at y={y}, x={x}: {_mark_best(axes, scores, dys, dxs)}", loc="left", fontsize=11)
+    return figure
+
+
+def _mark_best(axes: Axes, scores: np.ndarray, dys: range, dxs: range) -> str:
+    """Mark the highest finite score; what there is to say of it."""
+    known = np.isfinite(scores)
+    if not known.any():
+        return "none is finite"
+    m, n = np.unravel_index(np.argmax(np.where(known, scores, -np.inf)), scores.shape)
+    axes.plot([dxs[n]], [dys[m]], **_CROSS)
+    return f"best dy={dys[m]}, dx={dxs[n]}"
+
+
+_CROSS = {"marker": "x", "color": "red", "markersize": 9, "markeredgewidth": 2, "clip_on": False}
+
+
+def contact_sheet(maps: np.ndarray, dys: range, dxs: range) -> Figure:
+    """The map (oH, oW) of each displacement out of (PH, PW, oH, oW), laid out as the patch, in one colour scale."""
+    counts, sizes = maps.shape[:2], maps.shape[2:]
+    every = max(math.ceil(n * size / room) for n, size, room in zip(counts, sizes, _SHEET, strict=True))
+    thinned = maps[:, :, ::every, ::every]
+    sizes = thinned.shape[2:]
+    zoom = min(room // (n * size) for n, size, room in zip(counts, sizes, _SHEET, strict=True))
+    zoom = min(max(zoom, 1), _CELL)
+    tile_height, tile_width = (zoom * size + _SHEET_GAP for size in sizes)
+    figure, axes, bar = _channel_axes(tile_width * counts[1], tile_height * counts[0], dys)
+    colours = _score_colours(maps)
+    for m, n in np.ndindex(counts):
+        top, bottom = _within_gap(dys, m, tile_height)
+        left, right = _within_gap(dxs, n, tile_width)
+        axes.imshow(thinned[m, n], extent=(left, right, bottom, top), aspect="auto", interpolation="nearest", **colours)
+    axes.set(xlim=_ends(dxs), ylim=_ends(dys)[::-1])
+    _finish_channels(axes, bar, dys, dxs)
+    axes.set_title("scores by displacement" + (f", position step {every}" if every > 1 else ""), loc="left", fontsize=11)
+    return figure
+
+
+def _channel_axes(width: int, height: int, dys: range) -> tuple[Figure, Axes, Axes]:
+    """A figure with axes of so many pixels, left of them room for the labels of ``dys``, and those of its colour bar."""
+    bar_height = max(height, _BAR_LEAST)
+    left = _LEFT + _DIGIT * max(_longest(dys) - _DIGITS, 0)
+    beside = left + width + _GAP
+    total_width = max(beside + _BAR + _BAR_NUMBERS, left + _TITLE)
+    figure = _figure(total_width, _TOP + bar_height + _BOTTOM, _DPI)
+    return figure, _axes_at(figure, left, _TOP, width, height), _axes_at(figure, beside, _TOP, _BAR, bar_height)
+
+
+def _score_colours(scores: np.ndarray) -> dict[str, Any]:
+    """One scale from the lowest to the highest finite score."""
+    known = scores[np.isfinite(scores)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    return {"vmin": low, "vmax": high if high > low else low + 1, "cmap": _colour_map("viridis")}
+
+
+def _ends(tried: range) -> tuple[float, float]:
+    """Where the first displacement's cell begins and the last one's ends."""
+    return tried[0] - tried.step / 2, tried[-1] + tried.step / 2
+
+
+def _within_gap(tried: range, index: int, pixels: int) -> tuple[float, float]:
+    """The ends of one displacement's map, of a cell of so many pixels half a gap on either side."""
+    half = tried.step / 2 * (1 - _SHEET_GAP / pixels)
+    return tried[index] - half, tried[index] + half
+
+
+def _finish_channels(axes: Axes, bar: Axes, dys: range, dxs: range) -> None:
+    # A factor common to all numbers would stand above the bar, where the title is.
+    axes.figure.colorbar(axes.images[0], cax=bar, label="score", format="%.6g")
+    axes.set_xlabel("dx (px)")
+    axes.set_ylabel("dy (px)")
+    across, down = axes.get_window_extent().size
+    axes.set_xticks(_labelled(dxs, across, _DIGIT * (_longest(dxs) + 1)))
+    axes.set_yticks(_labelled(dys, down, _LINE))
+
+
+def _longest(tried: range) -> int:
+    """Characters of the longest displacement."""
+    return max(len(str(end)) for end in (tried[0], tried[-1]))
+
+
+def _labelled(tried: range, pixels: float, room: int) -> list[int]:
+    """The displacements whose labels find room, so many pixels each, 0 among them where it is tried."""
+    least = room * len(tried) / pixels
+    every = next(n for n in (digit * 10**power for power in itertools.count() for digit in (1, 2, 5)) if n >= least)
+    begin = tried.index(0) % every if 0 in tried else 0
+    return list(tried[begin::every])
+
+
+# All -----------------------------------------------------------------------------------------------------------------
+
+
+def _axes_at(figure: Figure, x: float, y: float, across: float, down: float) -> Axes:
+    """Axes in a rectangle in pixels from the top left."""
+    width, height = (int(length) for length in figure.bbox.size)
+    return figure.add_axes((x / width, 1 - (y + down) / height, across / width, down / height))
 
 
 def _figure(width: int, height: int, dpi: int) -> Figure:
-    """A white figure of so many pixels on the Agg canvas."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """A white figure of so many pixels on the Agg canvas.
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('pictures need matplotlib: pip install "cupycorr[demo]"', name=error.name) from error
 
     # Agg rounds the size down: a hundredth of a pixel keeps 799.9999 at 800.
     figure = Figure(figsize=((width + 0.01) / dpi, (height + 0.01) / dpi), dpi=dpi, facecolor="white")
