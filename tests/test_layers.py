@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "cupycorr"
+ADAPTERS = ("flownet2", "mmcv", "mmtracker", "pwcnet", "spatial_correlation_sampler", "tfa", "unfold_sampler")
 
 # Floor by floor, lowest first: a module may import modules of lower floors only, so no two of one floor know each other.
 FLOORS = (
@@ -25,9 +26,13 @@ FLOORS = (
     ("cupycorr.motion", "cupycorr.torch._bridge", "cupycorr.torch._transforms"),
     ("cupycorr.torch._ops",),
     ("cupycorr.torch",),
+    ("cupycorr.compat._conventions",),
+    tuple(f"cupycorr.compat.{name}" for name in ADAPTERS),
     ("cupycorr._pictures",),
+    ("cupycorr.channels",),
     ("cupycorr",),
-    ("cupycorr.cli",),
+    ("cupycorr.cli", "cupycorr.compat._install"),
+    ("cupycorr.compat", "cupycorr.compat.__main__"),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 FLOOR.update({"cupycorr._backends": -1, "cupycorr._cuda": -1})  # say what the folder is for, import nothing
@@ -42,6 +47,7 @@ GUESTS = {
     "cupycorr._dtypes": {"ml_dtypes"},
     "cupycorr._pictures": {"matplotlib"},
     "cupycorr.cli": {"click", "PIL", "rich", "skimage"},
+    **{f"cupycorr.compat.{name}": {"torch"} for name in ("_conventions", *ADAPTERS)},
     "cupycorr.torch": {"torch"},
     "cupycorr.torch._bridge": {"ml_dtypes", "torch"},
     "cupycorr.torch._ops": {"torch"},
@@ -134,7 +140,9 @@ def test_third_party_packages_are_imported_by_their_one_module_inside_a_function
 
 
 def is_torchs(module):
-    return f"{module}.".startswith("cupycorr.torch.")
+    return f"{module}.".startswith("cupycorr.torch.") or module in {
+        f"cupycorr.compat.{name}" for name in ("_conventions", *ADAPTERS)
+    }
 
 
 def test_nothing_outside_imports_what_imports_torch():

@@ -1,0 +1,93 @@
+"""What several neighbours share: volumes of means, a displacement's largest value, and a module around a function.
+
+Every adapter is one call of `cupycorr.torch.spatial_correlation_sample` in the end; what their parameters mean in its terms, and
+which of its positions they keep, is said here once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any, ClassVar
+
+import torch
+
+from .._problem import integer
+from ..torch import spatial_correlation_sample
+
+
+def mean_volume(
+    input1: torch.Tensor, input2: torch.Tensor, kernel_size: int = 1, *sizes: Any, window: int | None = None, **steps: Any
+) -> torch.Tensor:
+    """The operator with its patch axes flattened, divided by the number of products in a window; (B, PH*PW, oH, oW), dy-major.
+
+    The arguments after the inputs are the operator's. ``window`` is the area that the mean is taken over where it is not
+    ``kernel_size`` squared.
+    """
+    products = channels(input1) * (kernel_size**2 if window is None else window)
+    return spatial_correlation_sample(input1, input2, kernel_size, *sizes, scale=1 / max(products, 1), **steps).flatten(1, 2)
+
+
+def channels(image: Any) -> int:
+    """C of a (B, C, H, W) tensor; 1 for anything else, which the operator refuses in its own words."""
+    return image.shape[1] if isinstance(image, torch.Tensor) and image.ndim == 4 else 1
+
+
+def patch_size(max_displacement: Any, step: int = 1) -> int:
+    """Displacements tried along an axis, in steps, when none may be longer than ``max_displacement`` pixels."""
+    return 2 * (whole("max_displacement", max_displacement, 0) // step) + 1
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """One plain int of at least ``least``: what neighbours that know no pairs take.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is none, or below.
+    """
+    number = integer(name, value, "an int", value)
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {name}={value!r}")
+    return number
+
+
+def first_positions(volume: torch.Tensor, image: torch.Tensor, padding: Any, span: Any, stride: Any) -> torch.Tensor:
+    """The first ``(size + 2 padding - span - 1) // stride + 1`` positions along each axis; contiguous, the volume itself if all.
+
+    For neighbours that stop before windows that the operator would still take. Each of the three is a pair.
+
+    Raises
+    ------
+    ValueError
+        There is no such position.
+    """
+    height, width = (
+        (size + 2 * a - reach - 1) // s + 1 for size, a, reach, s in zip(image.shape[-2:], padding, span, stride, strict=True)
+    )
+    if min(height, width) < 1:
+        raise ValueError(f"the output would have height {height} and width {width}, got input1.shape={tuple(image.shape)}")
+    return volume[..., :height, :width].contiguous()
+
+
+class Layer(torch.nn.Module):
+    """A neighbour's module: its function of two tensors and of the arguments of its constructor, which are its attributes."""
+
+    function: ClassVar[Callable[..., torch.Tensor]]
+    names: ClassVar[tuple[str, ...]]
+
+    def __init_subclass__(cls) -> None:
+        cls.names = tuple(signature(cls.function).parameters)[2:]
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__()
+        for name, value in zip(self.names, arguments, strict=True):
+            setattr(self, name, value)
+
+    def forward(self, input1: torch.Tensor, input2: torch.Tensor) -> torch.Tensor:
+        """The correlation of two tensors (B, C, H, W), as the module's function returns it."""
+        return self.function(input1, input2, *(getattr(self, name) for name in self.names))
+
+    def extra_repr(self) -> str:
+        """The arguments of the constructor."""
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.names)

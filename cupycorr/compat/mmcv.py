@@ -1,0 +1,72 @@
+"""OpenMMLab's ``mmcv.ops.Correlation``: sums, (B, P, P, oH, oW) with P = 2 max_displacement + 1, dy-major.
+
+mmcv's own runs on a GPU only; this one wherever the tensors are.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..torch import spatial_correlation_sample
+from ._conventions import Layer, patch_size
+
+__all__ = ["Correlation", "CorrelationFunction"]
+
+
+def _correlate(
+    input1: torch.Tensor,
+    input2: torch.Tensor,
+    kernel_size: int | tuple[int, int] = 1,
+    max_displacement: int = 1,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 1,
+    dilation: int | tuple[int, int] = 1,
+    dilation_patch: int | tuple[int, int] = 1,
+) -> torch.Tensor:
+    return spatial_correlation_sample(
+        input1, input2, kernel_size, patch_size(max_displacement), stride, padding, dilation, dilation_patch
+    )
+
+
+class CorrelationFunction:
+    """mmcv's autograd function, for code that calls ``apply``. Its ``padding`` is 1 by default, the module's 0, as in mmcv."""
+
+    apply = staticmethod(_correlate)
+
+
+class Correlation(Layer):
+    """mmcv's module; two tensors (B, C, H, W) become (B, P, P, oH, oW), in the dtype and on the device of the inputs.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, dilation, dilation_patch : int or (int, int)
+        As `cupycorr.torch.spatial_correlation_sample` takes them.
+    max_displacement : int, default 1
+        Largest displacement, in steps of ``dilation_patch`` pixels.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When called, as `cupycorr.torch.spatial_correlation_sample`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cupycorr.compat.mmcv import Correlation
+    >>> x = torch.ones(1, 16, 20, 30)
+    >>> Correlation(max_displacement=10, dilation_patch=2)(x, x).shape
+    torch.Size([1, 21, 21, 20, 30])
+    """
+
+    function = staticmethod(_correlate)
+
+    def __init__(
+        self,
+        kernel_size: int | tuple[int, int] = 1,
+        max_displacement: int = 1,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        dilation_patch: int | tuple[int, int] = 1,
+    ) -> None:
+        super().__init__(kernel_size, max_displacement, stride, padding, dilation, dilation_patch)

@@ -1,0 +1,45 @@
+"""MM-Tracker's ``Correlation`` (motion/motion_model.py): means over C, (B, P*P, H, W) with P = 2 max_displacement + 1, dy-major.
+
+Its ``SpatialCorrelationSampler(1, P, 1, 0, 1)``, flattened and divided by C. Here the division comes before the rounding, so that
+sums of halves do not overflow.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ._conventions import Layer, mean_volume, patch_size
+
+__all__ = ["Correlation"]
+
+
+def _correlate(input1: torch.Tensor, input2: torch.Tensor, max_displacement: int) -> torch.Tensor:
+    return mean_volume(input1, input2, patch_size=patch_size(max_displacement))
+
+
+class Correlation(Layer):
+    """The tracker's module; two tensors (B, C, H, W) become (B, P*P, H, W), in the dtype and on the device of the inputs.
+
+    Parameters
+    ----------
+    max_displacement : int
+        Largest displacement in pixels; the tracker's is 4.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When called, as `cupycorr.torch.spatial_correlation_sample`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cupycorr.compat.mmtracker import Correlation
+    >>> x = torch.ones(1, 512, 19, 34)
+    >>> Correlation(4)(x, x).shape
+    torch.Size([1, 81, 19, 34])
+    """
+
+    function = staticmethod(_correlate)
+
+    def __init__(self, max_displacement: int) -> None:
+        super().__init__(max_displacement)

@@ -1,0 +1,100 @@
+"""``CorrelationCost`` of TensorFlow Addons, on torch tensors: means over C k k products, D*D displacements, dy-major.
+
+.. code-block:: text
+
+    out[b, m D + n, i, j] = 1 / (C k k) * sum over c, u < k, v < k of
+        input_a[b, c, y + u, x + v] * input_b[b, c, y + u + dy, x + v + dx]
+    with  y = i stride_1 + max_displacement - pad,  dy = stride_2 (m - D // 2),  0 outside the images
+          D = 2 (max_displacement // stride_2) + 1,  H' = ceil((H + 2 (pad - max_displacement) - k + 1) / stride_1)
+
+and likewise x, dx, W'. That is its code for GPUs; its code for CPUs multiplies ``pad`` by ``stride_1``.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ._conventions import mean_volume, patch_size, whole
+
+__all__ = ["CorrelationCost", "correlation_cost"]
+
+_LAST, _FIRST = "channels_last", "channels_first"
+
+
+def correlation_cost(
+    input_a: torch.Tensor,
+    input_b: torch.Tensor,
+    kernel_size: int,
+    max_displacement: int,
+    stride_1: int,
+    stride_2: int,
+    pad: int,
+    data_format: str = _LAST,
+    name: str | None = None,
+) -> torch.Tensor:
+    """The cost volume of two feature maps.
+
+    Parameters
+    ----------
+    input_a, input_b : Tensor, shape (B, H, W, C), or (B, C, H, W) where ``data_format`` is ``"channels_first"``
+        Any strides; neither format is copied.
+    kernel_size : int
+        k, odd.
+    max_displacement, stride_1, stride_2, pad : int
+        Largest displacement, steps between outputs and between displacements, zeros around the images; all in pixels.
+    data_format : {"channels_last", "channels_first"}
+        Of the inputs and of the output.
+    name : str, optional
+        Without effect.
+
+    Returns
+    -------
+    Tensor, shape (B, H', W', D*D), or (B, D*D, H', W')
+        In the dtype and on the device of the inputs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an even kernel_size, for values that have no meaning, and as `cupycorr.torch.spatial_correlation_sample`.
+    """
+    if data_format not in (_LAST, _FIRST):
+        raise ValueError(f"data_format must be {_LAST!r} or {_FIRST!r}, got data_format={data_format!r}")
+    if whole("kernel_size", kernel_size, 1) % 2 == 0:
+        raise ValueError(f"kernel_size must be odd, got kernel_size={kernel_size}")
+    patch = patch_size(max_displacement, whole("stride_2", stride_2, 1))
+    padding = whole("pad", pad, 0) - max_displacement
+    images = (image.movedim(-1, 1) if data_format == _LAST else image for image in (input_a, input_b))
+    out = mean_volume(*images, kernel_size, patch, stride_1, padding, dilation_patch=stride_2)
+    return out.movedim(1, -1) if data_format == _LAST else out
+
+
+class CorrelationCost(torch.nn.Module):
+    """`correlation_cost` as a layer; called with the list of both images.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cupycorr.compat.tfa import CorrelationCost
+    >>> x = torch.ones(1, 20, 30, 16)
+    >>> CorrelationCost(1, 4, 1, 2, 4, "channels_last")([x, x]).shape
+    torch.Size([1, 20, 30, 25])
+    """
+
+    def __init__(
+        self,
+        kernel_size: int,
+        max_displacement: int,
+        stride_1: int,
+        stride_2: int,
+        pad: int,
+        data_format: str,
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.arguments = (kernel_size, max_displacement, stride_1, stride_2, pad, data_format, name)
+
+    def forward(self, inputs: list[torch.Tensor]) -> torch.Tensor:
+        """The cost volume of ``[input_a, input_b]``."""
+        if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
+            raise ValueError(f"inputs must be a list of two tensors, got {type(inputs).__name__}")
+        return correlation_cost(*inputs, *self.arguments)
