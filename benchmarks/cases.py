@@ -32,17 +32,23 @@ def precision(dtype: str) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """One problem: its name, the shape both inputs have, and the keywords of `cupycorr.spatial_correlation_sample`."""
+    """One problem: its name, the inputs' shapes, and the keywords of `cupycorr.spatial_correlation_sample`."""
 
     name: str
     shape: tuple[int, int, int, int]
     keywords: dict[str, Any] = field(default_factory=dict)
     acceptance: bool = False
+    size2: tuple[int, int] | None = None  # of input2 where it is not input1's
+
+    @property
+    def shape2(self) -> tuple[int, int, int, int]:
+        """The shape of input2."""
+        return (*self.shape[:2], *(self.size2 or self.shape[2:]))
 
     @cached_property
     def problem(self) -> Problem:
         """The same, checked and with its geometry."""
-        return problem(parameters(**self.keywords), self.shape, self.shape)
+        return problem(parameters(**self.keywords), self.shape, self.shape2)
 
     def useful_flops(self, which: str) -> int:
         """Operations on taps inside both images; a full vjp is two such sums, one for each gradient."""
@@ -67,7 +73,7 @@ class Case:
         def draw(shape: tuple[int, ...]) -> np.ndarray:
             return random.standard_normal(shape, drawn).astype(array_dtype(dtype), copy=False)
 
-        images = draw(self.shape), draw(self.shape)
+        images = draw(self.shape), draw(self.shape2)
         return Inputs(*images, draw(self.problem.out_shape) if which == "vjp" else None, precision(dtype))
 
     def small(self) -> Case:
@@ -75,7 +81,7 @@ class Case:
         batch, channels, *sizes = self.shape
         axes = (self.problem.vertical, self.problem.horizontal)
         sizes = [min(size, axis.dilation * (axis.kernel - 1) + 8) for size, axis in zip(sizes, axes, strict=True)]
-        return replace(self, shape=(min(batch, 2), min(channels, 4), *sizes))
+        return replace(self, shape=(min(batch, 2), min(channels, 4), *sizes), size2=self.size2 and tuple(sizes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +109,9 @@ LOCAL_ATTENTION = {"patch_size": 15}
 EXTENSION_DEFAULT = {"kernel_size": 3, "patch_size": 3, "stride": 2, "padding": 1, "dilation": 2, "dilation_patch": 2}
 PIV = {"kernel_size": 32, "patch_size": 25, "stride": 16}
 PIV_DENSE = {"kernel_size": 32, "patch_size": 25}
+STEREO_QUARTER = {"patch_size": (1, 32), "patch_offset": (0, -16)}  # disparities 31 to 0
 STEREO = {"patch_size": (1, 64), "patch_offset": (0, -32)}  # disparities 63 to 0: displacements -63 to 0
+TEMPLATE = {"kernel_size": 7, "patch_size": (84, 114), "patch_offset": (41, 56)}  # every place of 7 x 7 in 90 x 120
 
 CASES = (
     Case("flownetc-headline", (4, 256, 48, 64), FLOWNETC, acceptance=True),
@@ -136,7 +144,9 @@ CASES = (
     Case("extension-default", (16, 64, 100, 100), EXTENSION_DEFAULT),
     Case("piv", (1, 1, 369, 511), PIV, acceptance=True),
     Case("piv-dense", (1, 1, 369, 511), PIV_DENSE, acceptance=True),
+    Case("stereo-quarter", (1, 32, 125, 186), STEREO_QUARTER),
     Case("stereo-full", (1, 32, 500, 741), STEREO),
+    Case("template", (1, 8, 7, 7), TEMPLATE, size2=(90, 120)),
 )
 
 

@@ -40,6 +40,7 @@ SMALL = {
     "cropped": Case("small", (1, 2, 9, 8), {"patch_size": 3, "padding": -1}),
     "one-sided": Case("small", (1, 3, 4, 12), {"patch_size": (1, 8), "patch_offset": (0, -4), "scale": 0.5}),
     "window": Case("small", (2, 2, 9, 8), {"kernel_size": (3, 2), "patch_size": 3}),
+    "template": Case("small", (1, 2, 3, 4), {"kernel_size": (3, 4), "patch_size": 6, "patch_offset": 2}, size2=(8, 9)),
     "window-of-everything": Case("small", (1, 2, 10, 9), cases.EXTENSION_DEFAULT),
 }
 
@@ -58,6 +59,8 @@ DOCUMENTED = {
     ((16, 64, 100, 100), 3, 3, 2, 1, 2, 2, None),
     *(((1, 1, 369, 511), 32, 25, s, 0, 1, 1, None) for s in (1, 16)),
     ((1, 32, 500, 741), 1, (1, 64), 1, 0, 1, 1, (0, -32)),
+    ((1, 32, 125, 186), 1, (1, 32), 1, 0, 1, 1, (0, -16)),
+    ((1, 8, 7, 7), 7, (84, 114), 1, 0, 1, 1, (41, 56)),
 }
 ACCEPTANCE = {
     ((1, 512, 19, 34), 9, 1),
@@ -93,6 +96,13 @@ def test_acceptance_cases_are_the_accepted_shapes():
 def test_the_stereo_case_searches_one_side():
     (case,) = cases.select("stereo-full")
     assert list(case.problem.horizontal.displacements) == list(range(-63, 1))
+
+
+def test_the_template_case_looks_everywhere_in_its_image():
+    (case,) = cases.select("template")
+    assert (case.problem.size1, case.problem.size2) == ((7, 7), (90, 120))
+    assert list(case.problem.vertical.displacements) == list(range(90 - 7 + 1))
+    assert list(case.problem.horizontal.displacements) == list(range(120 - 7 + 1))
 
 
 def test_cases_are_selected_by_wildcards_in_the_tables_order():
