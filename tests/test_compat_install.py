@@ -38,6 +38,12 @@ ROOTS = (
 real = [root for root in ROOTS if importlib.util.find_spec(root)]
 pytestmark = pytest.mark.skipif(bool(real), reason=f"really installed here: {', '.join(real)}")
 
+# NVIDIA's tree as models hold copies of it, without its compiled half.
+NVIDIAS = dict(
+    networks__correlation_package__correlation="import correlation_cuda",
+    networks__flow="from .correlation_package.correlation import correlation_cuda\n\ncorrelate = correlation_cuda.forward",
+)
+
 # Every import that code written for a neighbour has been seen to make: module, name, and the adapter that must answer.
 SEEN = {
     "spatial_correlation_sampler": [
@@ -60,7 +66,7 @@ SEEN = {
         ("correlation_package.modules", "Correlation", "flownet2"),
         ("correlation_package.modules.correlation", "Correlation", "flownet2"),
         ("correlation_package.modules.corr", "Correlation", "flownet2"),
-        ("networks.correlation_package.correlation", "Correlation", "flownet2"),
+        ("correlation_cuda", "forward", "correlation_cuda"),
     ],
     "pwcnet": [("correlation", "FunctionCorrelation", "pwcnet"), ("correlation.correlation", "ModuleCorrelation", "pwcnet")],
     "tfa": [
@@ -168,16 +174,11 @@ def test_what_is_not_emulated_is_not_found():
         importlib.import_module("mmcv.runner")
 
 
-def test_parents_of_a_name_within_real_code_are_left_to_it(disk):
-    folder = disk(
-        networks__init="",
-        networks__correlation_package__init="",
-        networks__flow="from .correlation_package.correlation import Correlation",
-    )
-    (folder / "networks" / "correlation_package" / "correlation.py").write_text("import correlation_cuda")
+def test_a_copy_of_nvidias_python_half_finds_its_compiled_half(disk):
+    folder = disk(**NVIDIAS)
     install("flownet2")
-    assert importlib.import_module("networks.flow").Correlation is adapter("flownet2").Correlation
-    assert Path(sys.modules["networks"].__file__).parent == folder / "networks"
+    assert importlib.import_module("networks.flow").correlate is adapter("correlation_cuda").forward
+    assert Path(sys.modules["networks.correlation_package.correlation"].__file__).is_relative_to(folder)
 
 
 def test_classes_pickle_under_a_name_that_stays():
@@ -237,18 +238,6 @@ def test_what_is_imported_from_nowhere_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "correlation", types.ModuleType("correlation"))
     with pytest.raises(ImportError, match=r"correlation at sys\.modules"):
         install("pwcnet")
-
-
-def test_real_code_that_is_imported_already_is_refused(disk):
-    disk(networks__init="", networks__correlation_package__init="", networks__correlation_package__correlation="")
-    install("flownet2")
-    uninstall()
-    real = importlib.import_module("networks.correlation_package.correlation")
-    with pytest.raises(ImportError, match=r"networks\.correlation_package\.correlation at"):
-        install("flownet2")
-    with installed("flownet2", force=True):
-        assert sys.modules["networks.correlation_package"].correlation.Correlation is adapter("flownet2").Correlation
-    assert sys.modules["networks.correlation_package"].correlation is real
 
 
 @pytest.mark.parametrize("imported", [False, True], ids=["on disk", "imported"])
@@ -712,11 +701,7 @@ def test_unmodified_code_of_three_packages_computes_what_they_define(tmp_path):
     assert json.loads(done.stdout) == {"sampler": [rows], "mmcv": [rows], "mean": [means], "gradient": [gradient]}
 
 
-# NVIDIA's tree without its compiled part, a package that cannot be imported, and an mmcv without ops.
-NVIDIAS = dict(
-    networks__correlation_package__correlation="import correlation_cuda",
-    networks__flow="from .correlation_package.correlation import Correlation",
-)
+# A package that cannot be imported, and an mmcv without ops.
 HALF_REAL = dict(spatial_correlation_sampler="raise ImportError('not built')", mmcv__init=MMCV["mmcv__init"])
 
 
@@ -737,20 +722,11 @@ def test_a_child_finds_the_same_whichever_it_imports_first(first):
     before = list(sys.path)
     importlib.import_module(first)
     assert sys.path == before
-    assert importlib.import_module("networks.flow").Correlation is adapter("flownet2").Correlation
+    assert importlib.import_module("networks.flow").correlate is adapter("correlation_cuda").forward
     assert answers("correlation", "FunctionCorrelation") is adapter("pwcnet").FunctionCorrelation
     assert answers("mmcv.ops", "Correlation") is adapter("mmcv").Correlation
     assert answers("mmcv", "__version__") == "2.1.0"
     assert answers("spatial_correlation_sampler", "spatial_correlation_sample")
-
-
-@pytest.mark.usefixtures("child")
-@pytest.mark.parametrize("first", [(), ("correlation",)], ids=["first", "second"])
-def test_a_compiled_part_that_is_not_there_is_not_found_in_a_child(first):
-    for name in first:
-        importlib.import_module(name)
-    with pytest.raises(ModuleNotFoundError, match="No module named 'correlation_cuda'"):
-        importlib.import_module("correlation_cuda")
 
 
 CHILD = """
@@ -761,7 +737,7 @@ CHILD = """
     import networks.flow, correlation, mmcv
 
     def names(_):
-        kinds = Correlation, SpatialCorrelationSampler, networks.flow.Correlation, correlation.FunctionCorrelation
+        kinds = Correlation, SpatialCorrelationSampler, networks.flow.correlate, correlation.FunctionCorrelation
         return [kind.__module__ for kind in kinds] + [mmcv.__version__, __name__]
 
     if __name__ == "__main__":
@@ -778,5 +754,5 @@ def test_processes_that_the_script_spawns_find_the_same(tmp_path):
     write(tmp_path, NVIDIAS)
     write(real, HALF_REAL)
     done = process([*RUN, "--force", script(tmp_path, CHILD)], tmp_path, where=ROOT, path=[real])
-    names = ["cupycorr.compat.mmcv", "cupycorr.torch", "cupycorr.compat.flownet2", "cupycorr.compat.pwcnet", "2.1.0"]
+    names = ["cupycorr.compat.mmcv", "cupycorr.torch", "cupycorr.compat.correlation_cuda", "cupycorr.compat.pwcnet", "2.1.0"]
     assert done.stdout.splitlines() == [str([*names, "__main__"]), str([*names, "__mp_main__"])]

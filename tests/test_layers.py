@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "cupycorr"
-ADAPTERS = ("flownet2", "mmcv", "mmtracker", "pwcnet", "spatial_correlation_sampler", "tfa", "unfold_sampler")
+ADAPTERS = ("correlation_cuda", "flownet2", "mmcv", "mmtracker", "pwcnet", "spatial_correlation_sampler", "tfa", "unfold_sampler")
 
 # Floor by floor, lowest first: a module may import modules of lower floors only, so no two of one floor know each other.
 FLOORS = (
@@ -27,7 +27,8 @@ FLOORS = (
     ("cupycorr.torch._ops",),
     ("cupycorr.torch",),
     ("cupycorr.compat._conventions",),
-    tuple(f"cupycorr.compat.{name}" for name in ADAPTERS),
+    tuple(f"cupycorr.compat.{name}" for name in ADAPTERS if name != "correlation_cuda"),
+    ("cupycorr.compat.correlation_cuda",),
     ("cupycorr._pictures",),
     ("cupycorr.channels",),
     ("cupycorr",),

@@ -7,8 +7,8 @@
     spatial_correlation_sampler  the C++ extension                                  spatial_correlation_sampler
     unfold_sampler               its re-implementation in PyTorch, by unfold        spatial_correlation_sampler
     mmcv                         OpenMMLab's mmcv.ops.Correlation                   mmcv.ops, or what is missing of it
-    flownet2                     NVIDIA's correlation_package                       correlation_package, and the one within
-                                                                                    networks of flownet2-pytorch
+    flownet2                     NVIDIA's correlation_package                       correlation_package, and correlation_cuda
+                                                                                    for copies of its Python half
     pwcnet                       sniklaus' pytorch-pwc and pytorch-liteflownet      correlation
     tfa                          TensorFlow Addons' layers.optical_flow             tensorflow_addons
     mmtracker                    MM-Tracker's Correlation, over the C++ extension   spatial_correlation_sampler, of the C++

@@ -18,32 +18,35 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 
+class Package(NamedTuple):
+    """What answers to an import name."""
+
+    adapter: str  # module of cupycorr.compat
+    submodules: tuple[str, ...] = ()
+
+
 class Neighbour(NamedTuple):
     """Where a neighbour's code looks for it."""
 
-    adapter: str  # module of cupycorr.compat
-    packages: dict[str, tuple[str, ...]]  # import names, each with its submodules
-    backend: str = ""  # a compiled module of its own, without which its own code does not run
+    packages: dict[str, Package]  # by import name
     part: str = ""  # of a large package, which stays and gets this part of it
 
 
-_EXTENSION = Neighbour("spatial_correlation_sampler", {"spatial_correlation_sampler": ("spatial_correlation_sampler",)})
+_EXTENSION = Neighbour({"spatial_correlation_sampler": Package("spatial_correlation_sampler", ("spatial_correlation_sampler",))})
 
 NEIGHBOURS = {
     "spatial_correlation_sampler": _EXTENSION,
-    "unfold_sampler": Neighbour("unfold_sampler", {"spatial_correlation_sampler": ("correlation",)}),
-    "mmcv": Neighbour("mmcv", {"mmcv": ("ops", "ops.correlation")}, part="ops"),
+    "unfold_sampler": Neighbour({"spatial_correlation_sampler": Package("unfold_sampler", ("correlation",))}),
+    "mmcv": Neighbour({"mmcv": Package("mmcv", ("ops", "ops.correlation"))}, part="ops"),
     "flownet2": Neighbour(
-        "flownet2",
         {
-            "correlation_package": ("correlation", "modules", "modules.correlation", "modules.corr"),
-            # Found in sys.modules without its parents, which are real folders of the code that imports it.
-            "networks.correlation_package.correlation": (),
-        },
-        backend="correlation_cuda",
+            "correlation_package": Package("flownet2", ("correlation", "modules", "modules.correlation", "modules.corr")),
+            # Copies of the package's Python half lie anywhere in models' code, and import this.
+            "correlation_cuda": Package("correlation_cuda"),
+        }
     ),
-    "pwcnet": Neighbour("pwcnet", {"correlation": ("correlation",)}),
-    "tfa": Neighbour("tfa", {"tensorflow_addons": ("layers", "layers.optical_flow")}),
+    "pwcnet": Neighbour({"correlation": Package("pwcnet", ("correlation",))}),
+    "tfa": Neighbour({"tensorflow_addons": Package("tfa", ("layers", "layers.optical_flow"))}),
     "mmtracker": _EXTENSION,
 }
 DEFAULT = tuple(name for name in NEIGHBOURS if name != "unfold_sampler")  # the C++ extension's name serves one of the two
@@ -285,15 +288,19 @@ def _one_of_both(place: _Part | _Package, new: list[_Claim]) -> _Part | _Package
 
 def _places(neighbour: Neighbour) -> list[_Part | _Package]:
     importlib.import_module("cupycorr.torch")  # where torch is missing, its error names the remedy
-    adapter = importlib.import_module(f"cupycorr.compat.{neighbour.adapter}")
     if neighbour.part and location(_top(neighbour)):
-        return [_place_in_a_real_package(neighbour, adapter)]
-    return [_Package(root, adapter, submodules) for root, submodules in neighbour.packages.items()]
+        return [_place_in_a_real_package(neighbour)]
+    return [_Package(root, _adapter(package), package.submodules) for root, package in neighbour.packages.items()]
 
 
-def _place_in_a_real_package(neighbour: Neighbour, adapter: ModuleType) -> _Part | _Package:
+def _adapter(package: Package) -> ModuleType:
+    return importlib.import_module(f"cupycorr.compat.{package.adapter}")
+
+
+def _place_in_a_real_package(neighbour: Neighbour) -> _Part | _Package:
     root, top = _part(neighbour), _top(neighbour)
-    names = [f"{top}.{name}" for name in neighbour.packages[top]]
+    package = neighbour.packages[top]
+    names, adapter = [f"{top}.{name}" for name in package.submodules], _adapter(package)
     if _is_really_importable(root):
         return _Part(root, adapter, [sys.modules[name] for name in names if name in sys.modules])
     return _Package(root, adapter, [name.removeprefix(f"{root}.") for name in names if name != root])
@@ -328,8 +335,7 @@ def whereabouts(name: str) -> tuple[str, str] | None:
     if neighbour.part:
         root = _part(neighbour)
         return (root, location(root)) if location(_top(neighbour)) and _is_really_importable(root) else None
-    telling = filter(None, (*neighbour.packages, neighbour.backend))
-    return next(((root, place) for root in telling if (place := location(root))), None)
+    return next(((root, place) for root in neighbour.packages if (place := location(root))), None)
 
 
 def location(name: str) -> str | None:
@@ -379,9 +385,9 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
 def _check_that_they_agree(names: tuple[str, ...]) -> None:
     first: dict[str, str] = {}
     for name in names:
-        for root in NEIGHBOURS[name].packages:
+        for root, package in NEIGHBOURS[name].packages.items():
             other = first.setdefault(root, name)
-            if NEIGHBOURS[other].adapter != NEIGHBOURS[name].adapter:
+            if NEIGHBOURS[other].packages[root].adapter != package.adapter:
                 raise ValueError(f"names must not want the same import name, got {other} and {name}, which both are {root}")
 
 
@@ -406,29 +412,20 @@ _SHIMS: set[str] = set()  # folders of which this process has installed what is 
 
 
 def write_shims(folder: str, names: Iterable[str]) -> None:
-    """Fill a folder with modules that install ``names`` in a process that imports one of them.
-
-    They bear the import names at the top, and those of backends: real code in a folder of ``networks`` imports its own first.
-    """
+    """Fill a folder with modules of the neighbours' import names that install ``names`` in a process that imports one of them."""
     names = tuple(names)
     text = f"from cupycorr.compat import _install\n\n_install.install_from_shim({folder!r}, __name__, {names!r})\n"
-    neighbours = [NEIGHBOURS[name] for name in names]
-    roots = [root for neighbour in neighbours for root in (*neighbour.packages, neighbour.backend)]
-    for root in filter(None, roots):
-        if "." not in root:
-            Path(folder, f"{root}.py").write_text(text, encoding="utf-8")
+    for root in (root for name in names for root in NEIGHBOURS[name].packages):
+        Path(folder, f"{root}.py").write_text(text, encoding="utf-8")
     _SHIMS.add(folder)
 
 
 def install_from_shim(folder: str, name: str, names: tuple[str, ...]) -> None:
     """What a shim does when it is imported: make way, and install once what the process before had installed."""
-    shim = sys.modules.pop(name)
+    del sys.modules[name]
     if folder not in _SHIMS:
         _SHIMS.add(folder)
-        within = any("." in root and location(root) for other in names for root in NEIGHBOURS[other].packages)
         _claim(names, True, None)
-        if within:  # real code that is replaced while it imports its backend, and has to come to its end
-            sys.modules.setdefault(name, shim)
     with _without_shims():
         importlib.import_module(name)
 
