@@ -37,8 +37,8 @@ def known_array(name: str, array: Any, what: str = "a NumPy or CuPy array") -> A
     kind = array_kind(array)
     if kind == "torch":
         raise TypeError(
-            f"{name} must be a NumPy or CuPy array, got a torch tensor: call cupycorr.torch.spatial_correlation_sample, or pass "
-            f"{name}.detach().numpy() for a tensor on the CPU, cupy.from_dlpack({name}.detach()) for one on a GPU"
+            f"{name} must be a NumPy or CuPy array, got a torch tensor: pass {name}.detach().numpy() from a CPU, "
+            f"cupy.from_dlpack({name}.detach()) from a GPU; for tensors there is cupycorr.torch.spatial_correlation_sample"
         )
     if kind is None and _on_gpu(array):
         return import_cupy().from_dlpack(array)

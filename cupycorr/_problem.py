@@ -20,6 +20,7 @@ Shape = tuple[int, ...]
 PRECISIONS = HIGHEST, HIGH, MEDIUM = ("highest", "high", "medium")  # of float32 products, torch's names
 ROWS, CHANNELS_LAST = "rows", "channels last"  # orders of images in memory
 
+_LONGEST_SHOWN = 100  # characters
 _INT_OR_PAIR = "an int or a (vertical, horizontal) pair of ints"
 
 # name -> smallest legal value (None: any integer)
@@ -88,11 +89,11 @@ def _pair(name: str, value: Any) -> Pair:
     """One int for both axes, or a ``(vertical, horizontal)`` tuple or list of two."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(values) != 2:
-        raise ValueError(f"{name} must be {_INT_OR_PAIR}, got {name}={value!r}")
+        raise ValueError(f"{name} must be {_INT_OR_PAIR}, got {name}={_shown(value)}")
     integers = tuple(integer(name, v, _INT_OR_PAIR, value) for v in values)
     minimum = _MINIMUM[name]
     if minimum is not None and min(integers) < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {name}={value!r}")
+        raise ValueError(f"{name} must be at least {minimum}, got {name}={_shown(value)}")
     return integers
 
 
@@ -110,7 +111,13 @@ def integer(name: str, value: Any, what: str, given: Any) -> int:
             return operator.index(value)
         except TypeError:
             pass
-    raise TypeError(f"{name} must be {what}, got {name}={given!r}")
+    raise TypeError(f"{name} must be {what}, got {name}={_shown(given)}")
+
+
+def _shown(value: Any) -> str:
+    """What was given in one short line: an array passed by mistake would fill a screen."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _finite_scale(scale: Any) -> float:

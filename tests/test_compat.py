@@ -240,7 +240,9 @@ def assert_same(got, want, leaves, others, rtol=1e-12):
     cotangent = torch.randn(want.shape, generator=torch.Generator().manual_seed(7), dtype=want.dtype)
     gradients = zip(torch.autograd.grad(got, leaves, cotangent), torch.autograd.grad(want, others, cotangent), strict=True)
     for name, (mine, theirs) in zip(("input1", "input2"), gradients, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=rtol, atol=rtol, msg=lambda text, name=name: f"gradient of {name}: {text}")
+        torch.testing.assert_close(
+            mine.cpu(), theirs.cpu(), rtol=rtol, atol=rtol, msg=lambda text, name=name: f"gradient of {name}: {text}"
+        )
 
 
 @adapters
@@ -497,6 +499,16 @@ def test_no_channels_give_zeros(call):
     out = call(*images((1, 0, 12, 13)))
     assert out.numel() > 0
     assert not out.any()
+
+
+@pytest.mark.gpu
+@one_call
+def test_a_gpu_gives_what_the_cpu_gives(call):
+    leaves = images((2, 5, 12, 13), dtype=torch.float32)
+    on_gpu = [x.detach().cuda().requires_grad_() for x in leaves]
+    got, want = call(*on_gpu), call(*leaves)
+    assert got.is_cuda
+    assert_same(got.cpu(), want, on_gpu, leaves, rtol=1e-5)
 
 
 def zeros(*shape, dtype=torch.float32):

@@ -158,7 +158,7 @@ NOT_ARRAYS = {
         ("number", np.float32(1), "got numpy.float32"),
         ("string", "frame.png", "got builtins.str"),
         ("memoryview", memoryview(ones()), "got builtins.memoryview"),
-        ("torch tensor", torch.zeros(SHAPE), f"a torch tensor: call cupycorr.torch.spatial_correlation_sample, or pass {name}."),
+        ("torch tensor", torch.zeros(SHAPE), f"a torch tensor: pass {name}.detach()"),
         ("torch parameter", torch.nn.Parameter(torch.zeros(SHAPE)), "got a torch tensor"),
         ("masked array", np.ma.masked_greater(ones(), 2), f"not be a masked array, whose mask would be lost: pass {name}"),
     )
@@ -489,3 +489,11 @@ def test_what_is_legal_is_not_refused(arguments, dtype):
     out = forward(ones(dtype=dtype), ones(dtype=dtype), **arguments)
     assert out[0, 1, 1, 3, 3] == 4 * float(arguments.get("scale", 1))
     assert out.dtype == np.dtype(arguments.get("dtype", dtype))
+
+
+@pytest.mark.parametrize("array", [np.zeros((9, 9, 40, 40)), torch.zeros(9, 9, 40, 40)], ids=["numpy", "torch"])
+def test_an_array_in_place_of_a_number_is_told_in_one_short_line(array):
+    with pytest.raises(TypeError, match=r"patch_size must be an int or a .* pair of ints, got patch_size=") as refusal:
+        forward(ones(), ones(), patch_size=array)
+    assert len(str(refusal.value)) < 200
+    assert "\n" not in str(refusal.value)

@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import cupycorr.compat  # noqa: E402
+from cupycorr.compat import _install  # noqa: E402
 from cupycorr.torch import spatial_correlation_sample  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,31 +117,41 @@ def assert_rounded_or_none(written, value):
 
 # One adapter has no call of its own: it answers to copies of another neighbour's Python half.
 ADAPTERS = {path.stem for path in (ROOT / "cupycorr" / "compat").glob("[a-z]*.py")} - {"correlation_cuda"}
-MODULE = {"liteflownet": "pwcnet"}  # two neighbours of one adapter
 
 
 def rows():
-    """Neighbour -> (old call, new call) of the table."""
+    """Name of the row -> (adapter, old call, new call) of the table."""
     cells = (line.strip("| ").split(" | ") for line in text("docs/migrating.md").splitlines() if line.startswith("| `"))
-    return {source.split("`")[1]: (old.strip("`"), new.strip("`")) for source, old, new, _ in cells}
+    cells = (row for row in cells if len(row) == 4)
+    return {source: (source.split("`")[1], old.strip("`"), new.strip("`")) for source, old, new, _ in cells}
 
 
 ROWS = rows()
 
 
-@pytest.mark.parametrize(("neighbour", "calls"), ROWS.items(), ids=ROWS)
-def test_old_and_new_call_give_the_same(neighbour, calls):
-    adapter = importlib.import_module(f"cupycorr.compat.{MODULE.get(neighbour, neighbour)}")
+@pytest.mark.parametrize(("adapter", "old", "new"), ROWS.values(), ids=ROWS)
+def test_old_and_new_call_give_the_same(adapter, old, new):
+    module = importlib.import_module(f"cupycorr.compat.{adapter}")
     x1, x2 = torch.randn(2, 2, 6, 13, 15, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    names = {"x1": x1, "x2": x2, "C": 6, "spatial_correlation_sample": spatial_correlation_sample}
-    old, new = (eval(call, {**vars(adapter), **names}) for call in calls)
-    assert old.abs().max() > 0.1
-    torch.testing.assert_close(new, old, rtol=1e-12, atol=1e-12)
+    names = {**vars(module), "x1": x1, "x2": x2, "C": 6, "spatial_correlation_sample": spatial_correlation_sample}
+    before, after = eval(old, names), eval(new, names)
+    assert before.abs().max() > 0.1
+    torch.testing.assert_close(after, before, rtol=1e-12, atol=1e-12)
 
 
 def test_every_adapter_has_its_row():
-    assert {MODULE.get(name, name) for name in ROWS} == ADAPTERS
-    assert set(MODULE) < set(ROWS)
+    assert {adapter for adapter, _, _ in ROWS.values()} == ADAPTERS
+
+
+def test_every_name_to_install_is_listed_with_the_imports_that_it_answers_to():
+    page = text("docs/migrating.md")
+    lines = re.search(r"^\| name \| imports.*\n\|[-|]+\n((?:\|.*\n)+)", page, re.MULTILINE)[1].splitlines()
+    listed = {re.findall(r"`(.*?)`", line)[0]: set(re.findall(r"`(.*?)`", line)[1:]) for line in lines}
+    assert set(listed) == set(_install.NEIGHBOURS)
+    for name, imports in listed.items():
+        packages = _install.NEIGHBOURS[name].packages
+        full = {*packages, *(f"{root}.{sub}" for root, package in packages.items() for sub in package.submodules)}
+        assert all(any(found in (whole, whole.partition(".")[2]) for whole in full) for found in imports), name
 
 
 # Versions ----------------------------------------------------------------------------------------------------------------------
