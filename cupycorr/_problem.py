@@ -20,6 +20,7 @@ Shape = tuple[int, ...]
 PRECISIONS = HIGHEST, HIGH, MEDIUM = ("highest", "high", "medium")  # of float32 products, torch's names
 ROWS, CHANNELS_LAST = "rows", "channels last"  # orders of images in memory
 
+LARGEST = 2**63 - 1  # kernels and torch's operators take 64-bit integers
 _LONGEST_SHOWN = 100  # characters
 _INT_OR_PAIR = "an int or a (vertical, horizontal) pair of ints"
 
@@ -94,6 +95,8 @@ def _pair(name: str, value: Any) -> Pair:
     minimum = _MINIMUM[name]
     if minimum is not None and min(integers) < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {name}={_shown(value)}")
+    if max(integers) > LARGEST or min(integers) < -LARGEST:
+        raise ValueError(f"{name} must fit into 64 bits, got {name}={_shown(value)}")
     return integers
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from . import _pictures
 from ._arrays import array_module, converted, current_device_of, is_tensor, known_array_or_tensor, to_numpy
 from ._dtypes import ElementType, element_type_called
-from ._problem import Axis, Problem, integer, parameters
+from ._problem import LARGEST, Axis, Problem, integer, parameters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -327,10 +327,14 @@ def _positive(temperature: Any, element: ElementType) -> float:
     if isinstance(temperature, bool) or not isinstance(temperature, Real):
         raise TypeError(f"temperature must be a real number, got temperature={temperature!r}")
     limits = np.finfo(element.accumulator_dtype)
-    if not float(limits.tiny) <= temperature <= float(limits.max):
+    try:
+        value = float(temperature)  # NumPy's small floats would round the limits
+    except OverflowError:
+        value = math.inf
+    if not float(limits.tiny) <= value <= float(limits.max):
         what = f"positive, finite and representable in {element.accumulator}"
         raise ValueError(f"temperature must be {what}, got temperature={temperature!r}")
-    return float(temperature)
+    return value
 
 
 def _index(name: str, value: Any, size: int) -> int:
@@ -359,15 +363,21 @@ def _tried(patch_size: Any, dilation_patch: Any, patch_offset: Any) -> tuple[ran
     """The displacements tried along y and along x, from the parameters or from what has them."""
     given = patch_size.parameters if isinstance(patch_size, Problem) else patch_size
     if hasattr(given, "patch_size"):
-        if (dilation_patch, patch_offset) != (1, None):
+        if not (type(dilation_patch) is int and dilation_patch == 1 and patch_offset is None):
             got = f"got dilation_patch={dilation_patch!r}, patch_offset={patch_offset!r}"
             raise TypeError(f"dilation_patch and patch_offset must not be passed beside a {type(patch_size).__name__}, {got}")
+        if not hasattr(given, "dilation_patch"):
+            raise TypeError(f"patch_size must be sizes, or have dilation_patch, too, got a {type(patch_size).__name__}")
         # Samplers of other packages know no offset.
         patch_size, dilation_patch, patch_offset = given.patch_size, given.dilation_patch, getattr(given, "patch_offset", None)
     # The default of scale would be a symbol where torch.compile is told that all numbers may change.
     asked = parameters(patch_size=patch_size, dilation_patch=dilation_patch, patch_offset=patch_offset, scale=1.0)
     pairs = zip(asked.patch_size, asked.dilation_patch, asked.patch_offset or (0, 0), strict=True)
     vertical, horizontal = (Axis(1, patch, 1, 0, 1, step, offset, 1, 1).displacements for patch, step, offset in pairs)
+    if max(vertical.stop, horizontal.stop) > LARGEST or min(vertical.start, horizontal.start) < -LARGEST:
+        raise ValueError(
+            f"displacements must fit into 64 bits, got dilation_patch={dilation_patch!r}, patch_offset={patch_offset!r}"
+        )
     return vertical, horizontal
 
 
@@ -426,14 +436,17 @@ def _exponentials(scores: Any, temperature: float) -> Any:
     xp = array_module(scores)
     # The expectation does not depend on what is subtracted, so neither does its gradient.
     still = scores.detach() if is_tensor(scores) else scores
-    return xp.exp((scores - xp.amax(still, (1, 2), keepdims=True)) / temperature)
+    # Differences of halves cannot overflow; of a low temperature the half might underflow.
+    share = 0.5 if temperature >= 1 else 1.0
+    return xp.exp((scores * share - xp.amax(still, (1, 2), keepdims=True) * share) / (temperature * share))
 
 
 def _expectation(weights: Any, tried: range) -> Any:
     """The weighted mean (B, oH, oW) of displacements with weights (B, n, oH, oW)."""
     options = {"device": weights.device} if is_tensor(weights) else {}
-    values = array_module(weights).arange(tried.start, tried.stop, tried.step, dtype=weights.dtype, **options)
-    return (weights * values[:, None, None]).sum(1) / weights.sum(1)
+    # From the first one on: a far offset would cost the digits of the fractions.
+    steps = array_module(weights).arange(0, len(tried) * tried.step, tried.step, dtype=weights.dtype, **options)
+    return (weights * steps[:, None, None]).sum(1) / weights.sum(1) + tried.start
 
 
 def _calm(out: Any) -> AbstractContextManager:

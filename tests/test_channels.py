@@ -354,6 +354,7 @@ LARGE = {
     "large": ([[3e38, 3e38, -3e38]], 1.0, -0.5),
     "large over a small temperature": ([[1e38, 9e37, 1e38]], 1e-30, 0),
     "far below": ([[-2e38, -1e38, -1e38]], 1e-6, 0.5),
+    "span beyond the largest number": ([[3e38, -3e38]], 3e38, 1 / (1 + math.exp(2))),
     "high temperature": ([[-1e38, 0, 1e38]], 1e38, (math.e - 1 / math.e) / (math.e + 1 + 1 / math.e)),
 }
 
@@ -592,6 +593,7 @@ def test_a_missing_matplotlib_is_named_with_its_remedy(monkeypatch):
 
 GOOD = np.zeros((2, 3, 3, 4, 5), np.float32)
 FLAT = flat(GOOD)
+HOLDER = SimpleNamespace(patch_size=3, dilation_patch=1)
 
 BAD_SCORES = {
     "list": (GOOD.tolist(), {}, TypeError, "out must be a NumPy or CuPy array or a torch tensor, got builtins.list"),
@@ -618,6 +620,15 @@ BAD_SCORES = {
     "patch float": (GOOD, {"patch_size": (3, 3.0)}, TypeError, r"patch_size must be an int .* got patch_size=\(3, 3.0\)"),
     "dilation zero": (GOOD, {"dilation_patch": 0}, ValueError, "dilation_patch must be at least 1, got dilation_patch=0"),
     "dilation bool": (GOOD, {"dilation_patch": True}, TypeError, "dilation_patch must be an int .* got dilation_patch=True"),
+    "displacements beyond 64 bits": (GOOD, {"patch_offset": 2**63 - 1}, ValueError, "displacements must fit into 64 bits"),
+    "a step beyond 64 bits": (GOOD, {"dilation_patch": 2**63}, ValueError, "dilation_patch must fit into 64 bits"),
+    "sizes alone of a holder": (GOOD, {"patch_size": SimpleNamespace(patch_size=3)}, TypeError, "or have dilation_patch, too"),
+    "a step beside a holder": (
+        GOOD,
+        {"patch_size": HOLDER, "dilation_patch": np.ones(2, int)},
+        TypeError,
+        "must not be passed beside a SimpleNamespace",
+    ),
     "offset float": (GOOD, {"patch_offset": 0.5}, TypeError, "patch_offset must be an int .* got patch_offset=0.5"),
     "axis two": (FLAT, {"channel_axis": 2}, ValueError, "channel_axis must be 1 or 3 or -1 .* got channel_axis=2"),
     "axis of five": (GOOD, {"channel_axis": 3}, ValueError, "channel_axis must be 1 for out of 5 dimensions"),
@@ -642,6 +653,8 @@ BAD_TEMPERATURES = {
     "infinite": (math.inf, ValueError, "got temperature=inf"),
     "too small for float32": (1e-60, ValueError, "representable in float32, got temperature=1e-60"),
     "too large for float32": (10**400, ValueError, "representable in float32"),
+    "zero of a small float": (np.float16(0), ValueError, "temperature must be positive"),
+    "infinity of a small float": (np.float16("inf"), ValueError, "temperature must be positive"),
     "bool": (True, TypeError, "temperature must be a real number, got temperature=True"),
     "none": (None, TypeError, "temperature must be a real number, got temperature=None"),
     "text": ("1", TypeError, "temperature must be a real number, got temperature='1'"),
@@ -654,6 +667,16 @@ BAD_TEMPERATURES = {
 def test_bad_temperatures_are_refused(temperature, error, message):
     with pytest.raises(error, match=message):
         cupycorr.soft_argmax(GOOD, temperature)
+
+
+def test_a_temperature_of_a_small_float_is_taken(recwarn):
+    assert cupycorr.soft_argmax(one_position([[0, 0, 50]]), np.float16(0.5)).dx.item() == pytest.approx(1)
+    assert not recwarn
+
+
+def test_a_far_offset_costs_no_digits():
+    scores = np.zeros((1, 1, 2, 1, 1))
+    assert cupycorr.soft_argmax(scores.astype(np.float32), patch_offset=(0, 2**22)).dx.item() == 2**22 + 0.5
 
 
 def test_a_temperature_that_float64_holds_is_taken_for_float64():

@@ -566,8 +566,41 @@ REFUSED = {
     "mmcv, max_displacement": (lambda: mmcv.Correlation(1, -1)(X, X), ValueError, "max_displacement must be at least 0"),
     "mmcv, a pair": (lambda: mmcv.Correlation(1, (1, 2))(X, X), TypeError, "max_displacement must be an int"),
     "mmtracker": (lambda: mmtracker.Correlation(-2)(X, X), ValueError, "max_displacement must be at least 0"),
-    "liteflownet, stride 0": (lambda: pwcnet.FunctionCorrelation(X, X, 0), ValueError, "stride must be at least 1"),
-    "liteflownet, a device": (lambda: pwcnet.FunctionCorrelation(X, X, torch.device("cpu")), TypeError, "stride must be"),
+    "liteflownet, stride 0": (lambda: pwcnet.FunctionCorrelation(X, X, 0), ValueError, "intStride must be at least 1"),
+    "liteflownet, a device": (
+        lambda: pwcnet.FunctionCorrelation(X, X, torch.device("cpu")),
+        TypeError,
+        "intStride must be an int",
+    ),
+    "liteflownet, a pair": (lambda: pwcnet.FunctionCorrelation(X, X, (1, 2)), TypeError, "intStride must be an int"),
+    "liteflownet, beyond 64 bits": (lambda: pwcnet.FunctionCorrelation(X, X, 2**63), ValueError, "must fit into 64 bits"),
+    "pwcnet, a tensor by two names": (
+        lambda: pwcnet.FunctionCorrelation(tenOne=X, tensorFirst=X, tenTwo=X),
+        TypeError,
+        "each tensor must be passed once, got tenOne, tensorFirst, tenTwo",
+    ),
+    "tfa, no tensor, channels last": (
+        lambda: tfa.correlation_cost(None, None, 1, 1, 1, 1, 1),
+        TypeError,
+        "input1 must be a torch",
+    ),
+    "tfa, no image, channels last": (lambda: tfa.correlation_cost(X[0, 0, 0, 0], X, 1, 1, 1, 1, 1), ValueError, "4 dimensions"),
+    "unfold, no patch": (lambda: unfold_sampler.channel_to_displacement(3, 0, 4), ValueError, "patch_size must be at least 1"),
+    "correlation_cuda, no output": (
+        lambda: correlation_cuda.forward(X, X, None, None, None, 0, 1, 0, 1, 1, 1),
+        TypeError,
+        "output must be a tensor of the inputs' dtype torch.float32, got NoneType",
+    ),
+    "correlation_cuda, an output of integers": (
+        lambda: correlation_cuda.forward(X, X, None, None, zeros(0, dtype=torch.int32), 0, 1, 0, 1, 1, 1),
+        TypeError,
+        "output must be a tensor of the inputs' dtype torch.float32, got torch.int32",
+    ),
+    "correlation_cuda, three numbers": (
+        lambda: correlation_cuda.forward(X, X, None, None, zeros(0), 0, 1, 0),
+        TypeError,
+        "stride1",
+    ),
     "pwcnet, one tensor": (lambda: pwcnet.FunctionCorrelation(X), TypeError, "tenSecond"),
     "pwcnet, a tensor twice": (lambda: pwcnet.FunctionCorrelation(X, X, tenOne=X), TypeError, "tenFirst"),
     "pwcnet, unknown name": (lambda: pwcnet.FunctionCorrelation(X, X, stride=2), TypeError, "stride"),
@@ -595,6 +628,34 @@ REFUSED = {
 def test_wrong_arguments_are_refused_with_the_neighbours_name(call, error, text):
     with pytest.raises(error, match=text):
         call()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # sizes are constants of a trace
+def test_adapters_can_be_traced():
+    first, second = images((1, 4, 9, 10), dtype=torch.float32)
+    for call in ONE_CALL.values():
+        traced = torch.jit.trace(call, (first, second), check_trace=False)
+        assert_same(traced(first, second), call(first, second), (first, second), (first, second), rtol=1e-6)
+
+
+def test_correlation_cuda_is_what_it_is_under_autocast():
+    large = torch.full((1, 4, 3, 3), 7e4)
+    output = large.new_empty(0)
+    with torch.autocast("cpu", torch.float16):
+        correlation_cuda.forward(large, large, None, None, output, 0, 1, 0, 1, 1, 1)
+    torch.testing.assert_close(output, torch.full((1, 1, 3, 3), 4.9e9))
+
+
+def test_a_module_saved_with_the_extensions_class_runs():
+    """Its state has what the extension's constructor sets, and nothing else."""
+    saved = torch.nn.Module()
+    saved.kernel_size, saved.patch_size, saved.stride, saved.padding, saved.dilation, saved.dilation_patch = 1, 3, 1, 0, 1, 1
+    loaded = spatial_correlation_sampler.SpatialCorrelationSampler.__new__(spatial_correlation_sampler.SpatialCorrelationSampler)
+    loaded.__setstate__(saved.__dict__)
+    leaves = images((1, 2, 6, 7))
+    torch.testing.assert_close(loaded(*leaves), extension(*leaves, patch=3))
+    assert "patch_size=3" in repr(loaded)
 
 
 def test_adapters_compile_in_one_graph():

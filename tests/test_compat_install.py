@@ -181,6 +181,14 @@ def test_a_copy_of_nvidias_python_half_finds_its_compiled_half(disk):
     assert Path(sys.modules["networks.correlation_package.correlation"].__file__).is_relative_to(folder)
 
 
+def test_a_copy_of_it_under_its_own_name_stays_and_finds_its_compiled_half(disk):
+    folder = disk(correlation_package__init="", correlation_package__correlation="from correlation_cuda import forward")
+    install("flownet2")
+    found = importlib.import_module("correlation_package.correlation")
+    assert found.forward is adapter("correlation_cuda").forward
+    assert Path(found.__file__).is_relative_to(folder)
+
+
 def test_classes_pickle_under_a_name_that_stays():
     install("flownet2", "mmcv")
     for kind in (answers("correlation_package", "Correlation"), answers("mmcv.ops", "Correlation")):
@@ -460,7 +468,14 @@ def test_a_real_mmcv_keeps_all_but_its_correlation(disk, force):
     assert not hasattr(ops, "CorrelationFunction")
 
 
-@pytest.mark.parametrize("missing", [dict(), dict(mmcv__ops__init="from . import _ext")], ids=["no ops", "ops not built"])
+WITHOUT_OPS = {
+    "no ops": dict(),
+    "ops not built": dict(mmcv__ops__init="from . import _ext"),
+    "ops of another version": dict(mmcv__ops__init="raise AssertionError('correlation_forward miss in module _ext')"),
+}
+
+
+@pytest.mark.parametrize("missing", WITHOUT_OPS.values(), ids=WITHOUT_OPS)
 def test_an_mmcv_without_ops_gets_one(disk, missing):
     disk(mmcv__init=MMCV["mmcv__init"], **missing)
     install("mmcv")

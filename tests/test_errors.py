@@ -201,6 +201,7 @@ for parameter in PAIRS:
         SIZES |= bad_values(parameter, (None,), TypeError, pair_of_ints)
     if parameter in WITH_WINDOW:
         SIZES |= bad_values(parameter, (0, -1, (1, 0), (-2, 3)), ValueError, f"{parameter} must be at least 1")
+    SIZES |= bad_values(parameter, (2**63, (1, 2**64)), ValueError, f"{parameter} must fit into 64 bits")
 NO_OUTPUT = {
     f"{what}: {side} {size}": (
         ValueError,
@@ -375,7 +376,8 @@ def test_a_window_of_one_pixel_needs_no_box(nothing_runs, monkeypatch, call):
 
 @calls
 def test_positions_that_no_integer_holds_are_refused_on_a_gpu(nothing_runs, monkeypatch, call):
-    far = dict(input1=ones((1, 4, 1, 1)), input2=ones((1, 4, 1, 1)), patch_size=1, padding=2**62, stride=2**64)
+    images = dict(input1=ones((1, 4, 1, 1)), input2=ones((1, 4, 1, 1)))
+    far = dict(images, patch_size=1, padding=2**62 - 1, stride=2**63 - 1, patch_offset=1 - 2**63)
     arguments = {**far, "out": sevens((1, 1, 1, 1, 1)), "cotangent": ones((1, 1, 1, 1, 1))}
     arguments = {
         name: value for name, value in arguments.items() if name in far or {"out": forward, "cotangent": vjp}[name] is call

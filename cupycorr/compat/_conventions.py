@@ -30,7 +30,12 @@ def mean_volume(
 
 def channels(image: Any) -> int:
     """C of a (B, C, H, W) tensor; 1 for anything else, which the operator refuses in its own words."""
-    return image.shape[1] if isinstance(image, torch.Tensor) and image.ndim == 4 else 1
+    return image.shape[1] if is_image(image) else 1
+
+
+def is_image(value: Any) -> bool:
+    """Whether it is a tensor of four dimensions."""
+    return isinstance(value, torch.Tensor) and value.ndim == 4
 
 
 def patch_size(max_displacement: Any, step: int = 1) -> int:

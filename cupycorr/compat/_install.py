@@ -29,6 +29,7 @@ class Neighbour(NamedTuple):
     """Where a neighbour's code looks for it."""
 
     packages: dict[str, Package]  # by import name
+    compiled: str = ""  # of the packages, the one without which the others do not run
     part: str = ""  # of a large package, which stays and gets this part of it
 
 
@@ -43,7 +44,8 @@ NEIGHBOURS = {
             "correlation_package": Package("flownet2", ("correlation", "modules", "modules.correlation", "modules.corr")),
             # Copies of the package's Python half lie anywhere in models' code, and import this.
             "correlation_cuda": Package("correlation_cuda"),
-        }
+        },
+        compiled="correlation_cuda",
     ),
     "pwcnet": Neighbour({"correlation": Package("pwcnet", ("correlation",))}),
     "tfa": Neighbour({"tensorflow_addons": Package("tfa", ("layers", "layers.optical_flow"))}),
@@ -257,7 +259,7 @@ def _claim(names: tuple[str, ...], force: bool, owner: object) -> None:
             _refuse(names)
         new: list[_Claim] = []
         for name in names:
-            new += [_Claim(name, owner, _one_of_both(place, new)) for place in _places(NEIGHBOURS[name])]
+            new += [_Claim(name, owner, _one_of_both(place, new)) for place in _places(NEIGHBOURS[name], force)]
         _CLAIMS[:] = [claim for claim in _CLAIMS if claim not in new] + new
         _settle(renewed={claim.place for claim in new})
 
@@ -286,11 +288,12 @@ def _one_of_both(place: _Part | _Package, new: list[_Claim]) -> _Part | _Package
     return next((other for other in claimed if (other.key, other.adapter) == (place.key, place.adapter)), place)
 
 
-def _places(neighbour: Neighbour) -> list[_Part | _Package]:
+def _places(neighbour: Neighbour, force: bool) -> list[_Part | _Package]:
     importlib.import_module("cupycorr.torch")  # where torch is missing, its error names the remedy
     if neighbour.part and location(_top(neighbour)):
         return [_place_in_a_real_package(neighbour)]
-    return [_Package(root, _adapter(package), package.submodules) for root, package in neighbour.packages.items()]
+    packages = neighbour.packages.items()
+    return [_Package(root, _adapter(package), package.submodules) for root, package in packages if force or not location(root)]
 
 
 def _adapter(package: Package) -> ModuleType:
@@ -335,7 +338,8 @@ def whereabouts(name: str) -> tuple[str, str] | None:
     if neighbour.part:
         root = _part(neighbour)
         return (root, location(root)) if location(_top(neighbour)) and _is_really_importable(root) else None
-    return next(((root, place) for root in neighbour.packages if (place := location(root))), None)
+    telling = (neighbour.compiled,) if neighbour.compiled else neighbour.packages
+    return next(((root, place) for root in telling if (place := location(root))), None)
 
 
 def location(name: str) -> str | None:
@@ -368,7 +372,7 @@ def _is_ours(module: ModuleType) -> bool:
 def _is_really_importable(name: str) -> bool:
     try:
         return not _is_ours(importlib.import_module(name))
-    except ImportError:
+    except Exception:  # a compiled part of another version may raise anything
         return False
 
 

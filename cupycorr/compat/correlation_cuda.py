@@ -6,6 +6,8 @@ For the many copies of the package's Python half, which lie wherever a model's c
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .flownet2 import CorrelationFunction
@@ -14,44 +16,62 @@ __all__ = ["backward", "forward"]
 
 
 def forward(
-    input1: torch.Tensor, input2: torch.Tensor, rbot1: torch.Tensor, rbot2: torch.Tensor, output: torch.Tensor, *parameters: int
+    input1: torch.Tensor,
+    input2: torch.Tensor,
+    rbot1: Any,
+    rbot2: Any,
+    output: torch.Tensor,
+    pad_size: int,
+    kernel_size: int,
+    max_displacement: int,
+    stride1: int,
+    stride2: int,
+    corr_multiply: int,
 ) -> int:
-    """Write the correlation of two tensors (B, C, H, W) into ``output``, which becomes (B, D*D, oH, oW); returns 1.
+    """Write the correlation of two tensors (B, C, H, W) into ``output``, of their dtype, which becomes (B, D*D, oH, oW); 1.
 
-    Parameters
-    ----------
-    *parameters : int
-        ``pad_size, kernel_size, max_displacement, stride1, stride2, corr_multiply``, as `flownet2.Correlation` takes them.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `flownet2.Correlation`.
+    The numbers are those of `flownet2.Correlation`, and so are the errors.
     """
+    numbers = pad_size, kernel_size, max_displacement, stride1, stride2, corr_multiply
     with torch.no_grad():
-        _write(output, CorrelationFunction.apply(input1, input2, *parameters))
+        _write("output", output, _correlate(input1, input2, *numbers))
     return 1
 
 
 def backward(
     input1: torch.Tensor,
     input2: torch.Tensor,
-    rbot1: torch.Tensor,
-    rbot2: torch.Tensor,
+    rbot1: Any,
+    rbot2: Any,
     grad_output: torch.Tensor,
     grad_input1: torch.Tensor,
     grad_input2: torch.Tensor,
-    *parameters: int,
+    pad_size: int,
+    kernel_size: int,
+    max_displacement: int,
+    stride1: int,
+    stride2: int,
+    corr_multiply: int,
 ) -> int:
-    """Write both gradients, of the inputs' shapes, into ``grad_input1`` and ``grad_input2``; the rest as `forward`."""
+    """Write both gradients, of the inputs' shapes and dtype, into ``grad_input1`` and ``grad_input2``; the rest as `forward`."""
+    numbers = pad_size, kernel_size, max_displacement, stride1, stride2, corr_multiply
     with torch.enable_grad():
         leaves = [image.detach().requires_grad_() for image in (input1, input2)]
-        gradients = torch.autograd.grad(CorrelationFunction.apply(*leaves, *parameters), leaves, grad_output)
-    for given, gradient in zip((grad_input1, grad_input2), gradients, strict=True):
-        _write(given, gradient)
+        gradients = torch.autograd.grad(_correlate(*leaves, *numbers), leaves, grad_output)
+    with torch.no_grad():
+        _write("grad_input1", grad_input1, gradients[0])
+        _write("grad_input2", grad_input2, gradients[1])
     return 1
 
 
-def _write(given: torch.Tensor, result: torch.Tensor) -> None:
-    with torch.no_grad():
-        given.resize_(result.shape).copy_(result)
+def _correlate(input1: torch.Tensor, input2: torch.Tensor, *numbers: int) -> torch.Tensor:
+    """Without autocast, of which the Python half's backward would not know."""
+    with torch.autocast(input1.device.type, enabled=False):
+        return CorrelationFunction.apply(input1, input2, *numbers)
+
+
+def _write(name: str, given: Any, result: torch.Tensor) -> None:
+    if not isinstance(given, torch.Tensor) or given.dtype != result.dtype:
+        got = given.dtype if isinstance(given, torch.Tensor) else type(given).__name__
+        raise TypeError(f"{name} must be a tensor of the inputs' dtype {result.dtype}, got {got}")
+    given.resize_(result.shape).copy_(result)

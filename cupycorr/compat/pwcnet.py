@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ._conventions import mean_volume
+from ._conventions import mean_volume, whole
 
 __all__ = ["FunctionCorrelation", "ModuleCorrelation"]
 
@@ -47,13 +47,17 @@ def FunctionCorrelation(*given: Any, **named: Any) -> torch.Tensor:  # noqa: N80
     >>> FunctionCorrelation(x, x, 2).shape
     torch.Size([1, 49, 10, 16])
     """
-    return _correlate(*given, **{_NAMES.get(name, name): value for name, value in named.items()})
+    renamed = {_NAMES.get(name, name): value for name, value in named.items()}
+    if len(renamed) < len(named):
+        raise TypeError(f"each tensor must be passed once, got {', '.join(named)}")
+    return _correlate(*given, **renamed)
 
 
 def _correlate(tenFirst: torch.Tensor, tenSecond: torch.Tensor, intStride: int | None = None) -> torch.Tensor:
     if intStride is None:
         return mean_volume(tenFirst, tenSecond, patch_size=9)
-    return mean_volume(tenFirst, tenSecond, patch_size=7, stride=intStride, dilation_patch=intStride)
+    stride = whole("intStride", intStride, 1)
+    return mean_volume(tenFirst, tenSecond, patch_size=7, stride=stride, dilation_patch=stride)
 
 
 class ModuleCorrelation(torch.nn.Module):

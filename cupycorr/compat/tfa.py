@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import torch
 
-from ._conventions import mean_volume, patch_size, whole
+from ._conventions import is_image, mean_volume, patch_size, whole
 
 __all__ = ["CorrelationCost", "correlation_cost"]
 
@@ -63,8 +63,8 @@ def correlation_cost(
         raise ValueError(f"kernel_size must be odd, got kernel_size={kernel_size}")
     patch = patch_size(max_displacement, whole("stride_2", stride_2, 1))
     padding = whole("pad", pad, 0) - max_displacement
-    images = (image.movedim(-1, 1) if data_format == _LAST else image for image in (input_a, input_b))
-    out = mean_volume(*images, kernel_size, patch, stride_1, padding, dilation_patch=stride_2)
+    images = (image.movedim(-1, 1) if data_format == _LAST and is_image(image) else image for image in (input_a, input_b))
+    out = mean_volume(*images, kernel_size, patch, whole("stride_1", stride_1, 1), padding, dilation_patch=stride_2)
     return out.movedim(1, -1) if data_format == _LAST else out
 
 

@@ -17,7 +17,7 @@ import torch
 
 from .._problem import parameters
 from ..torch import spatial_correlation_sample
-from ._conventions import first_positions
+from ._conventions import first_positions, whole
 
 __all__ = ["SpatialCorrelationSampler", "channel_to_displacement"]
 
@@ -94,4 +94,5 @@ def channel_to_displacement(channel_idx: Any, patch_size: int, max_displacement:
     >>> channel_to_displacement(80, 9, 4)
     (4, 4)
     """
-    return channel_idx // patch_size - max_displacement, channel_idx % patch_size - max_displacement
+    size = whole("patch_size", patch_size, 1)
+    return channel_idx // size - max_displacement, channel_idx % size - max_displacement

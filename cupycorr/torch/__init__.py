@@ -109,6 +109,13 @@ class SpatialCorrelationSampler(torch.nn.Module):
     torch.Size([2, 9, 9, 24, 32])
     """
 
+    # For modules that were saved with the C++ extension's class, which has not got these.
+    patch_offset = None
+    scale = 1.0
+    dtype = None
+    precision = None
+    variant = "auto"
+
     def __init__(
         self,
         kernel_size: int | tuple[int, int] = 1,
@@ -175,10 +182,14 @@ def _cast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 def _arguments(given: tuple, patch_offset: Any, scale: Any, dtype: Any, precision: Any, variant: Any) -> tuple:
     """Check and normalise what the operator takes beside tensors."""
+    if isinstance(scale, torch.Tensor) and torch.jit.is_tracing():
+        scale = float(scale)  # of sizes, which a trace sees as tensors: a constant of the trace
     asked = given, patch_offset, scale, dtype, precision, variant
     if torch.compiler.is_compiling():
         # A traced float may be a symbol, of which nobody can say whether it is finite: the operator asks the number it becomes.
-        return _normal(given, patch_offset, 1.0 if type(scale) is float else scale, *asked[3:])._replace(scale=scale)
+        return _normal(given, patch_offset, 1.0 if type(scale) in (float, torch.SymFloat) else scale, *asked[3:])._replace(
+            scale=scale
+        )
     words = all(value is None or type(value) in (str, torch.dtype) for value in asked[3:])
     return _normal_once(*asked) if words and _api.all_plain(given, patch_offset, scale) else _normal(*asked)
 
