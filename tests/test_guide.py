@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import oracle
 import pytest
 
 import cupycorr
+from benchmarks import cases
+from cupycorr._problem import parameters
 
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
@@ -132,7 +135,7 @@ def rounded(number, written):
 @pytest.mark.parametrize("name", COSTS)
 def test_the_costs_of_the_recipes_follow_from_their_shapes(name):
     inputs, keywords, shape = configuration(name)
-    taken, result, unfolded, products = COSTS[name]
+    taken, result, unfolded, products, *_ = COSTS[name]
     vertical, horizontal = np.broadcast_to(keywords.get("kernel_size", 1), 2).tolist()
     terms = inputs[0].shape[1] * vertical * horizontal
     assert rounded(sum(each.nbytes for each in inputs), taken)
@@ -143,6 +146,30 @@ def test_the_costs_of_the_recipes_follow_from_their_shapes(name):
     assert told.flops == 2 * np.prod(shape) * terms
     assert told.bytes == sum(each.nbytes for each in inputs) + 4 * np.prod(shape)
     assert told.workspace <= WORKSPACE
+
+
+CASES = {
+    "tracking": "mmtracker-headline",
+    "FlowNetC": "flownetc-headline",
+    "template in an image": "template",
+    "one-sided stereo": "stereo-quarter",
+    "PIV": "piv",
+}
+RESULTS = json.loads((PAGE.parents[1] / "benchmarks" / "results" / "cpu-recipes.json").read_text())
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_the_times_and_peaks_of_the_recipes_are_those_measured(name):
+    rows = {row["pass"]: row for row in RESULTS["rows"] if row["case"] == CASES[name] and row["auto"]}
+    case = next(case for case in cases.CASES if case.name == CASES[name])
+    (first, second), keywords, _ = configuration(name)
+    measured = parameters(**case.keywords), case.shape, case.shape2
+    assert measured == (parameters(**{**keywords, "scale": 1.0}), first.shape, second.shape)
+    time, both, peak = COSTS[name][4:]
+    forward, backward = rows["forward"], rows["vjp"]
+    assert time == f"{forward['median_s'] * 1e3:.3g} ms"
+    assert both == f"{(forward['median_s'] + backward['median_s']) * 1e3:.3g} ms"
+    assert rounded(forward["peak_bytes"], peak)
 
 
 RECIPES = {
