@@ -15,6 +15,8 @@ import torch
 from .._problem import integer
 from ..torch import spatial_correlation_sample
 
+Sizes = int | tuple[int, int]  # one for both axes, or (vertical, horizontal)
+
 
 def mean_volume(
     input1: torch.Tensor, input2: torch.Tensor, kernel_size: int = 1, *sizes: Any, window: int | None = None, **steps: Any

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from ..torch import spatial_correlation_sample
-from ._conventions import Layer, patch_size
+from ._conventions import Layer, Sizes, patch_size
 
 __all__ = ["Correlation", "CorrelationFunction"]
 
@@ -16,12 +16,12 @@ __all__ = ["Correlation", "CorrelationFunction"]
 def _correlate(
     input1: torch.Tensor,
     input2: torch.Tensor,
-    kernel_size: int | tuple[int, int] = 1,
+    kernel_size: Sizes = 1,
     max_displacement: int = 1,
-    stride: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] = 1,
-    dilation: int | tuple[int, int] = 1,
-    dilation_patch: int | tuple[int, int] = 1,
+    stride: Sizes = 1,
+    padding: Sizes = 1,
+    dilation: Sizes = 1,
+    dilation_patch: Sizes = 1,
 ) -> torch.Tensor:
     return spatial_correlation_sample(
         input1, input2, kernel_size, patch_size(max_displacement), stride, padding, dilation, dilation_patch
@@ -62,11 +62,11 @@ class Correlation(Layer):
 
     def __init__(
         self,
-        kernel_size: int | tuple[int, int] = 1,
+        kernel_size: Sizes = 1,
         max_displacement: int = 1,
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        dilation_patch: int | tuple[int, int] = 1,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        dilation: Sizes = 1,
+        dilation_patch: Sizes = 1,
     ) -> None:
         super().__init__(kernel_size, max_displacement, stride, padding, dilation, dilation_patch)

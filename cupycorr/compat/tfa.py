@@ -38,19 +38,14 @@ def correlation_cost(
     ----------
     input_a, input_b : Tensor, shape (B, H, W, C), or (B, C, H, W) where ``data_format`` is ``"channels_first"``
         Any strides; neither format is copied.
-    kernel_size : int
-        k, odd.
-    max_displacement, stride_1, stride_2, pad : int
-        Largest displacement, steps between outputs and between displacements, zeros around the images; all in pixels.
-    data_format : {"channels_last", "channels_first"}
-        Of the inputs and of the output.
-    name : str, optional
-        Without effect.
+    kernel_size, max_displacement, stride_1, stride_2, pad : int
+        k, odd; largest displacement; steps between outputs and between displacements; zeros around the images; all in pixels.
+    data_format, name
+        ``"channels_last"`` or ``"channels_first"``, of inputs and output; ``name`` is without effect.
 
     Returns
     -------
-    Tensor, shape (B, H', W', D*D), or (B, D*D, H', W')
-        In the dtype and on the device of the inputs.
+    Tensor, shape (B, H', W', D*D), or (B, D*D, H', W'), in the dtype and on the device of the inputs
 
     Raises
     ------

@@ -17,7 +17,7 @@ import torch
 
 from .._problem import parameters
 from ..torch import spatial_correlation_sample
-from ._conventions import first_positions, whole
+from ._conventions import Sizes, first_positions, whole
 
 __all__ = ["SpatialCorrelationSampler", "channel_to_displacement"]
 
@@ -57,12 +57,12 @@ class SpatialCorrelationSampler(torch.nn.Module):
 
     def __init__(
         self,
-        kernel_size: int | tuple[int, int] = 1,
-        patch_size: int | tuple[int, int] = 1,
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        dilation_patch: int | tuple[int, int] = 1,
+        kernel_size: Sizes = 1,
+        patch_size: Sizes = 1,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        dilation: Sizes = 1,
+        dilation_patch: Sizes = 1,
     ) -> None:
         super().__init__()
         asked = parameters(kernel_size, patch_size, stride, padding, dilation, dilation_patch)
