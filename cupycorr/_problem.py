@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Real
 from typing import Any
@@ -188,6 +188,13 @@ class Axis:
         return total
 
 
+def _with_useful_stride(axis: Axis) -> Axis:
+    """The same positions by a stride no longer than all of them: backends sort work by residues of the stride."""
+    positions = axis.size1 + 2 * axis.padding - axis.dilation * (axis.kernel - 1)
+    # Where sizes are symbols nothing is computed, and a comparison would tie the graph to it.
+    return replace(axis, stride=positions) if type(positions) is int and 0 < positions < axis.stride else axis
+
+
 def lattice_inside(first: int, stride: int, count: int, low: int, high: int) -> Pair:
     """The indices ``[begin, end)`` of the positions ``first + stride i``, ``i < count``, that lie in ``[low, high)``."""
     begin = min(max(-((first - low) // stride), 0), count)
@@ -227,7 +234,7 @@ class Problem:
         p = self.parameters
         offset = (0, 0) if p.patch_offset is None else p.patch_offset
         each = (p.kernel_size, p.patch_size, p.stride, p.padding, p.dilation, p.dilation_patch, offset)
-        return Axis(*(pair[axis] for pair in each), self.size1[axis], self.size2[axis])
+        return _with_useful_stride(Axis(*(pair[axis] for pair in each), self.size1[axis], self.size2[axis]))
 
     @property
     def shape1(self) -> Shape:

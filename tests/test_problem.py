@@ -1,6 +1,6 @@
 """What is asked, in numbers: geometry, arithmetic, traffic and workspace, for plain and for symbolic sizes."""
 
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError, dataclass, replace
 
 import numpy as np
 import oracle
@@ -152,7 +152,8 @@ def test_flops_inside_are_two_for_each_meeting_of_rows_and_columns(vertical, hor
     given_parameters = {name: tuple(getattr(axis, field) for axis in both) for name, field in names.items()}
     shapes = [(batch, channels, *(getattr(axis, size) for axis in both)) for size in ("size1", "size2")]
     asked = plain(*shapes, **given_parameters)
-    assert (asked.vertical, asked.horizontal) == both
+    places = [oracle.output_size(a.size1, a.kernel, 1, a.padding, a.dilation) for a in both]
+    assert [asked.vertical, asked.horizontal] == [replace(a, stride=min(a.stride, n)) for a, n in zip(both, places, strict=True)]
     counts = [
         sum(1 for _ in oracle.pairs(a.size1, a.size2, a.kernel, a.patch, a.stride, a.padding, a.dilation, a.step, a.offset))
         for a in both
@@ -293,3 +294,10 @@ def test_torch_sizes_stay_symbolic(shape1, shape2, given_parameters):
     for fake in fakes:
         assert all(isinstance(size, torch.SymInt) and size.node.expr.free_symbols for size in fake.shape)
         assert all(size.node.maybe_as_int() is None for size in fake.shape)
+
+
+def test_a_stride_beyond_the_image_is_one_output_and_no_more_work():
+    shape = (1, 2, 6, 9)
+    far = problem(parameters(kernel_size=3, padding=1, stride=10**12), shape, shape)
+    assert far.out_shape == (1, 1, 1, 1, 1)
+    assert (far.vertical.stride, far.horizontal.stride) == (6, 9)  # the number of places of a window of 3 with a frame of 1
