@@ -83,6 +83,7 @@ TEXT, SMALL = 9.5, 8.5  # points
 LINE, LETTER = 32, 13.6  # pixels that a line of text is high, and a letter wide
 GAP, MARGIN, LEFT = 36, 18, 44  # pixels between two panels, around the picture, and to the left of a panel
 TOP = 48  # pixels between a panel's title and its pixels
+DESCENT = 6  # pixels that letters reach below their line, on which the titles of a row stand
 
 ORANGE, SKY, BLUE, GREEN = "#e69f00", "#a6d5f2", "#0072b2", "#009e73"  # of Okabe and Ito's colours
 INK, GRID = "#333333", "#c4c4c4"
@@ -174,7 +175,8 @@ def _draw_panel(axes: Axes, panel: Panel, left: float, top: float) -> None:
         """The centre of a pixel in the picture, horizontal first."""
         return left + cell * (frame + x + 0.5), top + cell * (frame + y + 0.5)
 
-    axes.text(left, top - TOP, panel.title, fontsize=TEXT, color=INK, va="bottom", linespacing=1.25)
+    for above, line in enumerate(reversed(panel.title.split("\n"))):  # each on a baseline that all panels have in common
+        axes.text(left, top - TOP - DESCENT - above * LINE, line, fontsize=TEXT, color=INK, va="baseline")
     axes.text(left, top + panel.height + 10, panel.note, fontsize=SMALL, color=INK, va="top", linespacing=1.25)
     if frame:
         axes.add_patch(_rectangle("zeros", at(-frame, -frame), at(rows + frame - 1, columns + frame - 1), cell))
