@@ -7,7 +7,7 @@ import oracle
 from cases import NAMED, same
 from emulated import BUSY, asked
 
-from cupycorr._backends import kernels
+from cupycorr._backends import gradient_phases, kernels
 from cupycorr._backends.gradient_phases import Operand
 from cupycorr._backends.kernels import Pointer
 
@@ -57,9 +57,8 @@ def planned(module, g, inputs, results, device, **parameters):
     why = module.reason(*lines, layout, operands)
     if why is not None:
         return why
-    return module.plan(
-        *lines, (layout, Pointer("cotangent")), operands, parameters.get("scale", 1.0), device, Pointer("workspace", 256)
-    )
+    scale, workspace = parameters.get("scale", 1.0), Pointer("workspace", 256)
+    return gradient_phases.plan(module.tilings, *lines, (layout, Pointer("cotangent")), operands, scale, device, workspace)
 
 
 def plan_for(module, shape, device, dtype="float32", **parameters):
@@ -68,7 +67,8 @@ def plan_for(module, shape, device, dtype="float32", **parameters):
     x = np.lib.stride_tricks.as_strided(x, shape, [x.itemsize * int(np.prod(shape[k + 1 :])) for k in range(4)], writeable=False)
     what = asked(x, x, **parameters)
     g = kernels.new_layout(np.dtype(dtype).name, what.out_shape)
-    return module.plan(*lines_of(what), (g, Pointer("cotangent")), operands_of((x, x), (x, x)), 1.0, device, Pointer("workspace"))
+    arrays = (g, Pointer("cotangent")), operands_of((x, x), (x, x))
+    return gradient_phases.plan(module.tilings, *lines_of(what), *arrays, 1.0, device, Pointer("workspace"))
 
 
 def gradients(

@@ -13,7 +13,7 @@ from cupy_on_numpy import FACTS, installed, on_cupy
 
 import cupycorr
 from cupycorr import _dispatch
-from cupycorr._backends import cuda
+from cupycorr._backends import cuda, mma_gradient
 from cupycorr._dispatch import Place
 from cupycorr._problem import CHANNELS_LAST, ROWS, Question, parameters, problem
 
@@ -183,13 +183,20 @@ def at_once(monkeypatch):
         multiplied.append(arrays.input1.dtype)
         return SimpleNamespace(calls=lambda *_: [], workspace=0, seconds=lambda device: 0.0, how="at once")
 
-    def plan(vertical, horizontal, cotangent, operands, *_):
+    class Tiling(mma_gradient._Tiling):
+        def seconds(self, device):
+            return 0.0
+
+    tilings_of = mma_gradient.tilings
+
+    def tilings(vertical, horizontal, operands):
         multiplied.append(operands[0].other[0].dtype)
-        return SimpleNamespace(calls=(), workspace=0, seconds=0.0, how="at once")
+        return tilings_of(vertical, horizontal, operands)
 
     forward = SimpleNamespace(best=best, reason=lambda *_: None, needed_parts=lambda *_: 0)
     monkeypatch.setitem(cuda._FORWARDS, "mma", forward)
-    monkeypatch.setitem(cuda._GRADIENTS, "mma", SimpleNamespace(plan=plan, reason=lambda *_: None))
+    monkeypatch.setattr(mma_gradient, "_Tiling", Tiling)
+    monkeypatch.setitem(cuda._GRADIENTS, "mma", SimpleNamespace(tilings=tilings, reason=lambda *_: None))
     cuda.expected.cache_clear()
     yield multiplied
     cuda.expected.cache_clear()

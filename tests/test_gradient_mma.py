@@ -428,7 +428,7 @@ def test_bytes_are_counted_as_the_tiles_hold_them(monkeypatch, name):
     x = np.zeros(shape, np.float16)
     vertical, horizontal = map(mma_gradient.normal, lines_of(asked(x, x, **parameters)))
     for operand in operands_of((x, x), (x, x)):
-        tiling = next(mma_gradient._tilings(vertical, horizontal, [operand]))
+        tiling = next(mma_gradient.tilings(vertical, horizontal, [operand]))
         problem = shape, parameters["patch_size"], parameters.get("dilation_patch", 1)
         needed = bytes_needed(tiling.tile.rows, tiling.columns, *problem, itemsize=2)
         assert tiling.loaded() == needed - x.nbytes
@@ -439,7 +439,7 @@ def test_flownets_blocks_load_no_more_than_is_budgeted():
     image = kernels.dense_layout("bfloat16", x.shape)
     operands = [Operand(k, (image, kernels.NOWHERE), (image, kernels.NOWHERE)) for k in (1, 2)]
     lines = map(mma_gradient.normal, lines_of(asked(x, x, patch_size=21, dilation_patch=2)))
-    best = min(mma_gradient._tilings(*lines, operands), key=lambda tiling: tiling.seconds(H200))
+    best = min(mma_gradient.tilings(*lines, operands), key=lambda tiling: tiling.seconds(H200))
     assert best.loaded() < 172e6
 
 

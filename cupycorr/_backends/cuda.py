@@ -24,7 +24,7 @@ from .._cuda.launcher import bind
 from .._cuda.source import Kernel
 from .._dtypes import ELEMENT_TYPES
 from .._problem import Problem, Question
-from . import kernels, mma_forward, mma_gradient, tiled_forward, tiled_gradient
+from . import gradient_phases, kernels, mma_forward, mma_gradient, tiled_forward, tiled_gradient
 from .costs import LAUNCH, machine
 from .gradient_phases import Operand
 from .kernels import NOWHERE, Array, Call, Layout, Line, Pointer, ceil_div, dense_layout, layout, line, new_layout
@@ -220,7 +220,8 @@ def _tiled_gradients(
     """Gradients by tiles of a module, parts of sums ``begin`` bytes into the workspace; None where such arrays do not fit."""
     if tiles.reason(vertical, horizontal, cotangent[0], operands) is not None:
         return None
-    found = tiles.plan(vertical, horizontal, cotangent, operands, scale, device, Pointer("workspace", begin))
+    asked = (vertical, horizontal, cotangent, operands, scale, device)
+    found = gradient_phases.plan(tiles.tilings, *asked, Pointer("workspace", begin))
     return Work(tuple(found.calls), begin + found.workspace, found.seconds, found.how)
 
 

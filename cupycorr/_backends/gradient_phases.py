@@ -258,18 +258,21 @@ def tiles_along(size: int, step: int, length: int) -> int:
 
 
 def plan(
-    tilings: Callable[[Sequence[Operand]], Iterator[Tiling]],
+    tilings: Callable[[Line, Line, Sequence[Operand]], Iterator[Tiling]],
+    vertical: Line,
+    horizontal: Line,
     cotangent: Array,
     operands: Sequence[Operand],
     scale: float,
     device: Device,
     workspace: Pointer,
 ) -> Gradients:
-    """The fastest of the tilings that there are for operands."""
+    """The fastest of the tilings that there are for operands, which have no `reason` against them."""
     operands = [operand for operand in operands if math.prod(operand.result[0].shape)]
     if not operands:
         return Gradients((), 0, 0.0, "nothing to do")
-    best = min(_that_fit(tilings(operands), device), key=lambda tiling: tiling.seconds(device))
+    found = tilings(normal(vertical), normal(horizontal), operands)
+    best = min(_that_fit(found, device), key=lambda tiling: tiling.seconds(device))
     made = replace(best, operands=[operand for operand in operands if operand.asked])
     return Gradients(tuple(made.calls(cotangent, scale, workspace)), made.volumes(workspace)[1], best.seconds(device), best.how)
 

@@ -18,8 +18,8 @@ from .._dtypes import ELEMENT_TYPES
 from .._problem import CHANNELS_LAST, lattice_inside
 from . import gradient_phases, kernels
 from .costs import machine, matrix_rate
-from .gradient_phases import Gradients, Operand, Parts, Tiling, normal, phases_together, ways_to_part
-from .kernels import RUN_BYTES, Array, Layout, Line, Pointer, ceil_div
+from .gradient_phases import Operand, Parts, Tiling, normal, phases_together, ways_to_part
+from .kernels import RUN_BYTES, Layout, Line, ceil_div
 
 _WARP = 32
 _SIDE = 8  # of the matrices that fragments are made of, as gradient_mma.cu has them
@@ -279,24 +279,7 @@ def _inside(first: int, step: int, count: int, size: int) -> int:
     return end - begin
 
 
-def plan(
-    vertical: Line,
-    horizontal: Line,
-    cotangent: Array,
-    operands: Sequence[Operand],
-    scale: float,
-    device: Device,
-    workspace: Pointer,
-) -> Gradients:
-    """The fastest way to gradients that have no `reason` against them."""
-
-    def tilings(operands: Sequence[Operand]) -> Iterator[Tiling]:
-        return _tilings(normal(vertical), normal(horizontal), operands)
-
-    return gradient_phases.plan(tilings, cotangent, operands, scale, device, workspace)
-
-
-def _tilings(vertical: Line, horizontal: Line, operands: Sequence[Operand]) -> Iterator[Tiling]:
+def tilings(vertical: Line, horizontal: Line, operands: Sequence[Operand]) -> Iterator[Tiling]:
     """Every tile with every way to share the displacements, the fewest parts first."""
     dtype = operands[0].other[0].dtype
     channels_last = all(operand.other[0].order == CHANNELS_LAST for operand in operands)

@@ -14,8 +14,8 @@ from .._cuda.source import Kernel
 from .._dtypes import ELEMENT_TYPES
 from . import gradient_phases, kernels
 from .costs import machine
-from .gradient_phases import Gradients, Operand, Parts, Tiling, normal, phases_together, ways_to_part
-from .kernels import RUN_BYTES, Array, Layout, Line, Pointer, ceil_div
+from .gradient_phases import Operand, Parts, Tiling, normal, phases_together, ways_to_part
+from .kernels import RUN_BYTES, Layout, Line, ceil_div
 
 _WARP = 32
 _ROWS = 2  # of a thread, as gradient_tiled.cu has them
@@ -212,24 +212,7 @@ class _Tiling(Tiling):
         return max(adding, loading, streamed * ceil_div(displacements, self.tile.width) * _ROW_SECONDS)
 
 
-def plan(
-    vertical: Line,
-    horizontal: Line,
-    cotangent: Array,
-    operands: Sequence[Operand],
-    scale: float,
-    device: Device,
-    workspace: Pointer,
-) -> Gradients:
-    """The fastest way to gradients that have no `reason` against them."""
-
-    def tilings(operands: Sequence[Operand]) -> Iterator[Tiling]:
-        return _tilings(normal(vertical), normal(horizontal), operands)
-
-    return gradient_phases.plan(tilings, cotangent, operands, scale, device, workspace)
-
-
-def _tilings(vertical: Line, horizontal: Line, operands: Sequence[Operand]) -> Iterator[Tiling]:
+def tilings(vertical: Line, horizontal: Line, operands: Sequence[Operand]) -> Iterator[Tiling]:
     """Every tile with every way to share the displacements, the fewest parts first."""
     for tile in _tiles_for(operands[0].other[0].dtype, horizontal):
         for parts in ways_to_part(vertical.patch, horizontal.patch, tile.width, lambda rows, columns: rows * columns):

@@ -343,12 +343,9 @@ def whereabouts(name: str) -> tuple[str, str] | None:
 
 
 def location(name: str) -> str | None:
-    """Where a module that is not ours lies, without importing it; None for no module, and for a folder without ``__init__.py``.
-
-    Of submodules, only those that are imported count: to look for one would import its parents.
-    """
+    """Where a module that is not ours lies, without importing it; None for none, and for a folder without ``__init__.py``."""
     if name not in sys.modules:
-        spec = None if "." in name else search(name)
+        spec = search(name)
     elif sys.modules[name] is None or _is_ours(sys.modules[name]):
         spec = None
     else:
