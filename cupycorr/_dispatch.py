@@ -1,7 +1,7 @@
 """Which variant answers, and why not the others.
 
-A variant is one row of `VARIANTS`. On the CPU the first that can run does; on a GPU the one that takes least by count, or that
-was measured to be the fastest there. Why one does not run is said in words, and the same words serve a forced variant's error,
+A variant is one row of `VARIANTS`. The one runs that takes least by the cost model, or on a GPU the one that was measured to be
+the fastest there. Why one does not run is said in words, and the same words serve a forced variant's error,
 the error when nothing can run, and `explain`.
 """
 
@@ -117,7 +117,7 @@ class Variant:
     input2, needs, gradients)``, with None in place of a gradient that is not needed.
 
     ``workspace`` is the bytes that a map takes beside its result, at most; ``missing`` returns the reason why a question cannot
-    be answered on arrays of that kind, or on a device; ``seconds`` what an answer takes by count there, where that is known.
+    be answered on arrays of that kind, or on a device; ``seconds`` what an answer takes there by the cost model.
     """
 
     name: str
@@ -126,8 +126,8 @@ class Variant:
     forward: Callable[..., None]
     vjp: Callable[..., None]
     workspace: Callable[[Question, Device | None], int]
+    seconds: Callable[[Question, Device | None], float]
     missing: Reason = _none
-    seconds: Callable[[Question, Device], float] | None = None
 
     def can_run(self, question: Question, where: Place) -> str | None:
         """None, or the reason why this variant cannot answer there."""
@@ -143,9 +143,10 @@ def _on_cpu(name: str, module: Any, missing: Reason = _none) -> Variant:
     return Variant(
         name,
         "numpy",
-        lambda question, device: module.how(question.problem),
+        lambda question, device: module.how(question),
         *maps,
         lambda question, device: workers.WORKSPACE,
+        lambda question, device: cpu.seconds(module.ENGINE, question),
         missing,
     )
 
@@ -158,8 +159,8 @@ def _on_gpu(name: str, missing: Reason) -> Variant:
         partial(cuda.forward, name),
         partial(cuda.vjp, name),
         lambda question, device: cuda.expected(name, question, device).workspace,
-        missing,
         lambda question, device: cuda.expected(name, question, device).seconds,
+        missing,
     )
 
 
@@ -169,10 +170,11 @@ VARIANTS = (
     Variant(
         "reference",
         "numpy",
-        lambda question, device: reference.how(question.problem),
+        lambda question, device: reference.how(question),
         reference.forward,
         reference.vjp,
-        lambda question, device: reference.workspace(question.problem, element_type("input1", question.dtype).accumulator),
+        lambda question, device: reference.workspace(question),
+        lambda question, device: reference.seconds(question),
     ),
     _on_gpu("box", _needs_window),
     _on_gpu("mma", _needs_tensor_cores),
@@ -237,7 +239,7 @@ def _count(
     if not able:
         reasons = "; ".join(f"{row.name}: {row.can_run(question, where)}" for row in rows)
         raise NotImplementedError(f"no variant can run this, got variant={variant!r} ({reasons})")
-    if len(able) == 1 or where.device is None:
+    if len(able) == 1:
         return _Counted(question, able, able[0])
     return _Counted(question, able, min(able, key=lambda row: row.seconds(question, where.device)))
 
@@ -336,8 +338,6 @@ def _why_not(chosen: Variant, measured: bool, question: Question, where: Place, 
     reason = row.can_run(question, where)
     if reason is not None:
         return reason
-    if row.seconds is None:
-        return f"{chosen.name} comes first"
     if measured:
         return f"{chosen.name} was measured to be faster on this device"
     times = [f"{each.seconds(question, where.device) * 1e3:.3g} ms" for each in (row, chosen)]

@@ -14,6 +14,8 @@ from functools import cached_property
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 Pair = tuple[int, int]
 Shape = tuple[int, ...]
 
@@ -175,17 +177,24 @@ class Axis:
         first = self.first_displacement
         return range(first, first + self.step * self.patch, self.step)
 
-    def taps_inside(self) -> int:
-        """Number of (displacement, output, tap) triples whose two positions lie inside their images."""
-        total = 0
-        for u in range(self.kernel):
-            first = u * self.dilation - self.padding
-            for displacement in self.displacements:
-                low = max(0, -displacement)
-                high = min(self.size1, self.size2 - displacement)
-                begin, end = lattice_inside(first, self.stride, self.out, low, high)
-                total += end - begin
-        return total
+    def taps_inside(self) -> tuple[int, int]:
+        """Count the (displacement, tap) pairs of which any output has both positions inside the images, and all those outputs."""
+        first_tap = -self.padding
+        taps = range(first_tap, first_tap + self.kernel * self.dilation, self.dilation)
+        loop_over_taps = self.kernel <= self.patch
+        outer, inner = (taps, self.displacements) if loop_over_taps else (self.displacements, taps)
+        # NumPy takes whole numbers beyond 64 bits as objects: slow, but exact.
+        small = max(abs(edge) for each in (taps, self.displacements) for edge in (each[0], each[-1])) < 2**60
+        values = np.array(inner, np.int64 if small else object)
+        pairs = outputs = 0
+        for value in outer:
+            tap, displacement = (value, values) if loop_over_taps else (values, value)
+            low = np.maximum(-displacement, 0)
+            high = np.minimum(self.size2 - displacement, self.size1)
+            begin = np.clip(-((tap - low) // self.stride), 0, self.out)
+            counts = np.maximum(np.clip(-((tap - high) // self.stride), 0, self.out) - begin, 0)
+            pairs, outputs = pairs + int(np.count_nonzero(counts)), outputs + int(counts.sum())
+        return pairs, outputs
 
 
 def _with_useful_stride(axis: Axis) -> Axis:
@@ -236,6 +245,13 @@ class Problem:
         each = (p.kernel_size, p.patch_size, p.stride, p.padding, p.dilation, p.dilation_patch, offset)
         return _with_useful_stride(Axis(*(pair[axis] for pair in each), self.size1[axis], self.size2[axis]))
 
+    @cached_property
+    def transposed(self) -> Problem:
+        """The same problem with height and width exchanged."""
+        p = self.parameters
+        pairs = {name: getattr(p, name)[::-1] for name in _MINIMUM if getattr(p, name) is not None}
+        return Problem(replace(p, **pairs), self.batch, self.channels, self.size1[::-1], self.size2[::-1])
+
     @property
     def shape1(self) -> Shape:
         """``(B, C, H, W)`` of input1."""
@@ -266,7 +282,7 @@ class Problem:
 
     def flops_inside(self) -> int:
         """The share of `flops` whose taps lie inside both images."""
-        return 2 * self.batch * self.channels * self.vertical.taps_inside() * self.horizontal.taps_inside()
+        return 2 * self.batch * self.channels * self.vertical.taps_inside()[1] * self.horizontal.taps_inside()[1]
 
     def bytes(self, itemsize: int, out_itemsize: int) -> int:
         """Bytes that have to move at least: each input read once, the output written once."""

@@ -12,7 +12,8 @@ from test_problem import axes
 
 from cupycorr._backends import window as subject
 from cupycorr._backends import workers
-from cupycorr._backends.lattice import Window, route
+from cupycorr._backends.lattice import Window, axis_plans, bounds
+from cupycorr._backends.packing import packed_axis, packed_length
 from cupycorr._problem import Axis
 
 windows = st.builds(Window, taps=st.integers(1, 40), dilation=st.integers(1, 4), stride=st.integers(1, 6))
@@ -151,18 +152,25 @@ def definition(axis):
     return Counter(met)
 
 
-def volume_of(axis):
-    """(lattice, meetings): of each tap's one-pixel volume, {(index, displacement): outputs that sum it}."""
-    way = route(axis)
-    readers = {}
-    for i in range(axis.out):
-        for u in range(way.window.taps):
-            readers.setdefault(i * way.window.stride + u * way.window.dilation, []).append(i)
-    return way, readers
+def volumes_of(axis):
+    """Of every plan: its lattices, and for each index of their one-pixel volume the outputs that sum it."""
+    for plan in axis_plans(axis):
+        readers = {}
+        for i in range(axis.out):
+            for u in range(plan.window.taps):
+                readers.setdefault(i * plan.window.stride + u * plan.window.dilation, []).append(i)
+        yield plan.lattices, readers
 
 
 def positions(lattice, t, m):
     return lattice.first + lattice.stride * t, lattice.origin + lattice.spacing * (lattice.pitch * t + lattice.advance * m)
+
+
+def seen_lattices(axis):
+    """Every lattice of an axis, from input1 and from input2."""
+    for lattices, _ in volumes_of(axis):
+        for lattice in lattices:
+            yield from (lattice, *lattice.seen_from_input2())
 
 
 @settings(max_examples=300)
@@ -170,51 +178,77 @@ def positions(lattice, t, m):
 @example(axis=Axis(32, 25, 16, 0, 1, 1, 0, 130, 130))  # windows that overlap
 @example(axis=Axis(2, 3, 7, 0, 1, 1, 0, 33, 33))  # windows apart
 @example(axis=Axis(3, 5, 2, 1, 4, 3, -2, 25, 31))  # stride, taps and displacements share no step
-def test_routes_meet_what_the_definition_says_exactly_once(axis):
-    way, readers = volume_of(axis)
-    found = Counter()
-    for lattice in way.lattices:
-        for m in range(lattice.patch):
-            for t in range(*lattice.meets(m)):
-                y, y2 = positions(lattice, t, m)
-                found.update((i, m, y, y2) for i in readers.get(t, ()))
-    assert found == definition(axis)
+def test_every_plan_has_the_products_of_the_definition_exactly_once(axis):
+    for lattices, readers in volumes_of(axis):
+        found = Counter()
+        for lattice in lattices:
+            for m in range(lattice.patch):
+                for t in range(*lattice.meets(m)):
+                    y, y2 = positions(lattice, t, m)
+                    found.update((i, m, y, y2) for i in readers.get(t, ()))
+        assert found == definition(axis)
 
 
 @settings(max_examples=300)
 @given(axis=axes())
 @example(axis=Axis(1, 5, 6, 0, 1, 4, 0, 40, 40))
 @example(axis=Axis(3, 6, 4, 2, 2, 3, 5, 30, 20))
-def test_input2_sees_the_same_meetings(axis):
-    way, readers = volume_of(axis)
-    found = Counter()
-    for lattice in way.lattices:
-        for seen in lattice.seen_from_input2():
-            for k in range(seen.patch):
-                m = seen.patch_first + seen.patch_step * k
-                for t in range(*seen.meets(k)):
-                    y2, y = positions(seen, t, k)
-                    found.update((i, m, y, y2) for i in readers.get(t + seen.skew_first + seen.skew * k, ()))
-    assert found == definition(axis)
+def test_input2_has_the_same_products(axis):
+    for lattices, readers in volumes_of(axis):
+        found = Counter()
+        for lattice in lattices:
+            for seen in lattice.seen_from_input2():
+                for k in range(seen.patch):
+                    m = seen.patch_first + seen.patch_step * k
+                    for t in range(*seen.meets(k)):
+                        y2, y = positions(seen, t, k)
+                        found.update((i, m, y, y2) for i in readers.get(t + seen.skew_first + seen.skew * k, ()))
+        assert found == definition(axis)
 
 
 @settings(max_examples=200)
 @given(axis=axes())
-def test_lattices_say_which_indices_they_read(axis):
-    for lattice in route(axis).lattices:
-        for seen in (lattice, *lattice.seen_from_input2()):
-            ms = range(seen.patch)
-            met = [(t, m) for m in ms for t in range(seen.count) if t in range(*seen.meets(m))]
-            begin, end = seen.searched(0, seen.count, 0, seen.patch)
-            inside = seen.searched_inside()
-            for t, m in met:
-                y, y2 = positions(seen, t, m)
-                index = seen.pitch * t + seen.advance * m
-                assert 0 <= y < seen.size
-                assert seen.low <= y2 < seen.high
-                assert begin <= index < end
-                assert inside[0] <= index < inside[1]
-                assert seen.volume_inside()[0] <= t + seen.skew_first + seen.skew * m < seen.volume_inside()[1]
+def test_what_counts_lies_within_the_bounds_of_its_lattice(axis):
+    for seen in seen_lattices(axis):
+        queries, ms = bounds(seen)
+        counting = [(t, m) for m in range(seen.patch) for t in range(*seen.meets(m))]
+        assert bool(counting) <= (queries[0] < queries[1] and ms[0] < ms[1])
+        for t, m in counting:
+            y, y2 = positions(seen, t, m)
+            assert 0 <= y < seen.size
+            assert seen.low <= y2 < seen.high
+            assert queries[0] <= t < queries[1]
+            assert ms[0] <= m < ms[1]
+            assert seen.volume_inside()[0] <= t + seen.skew_first + seen.skew * m < seen.volume_inside()[1]
+
+
+@settings(max_examples=300)
+@given(axis=axes(), data=st.data())
+@example(axis=Axis(1, 3, 7, 0, 1, 1, 0, 40, 40), data=None)  # a stride beyond the patch: only what is read is packed
+@example(axis=Axis(1, 9, 1, 0, 1, 50, 0, 20, 500), data=None)  # steps beyond the queries
+def test_a_packed_axis_holds_what_its_queries_read_and_nothing_between(axis, data):
+    for seen in seen_lattices(axis):
+        begin, end, m, m_end = 0, seen.count, 0, seen.patch
+        if data is not None:
+            begin, end = sorted(data.draw(st.tuples(st.integers(0, seen.count), st.integers(0, seen.count))))
+            m, m_end = sorted(data.draw(st.tuples(st.integers(0, seen.patch), st.integers(0, seen.patch))))
+        if begin == end or m == m_end:
+            continue
+        packed = packed_axis(seen, begin, end - begin, (m, m_end))
+        held = {index: run.first + run.step * (index - at) for (at, at_end), run in packed.runs for index in range(at, at_end)}
+        assert sorted(held) == list(range(packed.length))
+        assert packed.length == packed_length(seen, end - begin, m_end - m)
+        found = {}
+        first, first_m = (begin + end) // 2, (m + m_end) // 2
+        for phase in packed.part(first - begin, (first_m - m, m_end - m)):
+            for k in range(phase.count):
+                for t in range(end - first):
+                    index = phase.base + t + packed.step * k
+                    found[first + t, first_m + phase.first + packed.pitch * k] = held[index]
+        wanted = {(t, n): positions(seen, t, n)[1] for t in range(first, end) for n in range(first_m, m_end)}
+        assert found == wanted
+        read = {positions(seen, t, n)[1] for t in range(begin, end) for n in range(m, m_end)}
+        assert set(held.values()) == read
 
 
 @given(taps=st.integers(1, 9), dilation=st.integers(1, 4), stride=st.integers(1, 6), begin=st.integers(0, 9), n=st.integers(1, 9))
@@ -223,9 +257,7 @@ def test_a_window_reaches_from_its_first_tap_to_its_last(taps, dilation, stride,
     assert Window(taps, dilation, stride).reach(begin, begin + n) == (min(read), max(read) + 1)
 
 
-def test_windows_that_overlap_share_products_and_windows_apart_do_not():
-    assert route(Axis(32, 25, 1, 0, 1, 1, 0, 369, 369)).taps == (0,)
-    assert route(Axis(32, 25, 1, 0, 1, 1, 0, 369, 369)).window == Window(32, 1, 1)
-    apart = route(Axis(2, 3, 7, 0, 1, 1, 0, 33, 33))
-    assert apart.taps == (0, 1)
-    assert apart.window == Window(1, 1, 1)
+def test_a_window_is_summed_in_memory_or_tap_by_tap():
+    in_memory, tap_by_tap = axis_plans(Axis(32, 25, 1, 0, 1, 1, 0, 369, 369))
+    assert (list(in_memory.taps), in_memory.window) == ([0], Window(32, 1, 1))
+    assert (list(tap_by_tap.taps), tap_by_tap.window) == (list(range(32)), Window(1, 1, 1))

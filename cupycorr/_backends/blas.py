@@ -17,9 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from .._problem import Pair, Problem
+from .._problem import Question
 from . import cpu, workers
-from .lattice import Lattice, Window
+from .blocks import COLUMNS, ROWS, overlap
+from .engine import Products
+from .packing import Block, BlockAxis
 
 FEW_CHANNELS = 4  # up to here shifted products are faster than a matrix product with its band
 TERMS = 512  # channels summed in one product
@@ -31,28 +33,31 @@ def tile_columns(channels: int) -> int:
     return 64 if channels <= 64 else 32
 
 
-@dataclass(frozen=True, slots=True)
-class _Phase:
-    """Queries ``begin, begin + step, ...`` of a row and the displacements that meet a common set of searched columns.
+# Estimates for the cost model: operations per second of one thread's products, seconds of a call of NumPy, of a value of a band
+# that is copied, and of a product of shifted rows.
+_RATE, _CALL, _COPY, _SHIFTED = 5e10, 4e-6, 1.5e-9, 1.2e-9
 
-    Query ``begin + step j`` meets, at displacement index ``ns[k]``, packed column ``column + step (j + k)`` of plane ``plane``:
-    a dense band.
+
+@dataclass(frozen=True, slots=True)
+class _Band:
+    """Queries ``begin, begin + step, ...`` of a row and the displacements that read a common set of searched columns.
+
+    Query ``begin + step j`` reads, at displacement index ``ns[k]``, packed column ``column + step (j + k)``: a dense band.
     """
 
     begin: int
     step: int
     ns: range
-    plane: int
     column: int
 
 
-def _phases(lattice: Lattice, columns: int, ns: Pair, first: int) -> Iterator[_Phase]:
-    """Split a search of any pitch and advance into dense bands; ``first`` is the packed column that query 0 stands over."""
-    step = lattice.advance
-    for start in range(ns[0], min(ns[0] + lattice.pitch, ns[1])):
-        shift, plane = divmod(step * start, lattice.pitch)
-        for begin in range(min(step, columns)):
-            yield _Phase(begin, step, range(start, ns[1], lattice.pitch), plane, first + begin + shift)
+def _bands(block: Block) -> Iterator[_Band]:
+    """Split a search of any pitch and step into dense bands."""
+    axis, columns = block.columns, block.region.lengths[COLUMNS]
+    for phase in axis.phases:
+        ns = range(phase.first, phase.first + axis.pitch * (phase.count - 1) + 1, axis.pitch)
+        for begin in range(min(axis.step, columns)):
+            yield _Band(begin, axis.step, ns, phase.base + begin)
 
 
 class BandedProducts:
@@ -66,12 +71,24 @@ class BandedProducts:
         """BLAS held to one thread for each of ours."""
         return workers.single_threaded_blas()
 
-    def sums_rows(self, window: Window, channels: int) -> bool:
-        """Never: a product has no room for rows of other queries."""
-        return False
+    sums_rows = False  # a product has no room for rows of other queries
 
-    def volume(self, block: cpu.Block, query: np.ndarray, total: np.ndarray) -> None:
-        """See `cpu.Engine`."""
+    def seconds(self, products: Products) -> float:
+        """See `engine.Engine`."""
+        bytes_each = products.itemsize / 4
+        if products.channels <= FEW_CHANNELS:
+            calls = products.patch_rows * products.patch_columns * 2 * _CALL
+            values = products.row_pairs * products.patch_columns * products.columns * products.channels
+            return calls + values * _SHIFTED * bytes_each
+        size = min(tile_columns(products.channels), products.columns)
+        tiles = -(-products.columns // size)
+        reach = size + products.patch_columns - 1
+        multiplied = 2 * products.channels * size * reach / _RATE * bytes_each
+        band = products.patch_columns * size * _COPY * bytes_each
+        return tiles * (products.rows * 3 * _CALL + products.row_pairs * (_CALL / 4 + multiplied + band))
+
+    def volume(self, block: Block, query: np.ndarray, total: np.ndarray) -> None:
+        """See `engine.Engine`."""
         if query.shape[1] <= FEW_CHANNELS:
             for out, queries, searched in _shifted(block, query, total):
                 out += np.einsum("tcx,tcx->tx", queries, searched)
@@ -81,31 +98,30 @@ class BandedProducts:
             for t, searched, ms in tile.rows(channels_first=False):
                 scores = _product(query[t, :, tile.queries].T, searched)
                 along_m, row, column = scores.strides
-                band = as_strided(scores, (len(ms), len(tile.phase.ns), size), (along_m, column, row + column))
-                at_ns = slice(tile.phase.ns.start - block.region.ns[0], None, block.horizontal.pitch)
-                total[ms.start : ms.stop, at_ns, t, tile.queries] += band
+                band = as_strided(scores, (len(searched), len(tile.band.ns), size), (along_m, column, row + column))
+                total[ms, tile.ns, t, tile.queries] += band
 
-    def gradient(self, block: cpu.Block, cotangent: np.ndarray, total: np.ndarray) -> None:
-        """See `cpu.Engine`."""
+    def gradient(self, block: Block, cotangent: np.ndarray, total: np.ndarray) -> None:
+        """See `engine.Engine`."""
         if total.shape[1] <= FEW_CHANNELS:
             for values, out, searched in _shifted(block, total, cotangent):
                 out += values[:, None] * searched
             return
         for tile in _tiles(block, total.shape[1]):
-            size, ns = tile.columns, len(tile.phase.ns)
-            spread = np.zeros((len(range(*block.region.ms)), tile.reach, size), total.dtype)
+            size, ns = tile.columns, len(tile.band.ns)
+            most = max(phase.count for phase in block.rows.phases)
+            spread = np.zeros((most, tile.reach, size), total.dtype)
             row, column, item = spread.strides
-            band = as_strided(spread, (len(spread), ns, size), (row, column, column + item))
-            at_ns = slice(tile.phase.ns.start - block.region.ns[0], None, block.horizontal.pitch)
+            band = as_strided(spread, (most, ns, size), (row, column, column + item))
             for t, searched, ms in tile.rows(channels_first=True):
-                values = cotangent[ms.start : ms.stop, at_ns, t, tile.queries]
-                band[: len(ms)] = values
+                values = cotangent[ms, tile.ns, t, tile.queries]
+                band[: len(values)] = values
                 # One product over all searched rows side by side adds them up as well.
-                sums = searched.reshape(len(searched), -1) @ spread[: len(ms)].reshape(-1, size)
+                sums = searched.reshape(len(searched), -1) @ spread[: len(values)].reshape(-1, size)
                 if not np.isfinite(sums).all():
-                    # Zeros beside the band must not meet what is not finite: add the band's own products, one by one.
+                    # Zeros beside the band must not be multiplied with what is not finite: add the band's own products.
                     sums = np.zeros_like(sums)
-                    for m, n in np.ndindex(len(ms), ns):
+                    for m, n in np.ndindex(len(values), ns):
                         sums += values[m, n] * searched[:, m, n : n + size]
                 total[t, :, tile.queries] += sums
 
@@ -120,86 +136,89 @@ def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class _Tile:
-    """One phase's queries in a range of columns, over all rows of a block."""
+    """The queries of a band in a range of columns, over all rows of a block."""
 
-    block: cpu.Block
-    phase: _Phase
+    block: Block
+    band: _Band
     begin: int
     columns: int
 
     @property
     def reach(self) -> int:
-        """Searched columns that the queries meet."""
-        return self.columns + len(self.phase.ns) - 1
+        """Searched columns that the queries read."""
+        return self.columns + len(self.band.ns) - 1
 
     @property
     def queries(self) -> slice:
         """The queries' columns in the block."""
-        first = self.phase.begin + self.phase.step * self.begin
-        return slice(first, first + self.phase.step * (self.columns - 1) + 1, self.phase.step)
+        first = self.band.begin + self.band.step * self.begin
+        return slice(first, first + self.band.step * (self.columns - 1) + 1, self.band.step)
 
-    def rows(self, channels_first: bool) -> Iterator[tuple[int, np.ndarray, range]]:
-        """For each row of queries: its index in the block, the searched rows it meets, and their ms.
+    @property
+    def ns(self) -> slice:
+        """The displacement indices of the band."""
+        return slice(self.band.ns.start, self.band.ns.stop, self.band.ns.step)
+
+    def rows(self, channels_first: bool) -> Iterator[tuple[int, np.ndarray, slice]]:
+        """For each row of queries and phase of rows: the row, the searched rows it reads, and their displacement indices.
 
         The searched rows are (channels, rows, columns) or (rows, channels, columns), neighbouring columns adjoining.
         """
-        block = self.block
-        (t_begin, t_end), (m_begin, m_end) = block.region.rows, block.region.ms
-        pitch, advance = block.vertical.pitch, block.vertical.advance
-        column = self.phase.column + self.phase.step * self.begin
-        columns = slice(column, column + self.phase.step * (self.reach - 1) + 1, self.phase.step)
-        for phase in range(min(advance, t_end - t_begin)):
-            queries = range(t_begin + phase, t_end, advance)
-            for at in range(0, len(queries), ROWS_TOGETHER):
-                together = queries[at : at + ROWS_TOGETHER]
-                row = pitch * together[0] + advance * m_begin - block.row
-                count = pitch * (len(together) - 1) + m_end - m_begin
-                rows = block.searched[row : row + advance * count : advance, :, self.phase.plane, columns]
-                if channels_first:
-                    rows = np.ascontiguousarray(rows.transpose(1, 0, 2))
-                elif self.phase.step > 1:
-                    rows = np.ascontiguousarray(rows)
-                for index, t in enumerate(together):
-                    counted = [m for m, (low, high) in enumerate(block.meets) if low <= t < high]
-                    if counted:
-                        ms = range(counted[0], counted[-1] + 1)
-                        first = pitch * index
-                        met = slice(first + ms.start, first + ms.stop)
-                        yield t - t_begin, rows[:, met] if channels_first else rows[met], ms
+        block, axis = self.block, self.block.rows
+        rows, step = block.region.lengths[ROWS], axis.step
+        column = self.band.column + self.band.step * self.begin
+        columns = slice(column, column + self.band.step * (self.reach - 1) + 1, self.band.step)
+        for phase in axis.phases:
+            counting = block.counting[phase.first :: axis.pitch][: phase.count]
+            for residue in range(min(step, rows)):
+                queries = range(residue, rows, step)
+                for at in range(0, len(queries), ROWS_TOGETHER):
+                    together = queries[at : at + ROWS_TOGETHER]
+                    row, reach = phase.base + together[0], len(together) + phase.count - 1
+                    searched = block.searched[row : row + step * (reach - 1) + 1 : step, :, columns]
+                    if channels_first:
+                        searched = np.ascontiguousarray(searched.transpose(1, 0, 2))
+                    elif self.band.step > 1:
+                        searched = np.ascontiguousarray(searched)
+                    for index, t in enumerate(together):
+                        counted = [k for k, (low, high) in enumerate(counting) if low <= t < high]
+                        if counted:
+                            first, last = counted[0], counted[-1]
+                            read = slice(index + first, index + last + 1)
+                            ms = slice(phase.first + axis.pitch * first, phase.first + axis.pitch * last + 1, axis.pitch)
+                            yield t, searched[:, read] if channels_first else searched[read], ms
 
 
-def _tiles(block: cpu.Block, channels: int) -> Iterator[_Tile]:
-    lattice, columns = block.horizontal, block.region.lengths[cpu.COLUMNS]
-    first = block.region.columns[0] - block.column
-    for phase in _phases(lattice, columns, block.region.ns, first):
-        queries = len(range(phase.begin, columns, phase.step))
-        size = tile_columns(channels)
+def _tiles(block: Block, channels: int) -> Iterator[_Tile]:
+    columns, size = block.region.lengths[COLUMNS], tile_columns(channels)
+    for band in _bands(block):
+        queries = len(range(band.begin, columns, band.step))
         for begin in range(0, queries, size):
-            yield _Tile(block, phase, begin, min(size, queries - begin))
+            yield _Tile(block, band, begin, min(size, queries - begin))
 
 
-def _shifted(block: cpu.Block, by_row: np.ndarray, by_displacement: np.ndarray) -> Iterator[tuple]:
-    """For each displacement: its rows in ``by_displacement``, those of ``by_row``, and the searched rows they meet."""
-    columns = block.region.lengths[cpu.COLUMNS]
-    (t_begin, _), (x_begin, _) = block.region.rows, block.region.columns
-    vertical, horizontal = block.vertical, block.horizontal
-    for index, m in enumerate(range(*block.region.ms)):
-        begin, end = cpu.overlap(block.meets[index], block.region.rows)
+def _shifted(block: Block, by_row: np.ndarray, by_displacement: np.ndarray) -> Iterator[tuple]:
+    """For each displacement: its rows in ``by_displacement``, those of ``by_row``, and the searched rows they read."""
+    rows, columns = block.region.lengths[ROWS], block.region.lengths[COLUMNS]
+    for m, row in _packed_indices(block.rows):
+        begin, end = overlap(block.counting[m], (0, rows))
         if begin >= end:
             continue
-        row = vertical.pitch * begin + vertical.advance * m - block.row
-        rows = slice(row, row + vertical.pitch * (end - begin - 1) + 1, vertical.pitch)
-        at = slice(begin - t_begin, end - t_begin)
-        for number, n in enumerate(range(*block.region.ns)):
-            shift, plane = divmod(horizontal.advance * n, horizontal.pitch)
-            column = x_begin + shift - block.column
-            searched = block.searched[rows, :, plane, column : column + columns]
-            yield by_displacement[index, number, at, :columns], by_row[at, :, :columns], searched
+        for n, column in _packed_indices(block.columns):
+            searched = block.searched[row + begin : row + end, :, column : column + columns]
+            yield by_displacement[m, n, begin:end, :columns], by_row[begin:end, :, :columns], searched
+
+
+def _packed_indices(axis: BlockAxis) -> Iterator[tuple[int, int]]:
+    """Every displacement index of a block and the packed index that query 0 reads there."""
+    for phase in axis.phases:
+        for k in range(phase.count):
+            yield phase.first + axis.pitch * k, phase.base + axis.step * k
 
 
 ENGINE = BandedProducts()
 
 
-def how(problem: Problem) -> str:
-    """The route through BLAS, in words."""
-    return f"{cpu.how(problem)}, banded matrix products in {workers.blas_threads()} thread(s)"
+def how(question: Question) -> str:
+    """Say how BLAS computes an answer, in words."""
+    return f"{cpu.how(ENGINE, question)}, banded matrix products in {workers.blas_threads()} thread(s)"

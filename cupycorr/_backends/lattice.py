@@ -1,9 +1,9 @@
-"""A window of many pixels as sums over a volume of one-pixel windows, and what that volume reads.
+"""A window of many pixels as sums over a volume of one-pixel windows, and which pixels that volume reads.
 
-Along each axis a `Problem` is taken apart in two steps. A `Route` says at which positions of input1 the one-pixel volume is
-wanted and how its values are summed into outputs. A `Lattice` says which position of the searched image each of them meets at
-each displacement. Gradient 1 reads the same lattice; gradient 2 reads it from the other side (`seen_from_input2`), so that a
-backend needs two maps only: a volume, and the gradient of a volume with respect to its query.
+Along each axis a `Problem` is taken apart in two steps. An `AxisPlan` says at which positions of input1 the one-pixel volume is
+computed and how its values are summed into outputs. A `Lattice` says which position of the searched image each of them is
+multiplied with at each displacement. Gradient 1 reads the same lattice; gradient 2 reads it from the other side
+(`seen_from_input2`), so that an engine needs two maps only: a volume, and the gradient of a volume with respect to its query.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class Lattice:
         low, high = lattice_inside(at, self.spacing * self.pitch, self.count, self.low, self.high)
         return max(begin, low), max(min(end, high), begin, low)
 
-    def searched(self, begin: int, end: int, m_begin: int, m_end: int) -> Pair:
-        """The searched indices ``pitch t + advance m`` of queries ``[begin, end)`` at displacements ``[m_begin, m_end)``."""
-        return self.pitch * begin + self.advance * m_begin, self.pitch * (end - 1) + self.advance * (m_end - 1) + 1
+    def position(self, t: int, m: int) -> int:
+        """The searched position of query ``t`` at displacement index ``m``, inside the image or not."""
+        return self.origin + self.spacing * (self.pitch * t + self.advance * m)
 
     def searched_inside(self) -> Pair:
         """The searched indices whose position counts (it may begin below 0)."""
@@ -121,11 +121,15 @@ class Lattice:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """One axis of a problem: the one-pixel lattice, the taps added to both its positions, the window summed over it."""
+class AxisPlan:
+    """One way to compute the windows of one axis: a one-pixel lattice for each tap, and the window summed over its volume.
+
+    There are two ways. Either the products of every position that a window reads are computed once and summed in memory (one tap,
+    a window of many), or the products of every tap are computed for each output (many taps, a window of one pixel).
+    """
 
     lattice: Lattice
-    taps: tuple[int, ...]
+    taps: range
     window: Window
 
     @property
@@ -135,21 +139,53 @@ class Route:
 
 
 @lru_cache(maxsize=1024)
-def route(axis: Axis) -> Route:
-    """The cheaper way to a window: as many products as positions, or as many as taps.
-
-    Overlapping windows share products, so the volume is computed at every position a window touches and then summed. Windows
-    that leave gaps touch fewer positions than lie between them: their taps are computed one by one.
-    """
+def axis_plans(axis: Axis) -> tuple[AxisPlan, ...]:
+    """Return the ways to compute the windows of an axis; a window of one pixel has only one."""
+    tap_by_tap = AxisPlan(_lattice(axis, axis.stride, axis.out), range(0, axis.kernel * axis.dilation, axis.dilation), ONE_PIXEL)
+    if axis.kernel == 1:
+        return (tap_by_tap,)
     spacing = gcd(axis.stride, axis.dilation)
     span = ((axis.out - 1) * axis.stride + axis.dilation * (axis.kernel - 1)) // spacing + 1
-    if axis.kernel == 1:
-        return Route(_lattice(axis, axis.stride, axis.out), (0,), ONE_PIXEL)
-    if axis.kernel * axis.out < span:
-        taps = tuple(range(0, axis.kernel * axis.dilation, axis.dilation))
-        return Route(_lattice(axis, axis.stride, axis.out), taps, ONE_PIXEL)
     window = Window(axis.kernel, axis.dilation // spacing, axis.stride // spacing)
-    return Route(_lattice(axis, spacing, span), (0,), window)
+    return AxisPlan(_lattice(axis, spacing, span), range(1), window), tap_by_tap
+
+
+@lru_cache(maxsize=1024)
+def all_meets(lattice: Lattice) -> tuple[Pair, ...]:
+    """Return the queries that count at each displacement index."""
+    return tuple(lattice.meets(m) for m in range(lattice.patch))
+
+
+NOTHING = (0, 0), (0, 0)  # empty ranges of queries and of displacement indices
+
+
+@lru_cache(maxsize=1024)
+def bounds(lattice: Lattice) -> tuple[Pair, Pair]:
+    """Return ranges of queries and of displacement indices outside which nothing counts: `NOTHING` if nothing does at all."""
+    begin, end = lattice.queries_inside(0, lattice.size)
+    if begin >= end:
+        return NOTHING
+    step = lattice.spacing * lattice.advance
+    # Index m counts only if the last query's position is not before the image and the first query's not behind it.
+    first, last = lattice.position(begin, 0), lattice.position(end - 1, 0)
+    ms = lattice_inside(first, step, lattice.patch, lattice.low - (last - first), lattice.high)
+    if ms[0] >= ms[1]:
+        return NOTHING
+    at, reach = lattice.position(0, ms[0]), step * (ms[1] - 1 - ms[0])
+    low, high = lattice_inside(at, lattice.stride, lattice.count, lattice.low - reach, lattice.high)
+    queries = max(low, begin), min(high, end)
+    return (queries, ms) if queries[0] < queries[1] else NOTHING
+
+
+def counted_share(lattice: Lattice, queries: Pair, ms: Pair, samples: int = 16) -> float:
+    """Estimate which part of all pairs of a query and a displacement index counts, from a few of the indices."""
+    patch, length = ms[1] - ms[0], queries[1] - queries[0]
+    picked = range(ms[0], ms[1], -(-patch // samples))
+    counted = 0
+    for m in picked:
+        begin, end = lattice.meets(m)
+        counted += max(min(end, queries[1]) - max(begin, queries[0]), 0)
+    return counted / (length * len(picked))
 
 
 def _lattice(axis: Axis, stride: int, count: int) -> Lattice:

@@ -1,36 +1,50 @@
-"""The definition in NumPy, forward and vjp: slow and obvious, one slice for each displacement and each tap.
+"""The definition in NumPy, forward and vjp: one slice of each image for each displacement and each tap.
 
     out[b, m, n, i, j] = scale * sum over c, u, v of X1[b, c, y, x] * X2[b, c, y + dy(m), x + dx(n)]
     with  y = i sH - aH + u dH,   x = j sW - aW + v dW,   both positions inside their images
 
-The gradients are the same pairs of slices with the roles exchanged.
+The gradients are the same pairs of slices with the roles exchanged. Channels are taken in parts, so that no array here is larger
+than a share of the workspace unless one channel of one sample is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
 
-from .._dtypes import element_type
-from .._problem import Axis, Problem, lattice_inside
+from .._dtypes import element_type, element_type_called
+from .._problem import Axis, Problem, Question, lattice_inside
+from . import workers
 
 TERMS = 256  # channels summed end to end: a longer run would lose digits
+PART_BYTES = workers.WORKSPACE // 8  # of each copy of a part of an image
+
+# Estimates for the cost model: seconds of a pair of slices, of a row of products, of a product, and of an element of the result.
+_SLICES, _ROW, _ELEMENT, _WRITTEN = 25e-6, 30e-9, 1.6e-9, 1e-9
 
 
 @np.errstate(all="ignore")
 def forward(problem: Problem, input1: np.ndarray, input2: np.ndarray, out: np.ndarray) -> None:
     """Write the correlation of ``input1`` and ``input2`` into ``out``."""
     accumulator = element_type("input1", input1.dtype).accumulator_dtype
-    total = np.zeros(problem.out_shape, accumulator)
-    for displacement, outputs, at1, at2 in _meetings(problem):
-        left, right = input1[(..., *at1)].astype(accumulator, order="C"), input2[(..., *at2)].astype(accumulator)
-        for c in range(0, problem.channels, TERMS):
-            sums = np.einsum("bcij,bcij->bij", left[:, c : c + TERMS], right[:, c : c + TERMS])
-            total[(slice(None), *displacement, *outputs)] += sums
-    total *= accumulator.type(problem.parameters.scale)
-    np.copyto(out, total, casting="unsafe")
+    scale = accumulator.type(problem.parameters.scale)
+    _, _, _, height, width = problem.out_shape
+    most = min(max(PART_BYTES // (height * width * accumulator.itemsize), 1), TERMS)
+    vertical, horizontal = _by_displacement(problem.vertical), _by_displacement(problem.horizontal)
+    out[...] = 0
+    for sample, (m, rows), (n, columns) in product(range(problem.batch), vertical.items(), horizontal.items()):
+        total = np.zeros((height, width), accumulator)
+        for (outputs, *at), (other_outputs, *other_at) in product(rows, columns):
+            here, there = ((slice(None), *both) for both in zip(at, other_at, strict=True))
+            for c in range(0, problem.channels, most):
+                left, right = (x[sample, c : c + most] for x in (input1, input2))
+                left, right = left[here].astype(accumulator, order="C"), right[there].astype(accumulator, order="C")
+                total[outputs, other_outputs] += np.einsum("cij,cij->ij", left, right)
+        total *= scale
+        np.copyto(out[sample, m, n], total, casting="unsafe")
 
 
 @np.errstate(all="ignore")
@@ -43,27 +57,35 @@ def vjp(
     gradients: tuple[np.ndarray | None, np.ndarray | None],
 ) -> None:
     """Fill the ``gradients`` of ``<cotangent, forward(input1, input2)>`` that ``needs`` asks for; the others may be None."""
-    accumulator = element_type("input1", input1.dtype).accumulator_dtype
-    totals = [np.zeros(x.shape, accumulator) for x in (input1, input2)]
-    for displacement, outputs, at1, at2 in _meetings(problem):
-        g = cotangent[(slice(None), None, *displacement, *outputs)].astype(accumulator, order="C")
-        for needed, total, here, other, there in zip(needs, totals, (at1, at2), (input2, input1), (at2, at1), strict=True):
-            if needed:
-                total[(..., *here)] += g * other[(..., *there)].astype(accumulator, order="C")
+    inputs = input1, input2
+    for side in (0, 1):
+        if needs[side]:
+            _gradient(problem, cotangent, inputs[1 - side], gradients[side], side)
+
+
+def _gradient(problem: Problem, cotangent: np.ndarray, other: np.ndarray, gradient: np.ndarray, side: int) -> None:
+    """Fill the gradient of input1 (side 0) or input2 (side 1) from the other image."""
+    accumulator = element_type("input1", gradient.dtype).accumulator_dtype
     scale = accumulator.type(problem.parameters.scale)
-    for needed, total, gradient in zip(needs, totals, gradients, strict=True):
-        if needed:
-            np.copyto(gradient, total * scale, casting="unsafe")
+    batch, channels, height, width = gradient.shape
+    most = max(PART_BYTES // (height * width * accumulator.itemsize), 1)
+    vertical, horizontal = _by_displacement(problem.vertical), _by_displacement(problem.horizontal)
+    for sample, c in product(range(batch), range(0, channels, most)):
+        part = slice(c, c + most)
+        total = np.zeros((min(most, channels - c), height, width), accumulator)
+        for (m, rows), (n, columns) in product(vertical.items(), horizontal.items()):
+            for (outputs, *at), (other_outputs, *other_at) in product(rows, columns):
+                here, there = ((slice(None), *both) for both in zip(at, other_at, strict=True))
+                target, source = (here, there) if side == 0 else (there, here)
+                g = cotangent[sample, m, n, outputs, other_outputs].astype(accumulator, order="C")
+                total[target] += g * other[sample, part][source].astype(accumulator, order="C")
+        total *= scale
+        np.copyto(gradient[sample, part], total, casting="unsafe")
 
 
-def _meetings(problem: Problem) -> Iterator[tuple[tuple[int, int], tuple[slice, slice], tuple, tuple]]:
-    """For each displacement and tap: the displacement's index and the slices of outputs, of input1 and of input2 that meet."""
-    for vertical, horizontal in product(_axis_meetings(problem.vertical), _axis_meetings(problem.horizontal)):
-        yield tuple(zip(vertical, horizontal, strict=True))
-
-
-def _axis_meetings(axis: Axis) -> list[tuple[int, slice, slice, slice]]:
-    found = []
+def _by_displacement(axis: Axis) -> dict[int, list[tuple[slice, slice, slice]]]:
+    """For each displacement index, the slices of outputs, of input1 and of input2 that belong together, one for each tap."""
+    found: dict[int, list[tuple[slice, slice, slice]]] = {}
     for m, displacement in enumerate(axis.displacements):
         low, high = max(0, -displacement), min(axis.size1, axis.size2 - displacement)
         for u in range(axis.kernel):
@@ -73,15 +95,40 @@ def _axis_meetings(axis: Axis) -> list[tuple[int, slice, slice, slice]]:
                 start, stop = first + axis.stride * begin, first + axis.stride * (end - 1) + 1
                 here = slice(start, stop, axis.stride)
                 there = slice(start + displacement, stop + displacement, axis.stride)
-                found.append((m, slice(begin, end), here, there))
+                found.setdefault(m, []).append((slice(begin, end), here, there))
     return found
 
 
-def how(problem: Problem) -> str:
-    """The route in words."""
+def how(question: Question) -> str:
+    """Say in words how the definition computes an answer."""
     return "the definition, tap by tap"
 
 
-def workspace(problem: Problem, accumulator: str) -> int:
-    """Bytes that the forward map takes beside its result: the sums of all outputs."""
-    return problem.outputs * np.dtype(accumulator).itemsize
+def workspace(question: Question) -> int:
+    """Return the most bytes that a map takes beside its result: one part of each image, and the sums of one displacement."""
+    problem, itemsize = question.problem, np.dtype(element_type_called("dtype", question.dtype).accumulator).itemsize
+    if question.which == "forward":
+        plane = math.prod(problem.out_shape[3:])
+    else:
+        plane = max(math.prod(problem.size1), math.prod(problem.size2))
+    return 3 * max(min(PART_BYTES, plane * itemsize * problem.channels), plane * itemsize)
+
+
+def seconds(question: Question) -> float:
+    """Estimate the seconds of an answer in one thread; infinity where it does not stay within the workspace."""
+    if workspace(question) > workers.WORKSPACE:
+        return math.inf
+    problem = question.problem
+    (pairs_h, rows), (pairs_w, columns) = _taps_inside(problem.vertical), _taps_inside(problem.horizontal)
+    element = element_type_called("dtype", question.dtype)
+    slow = _ELEMENT * (2 if element.itemsize != 4 else 1)
+    products = problem.batch * problem.channels * rows * (pairs_w * _ROW + columns * slow)
+    if question.which == "forward":
+        calls = problem.batch * -(-problem.channels // TERMS) * pairs_h * pairs_w * _SLICES
+        return calls + products + problem.outputs * _WRITTEN
+    calls = problem.batch * pairs_h * pairs_w * _SLICES
+    written = problem.batch * problem.channels * math.prod(problem.size1) * _WRITTEN
+    return sum(question.needs) * (calls + products + written)
+
+
+_taps_inside = lru_cache(1024)(Axis.taps_inside)

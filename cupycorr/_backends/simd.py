@@ -1,8 +1,9 @@
 """The products of a block in register tiles: tables that tell `register_tile` what to multiply.
 
-Two reuses make a tile. Query rows one `advance` apart meet the same searched row, at displacement rows one `pitch` apart: they
-are the tile's rows. And one value of them meets many shifts of that searched row (forward: displacements) or many channels of
-it (gradients): the tile's width. Only products that count are computed; rows outside the image are left out of the table.
+Two reuses make a tile. Query rows one `step` apart read the same searched row, at neighbouring displacement rows of a phase: they
+are the tile's rows. And one value of them is multiplied with many shifts of that searched row (forward: displacements) or many
+channels of it (gradients): the tile's width. Only products that count are computed; rows outside the image are left out of the
+table.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from math import lcm
 
 import numpy as np
 
-from .._problem import Pair, Problem, lattice_inside
+from .._problem import Pair, Question, lattice_inside
 from . import cpu, register_tile, workers
-from .lattice import ONE_PIXEL, Lattice, Window
+from .blocks import COLUMNS, NS, ROWS
+from .engine import Products
+from .lattice import ONE_PIXEL, Window
+from .packing import Block, BlockAxis, Phase
 
 TERMS = 128  # products summed in registers before they are added to memory: bounds the rounding error and the cache footprint
 
@@ -34,8 +38,10 @@ _CYCLES = {
 }
 
 
-# Cycles for one vector of columns: a product in registers, and a pass over an array in memory that reads and writes it.
-_PRODUCT, _PASS = 2, 8
+# Estimates for the cost model, of a processor of 3 GHz: cycles that a table's entry takes beside its products, and that adding a
+# vector to memory takes; seconds of a cycle and of a call of the kernels from Python.
+_ENTRY, _ADDITION = 60, 6
+_CYCLE, _CALL = 0.33e-9, 25e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,68 +75,83 @@ class RegisterTiles:
         """Nothing to hold."""
         return nullcontext()
 
-    def sums_rows(self, window: Window, channels: int) -> bool:
-        """Whether further products in registers cost less than adding up rows of the volume in memory."""
-        additions = min((window.taps.bit_length() - 1) * window.stride + 1, window.taps)
-        in_registers = _PRODUCT * window.taps * channels
-        in_memory = window.stride * (_PRODUCT * channels + _PASS) + 2 * _PASS * additions
-        return window.taps > 1 and in_registers <= in_memory
+    sums_rows = True
 
-    def volume(self, block: cpu.Block, query: np.ndarray, total: np.ndarray) -> None:
-        """See `cpu.Engine`."""
-        columns = block.region.lengths[cpu.COLUMNS]
-        vertical, horizontal = block.vertical, block.horizontal
+    def seconds(self, products: Products) -> float:
+        """See `engine.Engine`."""
+        if products.gradient:
+            sums, width, terms = products.rows, products.channels, products.patch_rows * products.patch_columns * products.share
+        else:
+            sums, width, terms = products.row_pairs, products.patch_columns, products.taps * products.channels
+        registers = register_tile.registers()
+        tiles = tiling(width, max(products.alike, 1), registers.count)
+        cycles = _CYCLES[registers.count][tiles.rows]
+        vectors = -(-products.columns * products.itemsize // max(registers.widths))
+        per_term = vectors * sum(cycles[each] for each in tiles.widths) / tiles.rows
+        per_run = len(tiles.widths) * _ENTRY / tiles.rows + width * vectors * _ADDITION
+        return _CALL + sums * (terms * per_term + (1 + terms // TERMS) * per_run) * _CYCLE
+
+    def volume(self, block: Block, query: np.ndarray, total: np.ndarray) -> None:
+        """See `engine.Engine`."""
         table = _volume_table(
-            _relative_meets(block.meets, *block.region.rows),
-            (vertical.pitch, vertical.advance),
+            block.region.lengths[ROWS],
+            block.counting,
+            _from_first(block.rows),
             block.window,
-            _shifts(horizontal, *block.region.ns),
+            _offsets(block.columns, _width(block)),
             query.shape[1],
             total.dtype,
             _strides(query),
             _strides(block.searched),
             _strides(total),
         )
-        _run(table, query, _searched_at(block), total, columns, _strides(total)[1])
+        _run(table, query, _searched_at(block), total, block.region.lengths[COLUMNS], _strides(total)[1])
 
-    def gradient(self, block: cpu.Block, cotangent: np.ndarray, total: np.ndarray) -> None:
-        """See `cpu.Engine`."""
-        columns = block.region.lengths[cpu.COLUMNS]
-        vertical, horizontal = block.vertical, block.horizontal
+    def gradient(self, block: Block, cotangent: np.ndarray, total: np.ndarray) -> None:
+        """See `engine.Engine`."""
         table = _gradient_table(
-            _relative_meets(block.meets, *block.region.rows),
-            (vertical.pitch, vertical.advance),
-            _shifts(horizontal, *block.region.ns),
+            block.region.lengths[ROWS],
+            block.counting,
+            _from_first(block.rows),
+            _offsets(block.columns, _width(block)),
             total.shape[1],
             total.dtype,
             _strides(cotangent),
             _strides(block.searched),
             _strides(total),
         )
-        _run(table, cotangent, _searched_at(block), total, columns, _strides(total)[1])
+        _run(table, cotangent, _searched_at(block), total, block.region.lengths[COLUMNS], _strides(total)[1])
+
+
+def _width(block: Block) -> int:
+    return block.region.lengths[NS]
 
 
 @lru_cache(maxsize=1024)
-def _relative_meets(meets: tuple[Pair, ...], begin: int, end: int) -> tuple[int, tuple[Pair, ...]]:
-    """How many query rows a block has and which of them count at each displacement row, counted from its first.
+def _from_first(axis: BlockAxis) -> BlockAxis:
+    """Return the axis with packed indices counted from its first phase's, so that blocks that differ in these share a table."""
+    base = axis.phases[0].base
+    return BlockAxis(axis.pitch, axis.step, tuple(Phase(each.first, each.count, each.base - base) for each in axis.phases))
 
-    Blocks well inside an image are all alike, and share one table.
-    """
-    clipped = ((max(low - begin, 0), min(high, end) - begin) for low, high in meets)
-    return end - begin, tuple((low, max(low, high)) for low, high in clipped)
+
+@lru_cache(maxsize=1024)
+def _offsets(axis: BlockAxis, width: int) -> tuple[int, ...]:
+    """Return the packed column of each displacement index for query 0, counted from the first phase's."""
+    offsets = [0] * width
+    for phase in axis.phases:
+        for k in range(phase.count):
+            offsets[phase.first + axis.pitch * k] = phase.base - axis.phases[0].base + axis.step * k
+    return tuple(offsets)
 
 
 def _strides(array: np.ndarray) -> tuple[int, ...]:
     return tuple(stride // array.itemsize for stride in array.strides)
 
 
-def _searched_at(block: cpu.Block) -> tuple[np.ndarray, int]:
-    """The searched array, and the element of it that the block's first query meets at its first displacement (in plane 0)."""
-    row = block.vertical.pitch * block.region.rows[0] + block.vertical.advance * block.region.ms[0] - block.row
-    shift = block.horizontal.advance * block.region.ns[0] // block.horizontal.pitch
-    column = block.region.columns[0] + shift - block.column
+def _searched_at(block: Block) -> tuple[np.ndarray, int]:
+    """Return the searched array, and the element of it that query 0 reads at the first displacement of the first phases."""
     strides = _strides(block.searched)
-    return block.searched, row * strides[0] + column * strides[3]
+    return block.searched, block.rows.phases[0].base * strides[0] + block.columns.phases[0].base * strides[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,17 +189,10 @@ def _vectors(columns: int, itemsize: int) -> tuple[int, ...]:
     return (*counts, -(-columns // widths[-1]))
 
 
-def _shifts(lattice: Lattice, begin: int, end: int) -> tuple[Pair, ...]:
-    """Packed (column, plane) of each displacement index, counted from the first one's column."""
-    first = lattice.advance * begin // lattice.pitch
-    found = (divmod(lattice.advance * n, lattice.pitch) for n in range(begin, end))
-    return tuple((shift - first, plane) for shift, plane in found)
-
-
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The rows of a tile: row r is lattice row ``t + r t_step`` at displacement row ``m - r m_step``, r < count, each summed over
-    the window's taps in ``[taps[0], taps[1])``. They all meet the same searched rows."""
+    """The rows of a tile: row r is query row ``t + r t_step`` at the phase's displacement row ``m - r m_step``, r < count, each
+    summed over the window's taps in ``[taps[0], taps[1])``. They all read the same searched rows."""
 
     t: int
     m: int
@@ -196,51 +210,53 @@ def _outputs(rows: int, window: Window) -> int:
     return (rows - 1 - (window.taps - 1) * window.dilation) // window.stride + 1
 
 
-def _steps(pitch_advance: Pair, window: Window) -> Pair:
-    """Rows this far apart in t, at displacement rows this far apart in m, meet the same searched row."""
-    pitch, advance = pitch_advance
-    t_step = lcm(advance, window.stride)
-    return t_step, pitch * t_step // advance
+def _steps(step: int, window: Window) -> Pair:
+    """Rows this far apart in t, at displacement rows of a phase this far apart in m, read the same searched row."""
+    t_step = lcm(step, window.stride)
+    return t_step, t_step // step
 
 
-def _tile_rows(relative_meets: tuple[int, tuple[Pair, ...]], pitch_advance: Pair, window: Window, most: int) -> Iterator[_Rows]:
-    """Every row and displacement row of a block in tiles of up to ``most`` rows, left out what does not count."""
-    rows, meets = relative_meets
-    t_step, m_step = _steps(pitch_advance, window)
+def _tile_rows(rows: int, counting: tuple[Pair, ...], step: int, window: Window, most: int) -> Iterator[_Rows]:
+    """Every row of a block at every displacement row of a phase, in tiles of up to ``most`` rows; what does not count is left out.
+
+    ``counting`` has the phase's displacement rows, ``rows`` are the block's.
+    """
+    t_step, m_step = _steps(step, window)
     ts = range(0, _outputs(rows, window) * window.stride, window.stride)
     for residue in range(min(t_step // window.stride, len(ts))):
         alike = ts[residue :: t_step // window.stride]
         for at in range(0, len(alike), most):
             group = alike[at : at + most]
-            for m in range(len(meets) + (len(group) - 1) * m_step):
-                taps = [_taps_met(meets, m - r * m_step, t, window) for r, t in enumerate(group)]
-                for met, found in groupby(range(len(group)), key=taps.__getitem__):
-                    if met[0] < met[1]:
+            for m in range(len(counting) + (len(group) - 1) * m_step):
+                taps = [_taps_counting(counting, m - r * m_step, t, window) for r, t in enumerate(group)]
+                for range_of_taps, found in groupby(range(len(group)), key=taps.__getitem__):
+                    if range_of_taps[0] < range_of_taps[1]:
                         found = list(found)
-                        yield _Rows(group[found[0]], m - found[0] * m_step, len(found), t_step, m_step, met)
+                        yield _Rows(group[found[0]], m - found[0] * m_step, len(found), t_step, m_step, range_of_taps)
 
 
-def _taps_met(meets: Sequence[Pair], m: int, t: int, window: Window) -> Pair:
-    """The taps ``[begin, end)`` of the window at lattice row t that count at displacement row m."""
-    if not 0 <= m < len(meets):
+def _taps_counting(counting: Sequence[Pair], m: int, t: int, window: Window) -> Pair:
+    """Return the taps ``[begin, end)`` of the window at row t that count at displacement row m."""
+    if not 0 <= m < len(counting):
         return 0, 0
-    return lattice_inside(t, window.dilation, window.taps, *meets[m])
+    return lattice_inside(t, window.dilation, window.taps, *counting[m])
 
 
-def _tiling(relative_meets: tuple[int, tuple[Pair, ...]], pitch_advance: Pair, window: Window, count: int) -> Tiling:
-    """The tiles for ``count`` displacements or channels of a block."""
-    rows, meets = relative_meets
-    t_step, m_step = _steps(pitch_advance, window)
-    alike = min(-(-_outputs(rows, window) * window.stride // t_step), 1 + (len(meets) - 1) // m_step)
+def _tiling(rows: int, axis: BlockAxis, window: Window, count: int) -> Tiling:
+    """Return the tiles for ``count`` displacements or channels of a block."""
+    t_step, m_step = _steps(axis.step, window)
+    longest = max(phase.count for phase in axis.phases)
+    alike = min(-(-_outputs(rows, window) * window.stride // t_step), 1 + (longest - 1) // m_step)
     return tiling(count, alike, register_tile.registers().count)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=256)
 def _volume_table(
-    relative_meets: tuple[int, tuple[Pair, ...]],
-    vertical: Pair,
+    rows: int,
+    counting: tuple[Pair, ...],
+    axis: BlockAxis,
     window: Window,
-    shifts: tuple[Pair, ...],
+    offsets: tuple[int, ...],
     channels: int,
     dtype: np.dtype,
     query: tuple[int, ...],
@@ -248,24 +264,27 @@ def _volume_table(
     total: tuple[int, ...],
 ) -> _Table:
     """Tile width: displacements. Terms: taps and channels."""
-    pitch, advance = vertical
-    tiles = _tiling(relative_meets, vertical, window, len(shifts))
+    tiles = _tiling(rows, axis, window, len(offsets))
     entries: dict[tuple[int, int], list[list[int]]] = {}
-    for rows in _tile_rows(relative_meets, vertical, window, tiles.rows):
-        right = (pitch * rows.t + advance * rows.m) * searched[0]
-        lefts = [t * query[0] for t, _ in rows.each()]
-        totals = [m * total[0] + t // window.stride * total[2] for t, m in rows.each()]
-        first, end = (tap * channels for tap in rows.taps)
-        for k in range(first, end, TERMS):
-            q = 0
-            for width in tiles.widths:
-                entry = [right, q, k, min(TERMS, end - k), *lefts, *(at + q * total[1] for at in totals)]
-                entries.setdefault((rows.count, width), []).append(entry)
-                q += width
+    for phase in axis.phases:
+        of_phase = counting[phase.first :: axis.pitch][: phase.count]
+        for tile in _tile_rows(rows, of_phase, axis.step, window, tiles.rows):
+            right = (phase.base + tile.t + axis.step * tile.m) * searched[0]
+            lefts = [t * query[0] for t, _ in tile.each()]
+            totals = [
+                (phase.first + axis.pitch * m) * total[0] + t // window.stride * total[2] for t, m in tile.each()
+            ]
+            first, end = (tap * channels for tap in tile.taps)
+            for k in range(first, end, TERMS):
+                q = 0
+                for width in tiles.widths:
+                    entry = [right, q, k, min(TERMS, end - k), *lefts, *(at + q * total[1] for at in totals)]
+                    entries.setdefault((tile.count, width), []).append(entry)
+                    q += width
     taps, channel = window.dilation * np.arange(window.taps)[:, None], np.arange(channels)
     left_k = taps * query[0] + channel * query[1]
-    right_k = taps * pitch * searched[0] + channel * searched[1]
-    return _table(dtype, entries, left_k.ravel(), right_k.ravel(), _offsets(shifts, searched))
+    right_k = taps * searched[0] + channel * searched[1]
+    return _table(dtype, entries, left_k.ravel(), right_k.ravel(), np.array(offsets) * searched[2])
 
 
 def _runs(rows: Iterator[_Rows]) -> Iterator[tuple[_Rows, int]]:
@@ -282,11 +301,12 @@ def _runs(rows: Iterator[_Rows]) -> Iterator[tuple[_Rows, int]]:
         yield first, length
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=256)
 def _gradient_table(
-    relative_meets: tuple[int, tuple[Pair, ...]],
-    vertical: Pair,
-    shifts: tuple[Pair, ...],
+    rows: int,
+    counting: tuple[Pair, ...],
+    axis: BlockAxis,
+    offsets: tuple[int, ...],
     channels: int,
     dtype: np.dtype,
     cotangent: tuple[int, ...],
@@ -294,29 +314,26 @@ def _gradient_table(
     total: tuple[int, ...],
 ) -> _Table:
     """Tile width: channels. Terms: displacements."""
-    pitch, advance = vertical
-    tiles = _tiling(relative_meets, vertical, ONE_PIXEL, channels)
-    count = len(shifts)
-    ms = np.arange(len(relative_meets[1]))
+    tiles = _tiling(rows, axis, ONE_PIXEL, channels)
+    width = len(offsets)
     entries: dict[tuple[int, int], list[list[int]]] = {}
-    for rows, length in _runs(_tile_rows(relative_meets, vertical, ONE_PIXEL, tiles.rows)):
-        # The offsets of a term are counted from the run's first displacement row, so that every run can use one list.
-        right = (pitch * rows.t + advance * rows.m) * searched[0]
-        lefts = [t * cotangent[2] + m * cotangent[0] for t, m in rows.each()]
-        for k in range(0, length * count, TERMS):
-            c = 0
-            for width in tiles.widths:
-                totals = [t * total[0] + c * total[1] for t, _ in rows.each()]
-                entry = [right, c, k, min(TERMS, length * count - k), *lefts, *totals]
-                entries.setdefault((rows.count, width), []).append(entry)
-                c += width
-    left_k = ms[:, None] * cotangent[0] + np.arange(count) * cotangent[1]
-    right_k = ms[:, None] * advance * searched[0] + _offsets(shifts, searched)
+    for phase in axis.phases:
+        of_phase = counting[phase.first :: axis.pitch][: phase.count]
+        for tile, length in _runs(_tile_rows(rows, of_phase, axis.step, ONE_PIXEL, tiles.rows)):
+            # The offsets of a term are counted from the run's first displacement row, so that every run can use one list.
+            right = (phase.base + tile.t + axis.step * tile.m) * searched[0]
+            lefts = [t * cotangent[2] + (phase.first + axis.pitch * m) * cotangent[0] for t, m in tile.each()]
+            for k in range(0, length * width, TERMS):
+                c = 0
+                for channels_of_tile in tiles.widths:
+                    totals = [t * total[0] + c * total[1] for t, _ in tile.each()]
+                    entry = [right, c, k, min(TERMS, length * width - k), *lefts, *totals]
+                    entries.setdefault((tile.count, channels_of_tile), []).append(entry)
+                    c += channels_of_tile
+    ms = np.arange(max(phase.count for phase in axis.phases))[:, None]
+    left_k = ms * axis.pitch * cotangent[0] + np.arange(width) * cotangent[1]
+    right_k = ms * axis.step * searched[0] + np.array(offsets) * searched[2]
     return _table(dtype, entries, left_k.ravel(), right_k.ravel(), np.arange(channels) * searched[1])
-
-
-def _offsets(shifts: tuple[Pair, ...], searched: tuple[int, ...]) -> np.ndarray:
-    return np.array([plane * searched[2] + column * searched[3] for column, plane in shifts])
 
 
 def _table(
@@ -336,7 +353,8 @@ def _table(
 ENGINE = RegisterTiles()
 
 
-def how(problem: Problem) -> str:
-    """The route through register tiles, in words."""
+def how(question: Question) -> str:
+    """Say how register tiles compute an answer, in words."""
     widest = max(register_tile.registers().widths)
-    return f"{cpu.how(problem)}, register tiles of {8 * widest}-bit vectors in {workers.thread_count()} thread(s)"
+    plan = cpu.how(ENGINE, question)
+    return f"{plan}, register tiles of {8 * widest}-bit vectors in {workers.thread_count()} thread(s)"

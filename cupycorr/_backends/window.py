@@ -23,9 +23,9 @@ def window_sum(values: np.ndarray, axis: int, window: Window, memory: ExitStack)
         return values
     count = (values.shape[axis] - 1 - (window.taps - 1) * window.dilation) // window.stride + 1
     out = memory.enter_context(_scratch_like(values, axis, count))
-    doubling_costs_less = _doublings(window) * values.shape[axis] + window.taps.bit_count() * count < window.taps * count
+    doubling = _doubling_costs_less(window, values.shape[axis], count)
     with ExitStack() as temporary:
-        terms = _doubled(values, axis, window, temporary) if doubling_costs_less else _single(values, window)
+        terms = _doubled(values, axis, window, temporary) if doubling else _single(values, window)
         for number, (term, begin) in enumerate(terms):
             picked = term[_along(axis, begin, begin + (count - 1) * window.stride + 1, window.stride)]
             if number:
@@ -35,15 +35,27 @@ def window_sum(values: np.ndarray, axis: int, window: Window, memory: ExitStack)
     return out
 
 
+def sum_costs(window: Window, length: int) -> tuple[int, int]:
+    """Return how many calls of NumPy `window_sum` takes along an axis of ``length``, and how many values these write of a row."""
+    if window.taps == 1 and window.stride == 1:
+        return 0, 0
+    count = (length - 1 - (window.taps - 1) * window.dilation) // window.stride + 1
+    if not _doubling_costs_less(window, length, count):
+        return window.taps, window.taps * count
+    calls, picked = _doublings(window), window.taps.bit_count()
+    return calls + picked, calls * length + picked * count
+
+
+def _doubling_costs_less(window: Window, length: int, count: int) -> bool:
+    return _doublings(window) * length + window.taps.bit_count() * count < window.taps * count
+
+
 def window_spread(values: np.ndarray, axis: int, window: Window, begin: int, end: int, memory: ExitStack) -> np.ndarray:
     """The transpose of `window_sum`: ``out[t - begin] = sum over i, u with i stride + u dilation = t of values[i]``, t < end."""
     if window.taps == 1 and window.stride == 1:
         return values[_along(axis, begin, end, 1)]
     margin = (window.taps - 1) * window.dilation
-    doubling_costs_less = (
-        _doublings(window) * (end - begin + margin) + (end - begin) < window.taps * (end - begin) // window.stride
-    )
-    if doubling_costs_less and (window.stride == 1 or window.dilation > 1):
+    if _spreads_by_doubling(window, end - begin):
         stuffed = memory.enter_context(_scratch_like(values, axis, end - begin + margin))
         stuffed.fill(0)
         _add_stuffed(stuffed, values, axis, window.stride, begin - margin)
@@ -55,6 +67,26 @@ def window_spread(values: np.ndarray, axis: int, window: Window, begin: int, end
     for u in range(window.taps):
         _add_stuffed(out, values, axis, window.stride, begin - u * window.dilation)
     return out
+
+
+def _spreads_by_doubling(window: Window, length: int) -> bool:
+    margin = (window.taps - 1) * window.dilation
+    costs_less = _doublings(window) * (length + margin) + length < window.taps * length // window.stride
+    return costs_less and (window.stride == 1 or window.dilation > 1)
+
+
+def spread_costs(window: Window, length: int) -> tuple[int, int]:
+    """Return how many calls of NumPy `window_spread` takes for ``length`` indices, and how many values these write of a row."""
+    if window.taps == 1 and window.stride == 1:
+        return 0, 0
+    if _spreads_by_doubling(window, length):
+        stuffed = length + (window.taps - 1) * window.dilation
+        calls, written = sum_costs(Window(window.taps, window.dilation, 1), stuffed)
+        return calls + 2, written + 2 * stuffed
+    if window.dilation == 1:
+        added = window.taps // window.stride + 1
+        return added + 3, added * -(-length // window.stride) + 2 * length
+    return window.taps + 1, window.taps * -(-length // window.stride) + length
 
 
 def _spread_in_blocks(values: np.ndarray, axis: int, window: Window, begin: int, end: int, memory: ExitStack) -> np.ndarray:

@@ -124,7 +124,8 @@ def forward_on_cpu(input1: torch.Tensor, input2: torch.Tensor, *given: Any) -> t
     """The correlation of two CPU tensors."""
     arguments = Arguments(*given)
     asked = ask_once(input1, input2, arguments)
-    chosen = _dispatch.choose(asked, _dispatch.CPU, arguments.variant)
+    names = _element("input1", input1.dtype).name, _element("dtype", arguments.dtype or input1.dtype).name
+    chosen = _dispatch.choose(asked, _dispatch.CPU, arguments.variant, "forward", *names)
     out = new_output(input1, arguments, asked)
     result = _array(out)
     chosen.forward(asked, _array(input1), _array(input2), result)
@@ -139,7 +140,8 @@ def vjp_on_cpu(
     arguments = Arguments(*given)
     asked = ask_once(input1, input2, arguments)
     check_cotangent(cotangent, input1, arguments, asked)
-    chosen = _dispatch.choose(asked, _dispatch.CPU, arguments.variant)
+    names = _element("input1", input1.dtype).name, _element("cotangent", cotangent.dtype).name
+    chosen = _dispatch.choose(asked, _dispatch.CPU, arguments.variant, "vjp", *names, needs=tuple(needs))
     gradients = new_gradients((input1, input2), needs)
     results = tuple(_array(gradient) if needed else None for gradient, needed in zip(gradients, needs, strict=True))
     chosen.vjp(asked, _array(cotangent), _array(input1), _array(input2), tuple(needs), results)

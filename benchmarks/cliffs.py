@@ -1,0 +1,252 @@
+"""``python -m benchmarks.cliffs``: a search for problems that cost far more than they need to on the CPU.
+
+Random problems, extreme ones among them (strides beyond the patch or the image, windows with gaps, steps beyond the image, many
+channels, displacements outside), are computed as a call computes them and by every other route that the package has. The search
+prints the problems where a call took more than `LIMIT` times the fastest route and `SLACK` seconds, or held more memory than the
+result and the workspace, and records the worst of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import platform
+import signal
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cupycorr import spatial_correlation_sample, spatial_correlation_sample_vjp
+from cupycorr._backends import workers
+from cupycorr._problem import Problem, parameters, problem
+
+LIMIT, SLACK = 3.0, 1e-3  # a call may take so many times the fastest route's time, and so many seconds more
+LONGEST = 2.0  # seconds after which a route is given up
+PROMISED = 64 * 2**20  # bytes beside the result
+MOST_PRODUCTS = 2**28  # multiply-adds of the definition, which keeps most problems below a second
+MOST_ELEMENTS = 2**21  # of each input and of the output
+PASSES = ("forward", "vjp")
+
+Maps = dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], Any]]  # pass -> call of (cotangent, input1, input2)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One random problem: its shapes, parameters and element type."""
+
+    shape1: tuple[int, int, int, int]
+    shape2: tuple[int, int, int, int]
+    parameters: dict[str, Any] = field(hash=False)
+    dtype: str = "float32"
+
+    def problem(self) -> Problem:
+        """The problem as the package's planners take it."""
+        return problem(parameters(**self.parameters), self.shape1, self.shape2)
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A cotangent and both inputs."""
+        rng = np.random.default_rng(0)
+        shapes = self.problem().out_shape, self.shape1, self.shape2
+        return tuple(rng.random(shape, np.float32).astype(self.dtype) for shape in shapes)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one pass of one problem took: seconds of the call and of every route, and the most bytes beside the result."""
+
+    drawn: Drawn
+    which: str
+    seconds: float
+    routes: dict[str, float]  # those that took less than the call
+    extra_bytes: int
+
+    @property
+    def ratio(self) -> float:
+        """The call's time, less the slack, over the fastest route's."""
+        return max(self.seconds - SLACK, 0.0) / min([*self.routes.values(), self.seconds])
+
+    @property
+    def is_cliff(self) -> bool:
+        """Return whether the call took too long or too much memory."""
+        return self.ratio > LIMIT or self.extra_bytes > PROMISED
+
+
+# Drawing ----------------------------------------------------------------------------------------------------------------------
+
+
+def draw(rng: np.random.Generator, most_products: int = MOST_PRODUCTS) -> Drawn:
+    """Draw a problem whose definition takes at most ``most_products`` multiply-adds."""
+    while True:
+        drawn = _candidate(rng)
+        try:
+            found = drawn.problem()
+        except ValueError:
+            continue
+        height, width = drawn.shape2[2:]
+        if found.flops // 2 <= most_products and max(found.outputs, found.channels * height * width) <= MOST_ELEMENTS:
+            return drawn
+
+
+def _candidate(rng: np.random.Generator) -> Drawn:
+    def log_uniform(low: int, high: int) -> int:
+        return int(math.exp(rng.uniform(math.log(low), math.log(high + 1))))
+
+    def rarely(common: int, low: int, high: int, share: float = 0.5) -> int:
+        return log_uniform(low, max(low, high)) if rng.random() < share else common
+
+    channels = log_uniform(1, 1024)
+    area = max(MOST_ELEMENTS // channels, 1)
+    height = log_uniform(1, min(area, 4096))
+    size = height, log_uniform(1, max(min(area // height, 8192), 1))
+    kernel = tuple(rarely(1, 1, min(length, 100)) for length in size) if rng.random() < 0.6 else (1, 1)
+    dilation = tuple(
+        rarely(1, 1, max((length - 1) // max(taps - 1, 1), 1)) for length, taps in zip(size, kernel, strict=True)
+    )
+    stride = tuple(rarely(1, 1, 2 * length) for length in size)
+    patch = tuple(rarely(1, 1, 100, 0.8) for _ in size)
+    step = tuple(rarely(1, 1, max(2 * length // patches, 2), 0.3) for length, patches in zip(size, patch, strict=True))
+    padding = tuple(int(rng.integers(-(length // 4), length // 4 + 2)) if rng.random() < 0.2 else 0 for length in size)
+    given: dict[str, Any] = dict(
+        kernel_size=kernel, patch_size=patch, stride=stride, padding=padding, dilation=dilation, dilation_patch=step
+    )
+    size2 = size
+    if rng.random() < 0.3:
+        given["patch_offset"] = tuple(int(rng.integers(-length, length + 1)) for length in size)
+        size2 = tuple(log_uniform(1, 4 * length) for length in size) if rng.random() < 0.7 else size
+    dtype = str(rng.choice(["float32", "float32", "float64", "float16"]))
+    return Drawn((1, channels, *size), (1, channels, *size2), given, dtype)
+
+
+# Running ----------------------------------------------------------------------------------------------------------------------
+
+
+def call_of(drawn: Drawn, variant: str = "auto") -> Maps:
+    """The two passes as a caller has them."""
+    given = dict(**drawn.parameters, variant=variant)
+    return {
+        "forward": lambda g, x1, x2: spatial_correlation_sample(x1, x2, **given),
+        "vjp": lambda g, x1, x2: spatial_correlation_sample_vjp(g, x1, x2, **given),
+    }
+
+
+def routes_of(drawn: Drawn) -> dict[str, Maps]:
+    """Every route that can compute a problem, forced."""
+    return {name: call_of(drawn, name) for name in ("simd", "blas", "reference")}
+
+
+class _TooLong(BaseException):
+    """A route took longer than it may."""
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise `_TooLong` inside where it takes longer."""
+
+    def give_up(*_: Any) -> None:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _fastest(work: Callable[[], Any], longest: float, runs: int = 3) -> float:
+    """Seconds of the fastest run; infinity where the first takes longer than ``longest``."""
+    best = math.inf
+    try:
+        for _ in range(runs):
+            with _at_most(min(longest, LONGEST) + 0.01):
+                begin = time.perf_counter()
+                work()
+                best = min(best, time.perf_counter() - begin)
+    except _TooLong:
+        pass
+    return best
+
+
+def measure(drawn: Drawn, which: str) -> Finding:
+    """Time a call and the routes of a problem; a route is given up where it takes longer than the call."""
+    arrays = drawn.arrays()
+    seconds = min(_fastest(lambda: call_of(drawn)[which](*arrays), LONGEST), LONGEST)
+    routes = {name: _fastest(lambda maps=maps: maps[which](*arrays), seconds) for name, maps in routes_of(drawn).items()}
+    extra = _extra_bytes(lambda: call_of(drawn)[which](*arrays)) if seconds < LONGEST else 0
+    return Finding(drawn, which, seconds, {name: time for name, time in routes.items() if time < seconds}, extra)
+
+
+def _extra_bytes(work: Callable[[], Any]) -> int:
+    """The most bytes held beside the result."""
+    workers._free.clear()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        results = work()
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    return peak - sum(array.nbytes for array in (results if isinstance(results, tuple) else (results,)))
+
+
+# Report -----------------------------------------------------------------------------------------------------------------------
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Search and print; 1 where a cliff was found."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cliffs", description=__doc__.partition("\n")[0])
+    parser.add_argument("--problems", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="record the worst problems in this file")
+    options = parser.parse_args(arguments)
+    rng = np.random.default_rng(options.seed)
+    findings = []
+    for number in range(options.problems):
+        drawn = draw(rng)
+        for which in PASSES:
+            found = measure(drawn, which)
+            findings.append(found)
+            if found.is_cliff:
+                print(number, _line(found), flush=True)
+    cliffs = [found for found in findings if found.is_cliff]
+    worst = sorted(findings, key=lambda found: -found.ratio)[:20]
+    memory = max(found.extra_bytes for found in findings)
+    print(f"{options.problems} problems, {len(cliffs)} cliffs; worst ratio {worst[0].ratio:.3g}, most bytes {memory / 2**20:.1f} MiB")
+    if options.json:
+        record = dict(
+            command=" ".join(["python -m benchmarks.cliffs", *(sys.argv[1:] if arguments is None else arguments)]),
+            processor=platform.processor() or platform.machine(),
+            numpy=np.__version__,
+            threads=workers.thread_count(),
+            problems=options.problems,
+            cliffs=len(cliffs),
+            worst_ratio=worst[0].ratio,
+            most_bytes_beside_the_result=memory,
+            worst=[dict(asdict(found), ratio=found.ratio) for found in worst],
+        )
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    return 1 if cliffs else 0
+
+
+def _line(found: Finding) -> str:
+    took = ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in sorted(found.routes.items(), key=lambda item: item[1]))
+    drawn = found.drawn
+    return (
+        f"{found.ratio:.3g}x {found.which} {found.seconds * 1e3:.3g} ms ({took}), {found.extra_bytes / 2**20:.1f} MiB: "
+        f"{drawn.shape1} x {drawn.shape2} {drawn.dtype} {drawn.parameters}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
