@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from cupycorr import spatial_correlation_sample, spatial_correlation_sample_vjp
-from cupycorr._backends import workers
+from cupycorr._backends import blas, cpu, cpu_forward, cpu_gradient, simd, workers
+from cupycorr._backends.engine import Engine
 from cupycorr._problem import Problem, parameters, problem
 
 LIMIT, SLACK = 3.0, 1e-3  # a call may take so many times the fastest route's time, and so many seconds more
@@ -34,9 +35,9 @@ LONGEST = 2.0  # seconds after which a route is given up
 PROMISED = 64 * 2**20  # bytes beside the result
 MOST_PRODUCTS = 2**28  # multiply-adds of the definition, which keeps most problems below a second
 MOST_ELEMENTS = 2**21  # of each input and of the output
-PASSES = ("forward", "vjp")
+PASSES = ("forward", "gradient1", "gradient2")
 
-Maps = dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], Any]]  # pass -> call of (cotangent, input1, input2)
+Map = Callable[[np.ndarray, np.ndarray, np.ndarray], Any]  # of cotangent, input1, input2
 
 
 @dataclass(frozen=True)
@@ -98,16 +99,16 @@ def draw(rng: np.random.Generator, most_products: int = MOST_PRODUCTS) -> Drawn:
 
 def _candidate(rng: np.random.Generator) -> Drawn:
     def log_uniform(low: int, high: int) -> int:
-        return int(math.exp(rng.uniform(math.log(low), math.log(high + 1))))
+        return min(int(math.exp(rng.uniform(math.log(low), math.log(high + 1)))), high)
 
     def rarely(common: int, low: int, high: int, share: float = 0.5) -> int:
-        return log_uniform(low, max(low, high)) if rng.random() < share else common
+        return log_uniform(low, high) if high > low and rng.random() < share else common
 
-    channels = log_uniform(1, 1024)
+    channels = log_uniform(1, 1024) if rng.random() < 0.7 else 1
     area = max(MOST_ELEMENTS // channels, 1)
     height = log_uniform(1, min(area, 4096))
     size = height, log_uniform(1, max(min(area // height, 8192), 1))
-    kernel = tuple(rarely(1, 1, min(length, 100)) for length in size) if rng.random() < 0.6 else (1, 1)
+    kernel = tuple(rarely(1, 2, min(length, 100), 0.7) for length in size) if rng.random() < 0.6 else (1, 1)
     dilation = tuple(
         rarely(1, 1, max((length - 1) // max(taps - 1, 1), 1)) for length, taps in zip(size, kernel, strict=True)
     )
@@ -129,18 +130,46 @@ def _candidate(rng: np.random.Generator) -> Drawn:
 # Running ----------------------------------------------------------------------------------------------------------------------
 
 
-def call_of(drawn: Drawn, variant: str = "auto") -> Maps:
-    """The two passes as a caller has them."""
+def call_of(drawn: Drawn, which: str, variant: str = "auto") -> Map:
+    """A pass as a caller has it."""
     given = dict(**drawn.parameters, variant=variant)
-    return {
-        "forward": lambda g, x1, x2: spatial_correlation_sample(x1, x2, **given),
-        "vjp": lambda g, x1, x2: spatial_correlation_sample_vjp(g, x1, x2, **given),
-    }
+    if which == "forward":
+        return lambda g, x1, x2: spatial_correlation_sample(x1, x2, **given)
+    needs = which == "gradient1", which == "gradient2"
+    return lambda g, x1, x2: spatial_correlation_sample_vjp(g, x1, x2, **given, needs=needs)
 
 
-def routes_of(drawn: Drawn) -> dict[str, Maps]:
-    """Every route that can compute a problem, forced."""
-    return {name: call_of(drawn, name) for name in ("simd", "blas", "reference")}
+def routes_of(drawn: Drawn, which: str) -> dict[str, Map]:
+    """Every way to compute a pass: the reference, and every plan of every engine that stays within the workspace."""
+    routes = {"reference": call_of(drawn, which, "reference")}
+    for name, engine in (("simd", simd.ENGINE), ("blas", blas.ENGINE)):
+        for number, (plan, route) in enumerate(_planned(engine, drawn, which)):
+            if plan.fits:
+                routes[f"{name} {number}"] = route
+    return routes
+
+
+def _planned(engine: Engine, drawn: Drawn, which: str) -> Iterator[tuple[Any, Map]]:
+    dtype, asked = np.dtype(drawn.dtype), drawn.problem()
+    if which == "forward":
+        for plan in cpu.forward_plans(engine, asked, dtype, dtype):
+
+            def forward(g: np.ndarray, x1: np.ndarray, x2: np.ndarray, plan: Any = plan) -> np.ndarray:
+                out = np.empty(asked.out_shape, dtype)
+                cpu_forward.run(plan, x1, x2, out)
+                return out
+
+            yield plan, forward
+        return
+    side = int(which == "gradient2")
+    for plan in cpu.gradient_plans(engine, asked, dtype, side):
+
+        def gradient(g: np.ndarray, x1: np.ndarray, x2: np.ndarray, plan: Any = plan) -> np.ndarray:
+            result = np.empty((x1, x2)[side].shape, dtype)
+            cpu_gradient.run(plan, g, (x2, x1)[side], result, engine.threads())
+            return result
+
+        yield plan, gradient
 
 
 class _TooLong(BaseException):
@@ -180,9 +209,10 @@ def _fastest(work: Callable[[], Any], longest: float, runs: int = 3) -> float:
 def measure(drawn: Drawn, which: str) -> Finding:
     """Time a call and the routes of a problem; a route is given up where it takes longer than the call."""
     arrays = drawn.arrays()
-    seconds = min(_fastest(lambda: call_of(drawn)[which](*arrays), LONGEST), LONGEST)
-    routes = {name: _fastest(lambda maps=maps: maps[which](*arrays), seconds) for name, maps in routes_of(drawn).items()}
-    extra = _extra_bytes(lambda: call_of(drawn)[which](*arrays)) if seconds < LONGEST else 0
+    call = call_of(drawn, which)
+    seconds = min(_fastest(lambda: call(*arrays), LONGEST), LONGEST)
+    routes = {name: _fastest(lambda route=route: route(*arrays), seconds) for name, route in routes_of(drawn, which).items()}
+    extra = _extra_bytes(lambda: call(*arrays)) if seconds < LONGEST else 0
     return Finding(drawn, which, seconds, {name: time for name, time in routes.items() if time < seconds}, extra)
 
 
@@ -197,7 +227,7 @@ def _extra_bytes(work: Callable[[], Any]) -> int:
         peak = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
-    return peak - sum(array.nbytes for array in (results if isinstance(results, tuple) else (results,)))
+    return peak - sum(array.nbytes for array in (results if isinstance(results, tuple) else (results,)) if array is not None)
 
 
 # Report -----------------------------------------------------------------------------------------------------------------------
