@@ -35,7 +35,7 @@ def tile_columns(channels: int) -> int:
 
 # Estimates for the cost model: operations per second of one thread's products, seconds of a call of NumPy, of a value of a band
 # that is copied, and of a product of shifted rows.
-_RATE, _CALL, _COPY, _SHIFTED = 5e10, 4e-6, 1.5e-9, 1.2e-9
+_RATE, _CALL, _COPY, _SHIFTED = 4e10, 8e-6, 1.5e-9, 1.5e-9
 
 
 @dataclass(frozen=True, slots=True)

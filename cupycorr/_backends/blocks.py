@@ -37,10 +37,13 @@ class Region:
     @property
     def lengths(self) -> tuple[int, ...]:
         """Lengths of the ranges, in the order of the fields."""
-        return tuple(end - begin for begin, end in self)
+        (b, b_end), (y, y_end), (x, x_end), (m, m_end), (n, n_end) = self.batch, self.rows, self.columns, self.ms, self.ns
+        return b_end - b, y_end - y, x_end - x, m_end - m, n_end - n
 
     def pieces(self, lengths: Sequence[int]) -> list[Region]:
         """Cut the region into pieces of at most these lengths."""
+        if all(length >= whole for length, whole in zip(lengths, self.lengths, strict=True)):
+            return [self]
         cuts = [cut(begin, end, length) for (begin, end), length in zip(self, lengths, strict=True)]
         return [Region(*ranges) for ranges in product(*cuts)]
 

@@ -29,7 +29,7 @@ FEWEST_CHANNELS = 128  # a pass is not cut finer than this: every pass adds to t
 
 # Estimates for the cost model: seconds of a task, of a block, of one copy of packing and of its innermost loops, of an element
 # copied or added in memory, and of a call of NumPy.
-TASK, BLOCK, COPY, LOOP, ELEMENT, CALL = 50e-6, 80e-6, 6e-6, 12e-9, 0.6e-9, 2e-6
+TASK, BLOCK, COPY, LOOP, ELEMENT, CALL = 80e-6, 150e-6, 10e-6, 15e-9, 0.8e-9, 3e-6
 
 _BLOCK_FLOORS: Order = ((BATCH, 1), (ROWS, 1), (MS, 1), (COLUMNS, LANES), (NS, 1))
 _TASK_ORDER: Order = (

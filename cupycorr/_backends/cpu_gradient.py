@@ -188,7 +188,8 @@ class GradientPlan:
     def _tasks_of_block(self) -> int:
         """Tasks that a block is cut into at least."""
         lengths = (*self._whole(*self.largest, self._all_pixels).lengths, self.shape[1])
-        return -(-self.team.tasks // count(lengths, self.block_lengths))
+        blocks = len(self.lattices[0]) * len(self.lattices[1]) * count(lengths, self.block_lengths)
+        return -(-self.team.tasks // blocks)
 
     @property
     def spreads(self) -> bool:

@@ -41,7 +41,7 @@ _CYCLES = {
 # Estimates for the cost model, of a processor of 3 GHz: cycles that a table's entry takes beside its products, and that adding a
 # vector to memory takes; seconds of a cycle and of a call of the kernels from Python.
 _ENTRY, _ADDITION = 60, 6
-_CYCLE, _CALL = 0.33e-9, 25e-6
+_CYCLE, _CALL = 0.4e-9, 50e-6
 
 
 @dataclass(frozen=True, slots=True)
