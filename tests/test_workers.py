@@ -1,6 +1,7 @@
 """Threads and scratch memory: shared fairly, given back, and usable after errors."""
 
 import gc
+import sys
 import threading
 import time
 import weakref
@@ -196,6 +197,14 @@ def test_where_no_thread_can_be_started_the_caller_does_every_item(monkeypatch):
     seen = []
     workers.run(lambda item: seen.append((item, threading.get_ident())), range(20), 4)
     assert seen == [(item, threading.get_ident()) for item in range(20)]
+
+
+def test_while_the_interpreter_ends_the_caller_does_every_item(monkeypatch):
+    workers.run(lambda item: None, range(3), 3)  # there are helpers
+    monkeypatch.setattr(sys, "is_finalizing", lambda: True)
+    seen = []
+    workers.run(lambda item: seen.append((item, threading.get_ident())), range(2000), 3)
+    assert seen == [(item, threading.get_ident()) for item in range(2000)]
 
 
 def test_where_one_thread_can_be_started_there_is_one_helper(monkeypatch):
