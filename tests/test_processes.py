@@ -1,6 +1,7 @@
 """Calls at the end of a program, in forked children, and where no thread can be started or no memory become executable."""
 
 import sys
+from functools import lru_cache
 
 import llvmlite.binding
 import numpy as np
@@ -94,22 +95,22 @@ FIRST = {"after a first call": "[work() for work in WORK.values()]\n", "as the f
 FRONT_ENDS = {"NumPy": CALLS, "torch": CALLS + TORCH}
 
 
-@pytest.fixture(scope="module")
-def digests():
-    """The bits of every call in the main thread of a program that goes on, by front end."""
-    return {name: python(calls + "digests()") for name, calls in FRONT_ENDS.items()}
+@lru_cache
+def digests(front_end):
+    """The bits of every call in the main thread of a program that goes on."""
+    return python(FRONT_ENDS[front_end] + "digests()")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the programs know Linux")
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 @pytest.mark.parametrize("first", FIRST.values(), ids=FIRST.keys())
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
-def test_calls_compute_the_same_bits_at_the_end_of_a_program_and_where_no_thread_can_be_started(end, first, front_end, digests):
+def test_calls_compute_the_same_bits_at_the_end_of_a_program_and_where_no_thread_can_be_started(end, first, front_end):
     if front_end == "torch" and first:
         pytest.skip("tried with NumPy; importing torch takes long")
     # BLAS and torch start threads of their own, which they do not do without.
     program = FRONT_ENDS[front_end] + first + end
-    assert python(program, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1") == digests[front_end]
+    assert python(program, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1") == digests(front_end)
 
 
 # Forks ---------------------------------------------------------------------------------------------------------------
