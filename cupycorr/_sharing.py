@@ -17,7 +17,8 @@ T = TypeVar("T")
 def fork_safe_lock() -> Any:
     """Return a reentrant lock that a fork waits for, so that no child is made while another thread holds it.
 
-    It is for work that ends soon. It is reentrant because a signal handler may fork while its own thread holds the lock.
+    It is for work that ends soon. It is reentrant because a signal handler may fork while its own thread holds the lock. A fork
+    takes the locks made last first: who holds one may take those of modules imported before, but not the other way round.
     """
     lock = threading.RLock()
     if hasattr(os, "register_at_fork"):

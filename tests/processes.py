@@ -73,6 +73,7 @@ def steps(call, module, stop_at=None):
         return each_step
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for it when tracing begins
     sys.settrace(each_frame)
     try:
         call()

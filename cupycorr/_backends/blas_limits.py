@@ -97,13 +97,13 @@ def _library(controller: Any) -> Library:
     return Library(*_functions(controller, "openblas_get_num_threads", "openblas_set_num_threads"), _Held())
 
 
-def _functions(controller: Any, *names: str) -> list[Callable]:
-    """Return functions of a library by their names, which builds of OpenBLAS put something before or after."""
+def _functions(controller: Any, read: str, write: str) -> tuple[Callable[[], int], Callable[[int], object]]:
+    """Return two functions of a library by their names, which builds of OpenBLAS put something before or after."""
     for before, after in product(("", "scipy_"), ("", "64_", "_64")):
-        functions = [getattr(controller.dynlib, f"{before}{name}{after}", None) for name in names]
+        functions = tuple(getattr(controller.dynlib, f"{before}{name}{after}", None) for name in (read, write))
         if None not in functions:
             return functions
-    return [controller.get_num_threads, controller.set_num_threads]
+    return controller.get_num_threads, controller.set_num_threads
 
 
 def with_one_blas_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -168,7 +168,8 @@ class _Shared:
     """The items of one `run`, handed out one by one to the threads that share them."""
 
     def __init__(self, task: Callable[[Any], None], items: list[Any]) -> None:
-        self._task, self._waiting = task, iter(items)
+        self._task: Callable[[Any], None] | None = task
+        self._waiting: Iterator[Any] = iter(items)
         self._helping = 0
         self._left: SimpleQueue[None] = SimpleQueue()  # wakes the caller; a condition variable would not survive Control-C
         self._ended = False  # no further item is begun
@@ -218,7 +219,7 @@ class _Shared:
                 self._left.get()
             except BaseException as error:  # Control-C: helpers that write into freed memory would be worse than a wait
                 interrupt = error
-        self._task = self._waiting = None
+        self._task, self._waiting = None, iter(())
         if interrupt is not None:
             raise interrupt
         if self._helping:
