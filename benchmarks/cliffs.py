@@ -109,9 +109,7 @@ def _candidate(rng: np.random.Generator) -> Drawn:
     height = log_uniform(1, min(area, 4096))
     size = height, log_uniform(1, max(min(area // height, 8192), 1))
     kernel = tuple(rarely(1, 2, min(length, 100), 0.7) for length in size) if rng.random() < 0.6 else (1, 1)
-    dilation = tuple(
-        rarely(1, 1, max((length - 1) // max(taps - 1, 1), 1)) for length, taps in zip(size, kernel, strict=True)
-    )
+    dilation = tuple(rarely(1, 1, max((length - 1) // max(taps - 1, 1), 1)) for length, taps in zip(size, kernel, strict=True))
     stride = tuple(rarely(1, 1, 2 * length) for length in size)
     patch = tuple(rarely(1, 1, 100, 0.8) for _ in size)
     step = tuple(rarely(1, 1, max(2 * length // patches, 2), 0.3) for length, patches in zip(size, patch, strict=True))
@@ -253,7 +251,8 @@ def main(arguments: list[str] | None = None) -> int:
     cliffs = [found for found in findings if found.is_cliff]
     worst = sorted(findings, key=lambda found: -found.ratio)[:20]
     memory = max(found.extra_bytes for found in findings)
-    print(f"{options.problems} problems, {len(cliffs)} cliffs; worst ratio {worst[0].ratio:.3g}, most bytes {memory / 2**20:.1f} MiB")
+    told = f"{options.problems} problems, {len(cliffs)} cliffs; worst ratio {worst[0].ratio:.3g}"
+    print(f"{told}, at most {memory / 2**20:.1f} MiB beside the result")
     if options.json:
         record = dict(
             command=" ".join(["python -m benchmarks.cliffs", *(sys.argv[1:] if arguments is None else arguments)]),

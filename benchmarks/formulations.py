@@ -20,6 +20,7 @@ from numpy.lib.stride_tricks import as_strided
 
 import cupycorr
 from cupycorr._backends import workers
+from cupycorr._backends.blas_limits import with_one_blas_thread
 
 from .cases import CASES, Case
 from .report import cpu_header
@@ -188,8 +189,7 @@ def compare(case: Case, pool: ThreadPoolExecutor, budget: float) -> list[dict]:
                 if not np.allclose(got, want, rtol=1e-4, atol=1e-2):
                     raise ValueError(f"{name} computes something else on {case.name} ({which})")
         del results
-        with workers.single_threaded_blas():
-            timings = race(contestants, dict.fromkeys(contestants, (0.01,)), budget)
+        timings = with_one_blas_thread(race, contestants, dict.fromkeys(contestants, (0.01,)), budget)
         for name, timing in timings.items():
             rate = case.useful_flops(which) / timing.median / 1e9
             rows.append(

@@ -18,7 +18,7 @@ from . import _tuning
 from ._arrays import array_kind
 from ._backends import blas, cpu, cuda, kernels, reference, register_tile, simd, workers
 from ._cuda.device import PIP_COMMAND, Device, facts
-from ._dtypes import element_type, element_type_called
+from ._dtypes import element_type_called
 from ._problem import HIGHEST, ROWS, Problem, Question
 
 _KIND_NAMES = {"numpy": "NumPy array", "cupy": "CuPy array"}

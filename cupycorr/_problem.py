@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from numbers import Real
 from typing import Any
 
 import numpy as np
+
+from ._sharing import CachedProperty
 
 Pair = tuple[int, int]
 Shape = tuple[int, ...]
@@ -224,17 +225,17 @@ class Problem:
     def __hash__(self) -> int:
         return self._hash
 
-    @cached_property
+    @CachedProperty
     def _hash(self) -> int:
         """Worked out once: caches ask for it at every call, and four levels of tuples take microseconds."""
         return hash((self.parameters, self.batch, self.channels, self.size1, self.size2))
 
-    @cached_property
+    @CachedProperty
     def vertical(self) -> Axis:
         """Geometry along y."""
         return self._axis(0)
 
-    @cached_property
+    @CachedProperty
     def horizontal(self) -> Axis:
         """Geometry along x."""
         return self._axis(1)
@@ -245,7 +246,7 @@ class Problem:
         each = (p.kernel_size, p.patch_size, p.stride, p.padding, p.dilation, p.dilation_patch, offset)
         return _with_useful_stride(Axis(*(pair[axis] for pair in each), self.size1[axis], self.size2[axis]))
 
-    @cached_property
+    @CachedProperty
     def transposed(self) -> Problem:
         """The same problem with height and width exchanged."""
         p = self.parameters
@@ -262,7 +263,7 @@ class Problem:
         """``(B, C, H2, W2)`` of input2."""
         return (self.batch, self.channels, *self.size2)
 
-    @cached_property
+    @CachedProperty
     def out_shape(self) -> Shape:
         """``(B, PH, PW, oH, oW)``."""
         vertical, horizontal = self.vertical, self.horizontal

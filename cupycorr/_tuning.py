@@ -289,6 +289,10 @@ class Store:
         self._found: Content = {}
         self._writable = True
         self._told_of_damage = False
+        self.renew_lock()
+
+    def renew_lock(self) -> None:
+        """Forget who holds the lock."""
         self._lock = threading.Lock()
 
     def answer(self, question: Question, device: Device) -> str | None:
@@ -335,6 +339,17 @@ class Store:
 
 
 _store = Store()
+
+
+def _renew_locks() -> None:
+    """A forked child may have inherited a lock that a thread it does not have holds; what they guard is whole at any time."""
+    global _measuring
+    _measuring = threading.Lock()
+    _store.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 def _looked_up(content: Content, machine: tuple[str, str], text: str) -> str | None:
@@ -384,11 +399,17 @@ def _replace(path: Path, text: str) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """While it is entered no other process, and no other thread, is in it. The lock ends with the process that has it."""
+    """While it is entered no other process, and no other thread, is in it. The lock ends with the process that has it.
+
+    It is released before the file is closed: a child that was forked meanwhile has the file open, too.
+    """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         _patiently(partial(_lock_now, handle), path)
-        yield
+        try:
+            yield
+        finally:
+            _unlock(handle)
     finally:
         os.close(handle)
 
@@ -403,6 +424,18 @@ def _lock_now(handle: int) -> None:
         import fcntl
 
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _unlock(handle: int) -> None:
+    """Unlock an open file."""
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def _patiently(action: Callable[[], None], path: Path) -> None:

@@ -16,8 +16,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -350,13 +350,14 @@ def _info(ahead: bool) -> None:
     with _progress("looking for devices"):
         gpus, why_none = _gpus()
     with _refusing():
-        threads = workers.thread_count()
+        rule = workers.thread_rule()
     rows = [
         ("cupycorr", __version__),
         ("python", f"{platform.python_version()} ({platform.system()} {platform.machine()})"),
         ("numpy", f"{np.__version__} with {_blas()}"),
         *((name, _version(name)) for name in _REPORTED),
-        ("cores", f"{os.cpu_count()}, threads used: {threads}"),
+        ("cores", str(os.cpu_count())),
+        ("threads", rule),
         *([("device", f"none: {why_none}")] if why_none else _device_rows(gpus)),
         ("kernel folder", _kernel_folder()),
         ("cache folder", _kernel_cache()),
@@ -428,9 +429,15 @@ def _compile_ahead() -> None:
         with _quiet():
             jobs = [(kernel, index) for index in range(device.count()) for _, kernel in cuda.builds(device.facts(index))]
         begin = time.perf_counter()
-        with _progress("compiling") as report, ThreadPoolExecutor(threads) as pool:
-            for done, _ in enumerate(pool.map(lambda job: compiler.function(*job), jobs), 1):
-                report(done / len(jobs))
+        with _progress("compiling") as report:
+            done, one_report = count(1), threading.Lock()
+
+            def compile_one(job: tuple[source.Kernel, int]) -> None:
+                compiler.function(*job)
+                with one_report:
+                    report(next(done) / len(jobs))
+
+            workers.run(compile_one, jobs, threads)
     except (ImportError, RuntimeError) as error:
         raise Refused(error) from error
     print(f"{len(jobs)} kernels, {time.perf_counter() - begin:.1f} s: {compiler.cache_folder()}")
@@ -490,7 +497,11 @@ def _progress(doing: str) -> Iterator[Callable[[float], None]]:
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     task = bar.add_task(doing, total=None)
     late = threading.Timer(1.0, bar.start)
-    late.start()
+    try:
+        late.start()
+    except RuntimeError:  # no thread can be started, and rich's bar needs one too
+        yield lambda share: None
+        return
     try:
         yield lambda share: bar.update(task, total=1.0, completed=share)
     finally:

@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter, shift
 
 import cupycorr
 from cupycorr import _pictures, cli, motion
-from cupycorr._backends import cuda
+from cupycorr._backends import cuda, workers
 from cupycorr._cuda import compiler, device, source
 
 HEIGHT, WIDTH = 48, 60
@@ -559,12 +559,13 @@ def info_rows():
 def test_info_reports_versions_threads_and_folders(monkeypatch, tmp_path):
     for name in ("a.cubin", "b.cubin", "c.txt"):
         (tmp_path / name).touch()
-    monkeypatch.setenv("CUPYCORR_NUM_THREADS", "3")
+    monkeypatch.setenv("CUPYCORR_NUM_THREADS", "1")
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path))
     rows = dict(info_rows())
     assert rows["cupycorr"] == cupycorr.__version__
     assert rows["numpy"].startswith(np.__version__)
-    assert rows["cores"].endswith("threads used: 3")
+    assert rows["cores"] == str(os.cpu_count())
+    assert rows["threads"] == "1: CUPYCORR_NUM_THREADS"
     assert rows["cache folder"].startswith(f"{tmp_path} (2 kernels")
     assert rows["kernel folder"].startswith(f"{ROOT / 'kernels_cu'} ({len(list(cuda.builds()))} kernels")
     assert {"python", "llvmlite", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x", "device"} <= rows.keys()
@@ -633,11 +634,11 @@ def test_info_compiles_every_kernel_that_a_device_can_run_for_every_device_ahead
 
 
 def test_info_compiles_on_as_many_threads_as_are_allowed(gpus, monkeypatch):
-    monkeypatch.setenv("CUPYCORR_NUM_THREADS", "3")
     monkeypatch.setattr(cuda, "builds", lambda there: iter([(str(n), source.Kernel("box_filter.cu", str(n))) for n in range(6)]))
     together = threading.Barrier(3, timeout=10)
     gpus(H100).while_compiling = together.wait  # fails unless three are compiling at the same time
-    assert_done(run("info", "--compile"))
+    with workers.team_of(3):
+        assert_done(run("info", "--compile"))
 
 
 def test_a_kernel_that_does_not_compile_is_one_clear_line(gpus):

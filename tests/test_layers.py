@@ -12,8 +12,9 @@ ADAPTERS = ("correlation_cuda", "flownet2", "mmcv", "mmtracker", "pwcnet", "spat
 
 # Floor by floor, lowest first: a module may import modules of lower floors only, so no two of one floor know each other.
 FLOORS = (
-    ("cupycorr._cuda.source", "cupycorr._cuda.device"),
+    ("cupycorr._sharing", "cupycorr._cuda.source", "cupycorr._cuda.device"),
     ("cupycorr._problem", "cupycorr._dtypes", "cupycorr._arrays", "cupycorr._cuda.compiler", "cupycorr._backends.costs"),
+    ("cupycorr._backends.blas_limits", "cupycorr._backends.cores"),
     ("cupycorr._backends.workers", "cupycorr._backends.lattice", "cupycorr._cuda.launcher", "cupycorr._tuning"),
     ("cupycorr._backends.blocks", "cupycorr._backends.register_tile", "cupycorr._backends.window", "cupycorr._backends.kernels"),
     ("cupycorr._backends.packing", "cupycorr._backends.phases", "cupycorr._backends.gradient_phases"),
@@ -44,7 +45,7 @@ FLOOR.update({"cupycorr._backends": -1, "cupycorr._cuda": -1})  # say what the f
 
 # Where a third-party package may be imported: everything but numpy only inside a function, by the module that needs it.
 GUESTS = {
-    "cupycorr._backends.workers": {"threadpoolctl"},
+    "cupycorr._backends.blas_limits": {"threadpoolctl"},
     "cupycorr._backends.register_tile": {"llvmlite"},
     "cupycorr._cuda.compiler": {"cupy"},
     "cupycorr._cuda.device": {"cupy"},

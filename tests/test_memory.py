@@ -98,32 +98,32 @@ def test_an_unfold_would_not_fit(demand):
 
 @variants
 @demands
-def test_forward_needs_no_more_than_its_output_and_the_workspace(demand, variant, monkeypatch):
-    monkeypatch.setenv("CUPYCORR_NUM_THREADS", "2")
-    check_forward(demand, variant)
+def test_forward_needs_no_more_than_its_output_and_the_workspace(demand, variant):
+    with workers.team_of(2):
+        check_forward(demand, variant)
 
 
 @variants
 @demands
-def test_vjp_needs_no_more_than_its_gradients_and_the_workspace(demand, variant, monkeypatch):
-    monkeypatch.setenv("CUPYCORR_NUM_THREADS", "2")
-    check_vjp(demand, variant)
+def test_vjp_needs_no_more_than_its_gradients_and_the_workspace(demand, variant):
+    with workers.team_of(2):
+        check_vjp(demand, variant)
 
 
 @variants
 @few_demands
-@pytest.mark.parametrize("threads", ["1", "16"])
-def test_any_number_of_threads_shares_the_same_workspace(demand, variant, threads, monkeypatch):
-    monkeypatch.setenv("CUPYCORR_NUM_THREADS", threads)
-    check_forward(demand, variant)
-    check_vjp(demand, variant)
+@pytest.mark.parametrize("threads", [1, 16])
+def test_any_number_of_threads_shares_the_same_workspace(demand, variant, threads):
+    with workers.team_of(threads):
+        check_forward(demand, variant)
+        check_vjp(demand, variant)
 
 
 @variants
-def test_one_gradient_needs_the_room_of_one(variant, monkeypatch):
-    monkeypatch.setenv("CUPYCORR_NUM_THREADS", "2")
+def test_one_gradient_needs_the_room_of_one(variant):
     demand = DEMANDS["inputs beyond the workspace"]
     x1, x2, g = demand.arrays()
     needs = dict(needs=(False, True), variant=variant)
-    (_, g2), used = peak(lambda: spatial_correlation_sample_vjp(g, x1, x2, **demand.parameters, **needs))
+    with workers.team_of(2):
+        (_, g2), used = peak(lambda: spatial_correlation_sample_vjp(g, x1, x2, **demand.parameters, **needs))
     assert_within(used, [g2], "vjp of input2")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import cupycorr
 from cupycorr import spatial_correlation_sample as correlate
 from cupycorr import spatial_correlation_sample_vjp as correlate_vjp
-from cupycorr._backends import cpu, cpu_forward, cpu_gradient
+from cupycorr._backends import cpu, cpu_forward, cpu_gradient, workers
 
 variants = pytest.mark.parametrize("variant", CPU_VARIANTS)
 named = pytest.mark.parametrize("case", NAMED.values(), ids=NAMED.keys())
@@ -301,9 +301,9 @@ def test_exchanging_the_inputs_mirrors_the_displacements(variant):
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("variant", ["simd", "blas"])
-def test_any_number_of_threads_gives_the_oracle_result(threads, variant, monkeypatch):
-    monkeypatch.setenv("CUPYCORR_NUM_THREADS", str(threads))
-    check_against_oracle(cases.same((2, 20, 9, 40), kernel_size=(1, 3), patch_size=(3, 5), padding=1), variant)
+def test_any_number_of_threads_gives_the_oracle_result(threads, variant):
+    with workers.team_of(threads):
+        check_against_oracle(cases.same((2, 20, 9, 40), kernel_size=(1, 3), patch_size=(3, 5), padding=1), variant)
 
 
 def test_default_arguments_are_in_the_order_third_party_code_relies_on():

@@ -31,8 +31,10 @@ def along(values, axis):
 
 def in_dirty_memory(function, *arguments):
     """The result of a function that works in scratch memory, where that holds NaN so far."""
-    with workers._lock:
-        workers._free[:] = [np.full(2**16, 255, np.uint8) for _ in range(4)]
+    workers._free.clear()
+    with ExitStack() as memory:
+        for _ in range(4):
+            memory.enter_context(workers.scratch((2**16,), np.dtype(np.uint8))).fill(255)
     with ExitStack() as memory:
         return function(*arguments, memory).copy()
 

@@ -1,30 +1,22 @@
-"""Threads, scratch memory and BLAS's own threads: shared fairly, given back, and usable after errors and forks."""
+"""Threads and scratch memory: shared fairly, given back, and usable after errors."""
 
-import os
-import subprocess
+import gc
 import sys
-import textwrap
 import threading
 import time
-from contextlib import ExitStack
-from pathlib import Path
+import weakref
+from contextlib import ExitStack, nullcontext
+from queue import SimpleQueue
 
 import cases
 import numpy as np
 import pytest
-import threadpoolctl
+from processes import interrupted_everywhere, python, steps
 
 from cupycorr import spatial_correlation_sample, spatial_correlation_sample_vjp
-from cupycorr._backends import blas, workers
+from cupycorr._backends import workers
 
-ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 20  # seconds after which waiting threads are taken to be stuck
-
-
-@pytest.fixture
-def threads(monkeypatch):
-    """Sets the number of threads asked for."""
-    return lambda count: monkeypatch.setenv("CUPYCORR_NUM_THREADS", str(count))
+PATIENCE = 60  # seconds after which waiting threads are taken to be stuck
 
 
 def in_threads(*tasks):
@@ -48,37 +40,7 @@ def in_threads(*tasks):
     return results
 
 
-def python(program):
-    """What a program prints, run in a process of its own with two threads."""
-    environment = {**os.environ, "CUPYCORR_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
-    # Python 3.12 warns of forks in processes with threads, which is what one of the programs is about.
-    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3 * PATIENCE, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-# How many ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("asked", "count"), [("1", 1), ("3", 3), ("0016", 16)])
-def test_the_environment_says_how_many_threads(asked, count, monkeypatch):
-    monkeypatch.setenv("CUPYCORR_NUM_THREADS", asked)
-    assert workers.thread_count() == count
-
-
-def test_otherwise_they_are_the_cores_this_process_may_run_on(monkeypatch):
-    monkeypatch.delenv("CUPYCORR_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5}, raising=False)
-    assert workers.thread_count() == 3
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: 7)
-    assert workers.thread_count() == 7
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert workers.thread_count() == 1
-
-
-# One pool ------------------------------------------------------------------------------------------------------------
+# Helpers -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
@@ -180,12 +142,125 @@ def test_overflow_in_a_task_is_an_infinity_and_no_warning():
     assert np.isinf(found).all()
 
 
+def test_a_helper_is_not_at_work_any_more_when_an_interrupted_run_returns():
+    at_work, stopped = [], 0
+
+    def task(item):
+        at_work.append(item)
+        at_work.remove(item)
+
+    for _ in interrupted_everywhere(lambda: workers.run(task, range(4), 3), workers):
+        stopped += 1
+        assert at_work == []
+    assert stopped > 20
+    test_every_item_is_done_exactly_once(3)
+
+
+def test_a_run_that_is_interrupted_while_it_waits_for_a_helper_waits_on():
+    caller, helper_began, may_end = threading.get_ident(), threading.Event(), threading.Event()
+    ended = []
+
+    def task(_):
+        if threading.get_ident() == caller:
+            assert helper_began.wait(PATIENCE)
+            return
+        helper_began.set()
+        assert may_end.wait(PATIENCE)
+        ended.append(True)
+
+    class Interrupted(SimpleQueue):
+        def __init__(self):
+            self.waits = 0
+
+        def get(self):
+            self.waits += 1
+            if self.waits < 3:
+                raise KeyboardInterrupt
+            may_end.set()
+            return super().get()
+
+    with pytest.MonkeyPatch.context() as patched:
+        # Helpers are there already: their own queue is not replaced.
+        workers.run(lambda item: None, range(2), 2)
+        patched.setattr(workers, "SimpleQueue", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            workers.run(task, range(2), 2)
+    assert ended == [True]
+
+
+def test_where_no_thread_can_be_started_the_caller_does_every_item(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(workers, "_helpers", workers._Helpers())
+    seen = []
+    workers.run(lambda item: seen.append((item, threading.get_ident())), range(20), 4)
+    assert seen == [(item, threading.get_ident()) for item in range(20)]
+
+
+def test_while_the_interpreter_ends_the_caller_does_every_item(monkeypatch):
+    workers.run(lambda item: None, range(3), 3)  # there are helpers
+    monkeypatch.setattr(sys, "is_finalizing", lambda: True)
+    seen = []
+    workers.run(lambda item: seen.append((item, threading.get_ident())), range(2000), 3)
+    assert seen == [(item, threading.get_ident()) for item in range(2000)]
+
+
+def test_where_one_thread_can_be_started_there_is_one_helper(monkeypatch):
+    start, started, barrier, seen = threading.Thread.start, [], threading.Barrier(2), []
+
+    def start_once(thread):
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    def task(_):
+        barrier.wait(PATIENCE)
+        seen.append(threading.get_ident())
+
+    monkeypatch.setattr(threading.Thread, "start", start_once)
+    monkeypatch.setattr(workers, "_helpers", workers._Helpers())
+    for _ in range(3):
+        workers.run(task, range(6), 4)
+    assert len(seen) == 18
+    assert set(seen) == {threading.get_ident(), started[0].ident}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_the_items_are_made_of_is_freed_with_the_call(fails):
+    class Array:
+        pass
+
+    def call():
+        arrays = [Array() for _ in range(4)]
+        barrier = threading.Barrier(2)
+
+        def task(array):
+            barrier.wait(PATIENCE)
+            if fails:
+                raise ArithmeticError
+
+        with pytest.raises(ArithmeticError) if fails else nullcontext():
+            workers.run(task, arrays, 2)
+        return [weakref.ref(array) for array in arrays]
+
+    gc.disable()
+    try:
+        left = call()
+        # The helper may still be on its way back to its queue; a second call has it do something else.
+        test_items_are_done_in_so_many_threads_at_once_the_callers_among_them(2)
+        assert [reference() for reference in left] == [None] * 4
+    finally:
+        gc.enable()
+
+
 # Calls from many threads ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variant", ["simd", "blas"])
-def test_calls_from_eight_threads_give_the_bits_of_calls_one_by_one(variant, threads):
-    threads(3)
+def test_calls_from_eight_threads_give_the_bits_of_calls_one_by_one(variant):
     asked = [
         cases.same((1 + n % 2, 16 + n, 20, 33 + n), ("float32", "float64")[n % 2], patch_size=5, kernel_size=1 + n % 3)
         for n in range(8)
@@ -198,124 +273,13 @@ def test_calls_from_eight_threads_give_the_bits_of_calls_one_by_one(variant, thr
         gradients = spatial_correlation_sample_vjp(g, x1, x2, **asked[n].parameters, variant=variant)
         return [array.tobytes() for array in (out, *gradients)]
 
-    one_by_one = [call(n) for n in range(8)]
-    for _ in range(3):
-        assert in_threads(*(lambda n=n: call(n) for n in range(8))) == one_by_one
-
-
-CHILD = """
-    import multiprocessing, os, sys
-    import numpy as np
-    from cupycorr import spatial_correlation_sample, spatial_correlation_sample_vjp
-    from cupycorr._backends import workers
-
-    x1, x2 = np.random.default_rng(0).standard_normal((2, 1, 64, 64, 96), np.float32)
-
-    def call(variant):
-        out = spatial_correlation_sample(x1, x2, patch_size=9, variant=variant)
-        gradients = spatial_correlation_sample_vjp(out, x1, x2, patch_size=9, variant=variant)
-        return [array.tobytes() for array in (out, *gradients)]
-
-    wanted = {variant: call(variant) for variant in ("simd", "blas")}
-    assert workers._pool is not None, "the parent has no threads yet: the test would show nothing"
-
-    def child(queue):
-        queue.put(all(call(variant) == wanted[variant] for variant in wanted))
-
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    with workers._lock:  # as another thread of the parent might, at the moment of the fork
-        process = context.Process(target=child, args=(queue,))
-        process.start()
-    print("same bits" if queue.get(timeout=30) else "other bits")
-    process.join(30)
-    sys.exit(process.exitcode)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
-def test_a_forked_child_computes_the_same():
-    assert python(CHILD) == "same bits"
-
-
-# BLAS's own threads --------------------------------------------------------------------------------------------------
-
-
-def blas_settings():
-    """How many threads each BLAS in this process would use now."""
-    return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
-
-
-@pytest.fixture
-def own_setting():
-    """BLAS set to two threads of its own, so that being held to one shows."""
-    with threadpoolctl.threadpool_limits(2, "blas"):
-        setting = blas_settings()
-        assert setting
-        assert max(setting) == 2
-        yield setting
-
-
-def call_blas(variant="blas", channels=32):
-    x1, x2, g = cases.same((1, channels, 24, 40), patch_size=5).arrays()
-    spatial_correlation_sample(x1, x2, patch_size=5, variant=variant)
-    spatial_correlation_sample_vjp(g, x1, x2, patch_size=5, variant=variant)
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_blas_is_held_to_one_thread_while_tasks_run_and_restored(count, own_setting, threads, monkeypatch):
-    threads(count)
-    during = []
-    for name in ("volume", "gradient"):
-        real = getattr(blas.BandedProducts, name)
-        spy = lambda *args, real=real: (during.append(blas_settings()), real(*args))  # noqa: E731
-        monkeypatch.setattr(blas.BandedProducts, name, spy)
-    call_blas()
-    assert during
-    assert all(max(settings) == 1 for settings in during)
-    assert blas_settings() == own_setting
-
-
-def test_blas_is_restored_after_an_error(own_setting, threads, monkeypatch):
-    threads(2)
-
-    def broken(*_):
-        raise ArithmeticError("broken")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(blas.BandedProducts, "volume", broken)
-        with pytest.raises(ArithmeticError, match="broken"):
-            call_blas()
-    assert blas_settings() == own_setting
-    call_blas()
-    assert blas_settings() == own_setting
-
-
-def test_blas_is_restored_by_the_last_of_overlapping_calls(own_setting):
-    first, second = workers.single_threaded_blas(), workers.single_threaded_blas()
-    with ExitStack() as outlives:
-        with first:
-            outlives.enter_context(second)
-        assert max(blas_settings()) == 1
-    assert blas_settings() == own_setting
-
-
-def test_without_threadpoolctl_one_thread_calls_blas(threads, monkeypatch):
-    threads(4)
-    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
-    workers._blas_controller.cache_clear()
-    try:
-        assert workers.blas_threads() == 1
-        call_blas()
-    finally:
-        workers._blas_controller.cache_clear()
+    with workers.team_of(3):
+        one_by_one = [call(n) for n in range(8)]
+        for _ in range(3):
+            assert in_threads(*(lambda n=n: call(n) for n in range(8))) == one_by_one
 
 
 # Scratch memory ------------------------------------------------------------------------------------------------------
-
-
-def kept_bytes():
-    return sum(buffer.nbytes for buffer in workers._free)
 
 
 def test_scratch_memory_is_used_again():
@@ -339,24 +303,81 @@ def test_scratch_memory_is_given_back_after_an_error():
     workers._free.clear()
     with pytest.raises(ArithmeticError), workers.scratch((64,), np.dtype(np.float32)):
         raise ArithmeticError
-    assert kept_bytes() == 256
+    assert workers._free.nbytes == 256
 
 
-def test_scratch_memory_kept_for_later_is_bounded(threads):
+def call(variant, channels):
+    x1, x2, g = cases.same((1, channels, 24, 40), patch_size=5).arrays()
+    spatial_correlation_sample(x1, x2, patch_size=5, variant=variant)
+    spatial_correlation_sample_vjp(g, x1, x2, patch_size=5, variant=variant)
+
+
+def test_scratch_memory_kept_for_later_is_bounded():
     workers._free.clear()
     size = workers.RETAINED // 4
     with ExitStack() as stack:
         for _ in range(9):
             stack.enter_context(workers.scratch((size,), np.dtype(np.uint8)))
-    assert kept_bytes() == workers.RETAINED
+    assert workers._free.nbytes == workers.RETAINED
     with workers.scratch((workers.RETAINED + 1,), np.dtype(np.uint8)):
         pass
-    assert kept_bytes() <= workers.RETAINED
-    threads(2)
+    assert workers._free.nbytes <= workers.RETAINED
     for variant in ("simd", "blas"):
-        call_blas(variant, channels=600)
-        assert 0 < kept_bytes() <= workers.RETAINED
+        with workers.team_of(2):
+            call(variant, channels=600)
+        assert 0 < workers._free.nbytes <= workers.RETAINED
     assert workers.RETAINED <= workers.WORKSPACE == 64 * 2**20
+
+
+def keep(*sizes):
+    """Scratch buffers of these sizes, kept for later in this order."""
+    with ExitStack() as stack:
+        for size in reversed(sizes):
+            stack.enter_context(workers.scratch((size,), np.dtype(np.uint8)))
+
+
+def test_the_smallest_buffer_that_is_large_enough_is_taken():
+    workers._free.clear()
+    keep(100, 3000, 500, 40)
+    with workers.scratch((101,), np.dtype(np.uint8)) as array:
+        assert array.base.nbytes == 500
+    with workers.scratch((3000,), np.dtype(np.uint8)) as array, workers.scratch((1,), np.dtype(np.uint8)) as other:
+        assert (array.base.nbytes, other.base.nbytes) == (3000, 40)
+
+
+def test_the_oldest_buffers_are_given_up_first():
+    workers._free.clear()
+    half = workers.RETAINED // 2
+    keep(100, half, 200, half - 200)
+    with workers.scratch((300,), np.dtype(np.uint8)) as array:
+        assert array.base.nbytes == half - 200, "100 is gone, 200 is not"
+    keep(half + 1)
+    assert workers._free.nbytes == half + 1 + half - 200
+
+
+def test_thousands_of_kept_buffers_cost_no_more_than_a_few():
+    def cost(kept):
+        workers._free.clear()
+        keep(*range(64, 64 + kept))
+        return steps(lambda: keep(100), workers)
+
+    assert cost(4000) <= cost(60)
+
+
+def test_scratch_memory_survives_an_interrupt_anywhere():
+    stopped, small = 0, np.dtype(np.uint8)
+
+    def call():
+        keep(workers.RETAINED // 2, 1000, workers.RETAINED // 2 - 500)
+
+    for _ in interrupted_everywhere(call, workers):
+        stopped += 1
+        keep(1)
+        assert sum(buffer.nbytes for buffer in workers._free._buffers.values()) <= workers.RETAINED
+        with workers.scratch((1000,), small) as one, workers.scratch((1000,), small) as other:
+            assert not np.shares_memory(one, other)
+    assert stopped > 20
+    test_scratch_memory_kept_for_later_is_bounded()
 
 
 # Rates ---------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ spread over the same band. With few channels a product has nothing to sum, and s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from .._problem import Question
 from . import cpu, workers
+from .blas_limits import with_one_blas_thread
 from .blocks import COLUMNS, ROWS, overlap
 from .engine import Products
 from .packing import Block, BlockAxis
@@ -68,8 +69,8 @@ class BandedProducts:
         return workers.blas_threads()
 
     def session(self) -> AbstractContextManager[None]:
-        """BLAS held to one thread for each of ours."""
-        return workers.single_threaded_blas()
+        """Nothing to hold: each task holds BLAS to one thread, in the thread that it runs in."""
+        return nullcontext()
 
     sums_rows = False  # a product has no room for rows of other queries
 
@@ -89,6 +90,13 @@ class BandedProducts:
 
     def volume(self, block: Block, query: np.ndarray, total: np.ndarray) -> None:
         """See `engine.Engine`."""
+        with_one_blas_thread(self._volume, block, query, total)
+
+    def gradient(self, block: Block, cotangent: np.ndarray, total: np.ndarray) -> None:
+        """See `engine.Engine`."""
+        with_one_blas_thread(self._gradient, block, cotangent, total)
+
+    def _volume(self, block: Block, query: np.ndarray, total: np.ndarray) -> None:
         if query.shape[1] <= FEW_CHANNELS:
             for out, queries, searched in _shifted(block, query, total):
                 out += np.einsum("tcx,tcx->tx", queries, searched)
@@ -101,8 +109,7 @@ class BandedProducts:
                 band = as_strided(scores, (len(searched), len(tile.band.ns), size), (along_m, column, row + column))
                 total[ms, tile.ns, t, tile.queries] += band
 
-    def gradient(self, block: Block, cotangent: np.ndarray, total: np.ndarray) -> None:
-        """See `engine.Engine`."""
+    def _gradient(self, block: Block, cotangent: np.ndarray, total: np.ndarray) -> None:
         if total.shape[1] <= FEW_CHANNELS:
             for values, out, searched in _shifted(block, total, cotangent):
                 out += values[:, None] * searched

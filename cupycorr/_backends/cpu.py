@@ -1,7 +1,8 @@
 """The CPU answer: for each problem the plan that takes least by the cost model, and the two maps by that plan.
 
-A plan says how windows are computed along each axis, whether height and width are exchanged, and how the work is cut. Plans follow
-from the problem and the dtypes alone, so that the bits of a result depend neither on the number of threads nor on who calls.
+A plan says how windows are computed along each axis, whether height and width are exchanged, and how the work is cut. Plans
+follow from the problem and the dtypes alone, so that the bits of a result depend neither on the number of threads nor on which
+thread calls.
 """
 
 from __future__ import annotations

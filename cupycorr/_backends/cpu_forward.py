@@ -1,7 +1,8 @@
 """The forward map on the CPU: a plan of how a problem is cut, and its execution block by block.
 
-A block's inputs are packed once for each pass; a pass is one tap of a window that is computed tap by tap, and a range of channels.
-Its outputs are cut into tasks that threads share. No array here is larger than a share of the workspace, whatever the problem.
+A block's inputs are packed once for each pass; a pass is one tap of a window that is computed tap by tap, and a range of
+channels. Its outputs are cut into tasks that threads share. No array here is larger than a share of the workspace, whatever the
+problem.
 """
 
 from __future__ import annotations
@@ -9,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
-from .._dtypes import element_type
 from .._problem import Pair, Problem
+from .._sharing import CachedProperty
 from . import workers
 from .blocks import BATCH, CHANNELS, COLUMNS, LANES, MS, NS, ROWS, Order, Region, cheapest, count, cut, halved, padded
 from .engine import THREAD_SECONDS, Engine, Products, Team, tasks_for
@@ -82,7 +82,8 @@ class ForwardPlan:
         self.task_lengths: dict[tuple[int, ...], tuple[int, ...]] = {}
         if self.computes:
             lengths = (*self.whole.lengths, problem.channels)
-            self.block_lengths = cheapest(lengths, self._packed_bytes, PACKED_BYTES, self._block_cost, (*_BLOCK_FLOORS, (CHANNELS, FEWEST_CHANNELS)))
+            floors = (*_BLOCK_FLOORS, (CHANNELS, FEWEST_CHANNELS))
+            self.block_lengths = cheapest(lengths, self._packed_bytes, PACKED_BYTES, self._block_cost, floors)
 
     @property
     def computes(self) -> bool:
@@ -94,7 +95,7 @@ class ForwardPlan:
         """Whether the plan stays within the workspace."""
         return not self.computes or self._packed_bytes(self.block_lengths) <= PACKED_BYTES
 
-    @cached_property
+    @CachedProperty
     def channel_ranges(self) -> list[Pair]:
         """The ranges of channels that are packed at once."""
         return cut(0, self.problem.channels, self.block_lengths[CHANNELS])
@@ -157,7 +158,7 @@ class ForwardPlan:
         _, rows, columns, ms, ns = lengths
         return ms * ns * self.volume_rows(rows) * padded(_span(self.windows[1], columns)) * self.dtype.itemsize
 
-    @cached_property
+    @CachedProperty
     def _tasks_of_block(self) -> int:
         """Tasks that a block is cut into at least."""
         return -(-self.team.tasks // count(self.whole.lengths, self.block_lengths[:CHANNELS]))
@@ -182,12 +183,12 @@ class ForwardPlan:
 
     # Estimates --------------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @CachedProperty
     def team(self) -> Team:
         """The team worth waking."""
         return Team(1 + int(self.seconds / THREAD_SECONDS), tasks_for(self.seconds))
 
-    @cached_property
+    @CachedProperty
     def seconds(self) -> float:
         """The estimated seconds of a call in one thread."""
         if not self.computes:
@@ -211,7 +212,7 @@ class ForwardPlan:
         elements = batch * channels * self._packed_area(self.block_lengths)
         return batch * (1 + runs[0] * runs[1]) * COPY + loops * LOOP + elements * ELEMENT
 
-    @cached_property
+    @CachedProperty
     def _share(self) -> float:
         """The part of all pairs of a query row and a displacement row that count."""
         whole = self.on_lattice(self.whole)

@@ -1,9 +1,9 @@
 """The gradient of one image on the CPU: a plan of how it is cut, and its execution block by block.
 
-A gradient is a sum over the lattices that read the image: one for each tap of a window that is computed tap by tap, and for input2
-one for each class of its positions. With a single tap each pixel belongs to one lattice at most, and every task writes pixels that
-no other task writes. Otherwise the lattices are computed one after the other and added up. Nothing is summed over channels, so
-that blocks hold as many channels as fit.
+A gradient is a sum over the lattices that read the image: one for each tap of a window that is computed tap by tap, and for
+input2 one for each class of its positions. With a single tap each pixel belongs to one lattice at most, and every task writes
+pixels that no other task writes. Otherwise the lattices are computed one after the other and added up. Nothing is summed over
+channels, so that blocks hold as many channels as fit.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .._problem import Pair, Problem
+from .._sharing import CachedProperty
 from . import workers
 from .blocks import BATCH, CHANNELS, COLUMNS, LANES, MS, NS, ROWS, Order, Region, cheapest, count, cut, halved, overlap, padded
 from .cpu_forward import BLOCK, CALL, COPY, ELEMENT, LOOP, PACKED_BYTES, TASK, TASK_BYTES, zero_but
@@ -128,7 +128,7 @@ class GradientPlan:
     # Cuts -------------------------------------------------------------------------------------------------------------
 
     def _cuts_patch(self) -> bool:
-        """Find the lengths of blocks; return whether displacements had to be cut, so that a pixel's sum comes from several blocks."""
+        """Find the lengths of blocks; return whether displacements had to be cut, which makes pixels sums of several blocks."""
         lengths = (*self._whole(*self.largest, self._all_pixels).lengths, self._pixel_channels)
         self.block_lengths = cheapest(lengths, self._packed_bytes, self._room, self._block_cost, _BLOCK_FLOORS)
         return self.block_lengths[MS : NS + 1] != lengths[MS : NS + 1]
@@ -184,7 +184,7 @@ class GradientPlan:
 
         return size
 
-    @cached_property
+    @CachedProperty
     def _tasks_of_block(self) -> int:
         """Tasks that a block is cut into at least."""
         lengths = (*self._whole(*self.largest, self._all_pixels).lengths, self.shape[1])
@@ -212,12 +212,15 @@ class GradientPlan:
 
     # Estimates --------------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @CachedProperty
     def team(self) -> Team:
-        """The team worth waking. Spreading windows is many short calls of NumPy: threads would only pass on the interpreter's lock."""
+        """The team worth waking.
+
+        Spreading windows is many short calls of NumPy: threads would spend their time handing each other the interpreter's lock.
+        """
         return Team(1, 1) if self.spreads else Team(1 + int(self.seconds / THREAD_SECONDS), tasks_for(self.seconds))
 
-    @cached_property
+    @CachedProperty
     def seconds(self) -> float:
         """The estimated seconds of a call in one thread."""
         batch, channels, height, width = self.shape
@@ -242,14 +245,14 @@ class GradientPlan:
         loops = packed_length(vertical, rows, ms) * runs[1]
         return batch * (runs[0] * runs[1] * COPY + channels * (loops * LOOP + self._packed_area(self.block_lengths) * ELEMENT))
 
-    @cached_property
+    @CachedProperty
     def _share(self) -> float:
         """The part of all pairs of a query row and a displacement row that count."""
         whole = self._whole(*self.largest, self._all_pixels)
         return counted_share(self.largest[0], whole.rows, whole.ms)
 
     def _part_seconds(self, lengths: Sequence[int]) -> float:
-        """Estimate the seconds of a task's part of the displacements: its cotangent, products, and its share of storing the sums."""
+        """Estimate the seconds of a task's part of the displacements: cotangent, products, and its share of storing the sums."""
         _, rows, columns, ms, ns = lengths
         vertical, horizontal = self.largest
         channels = self.block_lengths[CHANNELS]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from .._cuda.source import Kernel
 from .._dtypes import ELEMENT_TYPES
 from .._problem import CHANNELS_LAST, ROWS, Axis, Problem, lattice_inside
+from .._sharing import CachedProperty
 
 THREADS = 256  # of every block
 RUN_BYTES = 16  # one access moves that much where it can
@@ -46,7 +47,7 @@ class Layout:
     def __hash__(self) -> int:
         return self._hash
 
-    @cached_property
+    @CachedProperty
     def _hash(self) -> int:
         """Worked out once, as a problem's."""
         return hash((self.dtype, self.shape, self.strides))
@@ -66,7 +67,7 @@ class Layout:
         """dtype that sums of such elements are kept in."""
         return ELEMENT_TYPES[self.dtype].accumulator_dtype
 
-    @cached_property
+    @CachedProperty
     def order(self) -> str:
         """Of images (B, C, H, W): whether neighbours in memory are columns or channels, enough of them to be loaded together."""
         return CHANNELS_LAST if self.strides[1] == 1 and self.shape[1] * self.itemsize >= RUN_BYTES else ROWS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import product
 from math import gcd, prod
 
@@ -14,6 +14,7 @@ from .._cuda.device import Device
 from .._cuda.source import Kernel
 from .._dtypes import ELEMENT_TYPES
 from .._problem import CHANNELS_LAST, lattice_inside
+from .._sharing import CachedProperty
 from .costs import LAUNCH, machine, matrix_rate
 from .kernels import RUN_BYTES, Call, Layout, Line, Numbers, Pointer, ceil_div, kernel
 from .phases import CHANNELWISE, COLUMNWISE, COPIED, Arrays, SplitTiling, TiledAxis, least, out_of_reach, tiled_axis
@@ -243,7 +244,7 @@ class Tiling(SplitTiling):
         """Neighbours that one access can move, if the first of each image is aligned: all that lies before it is whole pieces."""
         return self._piece(self.early)
 
-    @cached_property
+    @CachedProperty
     def early(self) -> int:
         """Columns by which input2's tile begins early, so that one access moves most."""
         spare = self.tile.displacements - self.patch_columns
@@ -264,12 +265,12 @@ class Tiling(SplitTiling):
 
     # By count -----------------------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @CachedProperty
     def _loads_y(self) -> _Loads:
         tile = self.tile
         return _loads(self.vertical, tile.tile_rows, tile.tile_rows2, tile.met, self.met_tiles, self.passes)
 
-    @cached_property
+    @CachedProperty
     def _loads_x(self) -> _Loads:
         columns, patch_columns = self.columns
         width2 = self.tile.groups2 * _GROUP * self.tile.phases

@@ -1,9 +1,9 @@
 """Images packed for an engine: only the rows and columns that a block reads, channels within a row, columns adjoining.
 
-The searched image of a lattice falls into phases. With a stride s and a step e between displacements, displacements that differ by
-a multiple of s / gcd(s, e) search the same rows of a phase, and the other rows are never read by them. So a phase is packed as a
-dense run of every s-th row, and rows between phases are not packed at all. Where the queries are fewer than the distance between
-the displacements of a phase, each displacement has its own run. Columns likewise.
+The searched image of a lattice falls into phases. With a stride s and a step e between displacements, displacements that differ
+by a multiple of s / gcd(s, e) search the same rows of a phase, and the other rows are never read by them. So a phase is packed as
+a dense run of every s-th row, and rows between phases are not packed at all. Where the queries are fewer than the distance
+between the displacements of a phase, each displacement has its own run. Columns likewise.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy as np
 from .._problem import Pair, lattice_inside
 from .blocks import BATCH, Region, cut, padded
 from .lattice import ONE_PIXEL, Lattice, Window, all_meets
-
 
 Values = Callable[[np.ndarray], np.ndarray]  # a function of each value of an array
 

@@ -11,8 +11,6 @@ table's runs of k bounded, that is a two-level summation. No kernel is compiled 
 from __future__ import annotations
 
 import ctypes
-import os
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -20,19 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from .._sharing import fork_safe_lock
+
 HEADER = 4  # fields of a table entry before its rows: right offset, first right_q, first k, number of k
 
-_lock = threading.Lock()
-
-
-def _renew_lock() -> None:
-    """A forked child may have inherited a lock that a thread it does not have holds."""
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+# Held whenever LLVM works: it has a lock of its own, which a child that is forked meanwhile would wait for without end.
+_lock = fork_safe_lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +35,26 @@ class Registers:
 
 
 def missing() -> str | None:
-    """Why kernels cannot be compiled here, or None."""
-    try:
-        import llvmlite.binding  # noqa: F401
-    except ImportError:
-        return 'llvmlite is not installed: pip install "cupycorr[cpu]"'
+    """Return why kernels cannot be compiled and run here, or None."""
+    with _lock:
+        try:
+            import llvmlite.binding as llvm
+        except ImportError:
+            return 'llvmlite is not installed: pip install "cupycorr[cpu]"'
+        try:
+            llvm.check_jit_execution()
+        except OSError:
+            return "this system does not let memory become executable, so code that LLVM compiles cannot run"
     return None
 
 
 @lru_cache(maxsize=1)
 def registers() -> Registers:
     """The vector registers LLVM finds on this machine."""
-    features = _target()[1]
+    with _lock:
+        import llvmlite.binding as llvm
+
+        features = llvm.get_host_cpu_features()
     if features.get("avx512f"):
         return Registers(32, (64, 32))
     if features.get("avx") and features.get("fma"):
@@ -63,17 +62,16 @@ def registers() -> Registers:
     return Registers(32 if features.get("neon") else 16, (16,))
 
 
-@lru_cache(maxsize=1)
-def _target() -> tuple[Any, dict[str, bool]]:
-    """LLVM's target machine for this processor, and the processor's features."""
+def _target_machine() -> Any:
+    """LLVM's target machine for this processor; each engine deletes its own, so no two may share one."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    features = llvm.get_host_cpu_features()
-    target = llvm.Target.from_default_triple()
-    machine = target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features.flatten(), opt=2, jit=True)
-    return machine, dict(features)
+    features = llvm.get_host_cpu_features().flatten()
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=features, opt=2, jit=True
+    )
 
 
 def kernel(rows: int, width: int, dtype: np.dtype) -> Callable[..., None]:
@@ -92,7 +90,10 @@ def kernel(rows: int, width: int, dtype: np.dtype) -> Callable[..., None]:
 def _compiled(rows: int, width: int, itemsize: int) -> Callable[..., None]:
     import llvmlite.binding as llvm
 
-    machine, _ = _target()
+    reason = missing()  # may have changed since the call was planned, and code that may not run ends the process
+    if reason is not None:
+        raise NotImplementedError(f"no kernel can be compiled: {reason}")
+    machine = _target_machine()
     widths = registers().widths
     module = llvm.parse_assembly(str(_KernelBuilder(rows, width, itemsize, widths).module))
     module.verify()

@@ -217,7 +217,7 @@ def _steps(step: int, window: Window) -> Pair:
 
 
 def _tile_rows(rows: int, counting: tuple[Pair, ...], step: int, window: Window, most: int) -> Iterator[_Rows]:
-    """Every row of a block at every displacement row of a phase, in tiles of up to ``most`` rows; what does not count is left out.
+    """Yield every row of a block at every displacement row of a phase that counts, in tiles of up to ``most`` rows.
 
     ``counting`` has the phase's displacement rows, ``rows`` are the block's.
     """
@@ -271,9 +271,7 @@ def _volume_table(
         for tile in _tile_rows(rows, of_phase, axis.step, window, tiles.rows):
             right = (phase.base + tile.t + axis.step * tile.m) * searched[0]
             lefts = [t * query[0] for t, _ in tile.each()]
-            totals = [
-                (phase.first + axis.pitch * m) * total[0] + t // window.stride * total[2] for t, m in tile.each()
-            ]
+            totals = [(phase.first + axis.pitch * m) * total[0] + t // window.stride * total[2] for t, m in tile.each()]
             first, end = (tap * channels for tap in tile.taps)
             for k in range(first, end, TERMS):
                 q = 0

@@ -30,6 +30,17 @@ _lock = threading.Lock()
 _functions: dict[tuple[Kernel, int], Future[Any]] = {}
 
 
+def _forget_kernels() -> None:
+    """A forked child has no thread that would complete an entry or release the lock, and cannot use its parent's kernels."""
+    global _lock
+    _lock = threading.Lock()
+    _functions.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_kernels)
+
+
 def function(kernel: Kernel, device: int, shared: int = 0) -> Any:
     """The loaded kernel: compiled at the first call, and allowed that much dynamic shared memory.
 

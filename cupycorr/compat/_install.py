@@ -13,9 +13,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from threading import RLock
 from types import ModuleType
 from typing import Any, NamedTuple
+
+from .._sharing import fork_safe_lock
 
 
 class Package(NamedTuple):
@@ -246,7 +247,7 @@ class _Claim(NamedTuple):
     place: _Part | _Package
 
 
-_LOCK = RLock()
+_LOCK = fork_safe_lock()
 _CLAIMS: list[_Claim] = []  # oldest first
 _PLACED: dict[tuple[str, str], _Part | _Package] = {}
 
