@@ -19,6 +19,7 @@ import types
 from pathlib import Path
 
 import pytest
+from waiting import STUCK
 
 torch = pytest.importorskip("torch")
 
@@ -654,7 +655,7 @@ def process(words, folder, *, where=None, path=(ROOT,), check=True):
     temporary.mkdir(exist_ok=True)
     entries = os.pathsep.join(map(str, path))
     environment = {**os.environ, "PYTHONPATH": entries, "TMPDIR": str(temporary), "TEMP": str(temporary), "TMP": str(temporary)}
-    done = subprocess.run([*map(str, words)], capture_output=True, text=True, cwd=where or folder, env=environment, timeout=300)
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, cwd=where or folder, env=environment, timeout=STUCK)
     assert not check or done.returncode == 0, done.stderr
     assert not [left for left in temporary.iterdir() if left.name.startswith("cupycorr")]
     return done

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,12 +12,12 @@ import cases
 import numpy as np
 import pytest
 import threadpoolctl
+from waiting import STUCK
 
 from cupycorr import spatial_correlation_sample, spatial_correlation_sample_vjp
 from cupycorr._backends import blas, workers
 
 ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 20  # seconds after which waiting threads are taken to be stuck
 
 
 @pytest.fixture
@@ -41,7 +40,7 @@ def in_threads(*tasks):
     for thread in running:
         thread.start()
     for thread in running:
-        thread.join(PATIENCE)
+        thread.join(STUCK)
         assert not thread.is_alive(), "stuck"
     if errors:
         raise errors[0]
@@ -53,7 +52,7 @@ def python(program):
     environment = {**os.environ, "CUPYCORR_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
     # Python 3.12 warns of forks in processes with threads, which is what one of the programs is about.
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3 * PATIENCE, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=STUCK, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -94,7 +93,7 @@ def test_items_are_done_in_so_many_threads_at_once_the_callers_among_them(count)
     barrier, seen = threading.Barrier(count), []
 
     def task(_):
-        barrier.wait(PATIENCE)
+        barrier.wait(STUCK)
         seen.append(threading.get_ident())
 
     workers.run(task, range(count), count)
@@ -126,7 +125,7 @@ def test_an_error_of_a_helper_is_raised_to_the_caller():
     barrier, caller = threading.Barrier(2), threading.get_ident()
 
     def task(_):
-        barrier.wait(PATIENCE)
+        barrier.wait(STUCK)
         if threading.get_ident() != caller:
             raise ArithmeticError("in a helper")
 
@@ -135,19 +134,30 @@ def test_an_error_of_a_helper_is_raised_to_the_caller():
 
 
 def test_after_an_error_no_new_item_is_begun():
-    barrier, begun = threading.Barrier(2), []
+    barrier, noticed, begun = threading.Barrier(2), threading.Event(), []
+
+    def notice_the_return_of(caller):
+        """Note when the function that called the task returns: it has seen the task's error by then."""
+
+        def profile(frame, event, argument):
+            if event == "return" and frame is caller:
+                sys.setprofile(None)
+                noticed.set()
+
+        sys.setprofile(profile)
 
     def task(item):
         begun.append(item)
         if item < 2:
-            barrier.wait(PATIENCE)
+            barrier.wait(STUCK)
         if item == 0:
+            notice_the_return_of(sys._getframe(1))
             raise ArithmeticError
-        time.sleep(0.02)  # long enough for the other thread's error to be noticed
+        assert noticed.wait(STUCK)
 
     with pytest.raises(ArithmeticError):
         workers.run(task, range(60), 2)
-    assert len(begun) < 30
+    assert sorted(begun) == [0, 1]
 
 
 NESTED = """
@@ -227,8 +237,8 @@ CHILD = """
     with workers._lock:  # as another thread of the parent might, at the moment of the fork
         process = context.Process(target=child, args=(queue,))
         process.start()
-    print("same bits" if queue.get(timeout=30) else "other bits")
-    process.join(30)
+    process.join()
+    print("same bits" if not queue.empty() and queue.get() else "other bits")
     sys.exit(process.exitcode)
 """
 
@@ -364,5 +374,5 @@ def test_scratch_memory_kept_for_later_is_bounded(threads):
 
 def test_the_machines_rates_are_positive_and_measured_once():
     rates = workers.machine_rates()
-    assert min(rates.float32_rate, rates.float64_rate, rates.bandwidth) > 1e6
+    assert min(rates.float32_rate, rates.float64_rate, rates.bandwidth) > 0
     assert workers.machine_rates() is rates
