@@ -38,11 +38,12 @@ def _correlate(
     limits = {"pad_size": (pad_size, 0), "kernel_size": (kernel_size, 1), "stride1": (stride1, 1), "stride2": (stride2, 1)}
     pads, kernels, steps, steps2 = (pair(name, *limit) for name, limit in limits.items())
     longest = pair("max_displacement", max_displacement, 0)
+    patches = patch_size(longest, steps2)
     radii = tuple((kernel - 1) // 2 for kernel in kernels)
     windows = tuple(2 * radius + 1 for radius in radii)
     paddings = tuple(pad - far + radius for pad, far, radius in zip(pads, longest, radii, strict=True))
     out = mean_volume(
-        input1, input2, windows, patch_size(longest, steps2), steps, paddings, dilation_patch=steps2, window=kernels
+        input1, input2, windows, patches, steps, paddings, dilation_patch=steps2, window=kernels
     )
     borders = tuple(2 * (far + radius) for far, radius in zip(longest, radii, strict=True))
     return first_positions(out, input1, pads, borders, steps)
