@@ -42,9 +42,7 @@ def _correlate(
     radii = tuple((kernel - 1) // 2 for kernel in kernels)
     windows = tuple(2 * radius + 1 for radius in radii)
     paddings = tuple(pad - far + radius for pad, far, radius in zip(pads, longest, radii, strict=True))
-    out = mean_volume(
-        input1, input2, windows, patches, steps, paddings, dilation_patch=steps2, window=kernels
-    )
+    out = mean_volume(input1, input2, windows, patches, steps, paddings, dilation_patch=steps2, window=kernels)
     borders = tuple(2 * (far + radius) for far, radius in zip(longest, radii, strict=True))
     return first_positions(out, input1, pads, borders, steps)
 
