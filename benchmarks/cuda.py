@@ -32,6 +32,7 @@ from .cases import CASES, TF32, Case, Inputs
 from .report import Header, Yardstick, command_line, cpu_model, now, versions
 from .rivals import Contestant, Work
 from .running import HostTimes, Machine, Row, first_line
+from .timing import Clock
 
 INDEX = rivals.GPU
 LEAD = 2e-4  # seconds the device waits before each call, so that the host is done with its part when the clock starts
@@ -167,15 +168,15 @@ def captured(work: Work) -> Iterator[Callable[[], None]]:
         del results, _arrays._captured[kept:]
 
 
-def host_seconds(work: Callable[[], Any]) -> float:
+def host_seconds(work: Callable[[], Any], clock: Clock = time.perf_counter) -> float:
     """Seconds that a call keeps the host busy: the median of runs that begin with an idle device."""
     runs = []
     for _ in range(HOST_RUNS):
         finish()
-        begin = time.perf_counter()
+        begin = clock()
         for _ in range(HOST_CALLS):
             work()
-        runs.append((time.perf_counter() - begin) / HOST_CALLS)
+        runs.append((clock() - begin) / HOST_CALLS)
     finish()
     return statistics.median(runs)
 

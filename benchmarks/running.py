@@ -14,7 +14,7 @@ import numpy as np
 from . import memory, rivals
 from .cases import Case, Inputs, array_dtype
 from .rivals import Contestant, Work
-from .timing import TURN, Stopwatch, Timing, cpu_stopwatch, race
+from .timing import TURN, Clock, Stopwatch, Timing, cpu_stopwatch, race
 
 ENOUGH = 4  # a rival's first run that takes this many budgets is not repeated
 ENQUEUED = 5e-3  # seconds: what takes longer keeps nobody waiting for the host
@@ -63,6 +63,7 @@ class Machine:
     copies: Callable[[int], int] = lambda touched: 1  # of what a call touches (bytes), so that it finds none of it in a cache
     host: Callable[[Contestant, Work, str, Case, Inputs], HostTimes] | None = None
     turn: float = TURN  # seconds of work in one turn, at least
+    clock: Clock = time.perf_counter  # for the runs before the race
 
 
 CPU = Machine(
@@ -185,7 +186,6 @@ def _warmed(
 
     Only those without a reason not to run; a rival that fails gets one.
     """
-    finish = settings.machine.finish
     works: dict[str, Work] = {}
     warm: dict[str, tuple[float, ...]] = {}
     wrong: dict[str, str] = {}
@@ -193,7 +193,7 @@ def _warmed(
     for contestant in (c for c in contestants if reasons[c.name] is None):
         try:
             work = in_turn([contestant.prepare(which, case, each) for each in operands[: copies[contestant.name]]])
-            result, first = _clocked(work, finish)
+            result, first = _clocked(work, settings.machine)
         except (MemoryError, RuntimeError) as error:
             if contestant.ours:
                 raise
@@ -208,7 +208,7 @@ def _warmed(
         # The first run of ours may have compiled something. One run can be disturbed, so one alone only counts if it must.
         seconds = () if contestant.ours else (first,)
         if contestant.ours or first <= ENOUGH * settings.budget:
-            seconds += (_clocked(work, finish)[1],)
+            seconds += (_clocked(work, settings.machine)[1],)
         works[contestant.name], warm[contestant.name] = work, seconds
     return works, warm, wrong
 
@@ -231,11 +231,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _clocked(work: Callable[[], Any], finish: Callable[[], None]) -> tuple[Any, float]:
-    begin = time.perf_counter()
+def _clocked(work: Callable[[], Any], machine: Machine) -> tuple[Any, float]:
+    begin = machine.clock()
     result = work()
-    finish()
-    return result, time.perf_counter() - begin
+    machine.finish()
+    return result, machine.clock() - begin
 
 
 def peak_bytes(case: Case, contestant: Contestant, which: str, dtype: str) -> int:

@@ -12,6 +12,9 @@ import numpy as np
 
 from . import _dispatch
 from ._arrays import (
+    OPERAND,
+    RESULT,
+    Role,
     array_kind,
     array_module,
     current_device_of,
@@ -325,7 +328,7 @@ def _result_dtype(input1: Any, dtype: Any) -> np.dtype:
 
 def _check_out(out: Any, like: Any, asked: Problem, dtype: Any, result_dtype: np.dtype) -> Any:
     """Check the caller's array for the result; as an array of the inputs' kind."""
-    out = _beside_inputs("out", out, like)
+    out = _beside_inputs("out", out, like, RESULT)
     element_type("out", out.dtype)
     if dtype is not None and out.dtype != result_dtype:
         raise TypeError(f"out and dtype must agree, got out.dtype={out.dtype.name}, dtype={result_dtype.name}")
@@ -352,9 +355,9 @@ def check_cotangent(element: ElementType, result: ElementType, shape: tuple, ask
         raise ValueError(f"cotangent must have the output's shape {asked.out_shape}, got cotangent.shape={tuple(shape)}")
 
 
-def _beside_inputs(name: str, array: Any, like: Any) -> Any:
+def _beside_inputs(name: str, array: Any, like: Any, role: Role = OPERAND) -> Any:
     """An array that must be where the inputs are."""
-    array = known_array(name, array)
+    array = known_array(name, array, role)
     if array_kind(array) != array_kind(like):
         got = f"{name} on {array_kind(array)} and inputs on {array_kind(like)}"
         raise TypeError(f"{name} must be of the inputs' kind, got {got}")

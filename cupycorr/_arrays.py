@@ -10,7 +10,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,24 @@ _ARRAY_TYPES = {("numpy", "ndarray"): "numpy", ("cupy", "ndarray"): "cupy", ("to
 _DLPACK_GPU = (2, 13)  # DLPack's device types of CUDA memory, plain and managed
 
 
-def known_array(name: str, array: Any, what: str = "a NumPy or CuPy array") -> Any:
+class Role(NamedTuple):
+    """What an argument is for, which decides what to pass in the place of a masked array or a tensor.
+
+    ``masked`` is said with the argument's ``name``, and with what makes its array ``floating`` where it is not.
+    """
+
+    masked: str
+    for_tensors: str = ""
+
+
+_OPERATOR = "; for tensors there is cupycorr.torch.spatial_correlation_sample"
+OPERAND = Role("{name}.filled(0)", _OPERATOR)  # a product with 0 counts for nothing
+RESULT = Role("{name}.data, which has the same memory, or no {name}", _OPERATOR)  # what filled() returns would be a copy
+FRAME = Role("{floating}.filled(numpy.nan)")  # any number would be a pixel, with edges around it
+SCORES = Role("{floating}.filled(-numpy.inf)")  # any number would be a score that may be the highest
+
+
+def known_array(name: str, array: Any, role: Role = OPERAND, what: str = "a NumPy or CuPy array") -> Any:
     """The array itself if it is NumPy's or CuPy's; another library's on a GPU as a CuPy array of the same memory.
 
     ``name`` is the argument's and ``what`` what it must be, for the messages.
@@ -37,24 +54,33 @@ def known_array(name: str, array: Any, what: str = "a NumPy or CuPy array") -> A
     kind = array_kind(array)
     if kind == "torch":
         raise TypeError(
-            f"{name} must be a NumPy or CuPy array, got a torch tensor: pass {name}.detach().numpy() from a CPU, "
-            f"cupy.from_dlpack({name}.detach()) from a GPU; for tensors there is cupycorr.torch.spatial_correlation_sample"
+            f"{name} must be a NumPy or CuPy array, got a torch tensor: pass {_tensors_array(name, array)} from a CPU, "
+            f"cupy.from_dlpack({name}.detach()) from a GPU{role.for_tensors}"
         )
     if kind is None and _on_gpu(array):
         return import_cupy().from_dlpack(array)
     if kind is None:
         raise TypeError(f"{name} must be {what}, got {type(array).__module__}.{type(array).__qualname__}")
     if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{name} must not be a masked array, whose mask would be lost: pass {name}.filled(0)")
+        floating = name if array.dtype.kind == "f" or array.dtype.name == "bfloat16" else f"{name}.astype(float)"
+        remedy = role.masked.format(name=name, floating=floating)
+        raise TypeError(f"{name} must not be a masked array, whose mask would be lost: pass {remedy}")
     return array
 
 
+def _tensors_array(name: str, tensor: Any) -> str:
+    """An expression for the NumPy array with the memory of a CPU tensor; torch has none for bfloat16."""
+    if str(tensor.dtype) == "torch.bfloat16":
+        return f"{name}.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)"
+    return f"{name}.detach().numpy()"
+
+
 def known_array_or_tensor(name: str, array: Any) -> Any:
-    """A torch tensor itself, anything else as `known_array`."""
-    return array if is_tensor(array) else known_array(name, array, "a NumPy or CuPy array or a torch tensor")
+    """A volume of scores: a torch tensor itself, anything else as `known_array`."""
+    return array if is_tensor(array) else known_array(name, array, SCORES, "a NumPy or CuPy array or a torch tensor")
 
 
-def known_arrays(**arrays: Any) -> tuple[Any, ...]:
+def known_arrays(role: Role = OPERAND, /, **arrays: Any) -> tuple[Any, ...]:
     """`known_array` of each of the named arrays, which must be together.
 
     Raises
@@ -64,7 +90,7 @@ def known_arrays(**arrays: Any) -> tuple[Any, ...]:
     ValueError
         They are on different devices.
     """
-    known = {name: known_array(name, array) for name, array in arrays.items()}
+    known = {name: known_array(name, array, role) for name, array in arrays.items()}
     kinds = {name: array_kind(array) for name, array in known.items()}
     names = " and ".join(known)
     if len(set(kinds.values())) > 1:

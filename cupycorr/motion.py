@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ._api import spatial_correlation_sample
-from ._arrays import array_module, current_device_of, known_arrays
+from ._arrays import FRAME, array_module, current_device_of, known_arrays
 from ._problem import integer, lattice_inside
 
 _WORKSPACE = 128 * 2**20  # bytes that the scores of one slab and the tables of one band may take together
@@ -134,7 +134,7 @@ def match(
     >>> found.flow.shape
     (4, 5, 2)
     """
-    frame1, frame2 = known_arrays(frame1=frame1, frame2=frame2)
+    frame1, frame2 = known_arrays(FRAME, frame1=frame1, frame2=frame2)
     _check_frames(frame1, frame2)
     vertical, horizontal = _axes(frame1.shape, window, search, step)
     if not isinstance(subpixel, (bool, np.bool_)):

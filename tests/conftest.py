@@ -1,13 +1,19 @@
 """Suite-wide settings: hypothesis draws the same problems, variants are chosen by count, device tests need a device."""
 
 import os
+import signal
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 os.environ["CUPYCORR_AUTOTUNE"] = "0"  # what was measured on the user's devices decides nothing here
 
-settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
+if hasattr(signal, "SIGCHLD"):
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where whoever started the suite ignores it, exit codes of processes are lost
+
+# The time that an example or its drawing takes is that of the machine, which may be busy.
+untimed = dict(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("suite", derandomize=True, print_blob=True, **untimed)
 settings.load_profile("suite")
 
 

@@ -9,9 +9,9 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from waiting import STUCK
 
 ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 300  # seconds after which a program is taken to be stuck
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 
@@ -22,7 +22,7 @@ def python(program, **environment):
     variables = {name: value for name, value in variables.items() if value is not None}
     # Python 3.12 warns of forks in processes with threads, which is what some of the programs are about.
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)]
-    options = dict(env=variables, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    options = dict(env=variables, capture_output=True, text=True, timeout=STUCK, check=False)
     done = subprocess.run(command, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

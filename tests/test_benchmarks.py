@@ -17,6 +17,7 @@ import numpy as np
 import nvrtc
 import oracle
 import pytest
+from waiting import STUCK
 
 from benchmarks import __main__ as command
 from benchmarks import cases, check, cuda, device_code, memory, overhead, pixel_blocks, plot, report, rivals, running, timing
@@ -178,8 +179,21 @@ def test_every_variant_of_ours_is_a_contestant():
 # Running -------------------------------------------------------------------------------------------------------------
 
 
+class FakeClock:
+    """A clock on which the same time passes between any two looks at it, however busy the machine is."""
+
+    def __init__(self, seconds):
+        self.seconds, self.now = seconds, 0.0
+
+    def __call__(self):
+        self.now += self.seconds
+        return self.now
+
+
 def quick(dtype="float32"):
-    return running.Settings(dtype, budget=1e-3, measure_memory=False)
+    """On a clock of the test's own, and with a budget that no run exceeds."""
+    unhurried = replace(running.CPU, clock=FakeClock(2**-12), stopwatch=lambda work, calls: (work(), 2**-12)[1])
+    return running.Settings(dtype, budget=2**-10, measure_memory=False, machine=unhurried)
 
 
 def auto_and(*others):
@@ -315,7 +329,7 @@ def test_a_rival_far_over_the_budget_runs_once_a_slow_one_twice_ours_after_a_run
     def prepared(name):
         return lambda case, inputs: lambda: runs.append(name) or (np.zeros(1),)
 
-    def clocked(work, finish):
+    def clocked(work, machine):
         result = work()
         return result, clock[runs[-1]].pop(0)
 
@@ -336,7 +350,7 @@ def test_short_work_is_called_repeatedly_in_its_turn():
 
 def test_the_stopwatch_gives_seconds_a_call():
     done = []
-    assert timing.cpu_stopwatch(lambda: done.append(1), 3) > 0
+    assert timing.cpu_stopwatch(lambda: done.append(1), 3, FakeClock(0.75)) == 0.25
     assert len(done) == 3
 
 
@@ -416,7 +430,7 @@ def test_regret_is_the_chosen_variants_time_over_that_of_the_best_of_ours(median
     everybody.append(replace(CONTESTANTS["reference"], name="rival", ours=False))
     seconds = {**{f"ours-{k}": timing.Timing((median,)) for k, median in enumerate(medians)}, "rival": timing.Timing((0.01,))}
     monkeypatch.setattr(running, "race", lambda *_: seconds)
-    settings = replace(quick(), machine=replace(running.CPU, automatic=lambda *_: "ours-0"))
+    settings = replace(quick(), machine=replace(quick().machine, automatic=lambda *_: "ours-0"))
     rows = running.run(SMALL["plain"], "forward", everybody, settings)
     assert [row.regret for row in rows] == [regret, *(None for _ in rows[1:])]
 
@@ -465,7 +479,7 @@ def test_a_run_from_the_command_line_writes_what_was_measured_and_where(tmp_path
     options = ["--cases", "pwcnet-L6-sintel", "--budget", "0.2", "--no-memory", "--json", str(file)]
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *options], cwd=root, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-m", "benchmarks", *options], cwd=root, capture_output=True, text=True, check=False, timeout=STUCK
     )
     assert done.returncode == 0, done.stderr
     assert "(auto)" in done.stdout
@@ -674,8 +688,8 @@ def test_everybody_works_on_copies_of_the_operands(monkeypatch):
     ours = replace(CONTESTANTS["reference"], name="ours", forward=noting("ours"))
     rival = replace(CONTESTANTS["reference"], name="rival", ours=False, forward=noting("rival"))
     copied = dict(place=lambda inputs: cases.Inputs(inputs.input1.copy(), inputs.input2.copy(), None), copies=lambda touched: 3)
-    machine = replace(running.CPU, automatic=lambda *_: "ours", **copied, turn=1e-9)
-    rows = running.run(SMALL["plain"], "forward", [ours, rival], replace(quick(), budget=1.0, machine=machine))
+    machine = replace(quick().machine, automatic=lambda *_: "ours", **copied)
+    rows = running.run(SMALL["plain"], "forward", [ours, rival], replace(quick(), machine=machine))
     assert [row.copies for row in rows] == [3, 3]
     for used in seen.values():
         assert len(set(used[:3])) == 3
@@ -701,7 +715,7 @@ def test_copies_are_counted_by_what_is_touched_and_graphs_that_are_kept_count():
 
 
 def test_the_hosts_time_begins_with_an_idle_device(gpu):
-    assert cuda.host_seconds(gpu.work) < 1.0
+    assert cuda.host_seconds(gpu.work, FakeClock(0.5)) == 0.5 / cuda.HOST_CALLS
     assert gpu.asked == (["wait"] + ["work"] * cuda.HOST_CALLS) * cuda.HOST_RUNS + ["wait"]
 
 
@@ -1120,11 +1134,12 @@ def test_the_table_of_a_device_shows_the_share_of_the_bound_and_the_hosts_time_b
 
 @pytest.fixture
 def whole_run(gpu, monkeypatch):
-    """The command line on a device of the tests, on which every call takes a quarter of a second and one case is left."""
+    """The command line on a device of the tests, on which every call takes a quarter of a millisecond and one case is left."""
     small = replace(cases.CASES[0].small(), name="flownetc-headline")
     for module in (cases, cuda):
         monkeypatch.setattr(module, "CASES", (small,))
-    quiet = dict(stopwatch=lambda work, calls: (work(), 1 / 4096)[1], host=lambda *_: running.HostTimes({"array": 1e-5}))
+    quiet = dict(stopwatch=lambda work, calls: (work(), 2**-12)[1], host=lambda *_: running.HostTimes({"array": 1e-5}))
+    quiet["clock"] = FakeClock(2**-12)
     device = replace(
         command.CUDA,
         require=lambda: None,

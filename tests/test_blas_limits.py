@@ -8,12 +8,11 @@ import cases
 import pytest
 import threadpoolctl
 from processes import interrupted_everywhere, needs_fork, python
+from waiting import STUCK
 
 from cupycorr import spatial_correlation_sample, spatial_correlation_sample_vjp
 from cupycorr._backends import blas, blas_limits, workers
 from cupycorr._backends.blas_limits import Library, with_one_blas_thread
-
-PATIENCE = 60  # seconds after which waiting threads are taken to be stuck
 
 
 def blas_settings():
@@ -49,7 +48,7 @@ def in_thread(task):
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    thread.join(PATIENCE)
+    thread.join(STUCK)
     assert not thread.is_alive(), "stuck"
     if errors:
         raise errors[0]
@@ -64,7 +63,7 @@ def another_thread():
 
     def work():
         while True:
-            assert asked.acquire(timeout=PATIENCE)
+            assert asked.acquire(timeout=STUCK)
             task = told.pop()
             if task is ended:
                 return
@@ -74,7 +73,7 @@ def another_thread():
     def tell(task):
         told.append(task)
         asked.release()
-        assert answered.acquire(timeout=PATIENCE)
+        assert answered.acquire(timeout=STUCK)
         return done.pop()
 
     thread = threading.Thread(target=work, daemon=True)
@@ -84,7 +83,7 @@ def another_thread():
     finally:
         told.append(ended)
         asked.release()
-        thread.join(PATIENCE)
+        thread.join(STUCK)
 
 
 # NumPy's own BLAS ----------------------------------------------------------------------------------------------------
@@ -281,11 +280,11 @@ def test_the_last_of_overlapping_calls_restores_the_library(setting):
 
     def first():
         first_is_in.set()
-        assert first_may_end.wait(PATIENCE)
+        assert first_may_end.wait(STUCK)
 
     def second():
         second_is_in.set()
-        assert first_ended.wait(PATIENCE)
+        assert first_ended.wait(STUCK)
         return setting.read()
 
     def in_first_thread():
@@ -300,12 +299,12 @@ def test_the_last_of_overlapping_calls_restores_the_library(setting):
         threading.Thread(target=lambda: results.update(second=with_one_blas_thread(second), after=setting.read()), daemon=True),
     ]
     threads[0].start()
-    assert first_is_in.wait(PATIENCE)
+    assert first_is_in.wait(STUCK)
     threads[1].start()
-    assert second_is_in.wait(PATIENCE)
+    assert second_is_in.wait(STUCK)
     first_may_end.set()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(STUCK)
         assert not thread.is_alive(), "stuck"
     shared = type(setting) is Setting
     assert results == {"first": 1 if shared else 4, "second": 1, "after": 4}

@@ -8,7 +8,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from click.testing import CliRunner
 from fake_cupy import H100, CompileException, Fake
 from PIL import Image
 from scipy.ndimage import gaussian_filter, shift
+from waiting import INTERRUPTIBLE, STUCK, timer
 
 import cupycorr
 from cupycorr import _pictures, cli, motion
@@ -54,11 +54,16 @@ def run(*words):
     return CliRunner().invoke(program, [str(word) for word in words])
 
 
+def program(before=""):
+    """The command as a program, after some lines of Python."""
+    return f"import sys\n{before}\nfrom cupycorr.cli import main\nsys.exit(main(sys.argv[1:]))"
+
+
 def spawn(*words, before="", **options):
     """The command in a process of its own, after some lines of Python."""
-    line = f"import sys\n{before}\nfrom cupycorr.cli import main\nsys.exit(main(sys.argv[1:]))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-c", line, *words], env=environment, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", program(before), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=STUCK)
 
 
 def assert_done(result):
@@ -416,17 +421,28 @@ def test_an_interruption_exits_with_130_and_keeps_the_older_result(folder, monke
     assert sorted(os.listdir()) == ["a.png", "b.png", "out.npy"]
 
 
+@contextmanager
+def handled_by(handler):
+    """What this process does with SIGINT, and hands on to processes that it starts if it ignores it."""
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to one process")
-def test_control_c_ends_with_130_and_leaves_no_file(folder):
-    before = "import time, cupycorr.motion as m\nm.match = lambda *a, **k: (print('started', flush=True), time.sleep(60))"
-    line = f"import sys\n{before}\nfrom cupycorr.cli import main\nsys.exit(main(sys.argv[1:]))"
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background"])
+def test_control_c_ends_with_130_and_leaves_no_file_wherever_the_suite_runs(folder, handler):
+    slow = f"m.match = lambda *a, **k: (print('started', flush=True), time.sleep({STUCK}))"
+    line = program(f"{INTERRUPTIBLE}import time, cupycorr.motion as m\n{slow}")
     words = [sys.executable, "-c", line, "match", "a.png", "b.png", "-o", "out.npy"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    options = dict(env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with handled_by(handler), subprocess.Popen(words, **options) as process:
         assert process.stdout.readline() == "started\n"
-        time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=30)
+        _, error = process.communicate(timeout=STUCK)
     assert process.returncode == 130
     assert error.strip() == ""
     assert sorted(os.listdir()) == ["a.png", "b.png"]
@@ -434,33 +450,39 @@ def test_control_c_ends_with_130_and_leaves_no_file(folder):
 
 # The terminal ---------------------------------------------------------------------------------------------------------
 
-SLOW = "import time, cupycorr.motion as m\nfast = m.match\nm.match = lambda *a, **k: (time.sleep({}), fast(*a, **k))[1]"
+
+def a_second(*, over):
+    """Lines of Python after which the second before a bar shows is over at once, or never."""
+    return f"sys.path.insert(0, {str(ROOT / 'tests')!r})\nimport threading, waiting\nthreading.Timer = waiting.timer({over=})"
 
 
 def on_terminal(*words, before):
     """What a terminal receives from the command, and its exit code."""
-    import pty
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-c", program(f"sys.path.insert(0, {str(ROOT)!r})\n{before}"), *words]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        received = b"".join(iter(lambda: read_to_the_end(ours), b""))
+    os.close(ours)
+    return received.decode(), process.returncode
 
-    received = []
 
-    def read(descriptor):
-        received.append(os.read(descriptor, 65536))
-        return b"."
-
-    line = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{before}\nfrom cupycorr.cli import main\nsys.exit(main(sys.argv[1:]))"
-    status = pty.spawn([sys.executable, "-c", line, *words], read, lambda _: b"")
-    return b"".join(received).decode(), os.waitstatus_to_exitcode(status)
+def read_to_the_end(descriptor):
+    """Some of what a terminal has received; nothing after the last process with the terminal has ended."""
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:  # Linux's way to say so
+        return b""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo-terminal")
-@pytest.mark.parametrize(("seconds", "shown"), [(2.0, True), (0.0, False)], ids=["long", "short"])
-def test_a_bar_shows_on_a_terminal_only_after_a_second(folder, monkeypatch, seconds, shown):
+@pytest.mark.parametrize("over", [True, False], ids=["long", "short"])
+def test_a_bar_shows_on_a_terminal_only_after_a_second(folder, monkeypatch, over):
     monkeypatch.setenv("TERM", "xterm")
-    # What pty.spawn copies to this process's own stdout is one dot for each piece read.
-    received, code = on_terminal("match", "a.png", "b.png", "-o", "out.npy", before=SLOW.format(seconds))
+    received, code = on_terminal("match", "a.png", "b.png", "-o", "out.npy", before=a_second(over=over))
     assert code == 0, received
-    assert ("\x1b" in received) == shown
-    assert ("matching" in received) == shown
+    assert ("\x1b" in received) == over
+    assert ("matching" in received) == over
     assert "38 x 50 windows" in received
 
 
@@ -472,17 +494,18 @@ class Terminal(io.StringIO):
 def test_the_bar_is_wiped_away_even_when_the_work_fails(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with pytest.raises(ValueError, match="the work"), cli._progress("matching"):  # noqa: PT012 - it must have appeared first
-        time.sleep(1.3)
+    monkeypatch.setattr(threading, "Timer", second := timer(over=True))
+    with pytest.raises(ValueError, match="the work"), cli._progress("matching"):
         raise ValueError("the work")
     text = sys.stderr.getvalue()
+    assert second.seconds == 1.0
     assert "matching" in text
     assert text.rstrip().endswith("\x1b[2K"), "the last thing done is to erase the line"
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), "the cursor is shown again"
 
 
 def test_nothing_but_the_summary_is_printed_when_piped_however_long_it_takes(folder):
-    result = spawn("match", "a.png", "b.png", "-o", "out.npy", before=SLOW.format(1.5))
+    result = spawn("match", "a.png", "b.png", "-o", "out.npy", before=a_second(over=True))
     assert result.returncode == 0
     assert result.stderr == ""
     assert re.fullmatch(r"38 x 50 windows[^\x1b\r\n]*\n", result.stdout)
@@ -512,7 +535,7 @@ def test_a_missing_click_names_the_pip_command():
 def test_the_module_runs_as_a_program(folder):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-m", "cupycorr.cli", "match", "a.png", "gone.png", "-o", "out.npy"]
-    assert_refused(subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60), "gone.png")
+    assert_refused(subprocess.run(words, env=environment, capture_output=True, text=True, timeout=STUCK), "gone.png")
 
 
 def test_asking_for_help_or_nothing_shows_the_commands():
@@ -635,7 +658,7 @@ def test_info_compiles_every_kernel_that_a_device_can_run_for_every_device_ahead
 
 def test_info_compiles_on_as_many_threads_as_are_allowed(gpus, monkeypatch):
     monkeypatch.setattr(cuda, "builds", lambda there: iter([(str(n), source.Kernel("box_filter.cu", str(n))) for n in range(6)]))
-    together = threading.Barrier(3, timeout=10)
+    together = threading.Barrier(3, timeout=STUCK)
     gpus(H100).while_compiling = together.wait  # fails unless three are compiling at the same time
     with workers.team_of(3):
         assert_done(run("info", "--compile"))

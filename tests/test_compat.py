@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 import cupycorr  # noqa: E402
-from cupycorr.compat import correlation_cuda, flownet2, mmcv, mmtracker, pwcnet, spatial_correlation_sampler, tfa, unfold_sampler  # noqa: E402
+from cupycorr.compat import (  # noqa: E402
+    correlation_cuda,
+    flownet2,
+    mmcv,
+    mmtracker,
+    pwcnet,
+    spatial_correlation_sampler,
+    spatial_correlation_sampler_backend,
+    tfa,
+    unfold_sampler,
+)
 
 
 def steps(first, every, count):
@@ -65,27 +75,32 @@ def extension(x1, x2, kernel=1, patch=1, stride=1, padding=0, dilation=1, dilati
 
 
 def openmmlab(x1, x2, kernel=1, max_displacement=1, stride=1, padding=0, dilation=1, dilation_patch=1):
-    return extension(x1, x2, kernel, 2 * max_displacement + 1, stride, padding, dilation, dilation_patch)
+    patch = tuple(2 * longest + 1 for longest in pair(max_displacement))
+    return extension(x1, x2, kernel, patch, stride, padding, dilation, dilation_patch)
 
 
-def flownet(x1, x2, pad, kernel, max_displacement, stride1, stride2, first_tap):
-    """FlowNet's layer on padded images: a border of the largest displacement and the window's radius is left out."""
+def flownet_axis(size, pad, kernel, max_displacement, stride1, stride2, centred):
+    """Positions, displacements and taps of FlowNet's layer along one axis of the padded images: a border of the largest
+    displacement and the window's radius is left out."""
     radius = (kernel - 1) // 2
     border = max_displacement + radius
-    sizes = [math.ceil((size + 2 * pad - 2 * border) / stride1) for size in x1.shape[2:]]
-    ys, xs = (steps(max_displacement - pad, stride1, size) for size in sizes)
-    reach = max_displacement // stride2
-    taps = range(first_tap, first_tap + 2 * radius + 1)
-    displacements = grid([stride2 * m for m in range(-reach, reach + 1)])
-    return volume(x1, x2, ys, xs, displacements, taps, taps) / (x1.shape[1] * kernel * kernel)
+    positions = steps(max_displacement - pad, stride1, math.ceil((size + 2 * pad - 2 * border) / stride1))
+    reach, first_tap = max_displacement // stride2, -radius if centred else 0
+    return positions, [stride2 * m for m in range(-reach, reach + 1)], range(first_tap, first_tap + 2 * radius + 1)
+
+
+def flownet(x1, x2, pad, kernel, max_displacement, stride1, stride2, *, centred):
+    numbers = zip(*map(pair, (pad, kernel, max_displacement, stride1, stride2)), strict=True)
+    (ys, dys, us), (xs, dxs, vs) = (flownet_axis(size, *each, centred) for size, each in zip(x1.shape[2:], numbers, strict=True))
+    return volume(x1, x2, ys, xs, grid(dys, dxs), us, vs) / (x1.shape[1] * math.prod(pair(kernel)))
 
 
 def nvidia(x1, x2, pad, kernel, max_displacement, stride1, stride2, corr_multiply=1):
-    return flownet(x1, x2, pad, kernel, max_displacement, stride1, stride2, -((kernel - 1) // 2))
+    return flownet(x1, x2, pad, kernel, max_displacement, stride1, stride2, centred=True)
 
 
 def addons(x1, x2, kernel, max_displacement, stride1, stride2, pad):
-    return flownet(x1, x2, pad, kernel, max_displacement, stride1, stride2, 0)
+    return flownet(x1, x2, pad, kernel, max_displacement, stride1, stride2, centred=False)
 
 
 def pwc(x1, x2):
@@ -94,14 +109,15 @@ def pwc(x1, x2):
 
 
 def liteflownet(x1, x2, stride):
-    ys, xs = (steps(0, stride, math.ceil(size / stride)) for size in x1.shape[2:])
-    return volume(x1, x2, ys, xs, grid([stride * m for m in range(-3, 4)])) / x1.shape[1]
+    ys, xs = (steps(0, s, math.ceil(size / s)) for size, s in zip(x1.shape[2:], pair(stride), strict=True))
+    dys, dxs = ([s * m for m in range(-3, 4)] for s in pair(stride))
+    return volume(x1, x2, ys, xs, grid(dys, dxs)) / x1.shape[1]
 
 
 def tracker(x1, x2, max_displacement):
     height, width = x1.shape[2:]
-    reach = range(-max_displacement, max_displacement + 1)
-    return volume(x1, x2, steps(0, 1, height), steps(0, 1, width), grid(reach)) / x1.shape[1]
+    dys, dxs = (range(-longest, longest + 1) for longest in pair(max_displacement))
+    return volume(x1, x2, steps(0, 1, height), steps(0, 1, width), grid(dys, dxs)) / x1.shape[1]
 
 
 def unfold_patch(x1, x2, patch, stride, padding, dilation_patch):
@@ -141,6 +157,32 @@ class PythonHalf(torch.autograd.Function):
         return grad1, grad2, *(None for _ in ctx.numbers)
 
 
+class ExtensionsPythonHalf(torch.autograd.Function):
+    """What copies of the extension's Python half do around ``spatial_correlation_sampler_backend``, which returns tensors."""
+
+    @staticmethod
+    def forward(ctx, input1, input2, *numbers):
+        ctx.save_for_backward(input1, input2)
+        ctx.numbers = numbers
+        return spatial_correlation_sampler_backend.forward(input1, input2, *numbers)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        grad1, grad2 = spatial_correlation_sampler_backend.backward(*ctx.saved_tensors, cotangent, *ctx.numbers)
+        return grad1, grad2, *(None for _ in ctx.numbers)
+
+
+def extensions_half(a, b, kernel, patch, stride, padding, dilation, dilation_patch):
+    """The numbers in the order of the extension's Python half: its stride comes last."""
+    pairs = map(pair, (kernel, patch, padding, dilation, dilation_patch, stride))
+    return ExtensionsPythonHalf.apply(a, b, *(number for each in pairs for number in each))
+
+
+def extensions_half_without_dilation(a, b, kernel, patch, stride, padding, dilation_patch):
+    pairs = map(pair, (kernel, patch, padding, dilation_patch, stride))
+    return ExtensionsPythonHalf.apply(a, b, *(number for each in pairs for number in each))
+
+
 # Drawn parameters ---------------------------------------------------------------------------------------------------------------
 
 
@@ -151,13 +193,20 @@ def both_axes(draw, low, high):
     return draw(st.one_of(numbers, st.tuples(numbers, numbers)))
 
 
+@st.composite
+def both_axes_of(draw, *values):
+    """One of the values, or a (vertical, horizontal) pair of them."""
+    one = st.sampled_from(values)
+    return draw(st.one_of(one, st.tuples(one, one)))
+
+
 SAMPLER = (both_axes(1, 3), both_axes(1, 4), both_axes(1, 3), both_axes(0, 2), both_axes(1, 2), both_axes(1, 3))
 FLOWNET = {
-    "pad": st.integers(0, 5),
-    "kernel": st.sampled_from([1, 3, 5]),
-    "max_displacement": st.integers(0, 4),
-    "stride1": st.integers(1, 3),
-    "stride2": st.integers(1, 3),
+    "pad": both_axes(0, 5),
+    "kernel": both_axes_of(1, 3, 5),
+    "max_displacement": both_axes(0, 4),
+    "stride1": both_axes(1, 3),
+    "stride2": both_axes(1, 3),
 }
 
 # Name -> the adapter called with a neighbour's own arguments, its formula, and what those are drawn from.
@@ -173,12 +222,18 @@ ADAPTERS = {
         extension,
         st.tuples(*SAMPLER),
     ),
+    "spatial_correlation_sampler, compiled half": (extensions_half, extension, st.tuples(*SAMPLER)),
+    "spatial_correlation_sampler, compiled half without dilation": (
+        extensions_half_without_dilation,
+        lambda a, b, kernel, patch, stride, padding, e: extension(a, b, kernel, patch, stride, padding, dilation_patch=e),
+        st.tuples(*SAMPLER[:4], SAMPLER[5]),
+    ),
     "mmcv": (
         lambda a, b, *given: mmcv.Correlation(*given)(a, b),
         openmmlab,
-        st.tuples(SAMPLER[0], st.integers(0, 2), *SAMPLER[2:]),
+        st.tuples(SAMPLER[0], both_axes(0, 2), *SAMPLER[2:]),
     ),
-    "mmcv, function": (mmcv.CorrelationFunction.apply, openmmlab, st.tuples(SAMPLER[0], st.integers(0, 2), *SAMPLER[2:])),
+    "mmcv, function": (mmcv.CorrelationFunction.apply, openmmlab, st.tuples(SAMPLER[0], both_axes(0, 2), *SAMPLER[2:])),
     "flownet2": (
         lambda a, b, *given: flownet2.Correlation(*given)(a, b),
         nvidia,
@@ -187,17 +242,17 @@ ADAPTERS = {
     "flownet2, even window": (
         flownet2.CorrelationFunction.apply,
         nvidia,
-        st.tuples(FLOWNET["pad"], st.sampled_from([2, 4]), *list(FLOWNET.values())[2:]),
+        st.tuples(FLOWNET["pad"], both_axes_of(2, 3, 4), *list(FLOWNET.values())[2:]),
     ),
     "flownet2, function": (flownet2.CorrelationFunction.apply, nvidia, st.tuples(*FLOWNET.values())),
     "flownet2, compiled half": (PythonHalf.apply, nvidia, st.tuples(*FLOWNET.values(), st.just(1))),
     "pwcnet": (pwcnet.FunctionCorrelation, pwc, st.just(())),
     "pwcnet, module": (lambda a, b: pwcnet.ModuleCorrelation()(tenOne=a, tenTwo=b), pwc, st.just(())),
-    "liteflownet": (pwcnet.FunctionCorrelation, liteflownet, st.tuples(st.integers(1, 3))),
+    "liteflownet": (pwcnet.FunctionCorrelation, liteflownet, st.tuples(both_axes(1, 3))),
     "liteflownet, module": (
         lambda a, b, stride: pwcnet.ModuleCorrelation()(tenFirst=a, tenSecond=b, intStride=stride),
         liteflownet,
-        st.tuples(st.integers(1, 3)),
+        st.tuples(both_axes(1, 3)),
     ),
     "tfa, channels first": (
         lambda a, b, *given: tfa.CorrelationCost(*given, "channels_first")([a, b]),
@@ -212,7 +267,7 @@ ADAPTERS = {
     "mmtracker": (
         lambda a, b, *given: mmtracker.Correlation(*given)(a, b),
         tracker,
-        st.tuples(st.integers(0, 3)),
+        st.tuples(both_axes(0, 3)),
     ),
     "unfold, patch": (
         lambda a, b, p, s, pad, e: unfold_sampler.SpatialCorrelationSampler(1, p, s, pad, dilation_patch=e)(a, b),
@@ -358,6 +413,12 @@ def test_nvidias_windows_at_the_first_rows_count_zeros():
 
 # The layers people run, at the shapes of their pages ------------------------------------------------------------------------
 
+
+def tfa_first(*given):
+    layer = tfa.CorrelationCost(*given, "channels_first")
+    return lambda a, b: layer([a, b])
+
+
 DOCUMENTED = {
     "unfold, basic 3 x 3": (unfold_sampler.SpatialCorrelationSampler(1, 3, padding=1), (1, 256, 64, 64), (1, 9, 66, 66)),
     "unfold, MM-Tracker": (unfold_sampler.SpatialCorrelationSampler(1, 9, 1, 0), (1, 512, 19, 34), (1, 81, 19, 34)),
@@ -374,6 +435,20 @@ DOCUMENTED = {
     ),
     "PWC-Net, level 2": (pwcnet.FunctionCorrelation, (1, 32, 112, 256), (1, 81, 112, 256)),
     "LiteFlowNet, level 3": (lambda a, b: pwcnet.FunctionCorrelation(a, b, 2), (1, 64, 112, 256), (1, 49, 56, 128)),
+    "FlowNetC along rows": (flownet2.Correlation((0, 20), 1, (0, 20), 1, 2, 1), (1, 256, 48, 64), (1, 21, 48, 64)),
+    "FlowNetC along rows, mmcv": (mmcv.Correlation(1, (0, 10), 1, 0, 1, 2), (1, 256, 48, 64), (1, 1, 21, 48, 64)),
+    "FlowNetC along rows, TensorFlow": (
+        tfa_first((1, 1), (0, 20), 1, 2, (0, 20)),
+        (1, 256, 48, 64),
+        (1, 21, 48, 64),
+    ),
+    "MM-Tracker along columns": (mmtracker.Correlation((4, 0)), (1, 512, 19, 34), (1, 9, 19, 34)),
+    "LiteFlowNet, half the columns": (lambda a, b: pwcnet.FunctionCorrelation(a, b, (1, 2)), (1, 64, 28, 64), (1, 49, 28, 32)),
+    "the extension's compiled half along rows": (
+        lambda a, b: spatial_correlation_sampler_backend.forward(a, b, 1, 1, 1, 9, 0, 0, 1, 1, 1, 1, 1, 1),
+        (1, 64, 28, 64),
+        (1, 1, 9, 28, 64),
+    ),
     "the extension's default": (
         spatial_correlation_sampler.SpatialCorrelationSampler(3, 3, 2, 1, 2, 2),
         (2, 64, 100, 100),
@@ -441,6 +516,8 @@ def test_the_unfold_packages_helper_names_the_displacement_of_every_channel():
     assert listed == [(dy, dx) for dy in range(-4, 5) for dx in range(-4, 5)]
     dy, dx = unfold_sampler.channel_to_displacement(torch.tensor([[0, 80], [40, 5]]), 9, 4)
     assert (dy.tolist(), dx.tolist()) == ([[-4, 4], [0, -4]], [[-4, 4], [0, 1]])
+    listed = [unfold_sampler.channel_to_displacement(channel, (3, 5), (1, 2)) for channel in range(15)]
+    assert listed == [(dy, dx) for dy in range(-1, 2) for dx in range(-2, 3)]
 
 
 # What neighbours refuse or abort on, and what is refused here -----------------------------------------------------------------
@@ -556,7 +633,11 @@ REFUSED = {
         ValueError,
         "max_displacement must be at least 0",
     ),
-    "flownet2, float": (lambda: flownet2.Correlation(4.0, 1, 4)(X, X), TypeError, "pad_size must be an int, got pad_size=4.0"),
+    "flownet2, float": (
+        lambda: flownet2.Correlation(4.0, 1, 4)(X, X),
+        TypeError,
+        "pad_size must be an int or .* got pad_size=4.0",
+    ),
     "flownet2, no output": (lambda: flownet2.Correlation(0, 1, 5)(X, X), ValueError, "output would have height -1"),
     "flownet2, no output after its border": (
         lambda: flownet2.Correlation(0, 5, 3)(X, X),
@@ -564,7 +645,55 @@ REFUSED = {
         "output would have height -1",
     ),
     "mmcv, max_displacement": (lambda: mmcv.Correlation(1, -1)(X, X), ValueError, "max_displacement must be at least 0"),
-    "mmcv, a pair": (lambda: mmcv.Correlation(1, (1, 2))(X, X), TypeError, "max_displacement must be an int"),
+    "mmcv, half a pair": (lambda: mmcv.Correlation(1, (1,))(X, X), ValueError, r"a \(vertical, horizontal\) pair of ints, got"),
+    "mmcv, three": (lambda: mmcv.Correlation(1, (1, 2, 3))(X, X), ValueError, r"got max_displacement=\(1, 2, 3\)"),
+    "mmcv, a pair of floats": (lambda: mmcv.Correlation(1, (0, 2.0))(X, X), TypeError, r"got max_displacement=\(0, 2.0\)"),
+    "mmcv, a pair below 0": (
+        lambda: mmcv.Correlation(1, (0, -2))(X, X),
+        ValueError,
+        r"max_displacement must be at least 0, got max_displacement=\(0, -2\)",
+    ),
+    "flownet2, a stride of 0": (
+        lambda: flownet2.Correlation(0, 1, 0, (1, 0))(X, X),
+        ValueError,
+        r"stride1 must be at least 1, got stride1=\(1, 0\)",
+    ),
+    "flownet2, no output along one axis": (
+        lambda: flownet2.Correlation(0, (1, 9), (0, 1))(X, X),
+        ValueError,
+        "output would have height 9 and width -1",
+    ),
+    "tfa, a window even along one axis": (
+        lambda: tfa.CorrelationCost((1, 2), 1, 1, 1, 1, "channels_first")([X, X]),
+        ValueError,
+        r"kernel_size must be odd, got kernel_size=\(1, 2\)",
+    ),
+    "mmtracker, text": (lambda: mmtracker.Correlation("ab")(X, X), TypeError, "max_displacement must be an int or"),
+    "unfold, three sizes": (
+        lambda: unfold_sampler.channel_to_displacement(3, (1, 2, 3), 4),
+        ValueError,
+        r"got patch_size=\(1, 2, 3\)",
+    ),
+    "unfold, three displacements": (
+        lambda: unfold_sampler.channel_to_displacement(3, 9, (4, 4, 4)),
+        ValueError,
+        r"got max_displacement=\(4, 4, 4\)",
+    ),
+    "backend, eleven numbers": (
+        lambda: spatial_correlation_sampler_backend.forward(X, X, *(1,) * 11),
+        TypeError,
+        "followed by 12 numbers, or by 10 without the dilation, got 11 numbers",
+    ),
+    "backend, no numbers for a gradient": (
+        lambda: spatial_correlation_sampler_backend.backward(X, X, X),
+        TypeError,
+        "got 0 numbers",
+    ),
+    "backend, a patch of 0": (
+        lambda: spatial_correlation_sampler_backend.forward(X, X, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1, 1, 1),
+        ValueError,
+        r"patch_size must be at least 1, got patch_size=\(1, 0\)",
+    ),
     "mmtracker": (lambda: mmtracker.Correlation(-2)(X, X), ValueError, "max_displacement must be at least 0"),
     "liteflownet, stride 0": (lambda: pwcnet.FunctionCorrelation(X, X, 0), ValueError, "intStride must be at least 1"),
     "liteflownet, a device": (
@@ -572,7 +701,7 @@ REFUSED = {
         TypeError,
         "intStride must be an int",
     ),
-    "liteflownet, a pair": (lambda: pwcnet.FunctionCorrelation(X, X, (1, 2)), TypeError, "intStride must be an int"),
+    "liteflownet, a pair with 0": (lambda: pwcnet.FunctionCorrelation(X, X, (1, 0)), ValueError, r"got intStride=\(1, 0\)"),
     "liteflownet, beyond 64 bits": (lambda: pwcnet.FunctionCorrelation(X, X, 2**63), ValueError, "must fit into 64 bits"),
     "pwcnet, a tensor by two names": (
         lambda: pwcnet.FunctionCorrelation(tenOne=X, tensorFirst=X, tenTwo=X),
@@ -639,6 +768,44 @@ def test_adapters_can_be_traced():
         assert_same(traced(first, second), call(first, second), (first, second), (first, second), rtol=1e-6)
 
 
+ONE_NUMBERS = (3, 3, 5, 3, 1, 1, 1, 2, 1, 2, 1, 1)
+
+
+@pytest.mark.parametrize(("pair_", "error"), REFUSED_IMAGES.values(), ids=REFUSED_IMAGES)
+@pytest.mark.parametrize(
+    "half",
+    [
+        lambda a, b: spatial_correlation_sampler_backend.forward(a, b, *ONE_NUMBERS),
+        lambda a, b: spatial_correlation_sampler_backend.backward(a, b, X, *ONE_NUMBERS),
+    ],
+    ids=["forward", "backward"],
+)
+def test_wrong_images_are_refused_by_the_compiled_half_with_an_exception_of_python(half, pair_, error):
+    with pytest.raises(error, match=r"input1|input2"):
+        half(*pair_)
+
+
+def test_the_extensions_compiled_half_is_what_it_is_under_autocast():
+    large = torch.full((1, 4, 3, 3), 7e4)
+    numbers = (1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, 1)
+    with torch.autocast("cpu", torch.float16):
+        out = spatial_correlation_sampler_backend.forward(large, large, *numbers)
+        gradients = spatial_correlation_sampler_backend.backward(large, large, torch.ones_like(out), *numbers)
+    torch.testing.assert_close(out, torch.full((1, 1, 1, 3, 3), 4 * 4.9e9))
+    for gradient in gradients:
+        torch.testing.assert_close(gradient, large)
+
+
+def test_the_extensions_compiled_half_returns_tensors_without_a_graph():
+    leaves = images((2, 3, 12, 13), dtype=torch.float16)
+    out = spatial_correlation_sampler_backend.forward(*leaves, *ONE_NUMBERS)
+    assert not out.requires_grad
+    assert out.dtype == torch.float16
+    gradients = spatial_correlation_sampler_backend.backward(*leaves, torch.ones_like(out), *ONE_NUMBERS)
+    assert type(gradients) is list
+    assert [(each.shape, each.dtype, each.requires_grad) for each in gradients] == [(leaves[0].shape, torch.float16, False)] * 2
+
+
 def test_correlation_cuda_is_what_it_is_under_autocast():
     large = torch.full((1, 4, 3, 3), 7e4)
     output = large.new_empty(0)
@@ -691,6 +858,26 @@ def test_the_real_extension_gives_the_same(dtype):
         got = spatial_correlation_sampler.spatial_correlation_sample(*leaves, *arguments)
         want = package.spatial_correlation_sample(*others, *arguments)
         assert_same(got, want, leaves, others, rtol=1e-4 if dtype is torch.float32 else 1e-12)
+
+    check()
+
+
+def test_the_real_extensions_compiled_half_gives_the_same():
+    package = real("spatial_correlation_sampler_backend")
+
+    @settings(max_examples=60)
+    @given(st.tuples(*SAMPLER), st.tuples(st.integers(6, 11), st.integers(6, 11)), st.integers(0, 9))
+    def check(arguments, size, seed):
+        first, second = (x.detach() for x in images((2, 3, *size), seed))
+        kernel, patch, stride, *others = map(pair, arguments)
+        numbers = [number for each in (kernel, patch, *others, stride) for number in each]
+        got, want = (half.forward(first, second, *numbers) for half in (spatial_correlation_sampler_backend, package))
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+        cotangent = torch.randn(want.shape, generator=torch.Generator().manual_seed(7), dtype=want.dtype)
+        mine, theirs = (
+            half.backward(first, second, cotangent, *numbers) for half in (spatial_correlation_sampler_backend, package)
+        )
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
     check()
 

@@ -19,6 +19,7 @@ import types
 from pathlib import Path
 
 import pytest
+from waiting import STUCK
 
 torch = pytest.importorskip("torch")
 
@@ -28,6 +29,7 @@ from cupycorr.compat import install, installed, uninstall  # noqa: E402
 ROOT = Path(__file__).resolve().parents[1]
 ROOTS = (
     "spatial_correlation_sampler",
+    "spatial_correlation_sampler_backend",
     "mmcv",
     "correlation_package",
     "correlation_cuda",
@@ -54,6 +56,8 @@ SEEN = {
             "SpatialCorrelationSamplerFunction",
             "spatial_correlation_sampler",
         ),
+        ("spatial_correlation_sampler_backend", "forward", "spatial_correlation_sampler_backend"),
+        ("spatial_correlation_sampler_backend", "backward", "spatial_correlation_sampler_backend"),
     ],
     "unfold_sampler": [
         ("spatial_correlation_sampler", "SpatialCorrelationSampler", "unfold_sampler"),
@@ -189,6 +193,16 @@ def test_a_copy_of_it_under_its_own_name_stays_and_finds_its_compiled_half(disk)
     assert Path(found.__file__).is_relative_to(folder)
 
 
+def test_a_copy_of_the_extensions_python_half_finds_its_compiled_half(disk):
+    disk(networks__sampler="import spatial_correlation_sampler_backend as correlation\n\nsample = correlation.forward")
+    for name in ("spatial_correlation_sampler", "mmtracker"):
+        with installed(name):
+            backend = adapter("spatial_correlation_sampler_backend")
+            assert importlib.import_module("networks.sampler").sample is backend.forward
+        for module in ("networks.sampler", "networks"):
+            del sys.modules[module]
+
+
 def test_classes_pickle_under_a_name_that_stays():
     install("flownet2", "mmcv")
     for kind in (answers("correlation_package", "Correlation"), answers("mmcv.ops", "Correlation")):
@@ -224,6 +238,11 @@ REAL = {
         "spatial_correlation_sampler/__init__.py",
     ),
     "module": ("pwcnet", dict(correlation=""), "correlation.py"),
+    "compiled part of the extension": (
+        "spatial_correlation_sampler",
+        dict(spatial_correlation_sampler_backend=""),
+        "spatial_correlation_sampler_backend.py",
+    ),
     "compiled part": ("flownet2", dict(correlation_cuda=""), "correlation_cuda.py"),
 }
 
@@ -654,7 +673,7 @@ def process(words, folder, *, where=None, path=(ROOT,), check=True):
     temporary.mkdir(exist_ok=True)
     entries = os.pathsep.join(map(str, path))
     environment = {**os.environ, "PYTHONPATH": entries, "TMPDIR": str(temporary), "TEMP": str(temporary), "TMP": str(temporary)}
-    done = subprocess.run([*map(str, words)], capture_output=True, text=True, cwd=where or folder, env=environment, timeout=300)
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, cwd=where or folder, env=environment, timeout=STUCK)
     assert not check or done.returncode == 0, done.stderr
     assert not [left for left in temporary.iterdir() if left.name.startswith("cupycorr")]
     return done

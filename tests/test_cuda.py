@@ -9,6 +9,7 @@ import numpy as np
 import nvrtc
 import pytest
 from fake_cupy import H100, CompileException, Fake
+from waiting import STUCK
 
 from cupycorr._cuda import compiler, device, launcher, source
 from cupycorr._cuda.source import Kernel
@@ -70,7 +71,7 @@ def at_once(count, function):
     ready = threading.Barrier(count)
 
     def call(_):
-        ready.wait(10)
+        ready.wait(STUCK)
         return function()
 
     with ThreadPoolExecutor(count) as pool:
@@ -179,7 +180,7 @@ def test_compiling_for_another_device_leaves_the_current_one(cupy):
 
 
 def test_threads_that_ask_at_once_compile_once(cupy, monkeypatch):
-    asked = threading.Barrier(8, timeout=10)
+    asked = threading.Barrier(8, timeout=STUCK)
 
     class Table(dict):
         def get(self, key):
@@ -193,7 +194,7 @@ def test_threads_that_ask_at_once_compile_once(cupy, monkeypatch):
 
 
 def test_different_kernels_compile_side_by_side(cupy):
-    together = threading.Barrier(2, timeout=10)
+    together = threading.Barrier(2, timeout=STUCK)
     cupy.while_compiling = together.wait  # fails unless both are compiling at the same time
     with ThreadPoolExecutor(2) as pool:
         assert len(list(pool.map(lambda kernel: compiler.function(kernel, 0), (KERNEL, OTHER)))) == 2

@@ -36,9 +36,9 @@ def kernel(file, entry=None, **macros):
     return Kernel(file, entry or Path(file).stem, tuple((name, str(value)) for name, value in macros.items()))
 
 
-def run(asked, reads, writes, scalars=(), *, grid=1, block=64, shared=0, order="forward", seconds=60.0, **lending):
+def run(asked, reads, writes, scalars=(), *, grid=1, block=64, shared=0, order="forward", limits=None, **lending):
     """Launch a kernel on all arrays, those to read first, and return the emulator as it then is."""
-    machine = Emulator(order, text, seconds)
+    machine = Emulator(order, text, **(limits or {}))
     arrays = {**reads, **writes}
     with machine.lending(reads, writes, **lending):
         launch = machine.bind(asked, 0, grid, block, shared)
@@ -120,8 +120,13 @@ PLANTED = {
             "calls __shfl_xor_sync .* with the mask 000fffff, which does not name it",
         ),
     ),
-    "never_ends": Planted(by_64(lambda part: np.repeat(part.sum(1), 64)), ("is still running after",) * 4),
+    "never_ends": Planted(
+        by_64(lambda part: np.repeat(part.sum(1), 64)),
+        (*("is still running after 100000 steps",) * 3, "is still running after 0.1 s of CPU time without a step"),
+    ),
 }
+# Of launches that would not end. The thread of the last one takes no steps, so that its time alone can end it.
+LIMITS = {**{("never_ends", fault): dict(steps=100_000) for fault in (1, 2, 3)}, ("never_ends", 4): dict(seconds_of_a_step=0.1)}
 
 
 def run_planted(name, fault, order, **options):
@@ -159,10 +164,18 @@ def test_a_kernel_without_fault_runs_and_is_right(name, order):
 @pytest.mark.parametrize(("name", "fault"), [(name, i + 1) for name in PLANTED for i in range(len(PLANTED[name].errors))])
 def test_a_planted_fault_is_caught_with_its_kernel_and_line(name, fault, order):
     with pytest.raises(EmulationError, match=PLANTED[name].errors[fault - 1]) as caught:
-        run_planted(name, fault, order, seconds=0.1 if name == "never_ends" else 60.0)
+        run_planted(name, fault, order, limits=LIMITS.get((name, fault)))
     message = str(caught.value)
     assert f"kernel '{name}'" in message
     assert any(re.search(rf"{re.escape(line)}\b", message) for line in lines_marked(name)) or name == "never_ends", message
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_launch_is_given_up_by_the_number_of_its_steps_and_not_by_the_time_they_take(order):
+    steps = SIZE * (1 + 64 + 1)  # each thread starts, loads 64 elements and stores one
+    run_planted("never_ends", 0, order, limits=dict(steps=steps))
+    with pytest.raises(EmulationError, match=f"is still running after {steps - 1} steps"):
+        run_planted("never_ends", 0, order, limits=dict(steps=steps - 1))
 
 
 def test_a_race_is_one_whoever_comes_first():

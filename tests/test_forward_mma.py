@@ -12,7 +12,7 @@ import pytest
 import tilings
 from emulator import ORDERS, Emulator, require_compiler, run_sanitized
 from gradients import lay_far
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tilings import H200, aligned, channels_last
 
@@ -87,7 +87,7 @@ def test_every_tile_equals_the_oracle_with_a_bit_more_than_a_tile_along_every_ax
     given.check(tiling)
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 @given(case=cases.problems(most=13, dtypes=DTYPES), lay=st.sampled_from(list(LAYS.values())), data=st.data())
 def test_any_tile_that_fits_a_drawn_problem_equals_the_oracle(case, lay, data):
     one_pixel = replace(case, parameters=case.parameters | dict(kernel_size=1))

@@ -15,7 +15,7 @@ import tilings
 from cases import DTYPES
 from emulated import correlate, launched_by
 from emulator import ORDERS, Emulator, require_compiler, run_sanitized
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tilings import H200, aligned, channels_last
 
@@ -72,7 +72,7 @@ def test_every_tile_equals_the_oracle_with_a_bit_more_than_a_tile_along_every_ax
     oracle.assert_close(given.out, given.want)
 
 
-@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120)
 @given(case=cases.problems(most=11), lay=st.sampled_from([aligned, channels_last]), data=st.data())
 def test_any_tile_that_fits_a_drawn_problem_equals_the_oracle(case, lay, data):
     given = Asked(case, lay)

@@ -3,11 +3,9 @@
 Skipped without a device. What can be shown without one is shown by `test_kernels_emulated` and `test_gpu_path`.
 """
 
-import json
 import os
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +19,7 @@ import pytest
 from cases import DTYPES, GPU_VARIANTS, NAMED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import STUCK
 
 import cupycorr
 from cupycorr import _dispatch
@@ -257,7 +256,9 @@ def test_out_may_be_an_input():
 
 # Streams -----------------------------------------------------------------------------------------------------------------------
 
-HELD_AT_MOST = 5.0  # seconds; every call here takes less than a thousandth of that
+HELD_AT_MOST = (
+    60.0  # seconds: what waits for the device ends, and a host that is busy for a while is not taken for one that waits
+)
 HOLD = """
 __device__ unsigned long long nanoseconds() {
     unsigned long long now;
@@ -498,7 +499,7 @@ def test_gradients_past_32_bit_indices_equal_the_definition(problem, no_leftover
 
 def test_many_threads_with_different_problems_call_at_once():
     names = [name for name, case in NAMED.items() if min(case.shape1) > 0]
-    together = Barrier(len(names), timeout=60)
+    together = Barrier(len(names), timeout=STUCK)
     cuda.forward_plan.cache_clear()
     cuda.vjp_plan.cache_clear()
 
@@ -517,7 +518,6 @@ def test_many_threads_with_different_problems_call_at_once():
 
 
 FRESH = """
-import json, time
 import cupy, numpy
 from cupy.cuda import compiler
 import cupycorr
@@ -526,11 +526,10 @@ compiled = []
 real = compiler._NVRTCProgram.compile
 compiler._NVRTCProgram.compile = lambda self, *rest: compiled.append(self.src) or real(self, *rest)
 x = cupy.asarray(numpy.ones((1, 8, 9, 10), numpy.float32))
-begin = time.perf_counter()
 out = cupycorr.spatial_correlation_sample(x, x, kernel_size=3, patch_size=5, variant="box")
 gradients = cupycorr.spatial_correlation_sample_vjp(out, x, x, kernel_size=3, patch_size=5, variant="direct")
 cupy.cuda.Device().synchronize()
-print(json.dumps({"compiled": sum("kernels_cu" in text for text in compiled), "seconds": time.perf_counter() - begin}))
+print(sum("kernels_cu" in text for text in compiled))
 """
 
 
@@ -542,18 +541,17 @@ def test_a_fresh_process_finds_what_another_one_compiled(tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=STUCK,
         )
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout), {path.name for path in tmp_path.iterdir()}
+        return int(done.stdout), {path.name for path in tmp_path.iterdir()}
 
     first, files = run()
-    assert first["compiled"] >= 5
+    assert first >= 5
     assert files
     second, still = run()
-    assert second["compiled"] == 0
+    assert second == 0
     assert still == files
-    assert second["seconds"] < first["seconds"]
 
 
 # Memory ------------------------------------------------------------------------------------------------------------------------
@@ -806,9 +804,7 @@ def test_bfloat16_arrays_of_cupy_are_known():
 
 
 def test_every_build_compiles_and_loads():
-    begin = time.perf_counter()
     device = cupy.cuda.runtime.getDevice()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         loaded = list(pool.map(lambda build: compiler.function(build[1], device), cuda.builds(facts(device))))
     assert all(kernel.num_regs <= 255 and kernel.local_size_bytes == 0 for kernel in loaded)
-    assert time.perf_counter() - begin < 300

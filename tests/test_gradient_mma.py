@@ -26,7 +26,7 @@ from gradients import (
     lines_of,
     operands_of,
 )
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tilings import H200, channels_last
 
@@ -111,7 +111,7 @@ def test_every_tile_equals_the_oracle_across_its_seams(monkeypatch, dtype, tile)
         assert_gradients(got, g, x1, x2, ACCUMULATOR[dtype], **parameters)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30)
 @given(
     case=cases.problems(most=9, dtypes=tuple(DTYPES)).map(dividing),
     lay=st.sampled_from(list(LAYOUTS.values())),
@@ -123,7 +123,7 @@ def test_drawn_problems_equal_the_oracle(case, lay, device):
     check(case, lay, device=device)
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12)
 @given(case=cases.wide_problems().map(dividing), dtype=st.sampled_from(list(DTYPES)), device=st.sampled_from([BUSY, IDLE]))
 def test_wide_problems_equal_the_oracle_across_every_seam(case, dtype, device):
     check(replace(case, dtype=dtype), device=device)

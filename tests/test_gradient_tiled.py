@@ -25,7 +25,7 @@ from gradients import (
     lines_of,
     operands_of,
 )
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cupycorr._backends import kernels, tiled_gradient
@@ -84,7 +84,7 @@ def test_every_tile_equals_the_oracle_across_its_seams(monkeypatch, tile):
         assert_gradients(got, g, x1, x2, **parameters)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(
     case=cases.problems(most=9).map(dividing), lay=st.sampled_from(list(LAYOUTS.values())), device=st.sampled_from([BUSY, IDLE])
 )
@@ -94,7 +94,7 @@ def test_drawn_problems_equal_the_oracle(case, lay, device):
     check(case, lay, device=device)
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15)
 @given(case=cases.wide_problems().map(dividing), device=st.sampled_from([BUSY, IDLE]))
 def test_wide_problems_equal_the_oracle_across_every_seam(case, device):
     check(case, device=device)

@@ -60,13 +60,13 @@ def test_every_dtype_and_memory_order_equals_the_oracle(monkeypatch, route, dtyp
         check(monkeypatch, cases.same((2, channels, 6, 9), dtype, **parameters), route, IDLE, lay)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(case=cases.problems(most=9), lay=st.sampled_from(list(LAYOUTS.values())), device=st.sampled_from([BUSY, IDLE]))
 def test_drawn_problems_equal_the_oracle(monkeypatch, route, case, lay, device):
     check(monkeypatch, case, route, device, lay)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(case=cases.wide_problems(), device=st.sampled_from([BUSY, IDLE]))
 def test_wide_problems_equal_the_oracle_across_every_seam(monkeypatch, route, case, device):
     check(monkeypatch, case, route, device)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "cupycorr"
-ADAPTERS = ("correlation_cuda", "flownet2", "mmcv", "mmtracker", "pwcnet", "spatial_correlation_sampler", "tfa", "unfold_sampler")
+ADAPTERS = ("flownet2", "mmcv", "mmtracker", "pwcnet", "spatial_correlation_sampler", "tfa", "unfold_sampler")
+COMPILED_HALVES = ("correlation_cuda", "spatial_correlation_sampler_backend")
 
 # Floor by floor, lowest first: a module may import modules of lower floors only, so no two of one floor know each other.
 FLOORS = (
@@ -32,8 +33,8 @@ FLOORS = (
     ("cupycorr.torch._ops",),
     ("cupycorr.torch",),
     ("cupycorr.compat._conventions",),
-    tuple(f"cupycorr.compat.{name}" for name in ADAPTERS if name != "correlation_cuda"),
-    ("cupycorr.compat.correlation_cuda",),
+    tuple(f"cupycorr.compat.{name}" for name in ADAPTERS),
+    tuple(f"cupycorr.compat.{name}" for name in COMPILED_HALVES),
     ("cupycorr._pictures",),
     ("cupycorr.channels",),
     ("cupycorr",),
@@ -53,7 +54,7 @@ GUESTS = {
     "cupycorr._dtypes": {"ml_dtypes"},
     "cupycorr._pictures": {"matplotlib"},
     "cupycorr.cli": {"click", "PIL", "rich", "skimage"},
-    **{f"cupycorr.compat.{name}": {"torch"} for name in ("_conventions", *ADAPTERS)},
+    **{f"cupycorr.compat.{name}": {"torch"} for name in ("_conventions", *ADAPTERS, *COMPILED_HALVES)},
     "cupycorr.torch": {"torch"},
     "cupycorr.torch._bridge": {"ml_dtypes", "torch"},
     "cupycorr.torch._ops": {"torch"},
@@ -147,7 +148,7 @@ def test_third_party_packages_are_imported_by_their_one_module_inside_a_function
 
 def is_torchs(module):
     return f"{module}.".startswith("cupycorr.torch.") or module in {
-        f"cupycorr.compat.{name}" for name in ("_conventions", *ADAPTERS)
+        f"cupycorr.compat.{name}" for name in ("_conventions", *ADAPTERS, *COMPILED_HALVES)
     }
 
 

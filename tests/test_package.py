@@ -15,6 +15,7 @@ import nvrtc
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from waiting import STUCK
 
 import cupycorr
 from cupycorr._backends import cuda
@@ -29,7 +30,7 @@ TEST_COMMAND = 'pip install -e ".[test]" -c tests/constraints.txt && python -m p
 def run(*words, cwd, check=True):
     """A command that finds no other copy of the package, and warns of nothing that concerns only this machine."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COV_", "CUPYCORR_"))}
-    options = dict(cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    options = dict(cwd=cwd, env=environment, capture_output=True, text=True, timeout=STUCK)
     done = subprocess.run([str(word) for word in words], check=False, **options)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done

@@ -115,8 +115,9 @@ def assert_rounded_or_none(written, value):
 
 # Migrating ---------------------------------------------------------------------------------------------------------------------
 
-# One adapter has no call of its own: it answers to copies of another neighbour's Python half.
-ADAPTERS = {path.stem for path in (ROOT / "cupycorr" / "compat").glob("[a-z]*.py")} - {"correlation_cuda"}
+# Some adapters have no call of their own: they answer to copies of another neighbour's Python half.
+COMPILED_HALVES = {"correlation_cuda", "spatial_correlation_sampler_backend"}
+ADAPTERS = {path.stem for path in (ROOT / "cupycorr" / "compat").glob("[a-z]*.py")} - COMPILED_HALVES
 
 
 def rows():

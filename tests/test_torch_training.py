@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+from waiting import STUCK
 
 import cupycorr
 from cupycorr.torch import SpatialCorrelationSampler
@@ -173,7 +174,7 @@ def test_two_processes_get_the_gradients_of_the_whole_batch(tmp_path):
     options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(cupycorr.__file__).resolve().parents[1])
     started = [subprocess.Popen([*words, str(rank), str(tmp_path / "meeting")], **options) for rank in range(2)]
     for process in started:
-        out, errors = process.communicate(timeout=120)
+        out, errors = process.communicate(timeout=STUCK)
         assert process.returncode == 0, errors
         assert max(json.loads(out)) < 1e-5
 

@@ -3,7 +3,6 @@
 import gc
 import sys
 import threading
-import time
 import weakref
 from contextlib import ExitStack, nullcontext
 from queue import SimpleQueue
@@ -12,11 +11,10 @@ import cases
 import numpy as np
 import pytest
 from processes import interrupted_everywhere, python, steps
+from waiting import STUCK
 
 from cupycorr import spatial_correlation_sample, spatial_correlation_sample_vjp
 from cupycorr._backends import workers
-
-PATIENCE = 60  # seconds after which waiting threads are taken to be stuck
 
 
 def in_threads(*tasks):
@@ -33,7 +31,7 @@ def in_threads(*tasks):
     for thread in running:
         thread.start()
     for thread in running:
-        thread.join(PATIENCE)
+        thread.join(STUCK)
         assert not thread.is_alive(), "stuck"
     if errors:
         raise errors[0]
@@ -56,7 +54,7 @@ def test_items_are_done_in_so_many_threads_at_once_the_callers_among_them(count)
     barrier, seen = threading.Barrier(count), []
 
     def task(_):
-        barrier.wait(PATIENCE)
+        barrier.wait(STUCK)
         seen.append(threading.get_ident())
 
     workers.run(task, range(count), count)
@@ -88,7 +86,7 @@ def test_an_error_of_a_helper_is_raised_to_the_caller():
     barrier, caller = threading.Barrier(2), threading.get_ident()
 
     def task(_):
-        barrier.wait(PATIENCE)
+        barrier.wait(STUCK)
         if threading.get_ident() != caller:
             raise ArithmeticError("in a helper")
 
@@ -97,19 +95,30 @@ def test_an_error_of_a_helper_is_raised_to_the_caller():
 
 
 def test_after_an_error_no_new_item_is_begun():
-    barrier, begun = threading.Barrier(2), []
+    barrier, noticed, begun = threading.Barrier(2), threading.Event(), []
+
+    def notice_the_return_of(caller):
+        """Note when the function that called the task returns: it has seen the task's error by then."""
+
+        def profile(frame, event, argument):
+            if event == "return" and frame is caller:
+                sys.setprofile(None)
+                noticed.set()
+
+        sys.setprofile(profile)
 
     def task(item):
         begun.append(item)
         if item < 2:
-            barrier.wait(PATIENCE)
+            barrier.wait(STUCK)
         if item == 0:
+            notice_the_return_of(sys._getframe(1))
             raise ArithmeticError
-        time.sleep(0.02)  # long enough for the other thread's error to be noticed
+        assert noticed.wait(STUCK)
 
     with pytest.raises(ArithmeticError):
         workers.run(task, range(60), 2)
-    assert len(begun) < 30
+    assert sorted(begun) == [0, 1]
 
 
 NESTED = """
@@ -162,10 +171,10 @@ def test_a_run_that_is_interrupted_while_it_waits_for_a_helper_waits_on():
 
     def task(_):
         if threading.get_ident() == caller:
-            assert helper_began.wait(PATIENCE)
+            assert helper_began.wait(STUCK)
             return
         helper_began.set()
-        assert may_end.wait(PATIENCE)
+        assert may_end.wait(STUCK)
         ended.append(True)
 
     class Interrupted(SimpleQueue):
@@ -217,7 +226,7 @@ def test_where_one_thread_can_be_started_there_is_one_helper(monkeypatch):
         start(thread)
 
     def task(_):
-        barrier.wait(PATIENCE)
+        barrier.wait(STUCK)
         seen.append(threading.get_ident())
 
     monkeypatch.setattr(threading.Thread, "start", start_once)
@@ -238,7 +247,7 @@ def test_what_the_items_are_made_of_is_freed_with_the_call(fails):
         barrier = threading.Barrier(2)
 
         def task(array):
-            barrier.wait(PATIENCE)
+            barrier.wait(STUCK)
             if fails:
                 raise ArithmeticError
 
@@ -385,5 +394,5 @@ def test_scratch_memory_survives_an_interrupt_anywhere():
 
 def test_the_machines_rates_are_positive_and_measured_once():
     rates = workers.machine_rates()
-    assert min(rates.float32_rate, rates.float64_rate, rates.bandwidth) > 1e6
+    assert min(rates.float32_rate, rates.float64_rate, rates.bandwidth) > 0
     assert workers.machine_rates() is rates

@@ -4,15 +4,16 @@
 
     neighbour                    adapter, and what it stands for                    import names that `install` registers
     ---------------------------  -------------------------------------------------  -----------------------------------------
-    spatial_correlation_sampler  the C++ extension                                  spatial_correlation_sampler
+    spatial_correlation_sampler  the C++ extension                                  spatial_correlation_sampler, and
+                                                                                    spatial_correlation_sampler_backend
+                                                                                    for copies of its Python half
     unfold_sampler               its re-implementation in PyTorch, by unfold        spatial_correlation_sampler
     mmcv                         OpenMMLab's mmcv.ops.Correlation                   mmcv.ops, or what is missing of it
     flownet2                     NVIDIA's correlation_package                       correlation_package, and correlation_cuda
                                                                                     for copies of its Python half
     pwcnet                       sniklaus' pytorch-pwc and pytorch-liteflownet      correlation
     tfa                          TensorFlow Addons' layers.optical_flow             tensorflow_addons
-    mmtracker                    MM-Tracker's Correlation, over the C++ extension   spatial_correlation_sampler, of the C++
-                                                                                    extension's convention
+    mmtracker                    MM-Tracker's Correlation, over the C++ extension   those of the C++ extension
 
 Each adapter is a module of this package, to be imported where one's own code is edited: ``from cupycorr.compat.mmcv import
 Correlation``. `install` is for code that is not to be edited, and so is the command

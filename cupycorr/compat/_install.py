@@ -34,7 +34,13 @@ class Neighbour(NamedTuple):
     part: str = ""  # of a large package, which stays and gets this part of it
 
 
-_EXTENSION = Neighbour({"spatial_correlation_sampler": Package("spatial_correlation_sampler", ("spatial_correlation_sampler",))})
+_EXTENSION = Neighbour(
+    {
+        "spatial_correlation_sampler": Package("spatial_correlation_sampler", ("spatial_correlation_sampler",)),
+        # Copies of the extension's Python half lie anywhere in models' code, and import this.
+        "spatial_correlation_sampler_backend": Package("spatial_correlation_sampler_backend"),
+    }
+)
 
 NEIGHBOURS = {
     "spatial_correlation_sampler": _EXTENSION,

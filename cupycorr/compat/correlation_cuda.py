@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ._conventions import Sizes, compiled_backward, compiled_forward
 from .flownet2 import CorrelationFunction
 
 __all__ = ["backward", "forward"]
@@ -21,11 +22,11 @@ def forward(
     rbot1: Any,
     rbot2: Any,
     output: torch.Tensor,
-    pad_size: int,
-    kernel_size: int,
-    max_displacement: int,
-    stride1: int,
-    stride2: int,
+    pad_size: Sizes,
+    kernel_size: Sizes,
+    max_displacement: Sizes,
+    stride1: Sizes,
+    stride2: Sizes,
     corr_multiply: int,
 ) -> int:
     """Write the correlation of two tensors (B, C, H, W) into ``output``, of their dtype, which becomes (B, D*D, oH, oW); 1.
@@ -33,8 +34,7 @@ def forward(
     The numbers are those of `flownet2.Correlation`, and so are the errors.
     """
     numbers = pad_size, kernel_size, max_displacement, stride1, stride2, corr_multiply
-    with torch.no_grad():
-        _write("output", output, _correlate(input1, input2, *numbers))
+    _write("output", output, compiled_forward(CorrelationFunction.apply, input1, input2, *numbers))
     return 1
 
 
@@ -46,30 +46,22 @@ def backward(
     grad_output: torch.Tensor,
     grad_input1: torch.Tensor,
     grad_input2: torch.Tensor,
-    pad_size: int,
-    kernel_size: int,
-    max_displacement: int,
-    stride1: int,
-    stride2: int,
+    pad_size: Sizes,
+    kernel_size: Sizes,
+    max_displacement: Sizes,
+    stride1: Sizes,
+    stride2: Sizes,
     corr_multiply: int,
 ) -> int:
     """Write both gradients, of the inputs' shapes and dtype, into ``grad_input1`` and ``grad_input2``; the rest as `forward`."""
     numbers = pad_size, kernel_size, max_displacement, stride1, stride2, corr_multiply
-    with torch.enable_grad():
-        leaves = [image.detach().requires_grad_() for image in (input1, input2)]
-        gradients = torch.autograd.grad(_correlate(*leaves, *numbers), leaves, grad_output)
-    with torch.no_grad():
-        _write("grad_input1", grad_input1, gradients[0])
-        _write("grad_input2", grad_input2, gradients[1])
+    gradients = compiled_backward(CorrelationFunction.apply, input1, input2, grad_output, *numbers)
+    _write("grad_input1", grad_input1, gradients[0])
+    _write("grad_input2", grad_input2, gradients[1])
     return 1
 
 
-def _correlate(input1: torch.Tensor, input2: torch.Tensor, *numbers: int) -> torch.Tensor:
-    """Without autocast, of which the Python half's backward would not know."""
-    with torch.autocast(input1.device.type, enabled=False):
-        return CorrelationFunction.apply(input1, input2, *numbers)
-
-
+@torch.no_grad()
 def _write(name: str, given: Any, result: torch.Tensor) -> None:
     if not isinstance(given, torch.Tensor) or given.dtype != result.dtype:
         got = given.dtype if isinstance(given, torch.Tensor) else type(given).__name__

@@ -1,5 +1,9 @@
 """NVIDIA's ``correlation_package`` (flownet2-pytorch): means over C k k products, (B, D*D, oH, oW), dy-major.
 
+Every size may be a ``(vertical, horizontal)`` pair here, which the original does not know: a search along rows alone has
+``max_displacement=(0, 20)`` and ``pad_size=(0, 20)``. Each axis then has its own numbers in the formula, with DH*DW displacements
+in the place of D*D and kH kW products in that of k k.
+
 .. code-block:: text
 
     out[b, m D + n, i, j] = 1 / (C k k) * sum over c, |u| <= r, |v| <= r of
@@ -16,7 +20,7 @@ from __future__ import annotations
 
 import torch
 
-from ._conventions import Layer, first_positions, mean_volume, patch_size, whole
+from ._conventions import Layer, Sizes, first_positions, mean_volume, pair, patch_size
 
 __all__ = ["Correlation", "CorrelationFunction"]
 
@@ -24,20 +28,23 @@ __all__ = ["Correlation", "CorrelationFunction"]
 def _correlate(
     input1: torch.Tensor,
     input2: torch.Tensor,
-    pad_size: int = 3,
-    kernel_size: int = 3,
-    max_displacement: int = 20,
-    stride1: int = 1,
-    stride2: int = 2,
+    pad_size: Sizes = 3,
+    kernel_size: Sizes = 3,
+    max_displacement: Sizes = 20,
+    stride1: Sizes = 1,
+    stride2: Sizes = 2,
     corr_multiply: int = 1,
 ) -> torch.Tensor:
     limits = {"pad_size": (pad_size, 0), "kernel_size": (kernel_size, 1), "stride1": (stride1, 1), "stride2": (stride2, 1)}
-    pad, kernel, step, step2 = (whole(name, *limit) for name, limit in limits.items())
-    patch, radius = patch_size(max_displacement, step2), (kernel - 1) // 2
-    out = mean_volume(
-        input1, input2, 2 * radius + 1, patch, step, pad - max_displacement + radius, dilation_patch=step2, window=kernel**2
-    )
-    return first_positions(out, input1, (pad,) * 2, (2 * (max_displacement + radius),) * 2, (step,) * 2)
+    pads, kernels, steps, steps2 = (pair(name, *limit) for name, limit in limits.items())
+    longest = pair("max_displacement", max_displacement, 0)
+    patches = patch_size(longest, steps2)
+    radii = tuple((kernel - 1) // 2 for kernel in kernels)
+    windows = tuple(2 * radius + 1 for radius in radii)
+    paddings = tuple(pad - far + radius for pad, far, radius in zip(pads, longest, radii, strict=True))
+    out = mean_volume(input1, input2, windows, patches, steps, paddings, dilation_patch=steps2, window=kernels)
+    borders = tuple(2 * (far + radius) for far, radius in zip(longest, radii, strict=True))
+    return first_positions(out, input1, pads, borders, steps)
 
 
 class CorrelationFunction:
@@ -51,13 +58,13 @@ class Correlation(Layer):
 
     Parameters
     ----------
-    pad_size : int, default 0
+    pad_size : int or (int, int), default 0
         Zeros around both inputs, in pixels. With a window of one pixel, ``pad_size = max_displacement`` keeps the size.
-    kernel_size : int
-        k, of a square window. The default of the original, 0, has no meaning and is refused when called.
-    max_displacement : int, default 0
+    kernel_size : int or (int, int)
+        k, of a window. The default of the original, 0, has no meaning and is refused when called.
+    max_displacement : int or (int, int), default 0
         Largest displacement in pixels.
-    stride1, stride2 : int, default 1, 2
+    stride1, stride2 : int or (int, int), default 1, 2
         Pixels between outputs, and between displacements.
     corr_multiply : int, default 1
         Without effect, as in the original.
@@ -65,7 +72,8 @@ class Correlation(Layer):
     Raises
     ------
     TypeError, ValueError
-        When called, for what is not an int, for values that have no meaning, and as `cupycorr.torch.spatial_correlation_sample`.
+        When called, for what is no int and no pair of ints, for values that have no meaning, and as
+        `cupycorr.torch.spatial_correlation_sample`.
 
     Examples
     --------
@@ -74,17 +82,19 @@ class Correlation(Layer):
     >>> x = torch.ones(1, 16, 20, 30)
     >>> Correlation(pad_size=20, kernel_size=1, max_displacement=20, stride1=1, stride2=2, corr_multiply=1)(x, x).shape
     torch.Size([1, 441, 20, 30])
+    >>> Correlation(pad_size=(0, 20), kernel_size=1, max_displacement=(0, 20), stride2=1)(x, x).shape  # along rows alone
+    torch.Size([1, 41, 20, 30])
     """
 
     function = staticmethod(_correlate)
 
     def __init__(
         self,
-        pad_size: int = 0,
-        kernel_size: int = 0,
-        max_displacement: int = 0,
-        stride1: int = 1,
-        stride2: int = 2,
+        pad_size: Sizes = 0,
+        kernel_size: Sizes = 0,
+        max_displacement: Sizes = 0,
+        stride1: Sizes = 1,
+        stride2: Sizes = 2,
         corr_multiply: int = 1,
     ) -> None:
         super().__init__(pad_size, kernel_size, max_displacement, stride1, stride2, corr_multiply)

@@ -1,6 +1,7 @@
 """OpenMMLab's ``mmcv.ops.Correlation``: sums, (B, P, P, oH, oW) with P = 2 max_displacement + 1, dy-major.
 
-mmcv's own runs on a GPU only; this one wherever the tensors are.
+mmcv's own runs on a GPU only; this one wherever the tensors are. Every size may be a ``(vertical, horizontal)`` pair, here
+``max_displacement``, too: ``(0, 4)`` searches along rows alone, (B, 1, 9, oH, oW).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ def _correlate(
     input1: torch.Tensor,
     input2: torch.Tensor,
     kernel_size: Sizes = 1,
-    max_displacement: int = 1,
+    max_displacement: Sizes = 1,
     stride: Sizes = 1,
     padding: Sizes = 1,
     dilation: Sizes = 1,
@@ -41,7 +42,7 @@ class Correlation(Layer):
     ----------
     kernel_size, stride, padding, dilation, dilation_patch : int or (int, int)
         As `cupycorr.torch.spatial_correlation_sample` takes them.
-    max_displacement : int, default 1
+    max_displacement : int or (int, int), default 1
         Largest displacement, in steps of ``dilation_patch`` pixels.
 
     Raises
@@ -56,6 +57,8 @@ class Correlation(Layer):
     >>> x = torch.ones(1, 16, 20, 30)
     >>> Correlation(max_displacement=10, dilation_patch=2)(x, x).shape
     torch.Size([1, 21, 21, 20, 30])
+    >>> Correlation(max_displacement=(0, 10), dilation_patch=2)(x, x).shape
+    torch.Size([1, 1, 21, 20, 30])
     """
 
     function = staticmethod(_correlate)
@@ -63,7 +66,7 @@ class Correlation(Layer):
     def __init__(
         self,
         kernel_size: Sizes = 1,
-        max_displacement: int = 1,
+        max_displacement: Sizes = 1,
         stride: Sizes = 1,
         padding: Sizes = 0,
         dilation: Sizes = 1,

@@ -1,5 +1,7 @@
 """MM-Tracker's ``Correlation`` (motion/motion_model.py): means over C, (B, P*P, H, W) with P = 2 max_displacement + 1, dy-major.
 
+``max_displacement`` may be a ``(vertical, horizontal)`` pair here: ``(0, 4)`` searches along rows alone, (B, 9, H, W).
+
 Its ``SpatialCorrelationSampler(1, P, 1, 0, 1)``, flattened and divided by C. Here the division comes before the rounding, so that
 sums of halves do not overflow.
 """
@@ -8,12 +10,12 @@ from __future__ import annotations
 
 import torch
 
-from ._conventions import Layer, mean_volume, patch_size
+from ._conventions import Layer, Sizes, mean_volume, patch_size
 
 __all__ = ["Correlation"]
 
 
-def _correlate(input1: torch.Tensor, input2: torch.Tensor, max_displacement: int) -> torch.Tensor:
+def _correlate(input1: torch.Tensor, input2: torch.Tensor, max_displacement: Sizes) -> torch.Tensor:
     return mean_volume(input1, input2, patch_size=patch_size(max_displacement))
 
 
@@ -22,7 +24,7 @@ class Correlation(Layer):
 
     Parameters
     ----------
-    max_displacement : int
+    max_displacement : int or (int, int)
         Largest displacement in pixels; the tracker's is 4.
 
     Raises
@@ -41,5 +43,5 @@ class Correlation(Layer):
 
     function = staticmethod(_correlate)
 
-    def __init__(self, max_displacement: int) -> None:
+    def __init__(self, max_displacement: Sizes) -> None:
         super().__init__(max_displacement)

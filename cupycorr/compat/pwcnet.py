@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ._conventions import mean_volume, whole
+from ._conventions import Sizes, mean_volume, pair
 
 __all__ = ["FunctionCorrelation", "ModuleCorrelation"]
 
@@ -24,8 +24,8 @@ def FunctionCorrelation(*given: Any, **named: Any) -> torch.Tensor:  # noqa: N80
     ----------
     tenFirst, tenSecond : Tensor, shape (B, C, H, W)
         By position, or by any of the names the repositories have used: ``tenOne``, ``tenTwo``, ``tensorFirst``, ``tensorSecond``.
-    intStride : int, optional
-        s, in pixels. Third by position, or by name.
+    intStride : int or (int, int), optional
+        s, in pixels; a (vertical, horizontal) pair is ours alone. Third by position, or by name.
 
     Returns
     -------
@@ -53,11 +53,11 @@ def FunctionCorrelation(*given: Any, **named: Any) -> torch.Tensor:  # noqa: N80
     return _correlate(*given, **renamed)
 
 
-def _correlate(tenFirst: torch.Tensor, tenSecond: torch.Tensor, intStride: int | None = None) -> torch.Tensor:
+def _correlate(tenFirst: torch.Tensor, tenSecond: torch.Tensor, intStride: Sizes | None = None) -> torch.Tensor:
     if intStride is None:
         return mean_volume(tenFirst, tenSecond, patch_size=9)
-    stride = whole("intStride", intStride, 1)
-    return mean_volume(tenFirst, tenSecond, patch_size=7, stride=stride, dilation_patch=stride)
+    strides = pair("intStride", intStride, 1)
+    return mean_volume(tenFirst, tenSecond, patch_size=7, stride=strides, dilation_patch=strides)
 
 
 class ModuleCorrelation(torch.nn.Module):

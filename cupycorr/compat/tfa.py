@@ -7,14 +7,17 @@
     with  y = i stride_1 + max_displacement - pad,  dy = stride_2 (m - D // 2),  0 outside the images
           D = 2 (max_displacement // stride_2) + 1,  H' = ceil((H + 2 (pad - max_displacement) - k + 1) / stride_1)
 
-and likewise x, dx, W'. That is its code for GPUs; its code for CPUs multiplies ``pad`` by ``stride_1``.
+and likewise x, dx, W'. That is its code for GPUs; its code for CPUs multiplies ``pad`` by ``stride_1``. Every size may be a
+``(vertical, horizontal)`` pair here, which the original does not know: a search along rows alone has ``max_displacement=(0, 20)``
+and ``pad=(0, 20)``. Each axis then has its own numbers in the formula, with DH*DW displacements in the place of D*D and kH kW
+products in that of k k.
 """
 
 from __future__ import annotations
 
 import torch
 
-from ._conventions import is_image, mean_volume, patch_size, whole
+from ._conventions import Sizes, is_image, mean_volume, pair, patch_size
 
 __all__ = ["CorrelationCost", "correlation_cost"]
 
@@ -24,11 +27,11 @@ _LAST, _FIRST = "channels_last", "channels_first"
 def correlation_cost(
     input_a: torch.Tensor,
     input_b: torch.Tensor,
-    kernel_size: int,
-    max_displacement: int,
-    stride_1: int,
-    stride_2: int,
-    pad: int,
+    kernel_size: Sizes,
+    max_displacement: Sizes,
+    stride_1: Sizes,
+    stride_2: Sizes,
+    pad: Sizes,
     data_format: str = _LAST,
     name: str | None = None,
 ) -> torch.Tensor:
@@ -38,7 +41,7 @@ def correlation_cost(
     ----------
     input_a, input_b : Tensor, shape (B, H, W, C), or (B, C, H, W) where ``data_format`` is ``"channels_first"``
         Any strides; neither format is copied.
-    kernel_size, max_displacement, stride_1, stride_2, pad : int
+    kernel_size, max_displacement, stride_1, stride_2, pad : int or (int, int)
         k, odd; largest displacement; steps between outputs and between displacements; zeros around the images; all in pixels.
     data_format, name
         ``"channels_last"`` or ``"channels_first"``, of inputs and output; ``name`` is without effect.
@@ -54,12 +57,13 @@ def correlation_cost(
     """
     if data_format not in (_LAST, _FIRST):
         raise ValueError(f"data_format must be {_LAST!r} or {_FIRST!r}, got data_format={data_format!r}")
-    if whole("kernel_size", kernel_size, 1) % 2 == 0:
+    kernels, longest = pair("kernel_size", kernel_size, 1), pair("max_displacement", max_displacement, 0)
+    if any(kernel % 2 == 0 for kernel in kernels):
         raise ValueError(f"kernel_size must be odd, got kernel_size={kernel_size}")
-    patch = patch_size(max_displacement, whole("stride_2", stride_2, 1))
-    padding = whole("pad", pad, 0) - max_displacement
+    steps, steps2 = pair("stride_1", stride_1, 1), pair("stride_2", stride_2, 1)
+    paddings = tuple(each - far for each, far in zip(pair("pad", pad, 0), longest, strict=True))
     images = (image.movedim(-1, 1) if data_format == _LAST and is_image(image) else image for image in (input_a, input_b))
-    out = mean_volume(*images, kernel_size, patch, whole("stride_1", stride_1, 1), padding, dilation_patch=stride_2)
+    out = mean_volume(*images, kernels, patch_size(longest, steps2), steps, paddings, dilation_patch=steps2)
     return out.movedim(1, -1) if data_format == _LAST else out
 
 
@@ -77,11 +81,11 @@ class CorrelationCost(torch.nn.Module):
 
     def __init__(
         self,
-        kernel_size: int,
-        max_displacement: int,
-        stride_1: int,
-        stride_2: int,
-        pad: int,
+        kernel_size: Sizes,
+        max_displacement: Sizes,
+        stride_1: Sizes,
+        stride_2: Sizes,
+        pad: Sizes,
         data_format: str,
         name: str | None = None,
     ) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from .._problem import parameters
 from ..torch import spatial_correlation_sample
-from ._conventions import Sizes, first_positions, whole
+from ._conventions import Sizes, first_positions, pair
 
 __all__ = ["SpatialCorrelationSampler", "channel_to_displacement"]
 
@@ -85,14 +85,20 @@ class SpatialCorrelationSampler(torch.nn.Module):
         return first_positions(out.flatten(1, 2), input1, self.padding, span, self.stride).unsqueeze(1)
 
 
-def channel_to_displacement(channel_idx: Any, patch_size: int, max_displacement: int) -> tuple[Any, Any]:
-    """The displacement (dy, dx) in steps of a channel, or of a tensor of channels, of a square patch; the helper of its page.
+def channel_to_displacement(channel_idx: Any, patch_size: Sizes, max_displacement: Sizes) -> tuple[Any, Any]:
+    """The displacement (dy, dx) in steps of a channel, or of a tensor of channels; the helper of its page.
+
+    ``patch_size`` and ``max_displacement`` may be (vertical, horizontal) pairs, as of a patch that is no square.
 
     Examples
     --------
     >>> from cupycorr.compat.unfold_sampler import channel_to_displacement
     >>> channel_to_displacement(80, 9, 4)
     (4, 4)
+    >>> channel_to_displacement(8, (1, 9), (0, 4))
+    (0, 4)
     """
-    size = whole("patch_size", patch_size, 1)
-    return channel_idx // size - max_displacement, channel_idx % size - max_displacement
+    _, across = pair("patch_size", patch_size, 1)
+    far = max_displacement
+    vertical, horizontal = pair("max_displacement", far, 0) if isinstance(far, (tuple, list)) else (far, far)
+    return channel_idx // across - vertical, channel_idx % across - horizontal

@@ -28,6 +28,8 @@ from .build import EmulationError
 
 ORDERS = ("forward", "reverse", "odd-even")  # in which threads, warps and blocks run, as enum Order has them
 
+STEPS = 2 * 10**9  # of a launch: some seven times as many as the longest of the suite takes
+
 _FRAMES = 24
 _one_launch = Lock()
 
@@ -105,7 +107,8 @@ class _Launch(ctypes.Structure):
         ("dynamic_shared", ctypes.c_int),
         ("order", ctypes.c_int),
         ("traced", ctypes.c_int),
-        ("seconds", ctypes.c_double),
+        ("steps", ctypes.c_uint64),
+        ("seconds_of_a_step", ctypes.c_double),
         ("values", ctypes.POINTER(ctypes.c_void_p)),
         ("sizes", ctypes.POINTER(ctypes.c_int)),
         ("kinds", ctypes.c_char_p),
@@ -195,8 +198,10 @@ class Emulator:
         One of `ORDERS`. A kernel without races gives the same bits in all of them.
     text
         What is built for a file of kernels: `cupycorr._cuda.source.text`, or a function of the file's name like it.
-    seconds
-        After which a launch is given up.
+    steps
+        Memory accesses, barriers and calls with the warp, of all threads together, after which a launch is given up.
+    seconds_of_a_step
+        CPU time, after twice which a thread that does none of these is given up.
     traced
         Whether launches leave their traffic, which takes them many times as long.
 
@@ -212,12 +217,14 @@ class Emulator:
         self,
         order: str = "forward",
         text: Callable[[str], str] = source.text,
-        seconds: float = 60.0,
+        steps: int = STEPS,
+        seconds_of_a_step: float = 60.0,
         traced: bool = False,
     ) -> None:
         if order not in ORDERS:
             raise ValueError(f"order must be one of {ORDERS}, got {order!r}")
-        self.order, self.text, self.seconds, self.traced = order, text, seconds, traced
+        self.order, self.text, self.traced = order, text, traced
+        self.steps, self.seconds_of_a_step = steps, seconds_of_a_step
         self.accounts: list[Account] = []
         self.traffic: list[Traffic] = []
         self._lent: dict[tuple, _Lent] = {}
@@ -284,7 +291,8 @@ class Emulator:
             dynamic_shared=shared,
             order=ORDERS.index(self.order),
             traced=self.traced,
-            seconds=self.seconds,
+            steps=self.steps,
+            seconds_of_a_step=self.seconds_of_a_step,
             values=(ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values)),
             sizes=(ctypes.c_int * len(values))(*(value.itemsize for value in values)),
             kinds=kinds.encode(),

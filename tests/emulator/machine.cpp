@@ -28,15 +28,10 @@ constexpr unsigned long long CANARY = 0x5afe5afe5afe5afeull;  // at the far end 
 Fibre scheduler;
 char* stacks = nullptr;
 void (*kernel_call)(void* const*) = nullptr;
-double deadline = 0;
+std::uint64_t steps_taken = 0;
+std::uint64_t steps_at_last_alarm = 0;
 volatile bool thread_runs = false;  // rather than the scheduler
 int barrier_count = 0;              // of the last barrier passed: for how many threads the predicate held
-
-double seconds_now() {
-    timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
-}
 
 bool failed() { return machine.launch->error[0] != 0; }
 
@@ -64,6 +59,7 @@ void body_of_thread() {
 void resume(int thread) {
     machine.current = thread;
     threadIdx = current().index;
+    steps_taken += 1;
     thread_runs = true;
     scheduler.switch_to(current().fibre);
     thread_runs = false;
@@ -236,14 +232,17 @@ void prepare_stacks() {
         *reinterpret_cast<unsigned long long*>(stack_of(thread)) = CANARY;
 }
 
-// A thread that never calls anything does not look at the clock: a signal stops it, well after the time when any other would have
-// stopped. What it interrupts is the kernel's own arithmetic, so that ending the launch from here leaves nothing half done.
+// A thread that calls nothing takes no step that could be counted: a signal ends the launch when it comes twice without a step in
+// between. Its clock counts the CPU time of this thread, so that a launch does not fail because the machine is busy with something
+// else. What the signal interrupts is the kernel's own arithmetic, so that ending the launch from here leaves nothing half done.
 class Alarm {
 public:
     explicit Alarm(double seconds) {
         struct sigaction action {};
         action.sa_handler = [](int) {
-            if (thread_runs && seconds_now() > deadline) fail("is still running after %g s", machine.launch->seconds);
+            if (thread_runs && steps_taken == steps_at_last_alarm)
+                fail("is still running after %g s of CPU time without a step", machine.launch->seconds_of_a_step);
+            steps_at_last_alarm = steps_taken;
         };
         action.sa_flags = SA_NODEFER;
         sigaction(SIGRTMIN + 7, &action, nullptr);
@@ -251,9 +250,9 @@ public:
         event.sigev_notify = SIGEV_THREAD_ID;
         event.sigev_signo = SIGRTMIN + 7;
         event._sigev_un._tid = static_cast<pid_t>(syscall(SYS_gettid));
-        armed = timer_create(CLOCK_MONOTONIC, &event, &timer) == 0;
-        const long late = static_cast<long>(2e9 * seconds), second = 1'000'000'000;
-        const timespec span{late / second, late % second};
+        armed = timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &timer) == 0;
+        const long nanoseconds = static_cast<long>(1e9 * seconds), second = 1'000'000'000;
+        const timespec span{nanoseconds / second, nanoseconds % second};
         const itimerspec again_and_again{span, span};
         if (armed) timer_settime(timer, 0, &again_and_again, nullptr);
     }
@@ -268,7 +267,7 @@ private:
 };
 
 void run_grid() {
-    const Alarm alarm(machine.launch->seconds);
+    const Alarm alarm(machine.launch->seconds_of_a_step);
     const int blocks = static_cast<int>(gridDim.x * gridDim.y * gridDim.z);
     for (int k = 0; k < blocks && !failed(); ++k) run_block(in_order(k, blocks));
 }
@@ -288,7 +287,8 @@ int launch(Launch& asked, const Signature& signature) {
     blockDim = asked.block;
     machine.threads = static_cast<int>(blockDim.x * blockDim.y * blockDim.z);
     kernel_call = signature.call;
-    deadline = seconds_now() + asked.seconds;
+    steps_taken = 0;
+    steps_at_last_alarm = ~std::uint64_t{0};  // the first alarm finds a step
     machine.block.resize(machine.threads);
     prepare_stacks();
     if (failed()) return 1;
@@ -318,15 +318,13 @@ void fail(const char* format, ...) {
 
 void refuse(Site site, const char* what) { fail("at %s: %s", text(site).c_str(), what); }
 
-void look_at_the_clock() {
-    static int until_next_look = 0;
-    if (--until_next_look >= 0) return;
-    until_next_look = 1 << 14;
-    if (seconds_now() > deadline) fail("is still running after %g s", machine.launch->seconds);
+void count_step() {
+    if (++steps_taken > machine.launch->steps)
+        fail("is still running after %llu steps", static_cast<unsigned long long>(machine.launch->steps));
 }
 
 int barrier(const char* name, bool predicate, Site site) {
-    look_at_the_clock();
+    count_step();
     current().predicate = predicate;
     wait(Thread::State::at_barrier, name, 0, site);
     suspend();
@@ -334,7 +332,7 @@ int barrier(const char* name, bool predicate, Site site) {
 }
 
 void collective(const char* name, unsigned mask, void* operands, Together perform, Site site) {
-    look_at_the_clock();
+    count_step();
     const int warp = machine.current / WARP;
     if (!(mask >> lane() & 1)) fail("calls %s at %s with the mask %08x, which does not name it", name, text(site).c_str(), mask);
     machine.launch->account.collectives += 1;

@@ -14,7 +14,7 @@ std::uintptr_t number(const void* address) { return reinterpret_cast<std::uintpt
 
 // `caller` is where in the kernel's code the access was asked for.
 void count(Kind kind, const void* at, int bytes, const void* caller) {
-    look_at_the_clock();
+    count_step();
     Account& account = machine.launch->account;
     const std::uint64_t size = static_cast<unsigned>(bytes);
     switch (kind) {

@@ -54,7 +54,8 @@ struct Launch {
     int dynamic_shared;
     Order order;
     int traced;
-    double seconds;  // after which the launch is given up
+    std::uint64_t steps;       // calls of the machine by the kernel's threads, after which the launch is given up
+    double seconds_of_a_step;  // CPU time, after twice which a thread that makes no such call is given up
     void* const* values;
     const int* sizes;
     const char* kinds;
@@ -127,7 +128,7 @@ void trace_starts_launch();
 void trace_ends_block();
 void trace_ends_launch();
 
-// Called by everything that a thread does, so that a kernel that never ends does.
-void look_at_the_clock();
+// Called by everything that a thread does, so that a kernel that never ends is given up.
+void count_step();
 
 }  // namespace emulator
