@@ -213,7 +213,7 @@ def choose(
 
 @dataclass(frozen=True, slots=True)
 class _Counted:
-    """The rows that can answer a question, and the best of them: on a GPU the one that takes least by count."""
+    """The rows that can answer a question, and the best of them: the one that takes least by the cost model."""
 
     question: Question
     able: tuple[Variant, ...]
@@ -341,4 +341,4 @@ def _why_not(chosen: Variant, measured: bool, question: Question, where: Place, 
     if measured:
         return f"{chosen.name} was measured to be faster on this device"
     times = [f"{each.seconds(question, where.device) * 1e3:.3g} ms" for each in (row, chosen)]
-    return f"by count it takes {times[0]}, {chosen.name} {times[1]}"
+    return f"by the cost model it takes {times[0]}, {chosen.name} {times[1]}"

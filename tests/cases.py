@@ -8,6 +8,8 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from oracle import output_size, pair
 
+from cupycorr._problem import parameters, problem
+
 DTYPES = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -35,6 +37,10 @@ class Case:
         each = [pair(p.get(name, default)) for name, default in zip(names, defaults, strict=True)]
         sizes = tuple(output_size(self.shape1[2 + axis], *(value[axis] for value in each)) for axis in (0, 1))
         return (self.shape1[0], *pair(p.get("patch_size", 1)), *sizes)
+
+    def problem(self):
+        """The problem as the package's planners take it."""
+        return problem(parameters(**self.parameters), self.shape1, self.shape2)
 
     def arrays(self):
         """input1, input2 and a cotangent."""

@@ -206,7 +206,7 @@ def test_explain_tells_the_reason_of_every_variant(gpu):
     told = cupycorr.explain(x, x, patch_size=9)
     assert told.variant == "tiled"
     assert told.reasons["box"] == "kernel_size is 1"
-    assert re.fullmatch(r"by count it takes [\d.]+ ms, tiled [\d.]+ ms", told.reasons["direct"])
+    assert re.fullmatch(r"by the cost model it takes [\d.]+ ms, tiled [\d.]+ ms", told.reasons["direct"])
     assert {told.reasons[name] for name in cases.CPU_VARIANTS} == {"input is a CuPy array, needs a NumPy array"}
     assert told.bound == told.bytes / cupy_on_numpy.FACTS.bandwidth  # more than the arithmetic takes
     windowed = cupycorr.explain(x, x, kernel_size=32, patch_size=9, padding=16)
