@@ -33,7 +33,6 @@ class Counted:
     def __post_init__(self):
         self.sums_rows = self.planned_by.sums_rows
         self.seconds = self.planned_by.seconds
-        self.session = self.planned_by.session
 
     def __hash__(self):
         return id(self)

@@ -11,7 +11,6 @@ spread over the same band. With few channels a product has nothing to sum, and s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,10 +66,6 @@ class BandedProducts:
     def threads(self) -> int:
         """Threads that may call BLAS at once."""
         return workers.blas_threads()
-
-    def session(self) -> AbstractContextManager[None]:
-        """Nothing to hold: each task holds BLAS to one thread, in the thread that it runs in."""
-        return nullcontext()
 
     sums_rows = False  # a product has no room for rows of other queries
 

@@ -51,12 +51,12 @@ def vjp(
 
     def compute(side: int) -> None:
         searched, gradient, most = (input2, input1)[side], gradients[side], 1 if side_by_side else threads
+        assert gradient is not None
         cpu_gradient.run(plans[side], cotangent, searched, gradient, most)
         if plans[side].spreads:
             non_finite.correct(gradient, _linear(engine, problem, cotangent, searched, side, most), problem.parameters.scale)
 
-    with engine.session():
-        workers.run(compute, sides, 2 if side_by_side and worth_it else 1)
+    workers.run(compute, sides, 2 if side_by_side and worth_it else 1)
 
 
 def _linear(
@@ -126,17 +126,16 @@ def _ways(problem: Problem) -> Iterator[tuple[Problem, tuple[AxisPlan, AxisPlan]
 
 def _best(plans: list) -> Any:
     """The plan that takes least by the cost model, of those that stay within the workspace where any does."""
-    return min(plans, key=lambda plan: (not plan.fits, plan.seconds))
+    return min(plans, key=lambda plan: (float(not plan.fits), plan.seconds))
 
 
-@lru_cache
-def _numpy_dtype(name: str) -> np.dtype:
-    return named_dtype(name)
+_numpy_dtype = lru_cache(named_dtype)
 
 
 def how(engine: Engine, question: Question) -> str:
     """Say in words how windows become products."""
     dtype, result = (_numpy_dtype(name) for name in (question.dtype, question.result_dtype))
+    plan: ForwardPlan | GradientPlan
     if question.which == "forward":
         plan = forward_plan(engine, question.problem, dtype, result)
     else:

@@ -7,9 +7,10 @@ problem.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -18,8 +19,8 @@ from .._sharing import CachedProperty
 from . import workers
 from .blocks import BATCH, CHANNELS, COLUMNS, LANES, MS, NS, ROWS, Order, Region, cheapest, count, cut, halved, padded
 from .engine import THREAD_SECONDS, Engine, Products, Team, tasks_for
-from .lattice import NOTHING, ONE_PIXEL, AxisPlan, Lattice, Window, all_meets, bounds, counted_share
-from .packing import Searched, pack, packed_length, packed_query, shared
+from .lattice import NOTHING, ONE_PIXEL, AxisPlan, Window, all_meets, bounds, counted_share
+from .packing import MOST_REMEMBERED, Searched, pack, packed_length, packed_query, shared
 from .window import sum_costs, window_sum
 
 PACKED_BYTES = workers.WORKSPACE // 4  # what one block's packed images and gradient sums may take
@@ -39,7 +40,14 @@ _TASK_ORDER: Order = (
 # Where a window is summed in memory, a cut of its axis computes the window's margin twice: what costs least is cut.
 _WINDOW_FLOORS: Order = ((BATCH, 1), (MS, 1), (NS, 1), (ROWS, 1), (COLUMNS, LANES))
 
-_Pass = tuple[Lattice, Lattice, Pair]  # the lattices of a tap, and a range of channels
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """How a block is computed: its passes (what is searched for a tap, and a range of channels), tasks, and threads at most."""
+
+    passes: list[tuple[Searched, Pair]]
+    tasks: list[Region]
+    threads: int
 
 
 class ForwardPlan:
@@ -80,6 +88,7 @@ class ForwardPlan:
         (rows, ms), (columns, ns) = (_bounds_of_outputs(axis) for axis in axes)
         self.whole = Region((0, batch), rows, columns, ms, ns)
         self.task_lengths: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self._steps: dict[Region, Steps] = {}
         if self.computes:
             lengths = (*self.whole.lengths, problem.channels)
             floors = (*_BLOCK_FLOORS, (CHANNELS, FEWEST_CHANNELS))
@@ -104,20 +113,25 @@ class ForwardPlan:
         """Cut the outputs into blocks whose packed inputs fit the workspace."""
         return self.whole.pieces(self.block_lengths[:CHANNELS])
 
-    def passes(self, region: Region) -> list[_Pass]:
-        """List the passes of which a region's outputs are the sum, those left out of which nothing counts."""
+    def steps(self, block: Region) -> Steps:
+        """Return the passes and tasks of a block."""
+        found = self._steps.get(block)
+        if found is None:
+            lengths = self._task_lengths(block.lengths, self._tasks_of_block)
+            task_bytes = self._task_bytes(lengths) * (TASK_COPIES if self._sums_in_memory else 1)
+            most = max((workers.WORKSPACE // 2 - PACKED_BYTES) // task_bytes, 1)
+            found = Steps(list(self._passes(block)), block.pieces(lengths), min(self.team.threads, most))
+            if len(self._steps) < MOST_REMEMBERED and len(found.passes) < MOST_REMEMBERED:
+                self._steps[block] = found
+        return found
+
+    def _passes(self, block: Region) -> Iterator[tuple[Searched, Pair]]:
+        """Yield the passes of which a block's outputs are the sum, those left out of which nothing counts."""
+        inner = self.on_lattice(block)
         rows, columns = ([lattice for lattice in axis.lattices if bounds(lattice) != NOTHING] for axis in self.axes)
-        return [(v, h, channels) for v in rows for h in columns for channels in self.channel_ranges]
-
-    def tasks(self, block: Region) -> list[Region]:
-        """Cut a block's outputs into pieces for one task each."""
-        return block.pieces(self._task_lengths(block.lengths, self._tasks_of_block))
-
-    def most_threads(self, block: Region) -> int:
-        """Return how many threads may compute a block's tasks at once within the workspace."""
-        copies = TASK_COPIES if self._sums_in_memory else 1
-        size = copies * self._task_bytes(self._task_lengths(block.lengths, self._tasks_of_block))
-        return max((workers.WORKSPACE // 2 - PACKED_BYTES) // size, 1)
+        for vertical, horizontal in product(rows, columns):
+            searched = Searched(vertical, horizontal, inner)
+            yield from ((searched, channels) for channels in self.channel_ranges)
 
     def on_lattice(self, region: Region) -> Region:
         """Return the region of the one-pixel volume that a region of outputs sums."""
@@ -273,9 +287,8 @@ def run(plan: ForwardPlan, input1: np.ndarray, input2: np.ndarray, out: np.ndarr
     if not plan.computes or plan.whole != plan.outputs:
         out[...] = 0
     if plan.computes:
-        with plan.engine.session():
-            for region in plan.blocks():
-                _Block(plan, region, input1, input2, out).run()
+        for region in plan.blocks():
+            _Block(plan, region, input1, input2, out).run()
 
 
 @dataclass(slots=True)
@@ -293,21 +306,19 @@ class _Block:
     def __init__(self, plan: ForwardPlan, region: Region, input1: np.ndarray, input2: np.ndarray, out: np.ndarray) -> None:
         self.plan, self.region, self.inputs = plan, region, (input1, input2)
         self.out = out[tuple(slice(*each) for each in (region.batch, region.ms, region.ns, region.rows, region.columns))]
-        self.threads = min(plan.team.threads, plan.engine.threads(), plan.most_threads(region))
+        self.steps = plan.steps(region)
+        self.threads = min(self.steps.threads, plan.engine.threads())
 
     def run(self) -> None:
         """Pack each pass and add its products to the outputs."""
-        passes = self.plan.passes(self.region)
-        tasks = self.plan.tasks(self.region)
-        if not passes:
-            self.out[...] = 0
+        passes = self.steps.passes
         with self._sums(len(passes)) as sums:
-            for number, (vertical, horizontal, channels) in enumerate(passes):
+            for number, (searched, channels) in enumerate(passes):
                 first, last = number == 0, number == len(passes) - 1
                 with ExitStack() as stack:
-                    packed = self._pack(stack, vertical, horizontal, channels)
+                    packed = self._pack(stack, searched, channels)
                     task = lambda piece, p=packed, f=first, last=last: self._task(piece, p, sums, f, last)  # noqa: E731
-                    workers.run(task, tasks, self.threads)
+                    workers.run(task, self.steps.tasks, self.threads)
 
     def _sums(self, passes: int) -> AbstractContextManager[np.ndarray]:
         """The sums of the passes so far: the result itself where it holds them exactly."""
@@ -316,16 +327,16 @@ class _Block:
         batch, rows, columns, ms, ns = self.region.lengths
         return workers.scratch((batch, ms, ns, rows, columns), self.plan.dtype)
 
-    def _pack(self, stack: ExitStack, vertical: Lattice, horizontal: Lattice, channels: Pair) -> _Packed:
+    def _pack(self, stack: ExitStack, searched: Searched, channels: Pair) -> _Packed:
         """Pack what one pass reads of both images."""
-        inner, dtype = self.plan.on_lattice(self.region), self.plan.dtype
+        inner, dtype = searched.region, self.plan.dtype
         batch, rows, columns, _, _ = inner.lengths
         count = channels[1] - channels[0]
-        searched = Searched(vertical, horizontal, inner)
         query = stack.enter_context(workers.scratch((batch, rows, count, padded(columns)), dtype))
         array = stack.enter_context(workers.scratch(searched.shape(count), dtype))
         image1, image2 = (image[:, slice(*channels)] for image in self.inputs)
-        items = [*packed_query((vertical, horizontal), inner, query, image1), *searched.packing(array, image2)]
+        lattices = searched.vertical, searched.horizontal
+        items = [*packed_query(lattices, inner, query, image1), *searched.packing(array, image2)]
         workers.run(pack, shared(items, self.plan.team.tasks), self.threads)
         return _Packed(query, searched, array)
 

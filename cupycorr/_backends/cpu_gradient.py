@@ -73,7 +73,7 @@ class GradientPlan:
         self.task_lengths: dict[tuple[int, ...], tuple[int, ...]] = {}
         self.adds = len(axes[0].taps) * len(axes[1].taps) > 1
         if self.computes:
-            self.largest = tuple(max(found, key=_pairs) for found in self.lattices)
+            self.largest = max(self.lattices[0], key=_pairs), max(self.lattices[1], key=_pairs)
             if self._cuts_patch() and not self.adds:
                 self.adds = True
                 self._cuts_patch()

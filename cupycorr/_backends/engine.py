@@ -6,7 +6,6 @@ An engine sums the products of one packed block in one thread. Cutting, packing,
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,8 +83,8 @@ class Engine(Protocol):
     def threads(self) -> int:
         """Return how many threads may run tasks at once."""
 
-    def session(self) -> AbstractContextManager[None]:
-        """Return what is held while tasks run."""
+    def __hash__(self) -> int:
+        """Engines are keys of the plans made for them."""
 
     def seconds(self, products: Products) -> float:
         """Estimate the seconds that one task's products take in one thread."""

@@ -18,6 +18,7 @@ from .._problem import Pair, lattice_inside
 from .blocks import BATCH, Region, cut, padded
 from .lattice import ONE_PIXEL, Lattice, Window, all_meets
 
+MOST_REMEMBERED = 256  # pieces whose geometry is kept for the next call of the same plan
 Values = Callable[[np.ndarray], np.ndarray]  # a function of each value of an array
 
 
@@ -143,6 +144,7 @@ class Searched:
 
     def __init__(self, vertical: Lattice, horizontal: Lattice, region: Region) -> None:
         self.vertical, self.horizontal, self.region = vertical, horizontal, region
+        self._parts: dict[Region, tuple[BlockAxis, BlockAxis, tuple[Pair, ...]]] = {}
         _, rows, columns, _, _ = region.lengths
         self.rows = packed_axis(vertical, region.rows[0], rows, region.ms)
         self.columns = packed_axis(horizontal, region.columns[0], padded(columns), region.ns)
@@ -161,12 +163,19 @@ class Searched:
 
     def part(self, array: np.ndarray, region: Region, window: Window = ONE_PIXEL) -> Block:
         """Return the block of a piece of the region."""
+        found = self._parts.get(region)
+        if found is None:
+            found = self._part(region)
+            if len(self._parts) < MOST_REMEMBERED:
+                self._parts[region] = found
+        return Block(region, *found, array[region.batch[0] - self.region.batch[0]], window)
+
+    def _part(self, region: Region) -> tuple[BlockAxis, BlockAxis, tuple[Pair, ...]]:
         whole = self.region
         ms, ns = ((begin - first, end - first) for (begin, end), (first, _) in ((region.ms, whole.ms), (region.ns, whole.ns)))
         rows = BlockAxis(self.rows.pitch, self.rows.step, self.rows.part(region.rows[0] - whole.rows[0], ms))
         columns = BlockAxis(self.columns.pitch, self.columns.step, self.columns.part(region.columns[0] - whole.columns[0], ns))
-        counting = _counting(self.vertical, region.rows, region.ms)
-        return Block(region, rows, columns, counting, array[region.batch[0] - whole.batch[0]], window)
+        return rows, columns, _counting(self.vertical, region.rows, region.ms)
 
 
 def packed_query(lattices: tuple[Lattice, Lattice], region: Region, array: np.ndarray, image: np.ndarray) -> Iterator[tuple]:

@@ -63,8 +63,9 @@ def vjp(
             _gradient(problem, cotangent, inputs[1 - side], gradients[side], side)
 
 
-def _gradient(problem: Problem, cotangent: np.ndarray, other: np.ndarray, gradient: np.ndarray, side: int) -> None:
+def _gradient(problem: Problem, cotangent: np.ndarray, other: np.ndarray, gradient: np.ndarray | None, side: int) -> None:
     """Fill the gradient of input1 (side 0) or input2 (side 1) from the other image."""
+    assert gradient is not None
     accumulator = element_type("input1", gradient.dtype).accumulator_dtype
     scale = accumulator.type(problem.parameters.scale)
     batch, channels, height, width = gradient.shape

@@ -9,7 +9,6 @@ table.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
@@ -28,7 +27,7 @@ TERMS = 128  # products summed in registers before they are added to memory: bou
 
 # (rows, width) -> cycles for one term of a vector of columns, measured on Zen 4 with 32 vector registers of 64 bytes.
 # A width that would spill is not in the table.
-_CYCLES = {
+_CYCLES: dict[int, dict[int, dict[int, float]]] = {
     32: {
         1: {q: 2 * q + 1 for q in range(1, 11)},
         2: {q: 2 * q + 3 for q in range(1, 11)},
@@ -71,18 +70,16 @@ class RegisterTiles:
         """All threads: the kernels release the interpreter's lock."""
         return workers.thread_count()
 
-    def session(self) -> AbstractContextManager[None]:
-        """Nothing to hold."""
-        return nullcontext()
-
     sums_rows = True
 
     def seconds(self, products: Products) -> float:
         """See `engine.Engine`."""
         if products.gradient:
-            sums, width, terms = products.rows, products.channels, products.patch_rows * products.patch_columns * products.share
+            sums, width = float(products.rows), products.channels
+            terms = products.patch_rows * products.patch_columns * products.share
         else:
-            sums, width, terms = products.row_pairs, products.patch_columns, products.taps * products.channels
+            sums, width = products.row_pairs, products.patch_columns
+            terms = float(products.taps * products.channels)
         registers = register_tile.registers()
         tiles = tiling(width, max(products.alike, 1), registers.count)
         cycles = _CYCLES[registers.count][tiles.rows]
@@ -178,7 +175,7 @@ def _address(array: np.ndarray) -> int:
 @lru_cache(maxsize=256)
 def _vectors(columns: int, itemsize: int) -> tuple[int, ...]:
     """How many vectors of each width cover the columns, the last one overhanging as little as may be."""
-    counts = []
+    counts: list[int] = []
     widths = [width // itemsize for width in register_tile.registers().widths]
     for lanes in widths[:-1]:
         # A remainder that a narrower vector cannot hold is left to one more of this width.
@@ -229,9 +226,9 @@ def _tile_rows(rows: int, counting: tuple[Pair, ...], step: int, window: Window,
             group = alike[at : at + most]
             for m in range(len(counting) + (len(group) - 1) * m_step):
                 taps = [_taps_counting(counting, m - r * m_step, t, window) for r, t in enumerate(group)]
-                for range_of_taps, found in groupby(range(len(group)), key=taps.__getitem__):
+                for range_of_taps, alike_rows in groupby(range(len(group)), key=taps.__getitem__):
                     if range_of_taps[0] < range_of_taps[1]:
-                        found = list(found)
+                        found = list(alike_rows)
                         yield _Rows(group[found[0]], m - found[0] * m_step, len(found), t_step, m_step, range_of_taps)
 
 
@@ -337,15 +334,16 @@ def _gradient_table(
 def _table(
     dtype: np.dtype,
     entries: dict[tuple[int, int], list],
-    left_k: Sequence[int],
-    right_k: Sequence[int],
-    right_q: Sequence[int],
+    left_k: np.ndarray,
+    right_k: np.ndarray,
+    right_q: np.ndarray,
 ) -> _Table:
     shared = tuple(np.ascontiguousarray(values, np.int64) for values in (left_k, right_k, right_q))
+    first, second, third = map(_address, shared)
     listed = tuple(np.array(rows, np.int64) for rows in entries.values())
     kernels = (register_tile.kernel(*shape, dtype) for shape in entries)
     calls = tuple((kernel, _address(rows), len(rows)) for kernel, rows in zip(kernels, listed, strict=True))
-    return _Table(calls, tuple(map(_address, shared)), shared + listed)
+    return _Table(calls, (first, second, third), shared + listed)
 
 
 ENGINE = RegisterTiles()
