@@ -31,6 +31,7 @@ from cupycorr._backends.engine import Engine
 from cupycorr._problem import Problem, parameters, problem
 
 LIMIT, SLACK = 3.0, 1e-3  # a call may take so many times the fastest route's time, and so many seconds more
+REPEATS = 3  # of calls that seem to take too long
 LONGEST = 2.0  # seconds after which a route is given up
 PROMISED = 64 * 2**20  # bytes beside the result
 MOST_PRODUCTS = 2**28  # multiply-adds of the definition, which keeps most problems below a second
@@ -211,6 +212,10 @@ def measure(drawn: Drawn, which: str) -> Finding:
     call = call_of(drawn, which)
     seconds = min(_fastest(lambda: call(*arrays), LONGEST), LONGEST)
     routes = {name: _fastest(lambda route=route: route(*arrays), seconds) for name, route in routes_of(drawn, which).items()}
+    for _ in range(REPEATS):
+        # Other work may have disturbed the call alone: what looks like a cliff is looked at again.
+        if max(seconds - SLACK, 0) > LIMIT * min(routes.values()) and seconds < LONGEST:
+            seconds = min(seconds, _fastest(lambda: call(*arrays), LONGEST))
     extra = _extra_bytes(lambda: call(*arrays)) if seconds < LONGEST else 0
     return Finding(drawn, which, seconds, {name: time for name, time in routes.items() if time < seconds}, extra)
 

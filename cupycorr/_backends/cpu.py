@@ -24,7 +24,7 @@ from .engine import THREAD_SECONDS, Engine
 from .lattice import AxisPlan, axis_plans
 from .packing import Values
 
-MOST_TAPS = 4096  # of a window that is computed tap by tap: beyond, even planning takes long
+MOST_LATTICES = 4096  # of a window that is computed tap by tap: beyond, even planning takes long
 
 
 def forward(engine: Engine, problem: Problem, input1: np.ndarray, input2: np.ndarray, out: np.ndarray) -> None:
@@ -112,15 +112,16 @@ def gradient_plans(engine: Engine, problem: Problem, dtype: np.dtype, side: int)
     accumulator = element_type("input1", dtype).accumulator_dtype
     return [
         GradientPlan(engine, oriented, accumulator, dtype, axes, transposed, side)
-        for oriented, axes, transposed in _ways(problem)
+        for oriented, axes, transposed in _ways(problem, side)
     ]
 
 
-def _ways(problem: Problem) -> Iterator[tuple[Problem, tuple[AxisPlan, AxisPlan], bool]]:
+def _ways(problem: Problem, side: int = 0) -> Iterator[tuple[Problem, tuple[AxisPlan, AxisPlan], bool]]:
     """Yield the problem in both orientations, with each way to compute its windows along both axes."""
     for oriented, transposed in ((problem, False), (problem.transposed, True)):
         for axes in product(axis_plans(oriented.vertical), axis_plans(oriented.horizontal)):
-            if len(axes[0].taps) * len(axes[1].taps) <= MOST_TAPS or oriented.parameters.kernel_size == (1, 1):
+            taps = len(axes[0].taps) * len(axes[1].taps)
+            if taps == 1 or axes[0].lattice_count(side) * axes[1].lattice_count(side) <= MOST_LATTICES:
                 yield oriented, axes, transposed
 
 

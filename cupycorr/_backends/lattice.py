@@ -137,6 +137,10 @@ class AxisPlan:
         """The lattice of each tap."""
         return [self.lattice.moved(tap) for tap in self.taps]
 
+    def lattice_count(self, side: int) -> int:
+        """Return how many lattices read the image of a side: for input2 (1), one for each class of its positions."""
+        return len(self.taps) * (min(self.lattice.pitch, self.lattice.patch) if side else 1)
+
 
 @lru_cache(maxsize=1024)
 def axis_plans(axis: Axis) -> tuple[AxisPlan, ...]:
