@@ -567,10 +567,7 @@ def test_without_a_device_the_refusal_is_one_line(monkeypatch, capsys, options):
 def gpu(monkeypatch):
     """CuPy's face on NumPy arrays, its clock and memory in the test's hands; GPU variants are answered by the reference."""
 
-    def vjp(*arguments):
-        return tuple(None if each is None else cupy_on_numpy.on_cupy(each) for each in reference.vjp(*arguments))
-
-    on_gpu = {"forward": reference.forward, "vjp": vjp}
+    on_gpu = {"forward": reference.forward, "vjp": reference.vjp}
     rows = tuple(replace(row, **on_gpu) if row.kind == "cupy" else row for row in _dispatch.VARIANTS)
     with cupy_on_numpy.installed(monkeypatch, lambda *_: pytest.fail("a kernel was made")):
         monkeypatch.setattr(_dispatch, "VARIANTS", rows)

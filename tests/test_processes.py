@@ -244,12 +244,12 @@ def no_execution(monkeypatch):
 
 
 def test_where_memory_cannot_become_executable_blas_answers_and_simd_says_why(no_execution):
-    x = np.ones((1, 8, 6, 7), np.float32)
+    x = np.ones((1, 64, 48, 64), np.float32)
     assert register_tile.missing() == WHY
-    told = cupycorr.explain(x, x, patch_size=3)
+    told = cupycorr.explain(x, x, patch_size=9)
     assert told.variant == "blas"
     assert f"not run    simd: {WHY}" in str(told)
-    assert cupycorr.spatial_correlation_sample(x, x, patch_size=3)[0, 1, 1, 3, 3] == 8
+    assert cupycorr.spatial_correlation_sample(x, x, patch_size=9)[0, 4, 4, 3, 3] == 64
     with pytest.raises(NotImplementedError, match=f"simd: {WHY}"):
         cupycorr.spatial_correlation_sample(x, x, patch_size=3, variant="simd")
 

@@ -128,8 +128,9 @@ def seconds(question: Question) -> float:
         calls = problem.batch * -(-problem.channels // TERMS) * pairs_h * pairs_w * _SLICES
         return calls + products + problem.outputs * _WRITTEN
     calls = problem.batch * pairs_h * pairs_w * _SLICES
-    written = problem.batch * problem.channels * math.prod(problem.size1) * _WRITTEN
-    return sum(question.needs) * (calls + products + written)
+    pixels = sum(math.prod(size) for size, needed in zip((problem.size1, problem.size2), question.needs, strict=True) if needed)
+    written = problem.batch * problem.channels * pixels * 3 * _WRITTEN * np.dtype(element.accumulator).itemsize / 4
+    return sum(question.needs) * (calls + products) + written
 
 
 _taps_inside = lru_cache(1024)(Axis.taps_inside)
