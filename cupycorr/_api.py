@@ -222,8 +222,11 @@ def spatial_correlation_sample_vjp(
         needs,
         precision,
     )
+    empty = array_module(input1).empty
     with current_device_of(input1):
-        return chosen.vjp(asked, cotangent, input1, input2, needs)
+        gradients = tuple(empty(x.shape, x.dtype) if needed else None for x, needed in zip((input1, input2), needs, strict=True))
+        chosen.vjp(asked, cotangent, input1, input2, needs, gradients)
+    return gradients
 
 
 def explain(

@@ -113,6 +113,9 @@ def _lacks_product(question: Question, device: Device | None) -> str | None:
 class Variant:
     """One implementation: its name, the kind of array it takes, how it goes about a question, and its two maps.
 
+    Both maps fill arrays that the caller made: ``forward(problem, input1, input2, out)`` and ``vjp(problem, cotangent, input1,
+    input2, needs, gradients)``, with None in place of a gradient that is not needed.
+
     ``workspace`` is the bytes that a map takes beside its result, at most; ``missing`` returns the reason why a question cannot
     be answered on arrays of that kind, or on a device; ``seconds`` what an answer takes by count there, where that is known.
     """
@@ -121,7 +124,7 @@ class Variant:
     kind: str
     how: Callable[[Question, Device | None], str]
     forward: Callable[..., None]
-    vjp: Callable[..., tuple[Any, Any]]
+    vjp: Callable[..., None]
     workspace: Callable[[Question, Device | None], int]
     missing: Reason = _none
     seconds: Callable[[Question, Device], float] | None = None

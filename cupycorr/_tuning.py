@@ -53,7 +53,7 @@ class Row(Protocol):
 
     name: str
     forward: Callable[..., None]
-    vjp: Callable[..., tuple[Any, Any]]
+    vjp: Callable[..., None]
 
 
 # What is asked for by the environment -----------------------------------------------------------------------------------------
@@ -178,7 +178,9 @@ def _works(question: Question, rows: Sequence[Row]) -> dict[str, Callable[[], An
     volume = _filled(problem.out_shape, question.result_dtype)
     if question.which == "forward":
         return {row.name: partial(row.forward, problem, *inputs, volume) for row in rows}
-    return {row.name: partial(row.vjp, problem, volume, *inputs, question.needs) for row in rows}
+    empty, dtype = import_cupy().empty, named_dtype(question.dtype)
+    gradients = tuple(empty(shape, dtype) if needed else None for shape, needed in zip(shapes, question.needs, strict=True))
+    return {row.name: partial(row.vjp, problem, volume, *inputs, question.needs, gradients) for row in rows}
 
 
 def _filled(shape: tuple[int, ...], dtype: str, order: str = ROWS) -> Any:

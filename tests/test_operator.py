@@ -98,6 +98,31 @@ def test_the_reference_equals_the_oracle_on_drawn_problems(case):
     check_against_oracle(case, "reference")
 
 
+UNREAD = {
+    "pixels between strides": cases.same((1, 2, 7, 9), stride=3),
+    "a crop": cases.same((1, 2, 7, 9), kernel_size=2, patch_size=3, padding=-2),
+    "displacements outside": cases.same((1, 2, 4, 5), patch_size=3, patch_offset=100),
+    "no channels": cases.same((2, 0, 4, 5), patch_size=3),
+    "an empty batch": cases.same((0, 2, 4, 5), patch_size=3),
+}
+
+
+@variants
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", UNREAD.values(), ids=UNREAD.keys())
+def test_gradients_are_zero_where_nothing_is_read_whatever_was_in_their_memory(case, dtype, variant, monkeypatch):
+    case = cases.Case(case.shape1, case.shape2, case.parameters, dtype)
+    empty = np.empty
+    monkeypatch.setattr(np, "empty", lambda *given, **named: _filled_with_nan(empty(*given, **named)))
+    check_against_oracle(case, variant)
+
+
+def _filled_with_nan(array):
+    if array.dtype in DTYPES.values():
+        array.fill(np.nan)
+    return array
+
+
 @variants
 @settings(max_examples=60)
 @given(case=cases.problems(dtypes=("float64",)))

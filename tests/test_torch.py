@@ -184,6 +184,33 @@ def test_cpu_tensors_reach_the_backend_without_a_copy(dtype, variants):
     assert [a.dtype.name for a in arrays] == [dtype] * 3
 
 
+@pytest.mark.parametrize("has_ml_dtypes", [True, False], ids=["ml_dtypes", "no ml_dtypes"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inputs_and_results_can_be_resized_as_before_the_call(dtype, has_ml_dtypes, monkeypatch):
+    if not has_ml_dtypes:
+        monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+        monkeypatch.setattr(_bridge, "_numpy_dtype", _bridge._numpy_dtype.__wrapped__)
+    case = cases.Case(WINDOWED.shape1, WINDOWED.shape2, WINDOWED.parameters, dtype)
+    x1, x2, g = (tensor(x).clone() for x in case.arrays())  # memory of torch's allocator
+    x1.requires_grad_(), x2.requires_grad_()
+    out = correlate(x1, x2, **case.parameters)
+    for result in (*torch.autograd.grad(out, (x1, x2), g), out.detach(), x1.detach(), x2.detach()):
+        before = result.flatten().tolist()
+        result.resize_(10**6)
+        assert result.flatten()[: len(before)].tolist() == before
+
+
+def test_the_profiler_counts_the_bytes_of_results():
+    x1, x2, g = (tensor(x) for x in cases.same((2, 64, 32, 32), patch_size=5).arrays())
+    vjp = torch.ops.cupycorr.spatial_correlation_sample_vjp
+    for call in (lambda: [correlate(x1, x2, patch_size=5)], lambda: vjp(g, x1, x2, [True, True], [1, 1], [5, 5])):
+        with torch.autograd.profiler.profile(profile_memory=True) as profiler:
+            kept = call()
+        allocated = sum(event.self_cpu_memory_usage for event in profiler.key_averages())
+        assert allocated == sum(result.numel() * result.element_size() for result in kept)
+        del kept
+
+
 def imaginary(x):
     """The same values with the neg bit set."""
     return torch.complex(torch.zeros_like(x), -x).conj().imag
@@ -237,9 +264,9 @@ def test_only_the_gradients_that_are_needed_are_computed(variants):
     """The work of the backend: which gradients it is asked for, and how many sums it makes."""
     asked, row = [], _bridge._dispatch.VARIANTS[0]
 
-    def counted(problem, g, x1, x2, needs):
+    def counted(problem, g, x1, x2, needs, gradients):
         asked.append(tuple(needs))
-        return row.vjp(problem, g, x1, x2, needs)
+        row.vjp(problem, g, x1, x2, needs, gradients)
 
     variants(replace(row, vjp=counted))
     x1, x2, g = (tensor(x) for x in WINDOWED.arrays())

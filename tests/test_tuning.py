@@ -283,10 +283,12 @@ def test_the_forward_pass_is_measured_on_arrays_as_asked(gpu, dtype):
 def test_the_gradients_are_measured_on_arrays_as_asked(gpu):
     row = gpu.row("any", 1.0)
     assert measure(asked(result_dtype="float64", needs=(False, True)), FACTS, [row]) == "any"
-    _, cotangent, x1, x2, needs = row.calls[-1]
+    _, cotangent, x1, x2, needs, (g1, g2) = row.calls[-1]
     assert (cotangent.shape, x1.shape, x2.shape) == ((1, 3, 3, 6, 7), (1, 4, 6, 7), (1, 4, 6, 7))
     assert (cotangent.dtype, x1.dtype, x2.dtype) == (np.float64, np.float32, np.float32)
     assert needs == (False, True)
+    assert g1 is None
+    assert (g2.shape, g2.dtype) == (x2.shape, x2.dtype)
 
 
 # When it is not --------------------------------------------------------------------------------------------------------------

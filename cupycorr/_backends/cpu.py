@@ -256,8 +256,9 @@ def vjp(
     input1: np.ndarray,
     input2: np.ndarray,
     needs: tuple[bool, bool],
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The gradients of ``<cotangent, forward(input1, input2)>`` that ``needs`` asks for, the others None."""
+    gradients: tuple[np.ndarray | None, np.ndarray | None],
+) -> None:
+    """Fill the ``gradients`` of ``<cotangent, forward(input1, input2)>`` that ``needs`` asks for; the others may be None."""
     vertical, horizontal = route(problem.vertical), route(problem.horizontal)
     from_input2 = [[seen for lattice in r.lattices for seen in lattice.seen_from_input2()] for r in (vertical, horizontal)]
     lattices = (vertical.lattices, horizontal.lattices), from_input2
@@ -269,11 +270,11 @@ def vjp(
     side_by_side = all(needs) and 1 < members.threads == members.tasks
     if side_by_side:
         members = Team(members.threads // 2, members.threads // 2)
-    gradients: list[np.ndarray | None] = [None, None]
 
     def compute(side: int) -> None:
-        image, searched = (input1, input2) if side == 0 else (input2, input1)
-        gradients[side] = result = np.zeros(image.shape, image.dtype)
+        searched = (input2, input1)[side]
+        result = gradients[side]
+        result.fill(0)
         if result.size and cotangent.size:
             pairs = list(product(*lattices[side]))
             work = _Gradient(engine, problem, members, cotangent, windows, searched, result, pairs)
@@ -284,7 +285,6 @@ def vjp(
 
     with engine.session():
         workers.run(compute, [side for side in (0, 1) if needs[side]], 2 if side_by_side else 1)
-    return tuple(gradients)
 
 
 class _Gradient:

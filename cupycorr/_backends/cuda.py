@@ -439,23 +439,27 @@ def forward(route: str, problem: Problem, input1: Any, input2: Any, out: Any) ->
 
 
 def vjp(
-    route: str, problem: Problem, cotangent: Any, input1: Any, input2: Any, needs: tuple[bool, bool]
-) -> tuple[Any | None, Any | None]:
-    """The gradients of ``<cotangent, forward(input1, input2)>`` that ``needs`` asks for as new CuPy arrays, the others None."""
-    empty = import_cupy().empty
+    route: str,
+    problem: Problem,
+    cotangent: Any,
+    input1: Any,
+    input2: Any,
+    needs: tuple[bool, bool],
+    gradients: tuple[Any | None, Any | None],
+) -> None:
+    """Fill the CuPy arrays ``gradients`` of ``<cotangent, forward(input1, input2)>`` that ``needs`` asks for."""
     inputs = {"input1": input1, "input2": input2}
-    results = tuple(empty(x.shape, x.dtype) if needed else None for needed, x in zip(needs, inputs.values(), strict=True))
-    gradients = {f"gradient{operand}": result for operand, result in enumerate(results, 1) if result is not None}
+    asked = [gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)]
+    results = {f"gradient{operand}": result for operand, result in enumerate(asked, 1) if result is not None}
     plan = vjp_plan(
         route,
         problem,
         layout("cotangent", cotangent),
         tuple(layout(name, array) for name, array in inputs.items()),
-        tuple(None if result is None else layout("gradient", result) for result in results),
+        tuple(None if result is None else layout("gradient", result) for result in asked),
         cotangent.device.id,
     )
-    _run(plan, {"cotangent": cotangent, **inputs, **gradients})
-    return results
+    _run(plan, {"cotangent": cotangent, **inputs, **results})
 
 
 def _run(plan: Plan, arrays: Mapping[str, Any]) -> None:

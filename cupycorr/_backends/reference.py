@@ -35,9 +35,14 @@ def forward(problem: Problem, input1: np.ndarray, input2: np.ndarray, out: np.nd
 
 @np.errstate(all="ignore")
 def vjp(
-    problem: Problem, cotangent: np.ndarray, input1: np.ndarray, input2: np.ndarray, needs: tuple[bool, bool]
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The gradients of ``<cotangent, forward(input1, input2)>`` that ``needs`` asks for, the others None."""
+    problem: Problem,
+    cotangent: np.ndarray,
+    input1: np.ndarray,
+    input2: np.ndarray,
+    needs: tuple[bool, bool],
+    gradients: tuple[np.ndarray | None, np.ndarray | None],
+) -> None:
+    """Fill the ``gradients`` of ``<cotangent, forward(input1, input2)>`` that ``needs`` asks for; the others may be None."""
     accumulator = element_type("input1", input1.dtype).accumulator_dtype
     totals = [np.zeros(x.shape, accumulator) for x in (input1, input2)]
     for displacement, outputs, at1, at2 in _meetings(problem):
@@ -46,7 +51,9 @@ def vjp(
             if needed:
                 total[(..., *here)] += g * other[(..., *there)].astype(accumulator, order="C")
     scale = accumulator.type(problem.parameters.scale)
-    return tuple((total * scale).astype(input1.dtype) if n else None for n, total in zip(needs, totals, strict=True))
+    for needed, total, gradient in zip(needs, totals, gradients, strict=True):
+        if needed:
+            np.copyto(gradient, total * scale, casting="unsafe")
 
 
 def _meetings(problem: Problem) -> Iterator[tuple[tuple[int, int], tuple[slice, slice], tuple, tuple]]:

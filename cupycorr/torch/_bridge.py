@@ -7,6 +7,7 @@ is new there is allocated by torch.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -124,10 +125,11 @@ def forward_on_cpu(input1: torch.Tensor, input2: torch.Tensor, *given: Any) -> t
     arguments = Arguments(*given)
     asked = ask_once(input1, input2, arguments)
     chosen = _dispatch.choose(asked, _dispatch.CPU, arguments.variant)
-    dtype = arguments.dtype or input1.dtype
-    out = np.empty(asked.out_shape, _numpy_dtype(dtype))
-    chosen.forward(asked, _array(input1), _array(input2), out)
-    return _tensor(out, dtype)
+    out = new_output(input1, arguments, asked)
+    result = _array(out)
+    chosen.forward(asked, _array(input1), _array(input2), result)
+    _take(out, result)
+    return out
 
 
 def vjp_on_cpu(
@@ -138,23 +140,43 @@ def vjp_on_cpu(
     asked = ask_once(input1, input2, arguments)
     check_cotangent(cotangent, input1, arguments, asked)
     chosen = _dispatch.choose(asked, _dispatch.CPU, arguments.variant)
-    arrays = chosen.vjp(asked, _array(cotangent), _array(input1), _array(input2), tuple(needs))
-    return tuple(input1.new_empty(0) if array is None else _tensor(array, input1.dtype) for array in arrays)
+    gradients = new_gradients((input1, input2), needs)
+    results = tuple(_array(gradient) if needed else None for gradient, needed in zip(gradients, needs, strict=True))
+    chosen.vjp(asked, _array(cotangent), _array(input1), _array(input2), tuple(needs), results)
+    for gradient, result in zip(gradients, results, strict=True):
+        if result is not None:
+            _take(gradient, result)
+    return gradients
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
-    """The same memory as a NumPy array; without `ml_dtypes`, bfloat16 as float32, which holds it exactly."""
-    if tensor.dtype != torch.bfloat16:
-        return tensor.numpy(force=True)  # without autograd, with the neg and conj bits resolved
-    dtype = _numpy_dtype(tensor.dtype)
-    return tensor.float().numpy(force=True) if dtype == np.float32 else tensor.view(torch.int16).numpy(force=True).view(dtype)
+    """Return the memory of a CPU tensor as an array; without `ml_dtypes`, a copy of bfloat16 as float32, which holds it exactly.
+
+    `Tensor.numpy` would forbid torch to resize the tensor from then on.
+    """
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
+    if tensor.dtype == torch.bfloat16 and _numpy_dtype(tensor.dtype) == np.float32:
+        tensor = tensor.float()
+    buffer, shape, strides, dtype = _buffer(tensor.dtype, tensor.shape, tensor.stride())
+    memory = buffer.from_address(tensor.data_ptr())
+    memory.owner = tensor  # the array keeps the buffer, and thereby the tensor
+    return np.ndarray(shape, dtype, memory, 0, strides)
 
 
-def _tensor(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-    """The same memory as a tensor of the dtype that an array of ours stands for."""
-    if dtype != torch.bfloat16:
-        return torch.from_numpy(array)
-    return torch.from_numpy(array).to(dtype) if array.dtype == np.float32 else torch.from_numpy(array.view(np.int16)).view(dtype)
+@lru_cache(1024)
+def _buffer(dtype: torch.dtype, shape: torch.Size, strides: tuple[int, ...]) -> tuple:
+    """Return the ctypes type of a tensor's memory from its first element to its last, and NumPy's shape, strides and dtype."""
+    element = _numpy_dtype(dtype)
+    reach = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    bytes_ = (reach + 1) * element.itemsize if all(shape) else 0
+    return ctypes.c_char * bytes_, tuple(shape), tuple(stride * element.itemsize for stride in strides), element
+
+
+def _take(tensor: torch.Tensor, array: np.ndarray) -> None:
+    """Finish writing to a tensor through its `_array`: without `ml_dtypes`, a bfloat16 tensor's was memory of its own."""
+    if tensor.dtype == torch.bfloat16 and array.dtype == np.float32:
+        tensor.copy_(torch.from_numpy(array))
 
 
 @lru_cache
