@@ -108,7 +108,7 @@ class Gpu:
         self.cupy = cupy_on_numpy.module()
         self.cupy.__version__ = "14.2.0"
         self.cupy.resize = self.making(np.resize)
-        self.cupy.empty = lambda shape, dtype: SimpleNamespace(data=self)
+        self.cupy.empty = lambda shape, dtype: SimpleNamespace(data=self, shape=shape, dtype=dtype)
         vars(self.cupy.cuda).update(
             runtime=SimpleNamespace(driverGetVersion=lambda: 13000, memGetInfo=lambda: (self.free, 2 * self.free)),
             get_local_runtime_version=lambda: 12090,
