@@ -169,12 +169,20 @@ def test_compiled_transforms(f, device):
     torch.testing.assert_close(compiled(f)(*inputs), f(*inputs))
 
 
+FORWARD_MODE = {
+    "jvp": lambda a, b: func.jvp(measured, (a, b), (b, a)),
+    "jvp of one input": lambda a, b: func.jvp(lambda a: measured(a, b), (a,), (b,)),
+    "jacfwd": lambda a, b: func.jacfwd(measured, (0, 1))(a, b),
+    "hessian": lambda a, b: func.hessian(loss)(a[:1], b[:1]),
+    "jvp in vmap": lambda a, b: func.vmap(lambda a, b: func.jvp(measured, (a[None], b[None]), (b[None], a[None]))[1])(a, b),
+}
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-def test_compiled_forward_mode_is_refused():
-    a, b = draw(1, 2, 4, 5)
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="NotImplementedError") as caught:
-        compiled(lambda a, b: func.jvp(measured, (a, b), (a, b)))(a, b)
-    assert "no forward-mode derivative" in str(caught.value.__cause__ or caught.value.__context__)
+@pytest.mark.parametrize("f", FORWARD_MODE.values(), ids=FORWARD_MODE.keys())
+def test_compiled_forward_mode(f, device):
+    inputs = draw(2, 2, 4, 5, device=device, dtype=torch.float64)
+    torch.testing.assert_close(compiled(f)(*inputs), f(*inputs))
 
 
 BAD = {
