@@ -134,6 +134,40 @@ def test_a_parameter_that_follows_the_shape(device):
         equal([whole(*inputs)], [f(*inputs)])
 
 
+SCALES = {
+    "an integer": lambda a: 2,
+    "an integer of a size": lambda a: a.shape[1] // 4,
+    "a fraction of a size": lambda a: 1 / a.shape[1],
+    "a root of a size": lambda a: a.shape[1] ** -0.5,
+}
+
+
+@pytest.mark.parametrize("dynamic", [True, None, False], ids=["dynamic", "automatic", "static"])
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES.keys())
+def test_a_scale_may_be_any_number(scale, dynamic, device):
+    def f(a, b):
+        return correlate(a, b, patch_size=3, scale=scale(a))
+
+    whole = compiled(f, dynamic=dynamic)
+    for shape in SHAPES:
+        inputs = draw(*shape, device=device)
+        equal([whole(*inputs)], [f(*inputs)])
+
+
+@pytest.mark.parametrize("dynamic", [True, None], ids=["dynamic", "automatic"])
+def test_a_scale_may_be_an_argument(dynamic):
+    whole = compiled(lambda a, b, scale: correlate(a, b, scale=scale), dynamic=dynamic)
+    a, b = draw(*SHAPES[0])
+    for scale in (2, 3, 0, 0.5, -7):
+        equal([whole(a, b, scale)], [correlate(a, b, scale=scale)])
+
+
+def test_a_module_with_an_integer_scale():
+    sampler = SpatialCorrelationSampler(1, 3, scale=2)
+    a, b = draw(*SHAPES[0])
+    equal([compiled(sampler, dynamic=True)(a, b)], [2 * SpatialCorrelationSampler(1, 3)(a, b)])
+
+
 def test_an_input_correlated_with_itself(device):
     (x, _) = draw(*SHAPES[0], device=device, needs=True)
     equal(gradients(compiled(lambda a: measured(a, a)), x), gradients(lambda a: measured(a, a), x))
@@ -172,13 +206,13 @@ def test_compiled_transforms(f, device):
 FORWARD_MODE = {
     "jvp": lambda a, b: func.jvp(measured, (a, b), (b, a)),
     "jvp of one input": lambda a, b: func.jvp(lambda a: measured(a, b), (a,), (b,)),
-    "jacfwd": lambda a, b: func.jacfwd(measured, (0, 1))(a, b),
+    "jacfwd": lambda a, b: func.jacfwd(measured)(a, b),
     "hessian": lambda a, b: func.hessian(loss)(a[:1], b[:1]),
     "jvp in vmap": lambda a, b: func.vmap(lambda a, b: func.jvp(measured, (a[None], b[None]), (b[None], a[None]))[1])(a, b),
 }
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize("f", FORWARD_MODE.values(), ids=FORWARD_MODE.keys())
 def test_compiled_forward_mode(f, device):
     inputs = draw(2, 2, 4, 5, device=device, dtype=torch.float64)

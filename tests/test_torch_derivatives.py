@@ -254,7 +254,7 @@ def test_the_bare_operators_transform_too(pair):
 # Forward mode ----------------------------------------------------------------------------------------------------------
 
 # Forward mode makes torch script decompositions of its own.
-torchs_own_warning = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+torchs_own_warning = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 FORMS = {"function": measured, "operator": lambda a, b: op(a, b, [2, 2], [3, 2], [1, 1], [1, 1], scale=0.5)}
 forms = pytest.mark.parametrize("f", FORMS.values(), ids=FORMS.keys())
 

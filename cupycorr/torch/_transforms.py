@@ -18,6 +18,9 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
+# Torch has no other level of forward mode. A compiled graph enters it without telling torch's Python part, which is the default.
+LEVEL = 0
+
 
 @dataclass(frozen=True, slots=True)
 class Internals:
@@ -138,10 +141,9 @@ def _autograd_kernel(op: Any, tensors: int, rules: Rules, internals: Internals) 
 
     def kernel(keyset: Any, *arguments: Any) -> Any:
         inputs, rest = arguments[:tensors], arguments[tensors:]
-        if internals.transformed():
-            primals, tangents = zip(*map(forward_ad.unpack_dual, inputs), strict=True)
-            if any(tangent is not None for tangent in tangents):
-                return _dual(without_tangents(keyset, primals, rest, inputs), rules.tangent(primals, tangents, rest))
+        primals, tangents = zip(*(forward_ad.unpack_dual(x, level=LEVEL) for x in inputs), strict=True)
+        if any(tangent is not None for tangent in tangents):
+            return _dual(without_tangents(keyset, primals, rest, inputs), rules.tangent(primals, tangents, rest))
         return without_tangents(keyset, inputs, rest, inputs)
 
     return kernel
@@ -206,7 +208,7 @@ def _dual(primal: Any, tangent: Any) -> Any:
     """Return outputs with their tangents, where they have any."""
     if isinstance(primal, tuple):
         return tuple(map(_dual, primal, tangent))
-    return primal if tangent is None else forward_ad.make_dual(primal, tangent)
+    return primal if tangent is None else forward_ad.make_dual(primal, tangent, level=LEVEL)
 
 
 def _batching_rule(call: Callable[..., Any], tensors: int) -> Callable[..., tuple[Any, Any]]:
