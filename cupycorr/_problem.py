@@ -110,8 +110,8 @@ def integer(name: str, value: Any, what: str, given: Any) -> int:
     TypeError
         It is not one; the message says that ``name`` must be ``what``.
     """
-    # numpy's bool has no __index__ since 2.0, Python's does.
-    if not isinstance(value, bool):
+    # numpy's bool has no __index__ since 2.0, Python's does. torch.compile up to 2.11 stops at `index` of what has none.
+    if not isinstance(value, (bool, float, complex, str, bytes)):
         try:
             return operator.index(value)
         except TypeError:

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch import func
+from torch.autograd import forward_ad
 
 from cupycorr.torch import SpatialCorrelationSampler
 from cupycorr.torch import spatial_correlation_sample as correlate
@@ -203,20 +204,30 @@ def test_compiled_transforms(f, device):
     torch.testing.assert_close(compiled(f)(*inputs), f(*inputs))
 
 
+def dual(f, a, b):
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(
+            f(forward_ad.make_dual(a, b), b) if f is measured else f(forward_ad.make_dual(a, b))
+        ).tangent
+
+
 FORWARD_MODE = {
     "jvp": lambda a, b: func.jvp(measured, (a, b), (b, a)),
     "jvp of one input": lambda a, b: func.jvp(lambda a: measured(a, b), (a,), (b,)),
-    "jacfwd": lambda a, b: func.jacfwd(measured)(a, b),
+    "jacfwd": lambda a, b: func.jacfwd(lambda a, b: measured(a, b))(a, b),
     "hessian": lambda a, b: func.hessian(loss)(a[:1], b[:1]),
+    "dual numbers": lambda a, b: dual(measured, a, b),
+    "dual numbers, both": lambda a, b: dual(lambda a: measured(a, a), a, b),
     "jvp in vmap": lambda a, b: func.vmap(lambda a, b: func.jvp(measured, (a[None], b[None]), (b[None], a[None]))[1])(a, b),
 }
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize("f", FORWARD_MODE.values(), ids=FORWARD_MODE.keys())
-def test_compiled_forward_mode(f, device):
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_forward_mode(f, backend, device):
     inputs = draw(2, 2, 4, 5, device=device, dtype=torch.float64)
-    torch.testing.assert_close(compiled(f)(*inputs), f(*inputs))
+    torch.testing.assert_close(compiled(f, backend=backend)(*inputs), f(*inputs))
 
 
 BAD = {

@@ -49,7 +49,7 @@ def spatial_correlation_sample(
         with  y = i sH - aH + u dH,   x = j sW - aW + v dW
               dy(m) = qH + eH (m - (PH - 1) // 2),   dx(n) = qW + eW (n - (PW - 1) // 2)
 
-    Differentiable in both inputs, to any order of reverse mode; the same inputs give bitwise the same output and gradients. Under
+    Differentiable in both inputs, to any order of reverse and forward mode; the same inputs give bitwise the same output and gradients. Under
     autocast the inputs are cast to its dtype, as a convolution's are.
 
     Parameters
@@ -74,7 +74,7 @@ def spatial_correlation_sample(
     Raises
     ------
     TypeError, ValueError, NotImplementedError
-        As `cupycorr.spatial_correlation_sample`. Forward-mode differentiation is a NotImplementedError.
+        As `cupycorr.spatial_correlation_sample`. A ``scale`` that needs a gradient is a TypeError: multiply the result instead.
 
     Examples
     --------
@@ -170,7 +170,7 @@ def _tensor(name: str, value: torch.Tensor) -> torch.Tensor:
             ": use torch.export, or torch.fx.wrap a function that calls the operator" if isinstance(value, torch.fx.Proxy) else ""
         )
         raise TypeError(f"{name} must be a torch tensor, got {type(value).__module__}.{type(value).__qualname__}{remedy}")
-    return dense_tensor(name, value)
+    return value if value.layout is torch.strided and not (value.is_nested or value.is_quantized) else dense_tensor(name, value)
 
 
 _AUTOCAST_DEVICES = ("cpu", "cuda")
@@ -200,12 +200,13 @@ def _arguments(given: tuple, patch_offset: Any, scale: Any, dtype: Any, precisio
         traced = type(scale) in _TRACED
         normal = _normal(given, patch_offset, 1.0 if traced else scale, *asked[3:])
         before, after = normal[:_SCALE], normal[_SCALE + 1 :]
-        return (*before, torch.sym_float(scale) if traced else normal.scale, *after)
+        return (*before, torch.sym_float(scale) if traced else normal[_SCALE], *after)
     words = all(value is None or type(value) in (str, torch.dtype) for value in asked[3:])
     return _normal_once(*asked) if words and _api.all_plain(given, patch_offset, scale) else _normal(*asked)
 
 
-def _normal(given: tuple, patch_offset: Any, scale: Any, dtype: Any, precision: Any, variant: Any) -> Arguments:
+def _normal(given: tuple, patch_offset: Any, scale: Any, dtype: Any, precision: Any, variant: Any) -> tuple:
+    """Return the fields of `Arguments`, as a plain tuple, which every torch can compile."""
     normal = parameters(*given, patch_offset=patch_offset, scale=scale)
     if precision is not None:
         check_precision(precision)
@@ -213,9 +214,9 @@ def _normal(given: tuple, patch_offset: Any, scale: Any, dtype: Any, precision: 
         raise no_element_type(dtype)
     _dispatch.named_variants(variant)
     pairs = normal.kernel_size, normal.patch_size, normal.stride, normal.padding, normal.dilation, normal.dilation_patch
-    return Arguments(*pairs, normal.patch_offset, normal.scale, dtype, precision, variant)
+    return (*pairs, normal.patch_offset, normal.scale, dtype, precision, variant)
 
 
 @lru_cache(1024)
 def _normal_once(*asked: Any) -> tuple:
-    return _normal(*asked).shortest()
+    return Arguments(*_normal(*asked)).shortest()
