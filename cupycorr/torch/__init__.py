@@ -49,8 +49,8 @@ def spatial_correlation_sample(
         with  y = i sH - aH + u dH,   x = j sW - aW + v dW
               dy(m) = qH + eH (m - (PH - 1) // 2),   dx(n) = qW + eW (n - (PW - 1) // 2)
 
-    Differentiable in both inputs, to any order of reverse and forward mode; the same inputs give bitwise the same output and gradients. Under
-    autocast the inputs are cast to its dtype, as a convolution's are.
+    Differentiable in both inputs, to any order of reverse and forward mode; the same inputs give bitwise the same output and
+    gradients. Under autocast the inputs are cast to its dtype, as a convolution's are.
 
     Parameters
     ----------
