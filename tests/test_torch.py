@@ -20,6 +20,7 @@ from cases import CPU_VARIANTS, DTYPES, NAMED
 
 import cupycorr
 from cupycorr import _api
+from cupycorr._backends import workers
 from cupycorr.torch import SpatialCorrelationSampler, _bridge
 from cupycorr.torch import spatial_correlation_sample as correlate
 
@@ -289,6 +290,27 @@ def test_only_the_gradients_that_are_needed_are_computed(variants):
         asked.clear()
         sum(gradient.sum() for gradient, u in zip(gradients, used, strict=True) if u).backward()
         assert asked == work
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_call_wishes_for_as_many_threads_as_torch_has(number, variants, monkeypatch):
+    """As torch's own operators do: one in a worker of a DataLoader."""
+    seen, row = [], _bridge._dispatch.VARIANTS[0]
+
+    def noting(work):
+        return lambda *rest: (seen.append(workers.thread_count()), work(*rest))
+
+    monkeypatch.delenv("CUPYCORR_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    variants(replace(row, forward=noting(row.forward), vjp=noting(row.vjp)))
+    ceiling, before = workers.thread_count(), torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        x1, x2, g = (tensor(x).requires_grad_() for x in WINDOWED.arrays())
+        correlate(x1, x2, **WINDOWED.parameters).backward(g)
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [min(number, ceiling)] * 2
 
 
 def test_an_unneeded_gradient_is_an_empty_tensor_of_the_operator():

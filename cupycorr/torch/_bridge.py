@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from .. import _api, _dispatch, _tuning
-from .._backends import cuda
+from .._backends import cuda, workers
 from .._backends.kernels import NOWHERE, Layout
 from .._cuda.device import import_cupy
 from .._dtypes import ELEMENT_TYPES, ElementType, check_scale, element_type_called
@@ -127,7 +127,8 @@ def forward_on_cpu(input1: torch.Tensor, input2: torch.Tensor, *given: Any) -> t
     chosen = _dispatch.choose(asked, _dispatch.CPU, arguments.variant)
     out = new_output(input1, arguments, asked)
     result = _array(out)
-    chosen.forward(asked, _array(input1), _array(input2), result)
+    with workers.wishing(torch.get_num_threads()):
+        chosen.forward(asked, _array(input1), _array(input2), result)
     _take(out, result)
     return out
 
@@ -142,7 +143,8 @@ def vjp_on_cpu(
     chosen = _dispatch.choose(asked, _dispatch.CPU, arguments.variant)
     gradients = new_gradients((input1, input2), needs)
     results = tuple(_array(gradient) if needed else None for gradient, needed in zip(gradients, needs, strict=True))
-    chosen.vjp(asked, _array(cotangent), _array(input1), _array(input2), tuple(needs), results)
+    with workers.wishing(torch.get_num_threads()):
+        chosen.vjp(asked, _array(cotangent), _array(input1), _array(input2), tuple(needs), results)
     for gradient, result in zip(gradients, results, strict=True):
         if result is not None:
             _take(gradient, result)
