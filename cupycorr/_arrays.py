@@ -76,8 +76,54 @@ def _tensors_array(name: str, tensor: Any) -> str:
 
 
 def known_array_or_tensor(name: str, array: Any) -> Any:
-    """A volume of scores: a torch tensor itself, anything else as `known_array`."""
-    return array if is_tensor(array) else known_array(name, array, SCORES, "a NumPy or CuPy array or a torch tensor")
+    """A volume of scores: a dense torch tensor itself, anything else as `known_array`."""
+    if is_tensor(array):
+        return dense_tensor(name, array)
+    return known_array(name, array, SCORES, "a NumPy or CuPy array or a torch tensor")
+
+
+def dense_tensor(name: str, tensor: Any) -> Any:
+    """Return a torch tensor whose elements are numbers in memory with strides.
+
+    Raises
+    ------
+    TypeError
+        The tensor is sparse, of another library's layout, nested or quantized; the message says how to make it dense.
+    """
+    if tensor.is_nested:
+        raise TypeError(
+            f"{name} must be a dense tensor, got a nested one: pass the tensors in it, or torch.nested.to_padded_tensor"
+        )
+    if tensor.layout is not sys.modules["torch"].strided:
+        raise TypeError(f"{name} must be a dense tensor, got {name}.layout={tensor.layout}: pass {name}.to_dense()")
+    if tensor.is_quantized:
+        raise TypeError(f"{name} must not be quantized, got {name}.dtype={_dtype_name(tensor)}: pass {name}.dequantize()")
+    return tensor
+
+
+def plain_number(name: str, value: Any, remedy: str) -> Any:
+    """Return a torch tensor of no dimensions as the Python number in it, and anything else as it is.
+
+    Raises
+    ------
+    TypeError
+        The tensor needs a gradient, which its number would not have (``remedy`` says what to do instead); it has dimensions or
+        no real number; or it is not on the CPU, where the call would wait for the device.
+    """
+    if not is_tensor(value):
+        return value
+    if value.requires_grad or sys.modules["torch"].autograd.forward_ad.unpack_dual(value).tangent is not None:
+        raise TypeError(f"{name} must be a number, which has no gradient, got a tensor that needs one: {remedy}")
+    if value.ndim or value.is_complex() or _dtype_name(value) == "bool":
+        got = f"a tensor of shape {tuple(value.shape)} and dtype {_dtype_name(value)}"
+        raise TypeError(f"{name} must be a real number, got {got}")
+    if value.device.type != "cpu":
+        raise TypeError(f"{name} must be a number on the CPU, got a tensor on {value.device}: pass {name}.item(), or {remedy}")
+    return value.item()
+
+
+def _dtype_name(tensor: Any) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def known_arrays(role: Role = OPERAND, /, **arrays: Any) -> tuple[Any, ...]:

@@ -111,8 +111,8 @@ def integer(name: str, value: Any, what: str, given: Any) -> int:
     TypeError
         It is not one; the message says that ``name`` must be ``what``.
     """
-    # numpy's bool has no __index__ since 2.0, Python's does.
-    if not isinstance(value, bool):
+    # numpy's bool has no __index__ since 2.0, Python's does. torch.compile up to 2.11 stops at `index` of what has none.
+    if not isinstance(value, (bool, float, complex, str, bytes)):
         try:
             return operator.index(value)
         except TypeError:
@@ -127,8 +127,7 @@ def _shown(value: Any) -> str:
 
 
 def _finite_scale(scale: Any) -> float:
-    # What float() would also take: complex numbers (their imaginary part is lost), numpy's bool, strings, one-element arrays.
-    if isinstance(scale, bool) or not isinstance(scale, Real):
+    if not is_real(scale):
         raise TypeError(f"scale must be a real number, got scale={scale!r}")
     try:
         value = float(scale)
@@ -137,6 +136,16 @@ def _finite_scale(scale: Any) -> float:
     if not math.isfinite(value):
         raise ValueError(f"scale must be finite, got scale={scale!r}")
     return value
+
+
+def is_real(value: Any) -> bool:
+    """Return whether a value is a real number: Python's, or a scalar of NumPy or `ml_dtypes`.
+
+    float() would also take complex numbers of NumPy (whose imaginary part it drops), bools, strings and arrays of one element.
+    """
+    if isinstance(value, np.generic) and not isinstance(value, Real):
+        return value.dtype.kind not in "bcSU" and np.can_cast(value.dtype, np.float64)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from . import _pictures
-from ._arrays import array_module, converted, current_device_of, is_tensor, known_array_or_tensor, to_numpy
+from ._arrays import array_module, converted, current_device_of, is_tensor, known_array_or_tensor, plain_number, to_numpy
 from ._dtypes import ElementType, element_type_called
-from ._problem import LARGEST, Axis, Problem, integer, parameters
+from ._problem import LARGEST, Axis, Problem, integer, is_real, parameters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -324,7 +323,8 @@ def _element(out: Any) -> ElementType:
 
 
 def _positive(temperature: Any, element: ElementType) -> float:
-    if isinstance(temperature, bool) or not isinstance(temperature, Real):
+    temperature = plain_number("temperature", temperature, "divide the scores instead")
+    if not is_real(temperature):
         raise TypeError(f"temperature must be a real number, got temperature={temperature!r}")
     limits = np.finfo(element.accumulator_dtype)
     try:

@@ -656,10 +656,11 @@ BAD_TEMPERATURES = {
     "zero of a small float": (np.float16(0), ValueError, "temperature must be positive"),
     "infinity of a small float": (np.float16("inf"), ValueError, "temperature must be positive"),
     "bool": (True, TypeError, "temperature must be a real number, got temperature=True"),
+    "learnable": (torch.nn.Parameter(torch.tensor(0.5)), TypeError, "got a tensor that needs one: divide the scores instead"),
+    "a tensor with an axis": (torch.tensor([0.5]), TypeError, r"must be a real number, got a tensor of shape \(1,\) and"),
     "none": (None, TypeError, "temperature must be a real number, got temperature=None"),
     "text": ("1", TypeError, "temperature must be a real number, got temperature='1'"),
     "complex": (1j, TypeError, "temperature must be a real number"),
-    "tensor": (torch.ones(()), TypeError, "temperature must be a real number"),
 }
 
 
@@ -667,6 +668,21 @@ BAD_TEMPERATURES = {
 def test_bad_temperatures_are_refused(temperature, error, message):
     with pytest.raises(error, match=message):
         cupycorr.soft_argmax(GOOD, temperature)
+
+
+@pytest.mark.parametrize(
+    "number", [torch.tensor(0.5), torch.tensor(0.5, dtype=torch.bfloat16), ml_dtypes.bfloat16(0.5)], ids=repr
+)
+def test_a_temperature_may_be_a_scalar_of_torch_or_ml_dtypes(number):
+    scores = one_position([[0, 0, 1]])
+    assert cupycorr.soft_argmax(scores, number).dx.item() == cupycorr.soft_argmax(scores, 0.5).dx.item()
+
+
+def test_tensors_that_are_not_dense_are_refused_with_the_remedy():
+    scores = torch.zeros(1, 3, 3, 2, 2)
+    for function in TAKING_SCORES.values():
+        with pytest.raises(TypeError, match=r"out must be a dense tensor, got out.layout=torch.sparse_coo: pass out.to_dense"):
+            function(scores.to_sparse())
 
 
 def test_a_temperature_of_a_small_float_is_taken(recwarn):

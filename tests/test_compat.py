@@ -832,6 +832,24 @@ def test_adapters_compile_in_one_graph():
         assert_same(compiled(first, second), call(first, second), (first, second), (first, second), rtol=1e-6)
 
 
+CROPPED = {
+    "unfold, even window": unfold_sampler.SpatialCorrelationSampler(kernel_size=4, patch_size=1, padding=2, stride=2),
+    "unfold, pair of windows": unfold_sampler.SpatialCorrelationSampler((2, 3), 1, padding=1, stride=(3, 2), dilation=2),
+    "flownet2, windows": flownet2.Correlation(4, 3, 2, 3, 2),
+}
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
+@pytest.mark.parametrize("module", CROPPED.values(), ids=CROPPED)
+def test_adapters_that_leave_out_positions_are_exported_for_all_sizes(module, strict):
+    sizes = {2: torch.export.Dim("h", min=8, max=64), 3: torch.export.Dim("w", min=8, max=64)}
+    first = images((1, 4, 9, 10), dtype=torch.float32)
+    program = torch.export.export(module, tuple(first), dynamic_shapes=(sizes, sizes), strict=strict).module()
+    for shape in ((9, 10), (10, 11), (17, 8), (8, 15)):
+        inputs = images((1, 4, *shape), dtype=torch.float32)
+        torch.testing.assert_close(program(*inputs), module(*inputs), rtol=0, atol=0)
+
+
 # The real packages ------------------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from cases import CPU_VARIANTS, DTYPES, NAMED
 
 import cupycorr
 from cupycorr import _api
+from cupycorr._backends import workers
 from cupycorr.torch import SpatialCorrelationSampler, _bridge
 from cupycorr.torch import spatial_correlation_sample as correlate
 
@@ -291,6 +292,27 @@ def test_only_the_gradients_that_are_needed_are_computed(variants):
         assert asked == work
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_call_wishes_for_as_many_threads_as_torch_has(number, variants, monkeypatch):
+    """As torch's own operators do: one in a worker of a DataLoader."""
+    seen, row = [], _bridge._dispatch.VARIANTS[0]
+
+    def noting(work):
+        return lambda *rest: (seen.append(workers.thread_count()), work(*rest))
+
+    monkeypatch.delenv("CUPYCORR_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    variants(replace(row, forward=noting(row.forward), vjp=noting(row.vjp)))
+    ceiling, before = workers.thread_count(), torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        x1, x2, g = (tensor(x).requires_grad_() for x in WINDOWED.arrays())
+        correlate(x1, x2, **WINDOWED.parameters).backward(g)
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [min(number, ceiling)] * 2
+
+
 def test_an_unneeded_gradient_is_an_empty_tensor_of_the_operator():
     x1, x2, g = (tensor(x) for x in cases.same((1, 2, 4, 5)).arrays())
     g1, g2 = torch.ops.cupycorr.spatial_correlation_sample_vjp(g, x1, x2, [False, True])
@@ -420,6 +442,78 @@ def test_what_is_no_tensor_is_refused(name, value):
     kind = type(value)
     with pytest.raises(TypeError, match=re.escape(f"{name} must be a torch tensor, got {kind.__module__}.{kind.__qualname__}")):
         correlate(**{"input1": torch.ones(test_errors.SHAPE), "input2": torch.ones(test_errors.SHAPE), name: value})
+
+
+NUMBERS = [
+    torch.tensor(0.5),
+    torch.tensor(0.5, dtype=torch.bfloat16),
+    torch.tensor(3),
+    torch.nn.Parameter(torch.tensor(0.5), False),
+]
+
+
+@pytest.mark.parametrize("scale", NUMBERS, ids=str)
+def test_a_scale_may_be_a_tensor_of_one_number(scale):
+    x1, x2, _ = (tensor(x) for x in cases.same((1, 3, 8, 9)).arrays())
+    assert torch.equal(correlate(x1, x2, scale=scale), correlate(x1, x2, scale=scale.item()))
+    assert torch.equal(SpatialCorrelationSampler(scale=scale)(x1, x2), correlate(x1, x2, scale=scale.item()))
+
+
+NO_NUMBERS = {
+    "learnable": (torch.nn.Parameter(torch.tensor(0.5)), "needs one: multiply the result instead"),
+    "an axis": (torch.tensor([0.5]), r"a real number, got a tensor of shape \(1,\) and dtype float32"),
+    "bool": (torch.tensor(True), "a real number, got a tensor of shape .* and dtype bool"),
+    "complex": (torch.tensor(1j), "a real number, got a tensor of shape .* and dtype complex64"),
+    "elsewhere": (torch.tensor(0.5, device="meta"), r"got a tensor on meta: pass scale.item\(\), or multiply the result"),
+}
+
+
+@pytest.mark.parametrize(("scale", "said"), NO_NUMBERS.values(), ids=NO_NUMBERS.keys())
+def test_a_tensor_that_is_no_number_is_refused_as_a_scale(scale, said):
+    x = torch.ones(1, 1, 2, 2)
+    with pytest.raises(TypeError, match=f"scale must be .*{said}"):
+        correlate(x, x, scale=scale)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_a_scale_that_a_transform_differentiates_is_refused():
+    x, scale = torch.ones(1, 1, 2, 2), torch.tensor(0.5)
+
+    def loss(scale):
+        return correlate(x, x, scale=scale).sum()
+
+    for transformed in (lambda: torch.func.grad(loss)(scale), lambda: torch.func.jvp(loss, (scale,), (scale,))):
+        with pytest.raises(TypeError, match="needs one: multiply the result instead"):
+            transformed()
+
+
+X = torch.rand(1, 2, 3, 4)
+NOT_DENSE = {
+    "sparse": (lambda: X.to_sparse(), "got {}.layout=torch.sparse_coo: pass {}.to_dense()"),
+    "sparse rows": (lambda: X[0, 0].to_sparse_csr(), "got {}.layout=torch.sparse_csr: pass {}.to_dense()"),
+    "mkldnn": (lambda: X.to_mkldnn(), "got {}.layout=torch._mkldnn: pass {}.to_dense()"),
+    "quantized": (lambda: torch.quantize_per_tensor(X, 0.1, 0, torch.quint8), "got {}.dtype=quint8: pass {}.dequantize()"),
+    "nested": (lambda: torch.nested.nested_tensor([X[0], X[0]]), "{} must be a dense tensor, got a nested one"),
+    "jagged": (
+        lambda: torch.nested.nested_tensor([X[0], X[0]], layout=torch.jagged),
+        "{} must be a dense tensor, got a nested one",
+    ),
+}
+
+
+# Torch says of several of these that they are not finished, or that they will go.
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", ["input1", "input2"])
+@pytest.mark.parametrize(("make", "said"), NOT_DENSE.values(), ids=NOT_DENSE.keys())
+def test_a_tensor_that_is_not_dense_is_refused_with_the_remedy(make, said, name):
+    with pytest.raises(TypeError, match=re.escape(said.format(name, name))):
+        correlate(**{"input1": X, "input2": X, name: make()})
+
+
+def test_a_symbolic_trace_is_refused_with_the_remedy():
+    for traced in (SpatialCorrelationSampler(1, 3), lambda input1, input2: correlate(input1, input2)):
+        with pytest.raises(TypeError, match=r"input1 must be a torch tensor, got torch.fx.proxy.Proxy: use torch.export"):
+            torch.fx.symbolic_trace(traced)
 
 
 def test_tensors_on_different_devices_are_refused():

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch import func
+from torch.autograd import forward_ad
 
 from cupycorr.torch import SpatialCorrelationSampler
 from cupycorr.torch import spatial_correlation_sample as correlate
@@ -134,6 +135,40 @@ def test_a_parameter_that_follows_the_shape(device):
         equal([whole(*inputs)], [f(*inputs)])
 
 
+SCALES = {
+    "an integer": lambda a: 2,
+    "an integer of a size": lambda a: a.shape[1] // 4,
+    "a fraction of a size": lambda a: 1 / a.shape[1],
+    "a root of a size": lambda a: a.shape[1] ** -0.5,
+}
+
+
+@pytest.mark.parametrize("dynamic", [True, None, False], ids=["dynamic", "automatic", "static"])
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES.keys())
+def test_a_scale_may_be_any_number(scale, dynamic, device):
+    def f(a, b):
+        return correlate(a, b, patch_size=3, scale=scale(a))
+
+    whole = compiled(f, dynamic=dynamic)
+    for shape in SHAPES:
+        inputs = draw(*shape, device=device)
+        equal([whole(*inputs)], [f(*inputs)])
+
+
+@pytest.mark.parametrize("dynamic", [True, None], ids=["dynamic", "automatic"])
+def test_a_scale_may_be_an_argument(dynamic):
+    whole = compiled(lambda a, b, scale: correlate(a, b, scale=scale), dynamic=dynamic)
+    a, b = draw(*SHAPES[0])
+    for scale in (2, 3, 0, 0.5, -7):
+        equal([whole(a, b, scale)], [correlate(a, b, scale=scale)])
+
+
+def test_a_module_with_an_integer_scale():
+    sampler = SpatialCorrelationSampler(1, 3, scale=2)
+    a, b = draw(*SHAPES[0])
+    equal([compiled(sampler, dynamic=True)(a, b)], [2 * SpatialCorrelationSampler(1, 3)(a, b)])
+
+
 def test_an_input_correlated_with_itself(device):
     (x, _) = draw(*SHAPES[0], device=device, needs=True)
     equal(gradients(compiled(lambda a: measured(a, a)), x), gradients(lambda a: measured(a, a), x))
@@ -169,12 +204,30 @@ def test_compiled_transforms(f, device):
     torch.testing.assert_close(compiled(f)(*inputs), f(*inputs))
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-def test_compiled_forward_mode_is_refused():
-    a, b = draw(1, 2, 4, 5)
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="NotImplementedError") as caught:
-        compiled(lambda a, b: func.jvp(measured, (a, b), (a, b)))(a, b)
-    assert "no forward-mode derivative" in str(caught.value.__cause__ or caught.value.__context__)
+def dual(f, a, b):
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(
+            f(forward_ad.make_dual(a, b), b) if f is measured else f(forward_ad.make_dual(a, b))
+        ).tangent
+
+
+FORWARD_MODE = {
+    "jvp": lambda a, b: func.jvp(measured, (a, b), (b, a)),
+    "jvp of one input": lambda a, b: func.jvp(lambda a: measured(a, b), (a,), (b,)),
+    "jacfwd": lambda a, b: func.jacfwd(lambda a, b: measured(a, b))(a, b),
+    "hessian": lambda a, b: func.hessian(loss)(a[:1], b[:1]),
+    "dual numbers": lambda a, b: dual(measured, a, b),
+    "dual numbers, both": lambda a, b: dual(lambda a: measured(a, a), a, b),
+    "jvp in vmap": lambda a, b: func.vmap(lambda a, b: func.jvp(measured, (a[None], b[None]), (b[None], a[None]))[1])(a, b),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.parametrize("f", FORWARD_MODE.values(), ids=FORWARD_MODE.keys())
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_forward_mode(f, backend, device):
+    inputs = draw(2, 2, 4, 5, device=device, dtype=torch.float64)
+    torch.testing.assert_close(compiled(f, backend=backend)(*inputs), f(*inputs))
 
 
 BAD = {
@@ -208,6 +261,8 @@ def dynamic():
     return {0: torch.export.Dim("b", min=1, max=64), 2: torch.export.Dim("h", **sizes), 3: torch.export.Dim("w", **sizes)}
 
 
+# Torch 2.11 says this of the buffer that it reads the saved file into.
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
 @pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
 def test_an_exported_model_takes_other_sizes(strict, device, tmp_path):
     net = Net().to(device).eval()

@@ -1,13 +1,22 @@
-"""Derivatives of the torch operator: numerical checks of every parameter, the transforms of `torch.func`, what is refused."""
+"""Derivatives of the torch operator: numerical checks of every parameter, the transforms of `torch.func`, forward mode."""
 
+import subprocess
+import sys
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import func
 from torch.autograd import forward_ad
 
+import cupycorr
+from cupycorr import _dispatch
+from cupycorr.torch import _transforms
 from cupycorr.torch import spatial_correlation_sample as correlate
+
+ROOT = Path(cupycorr.__file__).resolve().parents[1]
 
 op = torch.ops.cupycorr.spatial_correlation_sample
 vjp_op = torch.ops.cupycorr.spatial_correlation_sample_vjp
@@ -98,12 +107,18 @@ SAMPLES = {
 }
 
 
+# The check itself reads such a gradient in torch 2.15, of torch's own operators, too.
+checks_warning = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+
+@checks_warning
 @pytest.mark.parametrize(("dtype", "needs", "arguments"), SAMPLES.values(), ids=SAMPLES.keys())
 def test_opcheck_of_the_operator(dtype, needs, arguments, device):
     inputs = draw((2, 3, 6, 7), (2, 3, 6, 7), dtype=dtype, needs=needs, device=device)
     torch.library.opcheck(op.default, (*inputs, *arguments))
 
 
+@checks_warning
 @pytest.mark.parametrize("asked", [[True, True], [True, False], [False, True]], ids=str)
 @pytest.mark.parametrize(("dtype", "needs", "arguments"), SAMPLES.values(), ids=SAMPLES.keys())
 def test_opcheck_of_its_gradients(dtype, needs, arguments, asked, device):
@@ -242,40 +257,162 @@ def test_the_bare_operators_transform_too(pair):
     close(got[:, 0], vjp_op(g, *pair, [True, False])[0])
 
 
-# What torch could only get silently wrong ------------------------------------------------------------------------------
-
-
-def dual(f):
-    def call(a, b):
-        with forward_ad.dual_level():
-            return f(forward_ad.make_dual(a, torch.ones_like(a)), b)
-
-    return call
-
-
-FORWARD_MODE = {
-    "jvp": lambda a, b: func.jvp(measured, (a, b), (a, b)),
-    "jvp of a gradient": lambda a, b: func.jvp(func.grad(loss), (a, b), (a, b)),
-    "gradient of a jvp": lambda a, b: func.grad(lambda x: func.jvp(loss, (x, b), (a, b))[1])(a),
-    "jacfwd": lambda a, b: func.jacfwd(measured)(a, b),
-    "jacfwd in vmap": lambda a, b: func.vmap(func.jacfwd(loss))(a[:, None], b[:, None]),
-    "hessian": lambda a, b: func.hessian(loss)(a, b),
-    "dual numbers": dual(measured),
-    "dual numbers, bare": dual(op),
-    "dual numbers, gradients": dual(lambda a, b: vjp_op(op(b, b), a, b, [True, True])),
-    "dual numbers that need gradients": dual(lambda a, b: measured(a.requires_grad_(), b)),
-}
-
+# Forward mode ----------------------------------------------------------------------------------------------------------
 
 # Forward mode makes torch script decompositions of its own.
-torchs_own_warning = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+torchs_own_warning = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+FORMS = {"function": measured, "operator": lambda a, b: op(a, b, [2, 2], [3, 2], [1, 1], [1, 1], scale=0.5)}
+forms = pytest.mark.parametrize("f", FORMS.values(), ids=FORMS.keys())
+
+
+def cubed(f):
+    return lambda *inputs: f(*inputs).pow(3).sum()
+
+
+def tangent_by_reverse_mode(f, primals, tangents):
+    """The Jacobian times the tangents, as the derivative of its transpose times a vector with respect to that vector."""
+    primals = [x.detach().clone().requires_grad_() for x in primals]
+    out = f(*primals)
+    outputs = out if isinstance(out, tuple) else (out,)
+    vectors = [torch.zeros_like(each).requires_grad_() for each in outputs]
+    transposed = torch.autograd.grad(outputs, primals, vectors, create_graph=True, allow_unused=True)
+    terms = [(g * t).sum() for g, t in zip(transposed, tangents, strict=True) if g is not None]
+    results = torch.autograd.grad(sum(terms), vectors)
+    return results if isinstance(out, tuple) else results[0]
+
+
+def tangent_by_dual_numbers(f, primals, tangents):
+    with forward_ad.dual_level():
+        pairs = zip(primals, tangents, strict=True)
+        out = f(*(x if t is None else forward_ad.make_dual(x, t) for x, t in pairs))
+        outputs = out if isinstance(out, tuple) else (out,)
+        results = tuple(forward_ad.unpack_dual(each).tangent for each in outputs)
+    return results if isinstance(out, tuple) else results[0]
+
+
+def by_func(f, primals, tangents):
+    return func.jvp(f, tuple(primals), tuple(tangents))[1]
+
+
+MODES = {"jvp": by_func, "dual numbers": tangent_by_dual_numbers}
+modes = pytest.mark.parametrize("mode", MODES.values(), ids=MODES.keys())
+
+
+@pytest.fixture
+def tangents(device):
+    return draw(*SIZES, *SIZES, device=device, needs=False)[2:]
 
 
 @torchs_own_warning
-@pytest.mark.parametrize("call", FORWARD_MODE.values(), ids=FORWARD_MODE.keys())
-def test_forward_mode_is_refused(call, pair):
-    with pytest.raises(NotImplementedError, match=r"no forward-mode derivative.*use reverse mode"):
-        call(*pair)
+@table
+def test_tangents_of_every_parameter_agree_with_finite_differences(shape1, shape2, parameters, device):
+    f = partial(correlate, **on_device(parameters, device))
+    inputs = draw(shape1, shape2, device=device)
+    only_forward = dict(check_forward_ad=True, check_backward_ad=False, check_undefined_grad=False, check_batched_grad=False)
+    assert torch.autograd.gradcheck(f, inputs, **only_forward, fast_mode=True)
+    forward_over_reverse = dict(check_fwd_over_rev=True, check_rev_over_rev=False, check_undefined_grad=False)
+    assert torch.autograd.gradgradcheck(f, inputs, **forward_over_reverse, fast_mode=True)
+
+
+@torchs_own_warning
+@modes
+@forms
+def test_the_tangent_is_the_sum_of_two_forward_maps(f, mode, pair, tangents):
+    (x1, x2), (t1, t2) = pair, tangents
+    out, _ = func.jvp(f, (x1, x2), (t1, t2))
+    assert torch.equal(out, f(x1, x2))
+    close(mode(f, pair, tangents), f(t1, x2) + f(x1, t2))
+    close(mode(lambda a: f(a, x2), [x1], [t1]), f(t1, x2))
+    close(mode(lambda b: f(x1, b), [x2], [t2]), f(x1, t2))
+    close(mode(lambda a: f(a, a), [x1], [t1]), f(t1, x1) + f(x1, t1))
+
+
+@torchs_own_warning
+def test_no_tangent_costs_one_forward_map(pair, variants):
+    calls, row = [], _dispatch.VARIANTS[0]
+    variants(replace(row, forward=lambda *rest: calls.append(row.forward(*rest))))
+    tangent_by_dual_numbers(measured, pair, [torch.ones_like(pair[0]), None])
+    assert len(calls) == 2
+    with forward_ad.dual_level():
+        assert forward_ad.unpack_dual(measured(*pair)).tangent is None
+    assert len(calls) == 3
+
+
+@torchs_own_warning
+@modes
+@pytest.mark.parametrize("needs", [[True, True], [True, False], [False, True]], ids=str)
+def test_tangents_of_the_gradients(needs, mode, pair, tangents):
+    x1, x2 = pair
+    g, tg = torch.randn_like(op(x1, x2)), torch.randn_like(op(x1, x2))
+
+    def gradients(g, x1, x2):
+        return tuple(each for each, needed in zip(vjp_op(g, x1, x2, needs), needs, strict=True) if needed)
+
+    close(
+        mode(gradients, [g, x1, x2], [tg, *tangents]),
+        tangent_by_reverse_mode(gradients, [g, x1, x2], [tg, *tangents]),
+    )
+
+
+@torchs_own_warning
+@forms
+def test_func_jacfwd(f, pair):
+    close(func.jacfwd(f, (0, 1))(*pair), torch.autograd.functional.jacobian(f, tuple(pair)))
+
+
+HESSIANS = {
+    "hessian": func.hessian,
+    "jacfwd of jacfwd": lambda f, argnums: func.jacfwd(func.jacfwd(f, argnums), argnums),
+    "jacrev of jacfwd": lambda f, argnums: func.jacrev(func.jacfwd(f, argnums), argnums),
+}
+
+
+@torchs_own_warning
+@pytest.mark.parametrize("hessian", HESSIANS.values(), ids=HESSIANS.keys())
+@forms
+def test_second_derivatives_with_forward_mode(f, hessian, pair):
+    x1, x2 = pair[0][:1], pair[1][:1]
+    close(hessian(cubed(f), (0, 1))(x1, x2), torch.autograd.functional.hessian(cubed(f), (x1, x2)))
+
+
+@torchs_own_warning
+def test_third_derivatives_with_forward_mode(pair):
+    x1, x2 = (x[:1, :1, :2, :2] for x in pair)
+    f = lambda a, b: correlate(a, b, patch_size=3).pow(3).sum()  # noqa: E731
+    want = func.jacrev(func.jacrev(func.jacrev(f), 1))(x1, x2)
+    close(func.jacfwd(func.jacfwd(func.jacfwd(f), 1))(x1, x2), want)
+    close(func.jacfwd(func.jacrev(func.jacfwd(f), 1))(x1, x2), want)
+
+
+@torchs_own_warning
+@forms
+def test_tangents_inside_and_outside_of_vmap(f, pair, tangents):
+    def one(a, b):
+        return f(a[None], b[None])[0]
+
+    want = f(tangents[0], pair[1]) + f(pair[0], tangents[1])
+    close(func.vmap(lambda a, b, s, t: by_func(one, (a, b), (s, t)))(*pair, *tangents), want)
+    close(by_func(func.vmap(one), pair, tangents), want)
+
+
+@torchs_own_warning
+@forms
+def test_gradients_of_tangents_and_tangents_of_gradients(f, pair, tangents):
+    """All of them are the Hessian times the tangents."""
+
+    def tangent_of_loss(a, b):
+        return (3 * f(a, b).pow(2) * (f(tangents[0], b) + f(a, tangents[1]))).sum()
+
+    want = plain_gradients(*pair, f=tangent_of_loss)
+    close(func.grad(lambda a, b: by_func(cubed(f), (a, b), tangents), (0, 1))(*pair), want)
+    close(by_func(func.grad(cubed(f), (0, 1)), pair, tangents), want)
+    inputs = [x.clone().requires_grad_() for x in pair]
+    close(torch.autograd.grad(tangent_by_dual_numbers(cubed(f), inputs, tangents), inputs), want)
+
+    def gradients(a, b):
+        return torch.autograd.grad(cubed(f)(a, b), (a, b), create_graph=True)
+
+    close(tangent_by_dual_numbers(gradients, inputs, tangents), want)
 
 
 @torchs_own_warning
@@ -283,3 +420,92 @@ def test_reverse_mode_stays_right_inside_a_forward_level(pair):
     with forward_ad.dual_level():
         got = plain_gradients(*pair)
     close(got, plain_gradients(*pair))
+
+
+# Without the names of torch that are not public ------------------------------------------------------------------------
+
+PRIVATE = {
+    "_AutoDispatchBelowAutograd": torch._C,
+    "_after_autograd_keyset": torch._C,
+    "_are_functorch_transforms_active": torch._C,
+    "_SingleLevelFunction": torch.autograd.function,
+    "enable_single_level_autograd_function": torch._functorch.utils,
+    "_set_fwd_grad_enabled": forward_ad,
+    "_current_level": forward_ad,
+}
+
+
+def test_this_torch_has_the_names():
+    assert _transforms.Internals.found() is not None
+
+
+@pytest.mark.parametrize(("name", "owner"), PRIVATE.items(), ids=PRIVATE.keys())
+def test_where_one_of_the_names_is_gone_none_is_used(name, owner, monkeypatch):
+    monkeypatch.delattr(owner, name)
+    assert _transforms.Internals.found() is None
+
+
+WITHOUT = """
+import sys
+import torch
+from torch import func
+single = torch.autograd.function._SingleLevelFunction
+del torch.autograd.function._SingleLevelFunction  # torch needs it itself, later
+from cupycorr.torch import _ops, spatial_correlation_sample
+torch.autograd.function._SingleLevelFunction = single
+assert _ops._internals is None
+compiled = None
+torch.manual_seed(0)
+a, b, t = (torch.randn(2, 3, 4, 5, dtype=torch.float64) for _ in range(3))
+
+def f(a, b):
+    return spatial_correlation_sample(a, b, patch_size=3)
+
+def written_out(a, b):
+    b = torch.nn.functional.pad(b, (1, 1, 1, 1))
+    moved = [[(a * b[..., m : m + a.shape[2], n : n + a.shape[3]]).sum(1) for n in range(3)] for m in range(3)]
+    return torch.stack([torch.stack(row, 1) for row in moved], 1)
+
+def loss(f):
+    return lambda a, b: f(a, b).pow(3).sum()
+
+def penalty(f):
+    return lambda a, b: torch.stack([g.pow(2).sum() for g in func.grad(loss(f), (0, 1))(a, b)]).sum()
+
+def gradients(f):
+    inputs = [x.clone().requires_grad_() for x in (a, b)]
+    first = torch.autograd.grad(loss(f)(*inputs), inputs, create_graph=True)
+    if f is compiled:  # torch has no second derivatives of compiled graphs
+        return first
+    return (*first, *torch.autograd.grad(sum(g.pow(2).sum() for g in first), inputs))
+
+for of in (
+    lambda f: f(a, b),
+    gradients,
+    lambda f: func.grad(penalty(f), (0, 1))(a, b),
+    lambda f: func.jacrev(f)(a, b),
+    lambda f: func.vmap(func.grad(loss(f), (0, 1)))(a[:, None], b[:, None]),
+    lambda f: func.grad(lambda a: func.vmap(f)(a[:, None], b[:, None]).pow(3).sum())(a),
+):
+    torch.testing.assert_close(of(f), of(written_out))
+compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+torch.testing.assert_close(gradients(compiled), gradients(written_out)[:2])
+
+def bare(a, b):
+    return torch.ops.cupycorr.spatial_correlation_sample(a, b, patch_size=[3, 3])
+
+def refused(call):
+    try:
+        call()
+    except (NotImplementedError, RuntimeError) as error:
+        return type(error).__name__
+    return "nothing"
+
+torch.testing.assert_close(gradients(bare)[:2], gradients(written_out)[:2])
+print(refused(lambda: func.grad(loss(bare))(a, b)), refused(lambda: func.jvp(f, (a, b), (t, t))))
+"""
+
+
+def test_without_the_names_reverse_mode_is_right_by_torchs_public_interface_and_the_rest_is_refused():
+    got = subprocess.run([sys.executable, "-W", "ignore", "-c", WITHOUT], capture_output=True, text=True, cwd=ROOT)
+    assert (got.returncode, got.stdout.split()) == (0, ["RuntimeError", "NotImplementedError"]), got.stderr

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cupycorr.torch import SpatialCorrelationSampler
+from cupycorr.torch import SpatialCorrelationSampler, _bridge
 from cupycorr.torch import spatial_correlation_sample as correlate
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("_torch_device")]
@@ -75,6 +75,13 @@ def test_the_work_is_on_torchs_current_stream(parameters):
         got = correlate(late_a, late_b, **parameters)
     side.synchronize()
     assert torch.equal(got, want)
+
+
+def test_the_current_stream_is_the_one_that_torch_names():
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        assert _bridge.current_stream(0) == side.cuda_stream
+    assert _bridge.current_stream(0) == torch.cuda.current_stream(0).cuda_stream
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")

@@ -2,6 +2,7 @@
 
 import sys
 from inspect import signature
+from types import SimpleNamespace
 
 import cases
 import fake_cupy
@@ -191,6 +192,14 @@ def test_launches_go_to_the_stream_that_torch_is_on_at_that_moment(gpu):
         gpu.launched.clear()
         answer(WINDOWED)
         assert {ptr for _, ptr in gpu.launched} == {stream}
+
+
+def test_the_stream_is_found_with_and_without_the_name_that_is_not_public(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=100 + index))
+    monkeypatch.setattr(_bridge, "_raw_stream", None)
+    assert _bridge.current_stream(3) == 103
+    monkeypatch.setattr(_bridge, "_raw_stream", lambda index: 200 + index)
+    assert _bridge.current_stream(3) == 203
 
 
 def test_only_the_gradient_that_is_needed_is_launched(gpu):

@@ -88,7 +88,12 @@ def first_positions(volume: torch.Tensor, image: torch.Tensor, padding: Any, spa
     )
     if min(height, width) < 1:
         raise ValueError(f"the output would have height {height} and width {width}, got input1.shape={tuple(image.shape)}")
-    return volume[..., :height, :width].contiguous()
+    if not torch.compiler.is_compiling():
+        return volume[..., :height, :width].contiguous()
+    # A slice compares its end with the volume's size, and an exported graph of all sizes must hold only what torch can prove.
+    for axis, count in ((-2, height), (-1, width)):
+        volume = volume.index_select(axis, torch.arange(count, device=volume.device))
+    return volume
 
 
 # A neighbour's compiled half is called by copies of its Python half, inside autograd functions of theirs. It is without autocast,

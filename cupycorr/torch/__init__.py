@@ -15,6 +15,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError('cupycorr.torch needs torch: pip install "cupycorr[torch]"', name=error.name) from error
 
 from .. import _api, _dispatch
+from .._arrays import dense_tensor, plain_number
 from .._dtypes import no_element_type
 from .._problem import check_precision, parameters
 from ._bridge import ELEMENTS, Arguments
@@ -48,8 +49,8 @@ def spatial_correlation_sample(
         with  y = i sH - aH + u dH,   x = j sW - aW + v dW
               dy(m) = qH + eH (m - (PH - 1) // 2),   dx(n) = qW + eW (n - (PW - 1) // 2)
 
-    Differentiable in both inputs, to any order of reverse mode; the same inputs give bitwise the same output and gradients. Under
-    autocast the inputs are cast to its dtype, as a convolution's are.
+    Differentiable in both inputs, to any order of reverse and forward mode; the same inputs give bitwise the same output and
+    gradients. Under autocast the inputs are cast to its dtype, as a convolution's are.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ def spatial_correlation_sample(
     Raises
     ------
     TypeError, ValueError, NotImplementedError
-        As `cupycorr.spatial_correlation_sample`. Forward-mode differentiation is a NotImplementedError.
+        As `cupycorr.spatial_correlation_sample`. A ``scale`` that needs a gradient is a TypeError: multiply the result instead.
 
     Examples
     --------
@@ -132,6 +133,7 @@ class SpatialCorrelationSampler(torch.nn.Module):
         variant: str = "auto",
     ) -> None:
         super().__init__()
+        scale = plain_number("scale", scale, _REMEDY)
         given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
         _arguments(given, patch_offset, scale, dtype, precision, variant)
         self.kernel_size, self.patch_size, self.stride, self.padding, self.dilation, self.dilation_patch = given
@@ -164,8 +166,11 @@ class SpatialCorrelationSampler(torch.nn.Module):
 
 def _tensor(name: str, value: torch.Tensor) -> torch.Tensor:
     if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{name} must be a torch tensor, got {type(value).__module__}.{type(value).__qualname__}")
-    return value
+        remedy = (
+            ": use torch.export, or torch.fx.wrap a function that calls the operator" if isinstance(value, torch.fx.Proxy) else ""
+        )
+        raise TypeError(f"{name} must be a torch tensor, got {type(value).__module__}.{type(value).__qualname__}{remedy}")
+    return value if value.layout is torch.strided and not (value.is_nested or value.is_quantized) else dense_tensor(name, value)
 
 
 _AUTOCAST_DEVICES = ("cpu", "cuda")
@@ -180,21 +185,28 @@ def _cast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tuple(x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors)
 
 
+_REMEDY = "multiply the result instead"
+_TRACED = (int, float, torch.SymInt, torch.SymFloat)
+_SCALE = Arguments._fields.index("scale")
+
+
 def _arguments(given: tuple, patch_offset: Any, scale: Any, dtype: Any, precision: Any, variant: Any) -> tuple:
     """Check and normalise what the operator takes beside tensors."""
-    if isinstance(scale, torch.Tensor) and torch.jit.is_tracing():
-        scale = float(scale)  # of sizes, which a trace sees as tensors: a constant of the trace
+    if isinstance(scale, torch.Tensor):  # of sizes, too, which torch.jit.trace sees as tensors: a constant of the trace
+        scale = plain_number("scale", scale, _REMEDY)
     asked = given, patch_offset, scale, dtype, precision, variant
     if torch.compiler.is_compiling():
-        # A traced float may be a symbol, of which nobody can say whether it is finite: the operator asks the number it becomes.
-        return _normal(given, patch_offset, 1.0 if type(scale) in (float, torch.SymFloat) else scale, *asked[3:])._replace(
-            scale=scale
-        )
+        # A traced number may be a symbol, which cannot be checked for being finite: the operator checks the number it becomes.
+        traced = type(scale) in _TRACED
+        normal = _normal(given, patch_offset, 1.0 if traced else scale, *asked[3:])
+        before, after = normal[:_SCALE], normal[_SCALE + 1 :]
+        return (*before, torch.sym_float(scale) if traced else normal[_SCALE], *after)
     words = all(value is None or type(value) in (str, torch.dtype) for value in asked[3:])
     return _normal_once(*asked) if words and _api.all_plain(given, patch_offset, scale) else _normal(*asked)
 
 
-def _normal(given: tuple, patch_offset: Any, scale: Any, dtype: Any, precision: Any, variant: Any) -> Arguments:
+def _normal(given: tuple, patch_offset: Any, scale: Any, dtype: Any, precision: Any, variant: Any) -> tuple:
+    """Return the fields of `Arguments`, as a plain tuple, which every torch can compile."""
     normal = parameters(*given, patch_offset=patch_offset, scale=scale)
     if precision is not None:
         check_precision(precision)
@@ -202,9 +214,9 @@ def _normal(given: tuple, patch_offset: Any, scale: Any, dtype: Any, precision: 
         raise no_element_type(dtype)
     _dispatch.named_variants(variant)
     pairs = normal.kernel_size, normal.patch_size, normal.stride, normal.padding, normal.dilation, normal.dilation_patch
-    return Arguments(*pairs, normal.patch_offset, normal.scale, dtype, precision, variant)
+    return (*pairs, normal.patch_offset, normal.scale, dtype, precision, variant)
 
 
 @lru_cache(1024)
 def _normal_once(*asked: Any) -> tuple:
-    return _normal(*asked).shortest()
+    return Arguments(*_normal(*asked)).shortest()

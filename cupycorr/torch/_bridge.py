@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from .. import _api, _dispatch, _tuning
-from .._backends import cuda
+from .._backends import cuda, workers
 from .._backends.kernels import NOWHERE, Layout
 from .._cuda.device import import_cupy
 from .._dtypes import ELEMENT_TYPES, ElementType, check_scale, element_type_called
@@ -124,11 +124,12 @@ def forward_on_cpu(input1: torch.Tensor, input2: torch.Tensor, *given: Any) -> t
     """The correlation of two CPU tensors."""
     arguments = Arguments(*given)
     asked = ask_once(input1, input2, arguments)
-    names = _element("input1", input1.dtype).name, _element("dtype", arguments.dtype or input1.dtype).name
+    names = _numpy_dtype(input1.dtype).name, _numpy_dtype(arguments.dtype or input1.dtype).name
     chosen = _dispatch.choose(asked, _dispatch.CPU, arguments.variant, "forward", *names)
     out = new_output(input1, arguments, asked)
     result = _array(out)
-    chosen.forward(asked, _array(input1), _array(input2), result)
+    with workers.wishing(torch.get_num_threads()):
+        chosen.forward(asked, _array(input1), _array(input2), result)
     _take(out, result)
     return out
 
@@ -140,11 +141,13 @@ def vjp_on_cpu(
     arguments = Arguments(*given)
     asked = ask_once(input1, input2, arguments)
     check_cotangent(cotangent, input1, arguments, asked)
-    names = _element("input1", input1.dtype).name, _element("cotangent", cotangent.dtype).name
-    chosen = _dispatch.choose(asked, _dispatch.CPU, arguments.variant, "vjp", *names, needs=tuple(needs))
+    names = _numpy_dtype(input1.dtype).name, _numpy_dtype(cotangent.dtype).name
+    wanted = needs[0], needs[1]
+    chosen = _dispatch.choose(asked, _dispatch.CPU, arguments.variant, "vjp", *names, needs=wanted)
     gradients = new_gradients((input1, input2), needs)
     results = tuple(_array(gradient) if needed else None for gradient, needed in zip(gradients, needs, strict=True))
-    chosen.vjp(asked, _array(cotangent), _array(input1), _array(input2), tuple(needs), results)
+    with workers.wishing(torch.get_num_threads()):
+        chosen.vjp(asked, _array(cotangent), _array(input1), _array(input2), wanted, results)
     for gradient, result in zip(gradients, results, strict=True):
         if result is not None:
             _take(gradient, result)
@@ -158,7 +161,7 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
     """
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
-    if tensor.dtype == torch.bfloat16 and _numpy_dtype(tensor.dtype) == np.float32:
+    if tensor.dtype is torch.bfloat16 and _numpy_dtype(torch.bfloat16) == np.float32:
         tensor = tensor.float()
     buffer, shape, strides, dtype = _buffer(tensor.dtype, tensor.shape, tensor.stride())
     memory = buffer.from_address(tensor.data_ptr())
@@ -177,7 +180,7 @@ def _buffer(dtype: torch.dtype, shape: torch.Size, strides: tuple[int, ...]) -> 
 
 def _take(tensor: torch.Tensor, array: np.ndarray) -> None:
     """Finish writing to a tensor through its `_array`: without `ml_dtypes`, a bfloat16 tensor's was memory of its own."""
-    if tensor.dtype == torch.bfloat16 and array.dtype == np.float32:
+    if tensor.dtype is torch.bfloat16 and array.dtype == np.float32:
         tensor.copy_(torch.from_numpy(array))
 
 
@@ -259,9 +262,12 @@ def _launch(plan: cuda.Plan, tensors: dict[str, torch.Tensor], like: torch.Tenso
     plan.run(addresses, Stream(current_stream(like.device.index)))
 
 
+_raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # not public; a fortieth of the public call's time
+
+
 def current_stream(index: int) -> int:
     """The address of torch's current stream of a device."""
-    return torch._C._cuda_getCurrentRawStream(index)  # a fortieth of the public call's time
+    return torch.cuda.current_stream(index).cuda_stream if _raw_stream is None else _raw_stream(index)
 
 
 def _address(name: str, tensor: torch.Tensor) -> int:

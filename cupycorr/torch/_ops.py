@@ -6,13 +6,14 @@ order, are these two again.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from . import _bridge
 from ._bridge import Arguments
-from ._transforms import differentiable
+from ._transforms import Internals, Rules, differentiable
 
 _ARGUMENTS = (
     "int[2] kernel_size=1, int[2] patch_size=1, int[2] stride=1, int[2] padding=0, int[2] dilation=1, int[2] dilation_patch=1, "
@@ -70,6 +71,12 @@ def _backward(ctx: Any, cotangent: torch.Tensor) -> tuple:
     return (*_needed(gradients, needs), *(None for _ in ctx.given))
 
 
+def _tangent(primals: tuple, tangents: tuple, rest: tuple) -> torch.Tensor:
+    """From tangents ``t1, t2``: ``forward(t1, x2) + forward(x1, t2)``."""
+    (x1, x2), (t1, t2) = primals, tangents
+    return _sum(correlate, rest, (t1, x2), (x1, t2))
+
+
 def _keep_vjp(ctx: Any, inputs: tuple, output: tuple[torch.Tensor, ...]) -> None:
     cotangent, input1, input2, ctx.needs, *ctx.given = inputs
     ctx.save_for_backward(cotangent, input1, input2)
@@ -81,22 +88,43 @@ def _backward_vjp(ctx: Any, *cotangents: torch.Tensor | None) -> tuple:
     g, x1, x2 = ctx.saved_tensors
     h1, h2 = _needed(cotangents, ctx.needs)
     to_g, to_x1, to_x2, *_ = ctx.needs_input_grad
-    result: list[torch.Tensor | None] = [None, None, None]
-    if to_g and h1 is not None:
-        result[0] = correlate(h1, x2, *ctx.given)
-    if to_g and h2 is not None:
-        term = correlate(x1, h2, *ctx.given)
-        result[0] = term if result[0] is None else result[0] + term
-    if to_x1 and h2 is not None:
-        result[1], _ = correlate_vjp(g, x1, h2, (True, False), *ctx.given)
-    if to_x2 and h1 is not None:
-        _, result[2] = correlate_vjp(g, h1, x2, (False, True), *ctx.given)
-    return (*result, None, *(None for _ in ctx.given))
+    to_each = (
+        _sum(correlate, ctx.given, (h1, x2), (x1, h2)) if to_g else None,
+        _sum(_gradient1, ctx.given, (g, x1, h2)) if to_x1 else None,
+        _sum(_gradient2, ctx.given, (g, h1, x2)) if to_x2 else None,
+    )
+    return (*to_each, None, *(None for _ in ctx.given))
+
+
+def _tangent_vjp(primals: tuple, tangents: tuple, rest: tuple) -> tuple[torch.Tensor | None, ...]:
+    """From tangents ``tg, t1, t2``: of g1 ``g1(tg, x2) + g1(g, t2)``, of g2 ``g2(tg, x1) + g2(g, t1)``."""
+    (g, x1, x2), (tg, t1, t2), (needs, *given) = primals, tangents, rest
+    return (
+        _sum(_gradient1, given, (tg, x1, x2), (g, x1, t2)) if needs[0] else None,
+        _sum(_gradient2, given, (tg, x1, x2), (g, t1, x2)) if needs[1] else None,
+    )
+
+
+def _gradient1(cotangent: torch.Tensor, input1: torch.Tensor, input2: torch.Tensor, *given: Any) -> torch.Tensor:
+    return correlate_vjp(cotangent, input1, input2, (True, False), *given)[0]
+
+
+def _gradient2(cotangent: torch.Tensor, input1: torch.Tensor, input2: torch.Tensor, *given: Any) -> torch.Tensor:
+    return correlate_vjp(cotangent, input1, input2, (False, True), *given)[1]
+
+
+def _sum(call: Callable[..., torch.Tensor], given: Sequence[Any], *terms: tuple[torch.Tensor | None, ...]) -> torch.Tensor | None:
+    """Return the sum of the calls on those terms that have all their tensors; None where none has."""
+    results = [call(*term, *given) for term in terms if all(tensor is not None for tensor in term)]
+    return sum(results[1:], results[0]) if results else None
 
 
 def _needed(gradients: tuple, needs: tuple[bool, bool]) -> list[torch.Tensor | None]:
     return [gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)]
 
 
-correlate = differentiable(_library, torch.ops.cupycorr.spatial_correlation_sample.default, 2, _keep, _backward)
-correlate_vjp = differentiable(_library, torch.ops.cupycorr.spatial_correlation_sample_vjp.default, 3, _keep_vjp, _backward_vjp)
+_internals = Internals.found()
+_operators = torch.ops.cupycorr
+_rules, _rules_vjp = Rules(_keep, _backward, _tangent), Rules(_keep_vjp, _backward_vjp, _tangent_vjp)
+correlate = differentiable(_library, _operators.spatial_correlation_sample.default, 2, _rules, _internals)
+correlate_vjp = differentiable(_library, _operators.spatial_correlation_sample_vjp.default, 3, _rules_vjp, _internals)
