@@ -76,12 +76,14 @@ class BandedProducts:
             calls = products.patch_rows * products.patch_columns * 2 * _CALL
             values = products.row_pairs * products.patch_columns * products.columns * products.channels
             return calls + values * _SHIFTED * bytes_each
-        size = min(tile_columns(products.channels), products.columns)
-        tiles = -(-products.columns // size)
-        reach = size + products.patch_columns - 1
-        multiplied = 2 * products.channels * size * reach / _RATE * bytes_each
-        band = products.patch_columns * size * _COPY * bytes_each
-        return tiles * (products.rows * 3 * _CALL + products.row_pairs * (_CALL / 4 + multiplied + band))
+        queries = -(-products.columns // products.column_step)
+        displacements = -(-products.patch_columns // products.column_phases)
+        size = min(tile_columns(products.channels), queries)
+        tiles = products.column_phases * products.column_step * -(-queries // size)
+        multiplied = 2 * products.channels * size * (size + displacements - 1) / _RATE * bytes_each
+        band = displacements * size * _COPY * bytes_each
+        calls = products.rows * products.row_phases * 3 * _CALL
+        return tiles * (calls + products.row_pairs * (_CALL / 4 + multiplied + band))
 
     def volume(self, block: Block, query: np.ndarray, total: np.ndarray) -> None:
         """See `engine.Engine`."""

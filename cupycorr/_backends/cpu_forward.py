@@ -236,7 +236,7 @@ class ForwardPlan:
         """Estimate a task's seconds: products, window sums, and the copy to the result."""
         _, rows, columns, ms, ns = lengths
         on_rows, on_columns = _span(self.windows[0], rows), _span(self.windows[1], columns)
-        vertical = self.axes[0].lattice
+        vertical, horizontal = (axis.lattice for axis in self.axes)
         products = Products(
             rows=rows if self.fused else on_rows,
             columns=on_columns,
@@ -244,6 +244,9 @@ class ForwardPlan:
             patch_columns=ns,
             channels=self.block_lengths[CHANNELS],
             taps=self.windows[0].taps if self.fused else 1,
+            row_phases=min(vertical.pitch, ms),
+            column_phases=min(horizontal.pitch, ns),
+            column_step=min(horizontal.advance, on_columns),
             share=self._share,
             alike=min(-(-on_rows // vertical.advance), -(-ms // vertical.pitch)),
             itemsize=self.dtype.itemsize,

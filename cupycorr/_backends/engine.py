@@ -30,6 +30,8 @@ class Products:
         Displacements along each axis.
     channels, taps
         Channels, and rows of the window that the engine sums.
+    row_phases, column_phases, column_step
+        Phases along each axis, and the packed columns between the displacements of a phase.
     share
         The part of all pairs of a query row and a displacement row that count.
     alike
@@ -46,6 +48,9 @@ class Products:
     patch_columns: int
     channels: int
     taps: int
+    row_phases: int
+    column_phases: int
+    column_step: int
     share: float
     alike: int
     itemsize: int
