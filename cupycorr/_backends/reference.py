@@ -22,8 +22,9 @@ from . import workers
 TERMS = 256  # channels summed end to end: a longer run would lose digits
 PART_BYTES = workers.WORKSPACE // 8  # of each copy of a part of an image
 
-# Estimates for the cost model: seconds of a pair of slices, of a row of products, of a product, and of an element of the result.
-_SLICES, _ROW, _ELEMENT, _WRITTEN = 25e-6, 30e-9, 1.6e-9, 1e-9
+# Estimates for the cost model: seconds of a pair of slices, of a row of products, of a product, of an element of the result, and
+# of a tap of one axis at one displacement.
+_SLICES, _ROW, _ELEMENT, _WRITTEN, _TAP = 25e-6, 30e-9, 1.6e-9, 1e-9, 2e-6
 
 
 @np.errstate(all="ignore")
@@ -84,6 +85,7 @@ def _gradient(problem: Problem, cotangent: np.ndarray, other: np.ndarray, gradie
         np.copyto(gradient[sample, part], total, casting="unsafe")
 
 
+@lru_cache(64)
 def _by_displacement(axis: Axis) -> dict[int, list[tuple[slice, slice, slice]]]:
     """For each displacement index, the slices of outputs, of input1 and of input2 that belong together, one for each tap."""
     found: dict[int, list[tuple[slice, slice, slice]]] = {}
@@ -124,13 +126,14 @@ def seconds(question: Question) -> float:
     element = element_type_called("dtype", question.dtype)
     slow = _ELEMENT * (2 if element.itemsize != 4 else 1)
     products = problem.batch * problem.channels * rows * (pairs_w * _ROW + columns * slow)
+    taps = sum(axis.kernel * axis.patch for axis in (problem.vertical, problem.horizontal)) * _TAP
     if question.which == "forward":
         calls = problem.batch * -(-problem.channels // TERMS) * pairs_h * pairs_w * _SLICES
-        return calls + products + problem.outputs * _WRITTEN
+        return taps + calls + products + problem.outputs * _WRITTEN
     calls = problem.batch * pairs_h * pairs_w * _SLICES
     pixels = sum(math.prod(size) for size, needed in zip((problem.size1, problem.size2), question.needs, strict=True) if needed)
     written = problem.batch * problem.channels * pixels * 3 * _WRITTEN * np.dtype(element.accumulator).itemsize / 4
-    return sum(question.needs) * (calls + products) + written
+    return taps + sum(question.needs) * (calls + products) + written
 
 
 _taps_inside = lru_cache(1024)(Axis.taps_inside)
