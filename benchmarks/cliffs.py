@@ -32,6 +32,7 @@ from cupycorr._problem import Problem, parameters, problem
 
 LIMIT, SLACK = 3.0, 1e-3  # a call may take so many times the fastest route's time, and so many seconds more
 REPEATS = 3  # of calls that seem to take too long
+ENOUGH = 0.05  # seconds of runs after which the fastest counts
 LONGEST = 2.0  # seconds after which a route is given up
 PROMISED = 64 * 2**20  # bytes beside the result
 MOST_PRODUCTS = 2**28  # multiply-adds of the definition, which keeps most problems below a second
@@ -207,7 +208,7 @@ def _fastest(work: Callable[[], Any], longest: float, clock: Clock) -> float:
     """Seconds of the fastest of some runs; infinity where the first takes longer than ``longest``."""
     best, runs = math.inf, 0
     try:
-        while runs < 3 or (runs < 6 and best < 2e-3):
+        while runs == 0 or (runs < 6 and runs * best < ENOUGH):
             runs += 1
             with _at_most(min(longest, LONGEST) + 0.01, clock):
                 begin = clock.now()
