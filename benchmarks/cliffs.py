@@ -18,7 +18,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,8 @@ REPEATS = 3  # of calls that seem to take too long
 ENOUGH = 0.05  # seconds of runs after which the fastest counts
 LONGEST = 2.0  # seconds after which a route is given up
 PROMISED = 64 * 2**20  # bytes beside the result
-MOST_PRODUCTS = 2**28  # multiply-adds of the definition, which keeps most problems below a second
-MOST_ELEMENTS = 2**21  # of each input and of the output
+MOST_PRODUCTS = 2**26  # multiply-adds of the definition, which keeps most problems below a tenth of a second
+MOST_ELEMENTS = 2**20  # of each input and of the output
 PASSES = ("forward", "gradient1", "gradient2")
 
 Map = Callable[[np.ndarray, np.ndarray, np.ndarray], Any]  # of cotangent, input1, input2
@@ -262,17 +262,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cpu-time", action="store_true", help="measure CPU time of one thread: other work disturbs less")
     parser.add_argument("--json", type=Path, help="record the worst problems in this file")
     options = parser.parse_args(arguments)
-    rng = np.random.default_rng(options.seed)
-    findings = []
-    if options.cpu_time:
-        workers.team_of(1).__enter__()
-    for number in range(options.problems):
-        drawn = draw(rng)
-        for which in PASSES:
-            found = measure(drawn, which, CPU_TIME if options.cpu_time else WALL)
-            findings.append(found)
-            if found.is_cliff:
-                print(number, _line(found), flush=True)
+    clock, team = (CPU_TIME, workers.team_of(1)) if options.cpu_time else (WALL, nullcontext())
+    with team:
+        findings = list(_search(options.problems, np.random.default_rng(options.seed), clock))
     cliffs = [found for found in findings if found.is_cliff]
     worst = sorted(findings, key=lambda found: -found.ratio)[:20]
     memory = max(found.extra_bytes for found in findings)
@@ -292,6 +284,16 @@ def main(arguments: list[str] | None = None) -> int:
         )
         options.json.write_text(json.dumps(record, indent=1) + "\n")
     return 1 if cliffs else 0
+
+
+def _search(problems: int, rng: np.random.Generator, clock: Clock) -> Iterator[Finding]:
+    for number in range(problems):
+        drawn = draw(rng)
+        for which in PASSES:
+            found = measure(drawn, which, clock)
+            if found.is_cliff:
+                print(number, _line(found), flush=True)
+            yield found
 
 
 def _line(found: Finding) -> str:
