@@ -31,6 +31,7 @@ from cupycorr._backends.engine import Engine
 from cupycorr._problem import Problem, parameters, problem
 
 LIMIT, SLACK = 3.0, 1e-3  # a call may take so many times the fastest route's time, and so many seconds more
+PLAUSIBLE = 20  # plans whose estimate is so many times that of the same engine's best one are not run
 REPEATS = 3  # of calls that seem to take too long
 ENOUGH = 0.05  # seconds of runs after which the fastest counts
 LONGEST = 2.0  # seconds after which a route is given up
@@ -140,12 +141,12 @@ def call_of(drawn: Drawn, which: str, variant: str = "auto") -> Map:
 
 
 def routes_of(drawn: Drawn, which: str) -> dict[str, Map]:
-    """Every way to compute a pass: the reference, and every plan of every engine that stays within the workspace."""
+    """Every way to compute a pass: the reference, and the plausible plans of every engine that stay within the workspace."""
     routes = {"reference": call_of(drawn, which, "reference")}
     for name, engine in (("simd", simd.ENGINE), ("blas", blas.ENGINE)):
-        for number, (plan, route) in enumerate(_planned(engine, drawn, which)):
-            if plan.fits:
-                routes[f"{name} {number}"] = route
+        planned = [(number, plan, route) for number, (plan, route) in enumerate(_planned(engine, drawn, which)) if plan.fits]
+        longest = PLAUSIBLE * min((plan.seconds for _, plan, _ in planned), default=0.0)
+        routes.update({f"{name} {number}": route for number, plan, route in planned if plan.seconds <= longest})
     return routes
 
 
@@ -196,7 +197,8 @@ def _at_most(seconds: float, clock: Clock) -> Iterator[None]:
         raise _TooLong
 
     before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, clock.patience * seconds)
+    # Again and again: an exception within a finalizer is lost.
+    signal.setitimer(signal.ITIMER_REAL, clock.patience * seconds, 0.1)
     try:
         yield
     finally:
