@@ -185,6 +185,22 @@ def test_strides_and_flags_do_not_change_the_result(layout, variant):
 
 @variants
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan], ids=["inf", "-inf", "nan"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gradients_of_windows_of_halves_are_not_finite_where_the_definition_says(variant, value, dtype):
+    parameters = dict(kernel_size=2, patch_size=3, stride=5, padding=1)
+    x1, x2, g = cases.same((1, 2, 12, 40), dtype, **parameters).arrays()
+    x1[0, 1, 5, 5] = x2[0, 1, 5, 9] = g[0, 1, 2, 1, -1] = value
+    with np.errstate(invalid="ignore"):
+        want = [triple[0] for triple in oracle.vjp(g, x1, x2, **parameters)]
+    for name, w, o in zip(("g1", "g2"), want, correlate_vjp(g, x1, x2, **parameters, variant=variant), strict=True):
+        o = o.astype(np.float64)
+        assert np.array_equal(np.isnan(w), np.isnan(o)), name
+        assert np.array_equal(w[np.isinf(w)], o[np.isinf(w)]), name
+        assert np.array_equal(np.isfinite(w), np.isfinite(o)), name
+
+
+@variants
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan], ids=["inf", "-inf", "nan"])
 @pytest.mark.parametrize(
     "parameters",
     [
