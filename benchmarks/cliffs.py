@@ -266,6 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     clock, team = (CPU_TIME, workers.team_of(1)) if options.cpu_time else (WALL, nullcontext())
     with team:
+        threads = workers.thread_count()
         findings = list(_search(options.problems, np.random.default_rng(options.seed), clock))
     cliffs = [found for found in findings if found.is_cliff]
     worst = sorted(findings, key=lambda found: -found.ratio)[:20]
@@ -277,7 +278,7 @@ def main(arguments: list[str] | None = None) -> int:
             command=" ".join(["python -m benchmarks.cliffs", *(sys.argv[1:] if arguments is None else arguments)]),
             processor=platform.processor() or platform.machine(),
             numpy=np.__version__,
-            threads=workers.thread_count(),
+            threads=threads,
             problems=options.problems,
             cliffs=len(cliffs),
             worst_ratio=worst[0].ratio,
