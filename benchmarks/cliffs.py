@@ -65,7 +65,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one pass of one problem took: seconds of the call and of every route, and the most bytes beside the result."""
+    """The cost of one pass of one problem: seconds of the call and of its routes, and the most bytes beside the result."""
 
     drawn: Drawn
     which: str
@@ -175,7 +175,7 @@ def _planned(engine: Engine, drawn: Drawn, which: str) -> Iterator[tuple[Any, Ma
 
 @dataclass(frozen=True)
 class Clock:
-    """What measures time, and how many seconds may go by for each of its own until something is given up."""
+    """A function that measures time, and how many seconds of wall time may pass for each of its own before work is given up."""
 
     now: Callable[[], float]
     patience: float

@@ -23,7 +23,7 @@ _DLPACK_GPU = (2, 13)  # DLPack's device types of CUDA memory, plain and managed
 
 
 class Role(NamedTuple):
-    """What an argument is for, which decides what to pass in the place of a masked array or a tensor.
+    """The use of an argument, which decides what to pass in the place of a masked array or a tensor.
 
     ``masked`` is said with the argument's ``name``, and with what makes its array ``floating`` where it is not.
     """

@@ -33,7 +33,7 @@ FEWEST_CHANNELS = 128  # a pass is not cut finer than this: every pass adds to t
 TASK, BLOCK, COPY, LOOP, ELEMENT, CALL = 80e-6, 150e-6, 10e-6, 15e-9, 0.8e-9, 3e-6
 
 _BLOCK_FLOORS: Order = ((BATCH, 1), (ROWS, 1), (MS, 1), (COLUMNS, LANES), (NS, 1))
-_TASK_ORDER: Order = (
+TASK_ORDER: Order = (
     *((BATCH, 1), (ROWS, 6), (COLUMNS, 512), (MS, 4), (COLUMNS, 64)),
     *((ROWS, 1), (NS, 16), (MS, 1), (COLUMNS, LANES), (NS, 1)),
 )
@@ -96,12 +96,12 @@ class ForwardPlan:
 
     @property
     def computes(self) -> bool:
-        """Whether any output has a product at all."""
+        """True if any output has a product at all."""
         return min(*self.whole.lengths, self.problem.channels) > 0
 
     @property
     def fits(self) -> bool:
-        """Whether the plan stays within the workspace."""
+        """True if the plan stays within the workspace."""
         return not self.computes or self._packed_bytes(self.block_lengths) <= PACKED_BYTES
 
     @CachedProperty
@@ -190,8 +190,8 @@ class ForwardPlan:
                 wanted = -(-tasks // lengths[BATCH])
                 found = cheapest(one, self._task_bytes, TASK_BYTES, self._task_seconds, _WINDOW_FLOORS, wanted)
             else:
-                found = halved(one, self._task_bytes, TASK_BYTES, _TASK_ORDER)
-                found = halved(found, lambda piece: -count(lengths, piece), -tasks, _TASK_ORDER)
+                found = halved(one, self._task_bytes, TASK_BYTES, TASK_ORDER)
+                found = halved(found, lambda piece: -count(lengths, piece), -tasks, TASK_ORDER)
             self.task_lengths[key] = found
         return found
 

@@ -20,17 +20,13 @@ from .._problem import Pair, Problem
 from .._sharing import CachedProperty
 from . import workers
 from .blocks import BATCH, CHANNELS, COLUMNS, LANES, MS, NS, ROWS, Order, Region, cheapest, count, cut, halved, overlap, padded
-from .cpu_forward import BLOCK, CALL, COPY, ELEMENT, LOOP, PACKED_BYTES, TASK, TASK_BYTES, zero_but
+from .cpu_forward import BLOCK, CALL, COPY, ELEMENT, LOOP, PACKED_BYTES, TASK, TASK_BYTES, TASK_ORDER, zero_but
 from .engine import THREAD_SECONDS, Engine, Products, Team, tasks_for
 from .lattice import NOTHING, AxisPlan, Lattice, all_meets, bounds, counted_share
 from .packing import Searched, Values, as_they_are, pack, packed_length, shared
 from .window import spread_costs, window_spread
 
 _BLOCK_FLOORS: Order = ((BATCH, 1), (CHANNELS, 1), (ROWS, 1), (COLUMNS, LANES), (MS, 1), (NS, 1))
-_TASK_ORDER: Order = (
-    *((BATCH, 1), (ROWS, 6), (COLUMNS, 512), (MS, 4), (COLUMNS, 64)),
-    *((ROWS, 1), (NS, 16), (MS, 1), (COLUMNS, LANES), (NS, 1)),
-)
 _WINDOW_FLOORS: Order = ((MS, 1), (NS, 1), (ROWS, 1), (COLUMNS, LANES))
 
 
@@ -80,17 +76,17 @@ class GradientPlan:
 
     @property
     def computes(self) -> bool:
-        """Whether any pixel has a product at all."""
+        """True if any pixel has a product at all."""
         return min(map(len, self.lattices)) > 0 and min(self.shape) > 0
 
     @property
     def fits(self) -> bool:
-        """Whether the plan stays within the workspace."""
+        """True if the plan stays within the workspace."""
         return not self.computes or self._packed_bytes(self.block_lengths) <= self._room
 
     @property
     def covers(self) -> bool:
-        """Whether every pixel is written by some task, as far as this is easily told."""
+        """True if every pixel is known to be written by some task."""
         return self.computes and not self.adds and all(map(_covers, self.lattices))
 
     def pixels(self) -> list[Pixels]:
@@ -193,7 +189,7 @@ class GradientPlan:
 
     @property
     def spreads(self) -> bool:
-        """Whether a window's sums are taken of the cotangent, before its products."""
+        """True if the windows' sums are taken of the cotangent, before the products."""
         return max(window.taps for window in self.windows) > 1
 
     def _task_lengths(self, lengths: tuple[int, ...], skew: int, tasks: int) -> tuple[int, ...]:
@@ -204,8 +200,8 @@ class GradientPlan:
             if self.spreads:
                 found = cheapest(one, size, TASK_BYTES, self._part_seconds, _WINDOW_FLOORS)
             else:
-                found = halved(one, size, TASK_BYTES, _TASK_ORDER)
-                pieces = [field for field in _TASK_ORDER if field[0] not in (MS, NS)]
+                found = halved(one, size, TASK_BYTES, TASK_ORDER)
+                pieces = [field for field in TASK_ORDER if field[0] not in (MS, NS)]
                 found = halved(found, lambda piece: -count(lengths[:MS], piece[:MS]), -tasks, tuple(pieces))
             self.task_lengths[key] = found
         return found

@@ -1,4 +1,4 @@
-"""What the CPU's engines have in common: the interface by which blocks are handed to them, and the estimates of their time.
+"""The interface by which blocks are handed to the CPU's engines, and the estimates of the engines' time.
 
 An engine sums the products of one packed block in one thread. Cutting, packing, windows, threads and memory are the business of
 `forward` and `gradient` plans, which know engines only by this interface.

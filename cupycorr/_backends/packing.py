@@ -118,7 +118,7 @@ class BlockAxis:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What an engine is given: a region of a volume, and the packed image that it searches.
+    """The input of an engine: a region of a volume, and the packed image that it searches.
 
     ``searched[row, channel, column]`` is packed by ``rows`` and ``columns``; ``counting[m - ms.begin]`` are the rows of queries
     that count at displacement row ``m``, counted from the region's first; ``window`` is what the engine sums over rows.
