@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from cupycorr._arguments import HIGH, HIGHEST
+from cupycorr._correlation.problem import Axis, Problem, parameters, problem
 from cupycorr._dtypes import ELEMENT_TYPES, named_dtype
-from cupycorr._problem import HIGH, HIGHEST, Axis, Problem, parameters, problem
 
 PASSES = ("forward", "vjp")
 TF32 = "tf32"  # float32 whose products a GPU may round

@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from cupycorr import explain, spatial_correlation_sample, spatial_correlation_sample_vjp
-from cupycorr._backends import cuda as backend
-from cupycorr._backends import workers
-from cupycorr._cuda import compiler
-from cupycorr._cuda.device import import_cupy
+from cupycorr._correlation.gpu import planner
+from cupycorr._correlation.problem import parameters, problem
+from cupycorr._cpu import workers
 from cupycorr._dtypes import ELEMENT_TYPES
-from cupycorr._problem import parameters, problem
+from cupycorr._gpu import compiler
+from cupycorr._gpu.device import import_cupy
 
 from . import cases, cuda, report, rivals, running
 from .cases import DTYPES, TF32, array_dtype, precision
@@ -116,7 +116,7 @@ def _write(path: Path, header: report.Header, found: dict[str, list[Finding]]) -
 
 def builds(header: report.Header) -> Iterator[Finding]:
     """Every kernel compiles and loads; what another process compiled comes from CuPy's cache."""
-    every = list(backend.builds(rivals.on_gpu().device))
+    every = list(planner.builds(rivals.on_gpu().device))
     cached = len(list(compiler.cache_folder().glob("*.cubin")))
     begin = time.perf_counter()
     with ThreadPoolExecutor(workers.thread_count()) as pool:
@@ -352,7 +352,7 @@ def times(header: report.Header) -> Iterator[Finding]:
 
 
 TOOLS = {
-    "compute-sanitizer": "compute-sanitizer --tool memcheck python -m pytest -m gpu tests/test_gpu.py -k named",
+    "compute-sanitizer": "compute-sanitizer --tool memcheck python -m pytest -m gpu tests/correlation/test_gpu.py -k named",
     "ncu": (
         "ncu --set full python -m benchmarks --device cuda --cases flownetc-headline --dtype float32 --rivals none --no-memory "
         "--budget 0.1"

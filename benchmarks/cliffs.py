@@ -26,9 +26,12 @@ from typing import Any
 import numpy as np
 
 from cupycorr import spatial_correlation_sample, spatial_correlation_sample_vjp
-from cupycorr._backends import blas, cpu, cpu_forward, cpu_gradient, simd, workers
-from cupycorr._backends.engine import Engine
-from cupycorr._problem import Problem, parameters, problem
+from cupycorr._correlation.cpu import blas, planner, simd
+from cupycorr._correlation.cpu import forward as cpu_forward
+from cupycorr._correlation.cpu import gradient as cpu_gradient
+from cupycorr._correlation.cpu.engine import Engine
+from cupycorr._correlation.problem import Problem, parameters, problem
+from cupycorr._cpu import workers
 
 LIMIT, SLACK = 3.0, 1e-3  # a call may take so many times the fastest route's time, and so many seconds more
 PLAUSIBLE = 20  # plans whose estimate is so many times that of the same engine's best one are not run
@@ -153,7 +156,7 @@ def routes_of(drawn: Drawn, which: str) -> dict[str, Map]:
 def _planned(engine: Engine, drawn: Drawn, which: str) -> Iterator[tuple[Any, Map]]:
     dtype, asked = np.dtype(drawn.dtype), drawn.problem()
     if which == "forward":
-        for plan in cpu.forward_plans(engine, asked, dtype, dtype):
+        for plan in planner.forward_plans(engine, asked, dtype, dtype):
 
             def forward(g: np.ndarray, x1: np.ndarray, x2: np.ndarray, plan: Any = plan) -> np.ndarray:
                 out = np.empty(asked.out_shape, dtype)
@@ -163,7 +166,7 @@ def _planned(engine: Engine, drawn: Drawn, which: str) -> Iterator[tuple[Any, Ma
             yield plan, forward
         return
     side = int(which == "gradient2")
-    for plan in cpu.gradient_plans(engine, asked, dtype, side):
+    for plan in planner.gradient_plans(engine, asked, dtype, side):
 
         def gradient(g: np.ndarray, x1: np.ndarray, x2: np.ndarray, plan: Any = plan) -> np.ndarray:
             result = np.empty((x1, x2)[side].shape, dtype)

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from cupycorr import _arrays
-from cupycorr._cuda import device as devices
-from cupycorr._cuda.device import import_cupy
+from cupycorr._gpu import device as devices
+from cupycorr._gpu.device import import_cupy
 
 from . import device_code, rivals
 from .cases import CASES, TF32, Case, Inputs

@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cupycorr._cuda import source
-from cupycorr._cuda.device import import_cupy
+from cupycorr._gpu import source
+from cupycorr._gpu.device import import_cupy
 
 FILES = ("lead.cu", "pixel_blocks.cu")  # each has one kernel, of the file's name
 

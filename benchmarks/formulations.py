@@ -19,8 +19,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 import cupycorr
-from cupycorr._backends import workers
-from cupycorr._backends.blas_limits import with_one_blas_thread
+from cupycorr._cpu import workers
+from cupycorr._cpu.blas_limits import with_one_blas_thread
 
 from .cases import CASES, Case
 from .report import cpu_header

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cupycorr._cuda.device import import_cupy
-from cupycorr._problem import Problem
+from cupycorr._correlation.problem import Problem
+from cupycorr._gpu.device import import_cupy
 
 from . import device_code
 from .cases import Case, positions_read

@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import cupycorr
-from cupycorr._backends import workers
+from cupycorr._cpu import workers
 
 from . import rivals
 from .running import Row

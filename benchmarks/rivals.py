@@ -19,10 +19,11 @@ import numpy as np
 import cupycorr
 from cupycorr import _dispatch
 from cupycorr._arrays import array_kind
-from cupycorr._backends import cuda, workers
-from cupycorr._cuda.device import import_cupy
+from cupycorr._correlation.gpu import planner
+from cupycorr._correlation.problem import Parameters, Problem
+from cupycorr._cpu import workers
 from cupycorr._dispatch import CPU, Place
-from cupycorr._problem import Parameters, Problem
+from cupycorr._gpu.device import import_cupy
 
 from . import pixel_blocks
 from .cases import TF32, Case, Inputs, array_dtype, positions_read, precision
@@ -109,7 +110,7 @@ def _our_bytes(problem: Problem, itemsize: int, which: str) -> int:
 
 
 def _our_cuda_bytes(problem: Problem, itemsize: int, which: str) -> int:
-    return cuda.WORKSPACE + problem.bytes(itemsize, itemsize)
+    return planner.WORKSPACE + problem.bytes(itemsize, itemsize)
 
 
 def on_gpu() -> Place:

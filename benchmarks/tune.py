@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from cupycorr import _dispatch, _tuning
-from cupycorr._cuda.device import Device, facts
-from cupycorr._problem import Question
+from cupycorr._correlation.problem import Question
+from cupycorr._gpu.device import Device, facts
 
 from . import cuda, report
 from .cases import Case, array_dtype, precision

@@ -1,6 +1,6 @@
 """Spatial correlation (the cost volume of optical flow, stereo, tracking and PIV) with nothing to build."""
 
-from ._api import explain, spatial_correlation_sample, spatial_correlation_sample_vjp
+from ._correlation.api import explain, spatial_correlation_sample, spatial_correlation_sample_vjp
 from .channels import Displacement, argmax_displacement, displacements, plot_channels, soft_argmax, to_channels
 from .motion import Match, match
 

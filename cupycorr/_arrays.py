@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._cuda.device import import_cupy
+from ._gpu.device import import_cupy
 
 _ARRAY_TYPES = {("numpy", "ndarray"): "numpy", ("cupy", "ndarray"): "cupy", ("torch", "Tensor"): "torch"}
 

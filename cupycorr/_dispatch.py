@@ -15,11 +15,18 @@ from importlib.util import find_spec
 from typing import Any
 
 from . import _tuning
+from ._arguments import HIGHEST
 from ._arrays import array_kind
-from ._backends import blas, cpu, cuda, kernels, reference, register_tile, simd, workers
-from ._cuda.device import PIP_COMMAND, Device, facts
+from ._correlation import reference
+from ._correlation.cpu import blas, simd
+from ._correlation.cpu import planner as cpu
+from ._correlation.gpu import axes, planner
+from ._correlation.problem import Problem, Question
+from ._cpu import register_tile, workers
 from ._dtypes import element_type_called
-from ._problem import HIGHEST, ROWS, Problem, Question
+from ._gpu import layout as layouts
+from ._gpu.device import PIP_COMMAND, Device, facts
+from ._gpu.layout import ROWS
 
 _KIND_NAMES = {"numpy": "NumPy array", "cupy": "CuPy array"}
 
@@ -58,7 +65,7 @@ def orders(input1: Any, input2: Any) -> tuple[str, str]:
     """How two inputs lie in memory, where that decides anything."""
     if array_kind(input1) == "numpy":
         return ROWS, ROWS
-    return kernels.layout("input1", input1).order, kernels.layout("input2", input2).order
+    return layouts.layout("input1", input1).order, layouts.layout("input2", input2).order
 
 
 # Reasons ----------------------------------------------------------------------------------------------------------------------
@@ -75,7 +82,7 @@ def _needs_llvm(question: Question, device: Device | None) -> str | None:
 
 
 def _needs_reach(question: Question, device: Device | None) -> str | None:
-    return kernels.out_of_reach(question.problem)
+    return axes.out_of_reach(question.problem)
 
 
 def _needs_window(question: Question, device: Device | None) -> str | None:
@@ -83,7 +90,7 @@ def _needs_window(question: Question, device: Device | None) -> str | None:
 
 
 def _needs_tiles(question: Question, device: Device | None) -> str | None:
-    return _needs_reach(question, device) or cuda.misfit("tiled", question)
+    return _needs_reach(question, device) or planner.misfit("tiled", question)
 
 
 def _needs_tensor_cores(question: Question, device: Device | None) -> str | None:
@@ -91,7 +98,7 @@ def _needs_tensor_cores(question: Question, device: Device | None) -> str | None
     height, width = question.problem.parameters.kernel_size
     if lacking is None and (height, width) != (1, 1):
         return f"a window of {height} x {width} pixels, tensor cores are for windows of one pixel"
-    return lacking or cuda.misfit("mma", question)
+    return lacking or planner.misfit("mma", question)
 
 
 def _lacks_product(question: Question, device: Device | None) -> str | None:
@@ -155,11 +162,11 @@ def _on_gpu(name: str, missing: Reason) -> Variant:
     return Variant(
         name,
         "cupy",
-        lambda question, device: cuda.expected(name, question, device).how,
-        partial(cuda.forward, name),
-        partial(cuda.vjp, name),
-        lambda question, device: cuda.expected(name, question, device).workspace,
-        lambda question, device: cuda.expected(name, question, device).seconds,
+        lambda question, device: planner.expected(name, question, device).how,
+        partial(planner.forward, name),
+        partial(planner.vjp, name),
+        lambda question, device: planner.expected(name, question, device).workspace,
+        lambda question, device: planner.expected(name, question, device).seconds,
         missing,
     )
 

@@ -37,6 +37,9 @@ ELEMENT_TYPES = {
     )
 }
 
+# C types of sums.
+SUM_TYPES = tuple(dict.fromkeys(ELEMENT_TYPES[row.accumulator].c_type for row in ELEMENT_TYPES.values()))
+
 
 def element_type(name: str, dtype: Any) -> ElementType:
     """The row of an array's dtype; ``name`` is the argument's, for the message.

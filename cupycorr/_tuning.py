@@ -26,10 +26,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ._cuda import source
-from ._cuda.device import Device, import_cupy, versions
+from ._correlation.problem import Axis, Question
 from ._dtypes import element_type_called, named_dtype
-from ._problem import ROWS, Axis, Question
+from ._gpu import source
+from ._gpu.device import Device, import_cupy, versions
+from ._gpu.layout import ROWS
 
 RUNS = 7  # of each variant, after one that compiles
 HOPELESS = 2.0  # times the fastest first run: such a variant is not run again
@@ -248,7 +249,7 @@ def _machine(device: Device) -> tuple[str, str]:
 
 def _digest() -> str:
     """Of the text of every kernel."""
-    texts = [source.text(path.name) for path in sorted(source.folder().glob("*.cu"))]
+    texts = [source.text(file) for file in source.files()]
     return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
 
 

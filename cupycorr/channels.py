@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import _pictures
+from ._arguments import LARGEST, integer, is_real
 from ._arrays import array_module, converted, current_device_of, is_tensor, known_array_or_tensor, plain_number, to_numpy
+from ._correlation.problem import Axis, Problem, parameters
 from ._dtypes import ElementType, element_type_called
-from ._problem import LARGEST, Axis, Problem, integer, is_real, parameters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

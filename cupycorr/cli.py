@@ -24,14 +24,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from . import __version__, _dispatch, _pictures, motion
-from ._backends import cuda, workers
-from ._cuda import compiler, device, source
-from ._problem import Question, parameters, problem
+from ._correlation.gpu import planner
+from ._correlation.problem import Question, parameters, problem
+from ._cpu import workers
+from ._gpu import compiler, device, source
 
 if TYPE_CHECKING:
     import click
 
-    from ._cuda.device import Device
+    from ._gpu.device import Device
     from .motion import Match
 
 Range = tuple[int, int]
@@ -401,7 +402,7 @@ def _kernel_folder() -> str:
         folder = source.folder()
     except FileNotFoundError as error:
         return f"none: {error}"
-    return f"{folder} ({len(list(cuda.builds()))} kernels, each compiled when first used)"
+    return f"{folder} ({len(list(planner.builds()))} kernels, each compiled when first used)"
 
 
 def _kernel_cache() -> str:
@@ -427,7 +428,7 @@ def _compile_ahead() -> None:
         threads = workers.thread_count()
     try:
         with _quiet():
-            jobs = [(kernel, index) for index in range(device.count()) for _, kernel in cuda.builds(device.facts(index))]
+            jobs = [(kernel, index) for index in range(device.count()) for _, kernel in planner.builds(device.facts(index))]
         begin = time.perf_counter()
         with _progress("compiling") as report:
             done, one_report = count(1), threading.Lock()

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ._api import spatial_correlation_sample
+from ._arguments import integer
 from ._arrays import FRAME, array_module, current_device_of, known_arrays
-from ._problem import integer, lattice_inside
+from ._correlation.api import spatial_correlation_sample
+from ._correlation.problem import lattice_inside
 
 _WORKSPACE = 128 * 2**20  # bytes that the scores of one slab and the tables of one band may take together
 _CACHED = 2**20  # bytes of scores worked on at a time, so that the passes over them find them in a processor's cache

@@ -24,7 +24,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import cupycorr
-from cupycorr._problem import Axis, Problem, parameters, problem
+from cupycorr._correlation.problem import Axis, Problem, parameters, problem
 
 PAGE = Path(__file__).with_name("guide.md")
 FOLDER = PAGE.with_suffix("")

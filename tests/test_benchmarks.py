@@ -23,9 +23,9 @@ from benchmarks import __main__ as command
 from benchmarks import cases, check, cuda, device_code, memory, overhead, pixel_blocks, plot, report, rivals, running, timing
 from benchmarks.cases import Case
 from cupycorr import _arrays, _dispatch
-from cupycorr._backends import reference
-from cupycorr._cuda import compiler, source
-from cupycorr._cuda.source import Kernel
+from cupycorr._correlation import reference
+from cupycorr._gpu import compiler, source
+from cupycorr._gpu.source import Kernel
 
 CONTESTANTS = {contestant.name: contestant for contestant in rivals.contestants()}
 ON_GPU = [row.name for row in _dispatch.VARIANTS if row.kind == "cupy"]

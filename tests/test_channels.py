@@ -16,8 +16,8 @@ import pytest
 
 import cupycorr
 from cupycorr import channels
+from cupycorr._correlation.problem import parameters
 from cupycorr._pictures import NEUTRAL
-from cupycorr._problem import parameters
 
 torch = pytest.importorskip("torch")
 Text = pytest.importorskip("matplotlib.text").Text

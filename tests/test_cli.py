@@ -22,8 +22,9 @@ from waiting import INTERRUPTIBLE, STUCK, timer
 
 import cupycorr
 from cupycorr import _pictures, cli, motion
-from cupycorr._backends import cuda, workers
-from cupycorr._cuda import compiler, device, source
+from cupycorr._correlation.gpu import planner
+from cupycorr._cpu import workers
+from cupycorr._gpu import compiler, device, source
 
 HEIGHT, WIDTH = 48, 60
 ROOT = Path(cli.__file__).parents[1]
@@ -453,7 +454,8 @@ def test_control_c_ends_with_130_and_leaves_no_file_wherever_the_suite_runs(fold
 
 def a_second(*, over):
     """Lines of Python after which the second before a bar shows is over at once, or never."""
-    return f"sys.path.insert(0, {str(ROOT / 'tests')!r})\nimport threading, waiting\nthreading.Timer = waiting.timer({over=})"
+    support = str(ROOT / "tests" / "support")
+    return f"sys.path.insert(0, {support!r})\nimport threading, waiting\nthreading.Timer = waiting.timer({over=})"
 
 
 def on_terminal(*words, before):
@@ -590,7 +592,7 @@ def test_info_reports_versions_threads_and_folders(monkeypatch, tmp_path):
     assert rows["cores"] == str(os.cpu_count())
     assert rows["threads"] == "1: CUPYCORR_NUM_THREADS"
     assert rows["cache folder"].startswith(f"{tmp_path} (2 kernels")
-    assert rows["kernel folder"].startswith(f"{ROOT / 'kernels_cu'} ({len(list(cuda.builds()))} kernels")
+    assert rows["kernel folder"].startswith(f"{ROOT / 'kernels_cu'} ({len(list(planner.builds()))} kernels")
     assert {"python", "llvmlite", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x", "device"} <= rows.keys()
 
 
@@ -607,7 +609,7 @@ def test_info_says_what_is_not_installed(monkeypatch):
 
 
 def test_info_says_that_the_kernels_are_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr(source, "__file__", str(tmp_path / "cupycorr" / "_cuda" / "source.py"))
+    monkeypatch.setattr(source, "__file__", str(tmp_path / "cupycorr" / "_gpu" / "source.py"))
     assert dict(info_rows())["kernel folder"].startswith("none: cupycorr's CUDA kernels are missing")
 
 
@@ -650,14 +652,16 @@ def test_info_compiles_every_kernel_that_a_device_can_run_for_every_device_ahead
     monkeypatch.setenv("CUPY_CACHE_DIR", "some/cache")
     cupy = gpus(H100, {**H100, "properties": {**H100["properties"], "major": 7, "minor": 0}})  # without our tensor cores
     line = assert_done(run("info", "--compile"))
-    wanted = {(index, kernel.options()) for index in (0, 1) for _, kernel in cuda.builds(device.facts(index))}
+    wanted = {(index, kernel.options()) for index in (0, 1) for _, kernel in planner.builds(device.facts(index))}
     assert {(index, options[1:]) for index, _, options, _ in cupy.modules} == wanted
-    assert len(list(cuda.builds())) < len(wanted) < 2 * len(list(cuda.builds()))
+    assert len(list(planner.builds())) < len(wanted) < 2 * len(list(planner.builds()))
     assert re.fullmatch(rf"{len(wanted)} kernels, [\d.]+ s: some/cache\n", line)
 
 
 def test_info_compiles_on_as_many_threads_as_are_allowed(gpus, monkeypatch):
-    monkeypatch.setattr(cuda, "builds", lambda there: iter([(str(n), source.Kernel("box_filter.cu", str(n))) for n in range(6)]))
+    monkeypatch.setattr(
+        planner, "builds", lambda there: iter([(str(n), source.Kernel("correlation/box_filter.cu", str(n))) for n in range(6)])
+    )
     together = threading.Barrier(3, timeout=STUCK)
     gpus(H100).while_compiling = together.wait  # fails unless three are compiling at the same time
     with workers.team_of(3):
@@ -684,7 +688,7 @@ def test_compiling_ahead_shows_how_far_it_is(gpus, monkeypatch):
     gpus(H100)
     assert_done(run("info", "--compile"))
     assert shares == sorted(shares)
-    assert (len(shares), shares[-1]) == (len(list(cuda.builds())), 1)
+    assert (len(shares), shares[-1]) == (len(list(planner.builds())), 1)
 
 
 def test_info_does_not_import_torch_and_warns_about_nothing():

@@ -13,24 +13,33 @@ COMPILED_HALVES = ("correlation_cuda", "spatial_correlation_sampler_backend")
 
 # Floor by floor, lowest first: a module may import modules of lower floors only, so no two of one floor know each other.
 FLOORS = (
-    ("cupycorr._sharing", "cupycorr._cuda.source", "cupycorr._cuda.device"),
-    ("cupycorr._problem", "cupycorr._dtypes", "cupycorr._arrays", "cupycorr._cuda.compiler", "cupycorr._backends.costs"),
-    ("cupycorr._backends.blas_limits", "cupycorr._backends.cores"),
-    ("cupycorr._backends.workers", "cupycorr._backends.lattice", "cupycorr._cuda.launcher", "cupycorr._tuning"),
-    ("cupycorr._backends.blocks", "cupycorr._backends.register_tile", "cupycorr._backends.window", "cupycorr._backends.kernels"),
-    ("cupycorr._backends.packing", "cupycorr._backends.phases", "cupycorr._backends.gradient_phases"),
-    ("cupycorr._backends.engine", "cupycorr._backends.non_finite"),
-    ("cupycorr._backends.cpu_forward",),
-    ("cupycorr._backends.cpu_gradient",),
-    ("cupycorr._backends.cpu",),
-    ("cupycorr._backends.tiled_forward", "cupycorr._backends.mma_forward"),
-    ("cupycorr._backends.tiled_gradient", "cupycorr._backends.mma_gradient"),
-    ("cupycorr._backends.cuda",),
-    ("cupycorr._backends.reference", "cupycorr._backends.blas", "cupycorr._backends.simd"),
+    ("cupycorr._sharing", "cupycorr._gpu.source", "cupycorr._gpu.device"),
+    ("cupycorr._correlation.problem", "cupycorr._dtypes", "cupycorr._arrays", "cupycorr._gpu.compiler", "cupycorr._gpu.costs"),
+    ("cupycorr._cpu.blas_limits", "cupycorr._cpu.cores"),
+    ("cupycorr._cpu.workers", "cupycorr._correlation.cpu.lattice", "cupycorr._gpu.launcher", "cupycorr._tuning"),
+    (
+        "cupycorr._correlation.cpu.blocks",
+        "cupycorr._cpu.register_tile",
+        "cupycorr._correlation.cpu.window_sums",
+        "cupycorr._gpu.call",
+    ),
+    (
+        "cupycorr._correlation.cpu.packing",
+        "cupycorr._correlation.gpu.forward_phases",
+        "cupycorr._correlation.gpu.gradient_phases",
+    ),
+    ("cupycorr._correlation.cpu.engine", "cupycorr._correlation.cpu.non_finite"),
+    ("cupycorr._correlation.cpu.forward",),
+    ("cupycorr._correlation.cpu.gradient",),
+    ("cupycorr._correlation.cpu.planner",),
+    ("cupycorr._correlation.gpu.forward_tiled", "cupycorr._correlation.gpu.forward_mma"),
+    ("cupycorr._correlation.gpu.gradient_tiled", "cupycorr._correlation.gpu.gradient_mma"),
+    ("cupycorr._correlation.gpu.planner",),
+    ("cupycorr._correlation.reference", "cupycorr._correlation.cpu.blas", "cupycorr._correlation.cpu.simd"),
     ("cupycorr._dispatch",),
-    ("cupycorr._api",),
-    ("cupycorr.motion", "cupycorr.torch._bridge", "cupycorr.torch._transforms"),
-    ("cupycorr.torch._ops",),
+    ("cupycorr._correlation.api",),
+    ("cupycorr.motion", "cupycorr.torch._tensors", "cupycorr.torch._transforms"),
+    ("cupycorr.torch._correlation",),
     ("cupycorr.torch",),
     ("cupycorr.compat._conventions",),
     tuple(f"cupycorr.compat.{name}" for name in ADAPTERS),
@@ -42,22 +51,22 @@ FLOORS = (
     ("cupycorr.compat", "cupycorr.compat.__main__"),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-FLOOR.update({"cupycorr._backends": -1, "cupycorr._cuda": -1})  # say what the folder is for, import nothing
+FLOOR.update({"cupycorr._backends": -1, "cupycorr._gpu": -1})  # say what the folder is for, import nothing
 
 # Where a third-party package may be imported: everything but numpy only inside a function, by the module that needs it.
 GUESTS = {
-    "cupycorr._backends.blas_limits": {"threadpoolctl"},
-    "cupycorr._backends.register_tile": {"llvmlite"},
-    "cupycorr._cuda.compiler": {"cupy"},
-    "cupycorr._cuda.device": {"cupy"},
-    "cupycorr._cuda.launcher": {"cupy"},
+    "cupycorr._cpu.blas_limits": {"threadpoolctl"},
+    "cupycorr._cpu.register_tile": {"llvmlite"},
+    "cupycorr._gpu.compiler": {"cupy"},
+    "cupycorr._gpu.device": {"cupy"},
+    "cupycorr._gpu.launcher": {"cupy"},
     "cupycorr._dtypes": {"ml_dtypes"},
     "cupycorr._pictures": {"matplotlib"},
     "cupycorr.cli": {"click", "PIL", "rich", "skimage"},
     **{f"cupycorr.compat.{name}": {"torch"} for name in ("_conventions", *ADAPTERS, *COMPILED_HALVES)},
     "cupycorr.torch": {"torch"},
-    "cupycorr.torch._bridge": {"ml_dtypes", "torch"},
-    "cupycorr.torch._ops": {"torch"},
+    "cupycorr.torch._tensors": {"ml_dtypes", "torch"},
+    "cupycorr.torch._correlation": {"torch"},
     "cupycorr.torch._transforms": {"torch"},
 }
 
@@ -121,7 +130,14 @@ def test_imports_go_down_only(module):
 
 
 def test_nothing_in_the_backends_knows_what_is_above_them():
-    above = {"cupycorr", "cupycorr._dispatch", "cupycorr._api", "cupycorr.motion", "cupycorr._pictures", "cupycorr.cli"}
+    above = {
+        "cupycorr",
+        "cupycorr._dispatch",
+        "cupycorr._correlation.api",
+        "cupycorr.motion",
+        "cupycorr._pictures",
+        "cupycorr.cli",
+    }
     backends = [module for module in MODULES if module.startswith("cupycorr._backends")]
     assert len(backends) > 1
     for module in backends:
@@ -129,11 +145,11 @@ def test_nothing_in_the_backends_knows_what_is_above_them():
 
 
 def test_what_compiles_and_launches_knows_nothing_of_what_is_launched():
-    below = [module for module in MODULES if module.startswith("cupycorr._cuda.")]
+    below = [module for module in MODULES if module.startswith("cupycorr._gpu.")]
     assert len(below) > 1
     for module in below:
         ours = {name for name in imports_of(module) if name.startswith("cupycorr")}
-        assert all(name.startswith("cupycorr._cuda") for name in ours), module
+        assert all(name.startswith("cupycorr._gpu") for name in ours), module
 
 
 @modules
@@ -159,7 +175,7 @@ def test_nothing_outside_imports_what_imports_torch():
 
 WALKED = {
     "relative": ("from . import cli", {"cupycorr.cli"}),
-    "from a module": ("from ._api import explain", {"cupycorr._api"}),
+    "from a module": ("from ._api import explain", {"cupycorr._correlation.api"}),
     "by its whole name": ("import cupycorr.cli", {"cupycorr.cli"}),
     "inside a function": ("def f():\n    from .cli import main", {"cupycorr.cli"}),
     "inside try": ("try:\n    import torch\nexcept ImportError:\n    pass", {"torch"}),
@@ -170,13 +186,13 @@ WALKED = {
 
 @pytest.mark.parametrize(("source", "found"), WALKED.values(), ids=WALKED)
 def test_the_walk_finds_imports(source, found):
-    assert set(imports(source, "cupycorr._problem", False)) == found
+    assert set(imports(source, "cupycorr._correlation.problem", False)) == found
 
 
 def test_the_walk_resolves_parents():
     source = "from .. import _api\nfrom .._dispatch import choose\nfrom . import cpu"
-    wanted = {"cupycorr._api", "cupycorr._dispatch", "cupycorr._backends.cpu"}
-    assert set(imports(source, "cupycorr._backends.workers", False)) == wanted
+    wanted = {"cupycorr._correlation.api", "cupycorr._dispatch", "cupycorr._correlation.cpu.planner"}
+    assert set(imports(source, "cupycorr._cpu.workers", False)) == wanted
 
 
 def test_importing_the_package_imports_numpy_and_nothing_else_of_third_parties():

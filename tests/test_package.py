@@ -18,8 +18,8 @@ from packaging.utils import canonicalize_name
 from waiting import STUCK
 
 import cupycorr
-from cupycorr._backends import cuda
-from cupycorr._cuda import compiler, source
+from cupycorr._correlation.gpu import planner
+from cupycorr._gpu import compiler, source
 
 ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = ROOT / "tests" / "constraints.txt"
@@ -75,8 +75,8 @@ def alone(wheel, tmp_path_factory):
 
 def test_the_wheel_holds_every_module_every_kernel_the_type_marker_and_the_licence(content):
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "cupycorr").rglob("*.py")}
-    sources = {f"cupycorr/kernels_cu/{path.name}" for path in (ROOT / "kernels_cu").iterdir()}
-    assert {"cupycorr/kernels_cu/platform.cuh", "cupycorr/kernels_cu/forward_direct.cu"} <= sources
+    sources = {f"cupycorr/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "kernels_cu").rglob("*.cu*")}
+    assert {"cupycorr/kernels_cu/common/platform.cuh", "cupycorr/kernels_cu/correlation/forward_direct.cu"} <= sources
     names, _, _ = content
     assert modules | sources | {"cupycorr/py.typed"} == {name for name in names if ".dist-info/" not in name}
     assert any(name.endswith("/LICENSE") for name in names)
@@ -159,14 +159,14 @@ def test_the_wheel_alone_runs_on_numpy(alone, tmp_path):
 
 KERNELS = """
     import json
-    from cupycorr._backends import cuda
-    from cupycorr._cuda import device, source
+    from cupycorr._correlation.gpu import planner
+    from cupycorr._gpu import device, source
 
     try:
         device.import_cupy()
     except ImportError as error:
         refusal = str(error)
-    files = sorted({kernel.file for _, kernel in cuda.builds()})
+    files = sorted({kernel.file for _, kernel in planner.builds()})
     texts = {file: source.text(file) for file in files}
     print(json.dumps({"folder": str(source.folder()), "texts": texts, "refusal": refusal}))
 """
@@ -183,7 +183,7 @@ def test_the_wheel_alone_finds_its_own_kernels_and_they_are_the_checkouts(alone,
     folder = Path(installed_kernels["folder"])
     assert folder.is_relative_to(alone.parent.resolve())
     assert folder.parts[-2:] == ("cupycorr", "kernels_cu")
-    assert installed_kernels["texts"] == {path.name: source.text(path.name) for path in (ROOT / "kernels_cu").glob("*.cu")}
+    assert installed_kernels["texts"] == {file: source.text(file) for file in source.files()}
 
 
 def test_the_wheel_alone_names_the_pip_command_of_the_gpu(installed_kernels):
@@ -195,7 +195,7 @@ def test_the_wheels_own_text_of_every_kernel_compiles(installed_kernels, tmp_pat
     for file, text in installed_kernels["texts"].items():
         (tmp_path / file).write_text(text)
     monkeypatch.setattr(source, "folder", lambda: tmp_path)
-    for kernel in {kernel.file: kernel for _, kernel in cuda.builds()}.values():
+    for kernel in {kernel.file: kernel for _, kernel in planner.builds()}.values():
         binary, _ = compiler.cubin(kernel, "sm_80")
         assert binary.startswith(b"\x7fELF")
 

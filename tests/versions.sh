@@ -6,8 +6,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 folder=${VERSIONS_FOLDER:-$(mktemp -d)}
 [ -n "${VERSIONS_FOLDER:-}" ] || trap 'rm -rf "$folder"' EXIT
-tests=(tests/test_torch.py tests/test_torch_compile.py tests/test_torch_derivatives.py tests/test_torch_training.py
-    tests/test_torch_gpu_path.py tests/test_compat.py tests/test_channels.py cupycorr/torch)
+tests=(tests/torch/test_torch.py tests/torch/test_torch_compile.py tests/torch/test_torch_derivatives.py tests/torch/test_torch_training.py
+    tests/torch/test_torch_gpu_path.py tests/compat/test_compat.py tests/test_channels.py cupycorr/torch)
 
 install() {
     # The suite's constraints, without the one on torch.

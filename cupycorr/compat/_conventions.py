@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from .._problem import integer
+from .._arguments import integer
 from ..torch import spatial_correlation_sample
 
 Sizes = int | tuple[int, int]  # one for both axes, or (vertical, horizontal)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .._problem import parameters
+from .._correlation.problem import parameters
 from ..torch import spatial_correlation_sample
 from ._conventions import Sizes, first_positions, pair
 

@@ -14,12 +14,14 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError('cupycorr.torch needs torch: pip install "cupycorr[torch]"', name=error.name) from error
 
-from .. import _api, _dispatch
+from .. import _dispatch
+from .._arguments import check_precision
 from .._arrays import dense_tensor, plain_number
+from .._correlation import api
+from .._correlation.problem import parameters
 from .._dtypes import no_element_type
-from .._problem import check_precision, parameters
-from ._bridge import ELEMENTS, Arguments
-from ._ops import correlate
+from ._correlation import correlate
+from ._tensors import ELEMENTS, Arguments
 
 __all__ = ["SpatialCorrelationSampler", "spatial_correlation_sample"]
 
@@ -202,7 +204,7 @@ def _arguments(given: tuple, patch_offset: Any, scale: Any, dtype: Any, precisio
         before, after = normal[:_SCALE], normal[_SCALE + 1 :]
         return (*before, torch.sym_float(scale) if traced else normal[_SCALE], *after)
     words = all(value is None or type(value) in (str, torch.dtype) for value in asked[3:])
-    return _normal_once(*asked) if words and _api.all_plain(given, patch_offset, scale) else _normal(*asked)
+    return _normal_once(*asked) if words and api.all_plain(given, patch_offset, scale) else _normal(*asked)
 
 
 def _normal(given: tuple, patch_offset: Any, scale: Any, dtype: Any, precision: Any, variant: Any) -> tuple:

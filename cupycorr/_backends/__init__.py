@@ -1,1 +1,0 @@
-"""How an answer is computed: each module here is one way, taking a `Problem` and checked arrays."""

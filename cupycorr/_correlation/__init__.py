@@ -1,0 +1,1 @@
+"""The fixed-grid operator: spatial correlation over a grid of displacements."""

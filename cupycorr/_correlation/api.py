@@ -1,0 +1,373 @@
+"""The array front door: `spatial_correlation_sample` and its vector-Jacobian product for NumPy and CuPy arrays.
+
+The functions here are a signature, a docstring and one call. What is wrong with the input is said before any work is done.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .. import _dispatch
+from .._arguments import check_precision
+from .._arrays import (
+    OPERAND,
+    RESULT,
+    Role,
+    array_kind,
+    array_module,
+    current_device_of,
+    keep_for_replays,
+    known_array,
+    known_arrays,
+    may_share_memory,
+)
+from .._dtypes import ElementType, check_scale, element_type, named_dtype
+from .problem import Problem, Question, parameters, problem
+
+
+def spatial_correlation_sample(
+    input1: Any,
+    input2: Any,
+    kernel_size: Any = 1,
+    patch_size: Any = 1,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    dilation_patch: Any = 1,
+    *,
+    patch_offset: Any = None,
+    scale: float = 1.0,
+    dtype: Any = None,
+    precision: str = "highest",
+    variant: str = "auto",
+    out: Any = None,
+) -> Any:
+    """Correlate patches of two feature maps over a grid of displacements (the cost volume of optical flow and stereo).
+
+    .. code-block:: text
+
+        out[b, m, n, i, j] = scale * sum over c, u < kH, v < kW of
+            input1[b, c, y, x] * input2[b, c, y + dy(m), x + dx(n)]
+        with  y = i sH - aH + u dH,   x = j sW - aW + v dW
+              dy(m) = qH + eH (m - (PH - 1) // 2),   dx(n) = qW + eW (n - (PW - 1) // 2)
+
+    A tap counts only if both of its positions lie inside their images; otherwise it contributes 0. Sums are kept in float32
+    (float64 for float64 inputs). The definition is that of the C++ extension ``spatial_correlation_sampler`` [1]_.
+
+    Parameters
+    ----------
+    input1 : array, shape (B, C, H, W)
+        NumPy or CuPy array of float16, bfloat16 (`ml_dtypes`), float32 or float64. Any strides; read-only is fine.
+    input2 : array, shape (B, C, H, W), or (B, C, H2, W2) where ``patch_offset`` is passed
+        Same kind, device and dtype as ``input1``.
+    kernel_size : int or (int, int), default 1
+        k: window of taps summed into each output, ``(vertical, horizontal)`` like every pair below.
+    patch_size : int or (int, int), default 1
+        P: number of displacements tried along each axis. An even patch has one more on the positive side.
+    stride : int or (int, int), default 1
+        s: pixels between output positions.
+    padding : int or (int, int), default 0
+        a: zero border added to both inputs; a negative one crops the output positions.
+    dilation : int or (int, int), default 1
+        d: pixels between the taps of a window.
+    dilation_patch : int or (int, int), default 1
+        e: pixels between displacements.
+    patch_offset : int or (int, int), optional
+        q: displacement in pixels at the centre of the patch. Passing it, 0 included, lets ``input2`` have its own height and
+        width. None is a symmetric search.
+    scale : float, default 1.0
+        Finite factor applied to the sum before it is rounded to the output's dtype.
+    dtype : dtype, optional
+        Output dtype where it is not the inputs' (float32 out of halves); rounded once, from the sum.
+    precision : {"highest", "high", "medium"}
+        Of products of float32 numbers. With "high" or "medium" a GPU may take its tensor cores, which see 10 fraction bits of
+        each factor (TF32, rounded to nearest): an output is off by less than 1e-3 of the sum of its terms' magnitudes. Sums
+        stay in float32, and nothing changes for other dtypes or on the CPU.
+    variant : str, default "auto"
+        The implementation to run; see `explain` for those there are.
+    out : array, shape (B, PH, PW, oH, oW), optional
+        Where to write the result; any floating dtype of the table above, any strides, may overlap an input. Returned itself.
+
+    Returns
+    -------
+    array, shape (B, PH, PW, oH, oW)
+        C-contiguous, of the inputs' kind and dtype, with ``oH = (H + 2 aH - dH (kH - 1) - 1) // sH + 1`` and likewise oW.
+
+    Raises
+    ------
+    TypeError
+        An argument is of the wrong type, kind or dtype.
+    ValueError
+        An argument has an illegal value or shape.
+    NotImplementedError
+        ``variant`` names one that cannot run here; the message says why.
+
+    References
+    ----------
+    .. [1] C. Pinard, "Pytorch-Correlation-extension", https://github.com/ClementPinard/Pytorch-Correlation-extension
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cupycorr
+    >>> frame1 = np.random.default_rng(0).standard_normal((1, 64, 16, 16), dtype=np.float32)
+    >>> frame2 = np.roll(frame1, (2, -1), axis=(2, 3))  # everything moved down 2 and left 1
+    >>> scores = cupycorr.spatial_correlation_sample(frame1, frame2, patch_size=7)
+    >>> scores.shape
+    (1, 7, 7, 16, 16)
+    >>> m, n = divmod(int(scores[0, :, :, 8, 8].argmax()), 7)
+    >>> m - 3, n - 3  # dy, dx
+    (2, -1)
+    """
+    given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
+    input1, input2 = known_arrays(input1=input1, input2=input2)
+    asked = _asked(input1, input2, given, patch_offset, scale, precision)
+    result_dtype = _result_dtype(input1, dtype)
+    written = None if out is None else _check_out(out, input1, asked, dtype, result_dtype)
+    chosen = _dispatch.choose(
+        asked,
+        _dispatch.place(input1),
+        variant,
+        "forward",
+        input1.dtype,
+        result_dtype if written is None else written.dtype,
+        _dispatch.orders(input1, input2),
+        precision=precision,
+    )
+    xp = array_module(input1)
+    with current_device_of(input1):
+        # A caller's array that shares memory with an input may only be written once every sum is known.
+        fresh = written is None or any(may_share_memory(written, x) for x in (input1, input2))
+        target = xp.empty(asked.out_shape, result_dtype if written is None else written.dtype) if fresh else written
+        chosen.forward(asked, input1, input2, target)
+        if written is None:
+            return target
+        if fresh:
+            written[...] = target
+            keep_for_replays(target)
+    return out
+
+
+def spatial_correlation_sample_vjp(
+    cotangent: Any,
+    input1: Any,
+    input2: Any,
+    kernel_size: Any = 1,
+    patch_size: Any = 1,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    dilation_patch: Any = 1,
+    *,
+    patch_offset: Any = None,
+    scale: float = 1.0,
+    dtype: Any = None,
+    precision: str = "highest",
+    variant: str = "auto",
+    needs: tuple[bool, bool] = (True, True),
+) -> tuple[Any, Any]:
+    """Gradients of `spatial_correlation_sample`: the vector-Jacobian product with a cotangent.
+
+    .. code-block:: text
+
+        g1[b, c, y, x]   = scale * sum g[b, m, n, i, j] input2[b, c, y + dy, x + dx]   over all that read input1 at (y, x)
+        g2[b, c, y', x'] = scale * sum g[b, m, n, i, j] input1[b, c, y' - dy, x' - dx] over all that read input2 at (y', x')
+
+    Computed in gather form without atomics: the same inputs give bitwise the same gradients every time.
+
+    Parameters
+    ----------
+    cotangent : array, shape (B, PH, PW, oH, oW)
+        Gradient of the loss with respect to the output, of the output's dtype.
+    input1, input2, kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, scale, precision, variant
+        As passed to `spatial_correlation_sample`.
+    dtype : dtype, optional
+        As passed to `spatial_correlation_sample`: the dtype of ``cotangent`` where it is not the inputs'.
+    needs : (bool, bool), default (True, True)
+        Which gradients to compute; nothing is spent on the others.
+
+    Returns
+    -------
+    (g1, g2)
+        Gradients with the shapes and dtype of the inputs, C-contiguous; None in place of one that was not asked for.
+
+    Raises
+    ------
+    TypeError, ValueError, NotImplementedError
+        As `spatial_correlation_sample`; also for a cotangent of the wrong shape or dtype.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cupycorr
+    >>> x1, x2 = np.random.default_rng(0).standard_normal((2, 1, 8, 16, 16))
+    >>> g = np.ones((1, 7, 7, 16, 16))
+    >>> g1, g2 = cupycorr.spatial_correlation_sample_vjp(g, x1, x2, patch_size=7)
+    >>> out = cupycorr.spatial_correlation_sample(x1, x2, patch_size=7)
+    >>> bool(np.isclose(np.vdot(g, out), np.vdot(g1, x1)) and np.isclose(np.vdot(g, out), np.vdot(g2, x2)))
+    True
+    """
+    given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
+    input1, input2 = known_arrays(input1=input1, input2=input2)
+    asked = _asked(input1, input2, given, patch_offset, scale, precision)
+    cotangent = _check_cotangent(cotangent, input1, asked, _result_dtype(input1, dtype))
+    needs = _check_needs(needs)
+    chosen = _dispatch.choose(
+        asked,
+        _dispatch.place(input1),
+        variant,
+        "vjp",
+        input1.dtype,
+        cotangent.dtype,
+        _dispatch.orders(input1, input2),
+        needs,
+        precision,
+    )
+    empty = array_module(input1).empty
+    with current_device_of(input1):
+        gradients = tuple(empty(x.shape, x.dtype) if needed else None for x, needed in zip((input1, input2), needs, strict=True))
+        chosen.vjp(asked, cotangent, input1, input2, needs, gradients)
+    return gradients
+
+
+def explain(
+    input1: Any,
+    input2: Any,
+    kernel_size: Any = 1,
+    patch_size: Any = 1,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    dilation_patch: Any = 1,
+    *,
+    patch_offset: Any = None,
+    scale: float = 1.0,
+    dtype: Any = None,
+    precision: str = "highest",
+    variant: str = "auto",
+) -> _dispatch.Explanation:
+    """Say which variant would run and how, why each other one would not, and how fast it could be at best. Computes nothing.
+
+    Parameters
+    ----------
+    input1, input2, kernel_size, patch_size, stride, padding, dilation, dilation_patch
+        As `spatial_correlation_sample`.
+    patch_offset, scale, dtype, precision, variant
+        As `spatial_correlation_sample`.
+
+    Returns
+    -------
+    Explanation
+        Print it. Its fields: ``problem``, ``variant`` (a name), ``how`` (the route the variant takes), ``reasons`` (name ->
+        why it does not run), ``flops``, ``flops_inside``, ``bytes``, ``workspace`` (bytes), ``bound`` (seconds).
+
+    Raises
+    ------
+    TypeError, ValueError, NotImplementedError
+        As `spatial_correlation_sample`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cupycorr
+    >>> x = np.zeros((1, 64, 24, 32), np.float32)
+    >>> cupycorr.explain(x, x, patch_size=9).flops
+    7962624
+    """
+    given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
+    input1, input2 = known_arrays(input1=input1, input2=input2)
+    asked = _asked(input1, input2, given, patch_offset, scale, precision)
+    names = input1.dtype.name, _result_dtype(input1, dtype).name
+    question = Question("forward", asked, *names, _dispatch.orders(input1, input2), precision=precision)
+    return _dispatch.explain(question, _dispatch.place(input1), variant)
+
+
+def _asked(input1: Any, input2: Any, given: tuple, patch_offset: Any, scale: Any, precision: Any) -> Problem:
+    """Check everything that can be wrong with the inputs and the parameters, and say what is asked."""
+    arguments = (input1.shape, input1.dtype, input2.shape, input2.dtype, given, patch_offset, scale, precision)
+    # Models ask the same thing again and again. True and 1.0 equal 1 and are no integers: only what is plain may be looked up.
+    return _ask_once(*arguments) if all_plain(given, patch_offset, scale) and type(precision) is str else _ask(*arguments)
+
+
+def all_plain(given: tuple, patch_offset: Any, scale: Any) -> bool:
+    """Whether equality tells these parameters from everything else that could be passed in their place."""
+    return all(map(_is_plain, given)) and _is_plain(patch_offset) and type(scale) in (float, int)
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is tuple:
+        return all(type(each) is int for each in value)
+    return type(value) is int or value is None
+
+
+def _ask(
+    shape1: tuple, dtype1: np.dtype, shape2: tuple, dtype2: np.dtype, given: tuple, patch_offset: Any, scale: Any, precision: Any
+) -> Problem:
+    check_elements(element_type("input1", dtype1), element_type("input2", dtype2))
+    asked = problem(parameters(*given, patch_offset=patch_offset, scale=scale), shape1, shape2)
+    check_scale(asked.parameters.scale, element_type("input1", dtype1))
+    check_precision(precision)
+    return asked
+
+
+_ask_once = lru_cache(1024)(_ask)
+
+
+def check_elements(first: ElementType, second: ElementType) -> None:
+    """Refuse inputs of two dtypes."""
+    if first is not second:
+        got = f"got input1.dtype={first.name}, input2.dtype={second.name}"
+        raise TypeError(f"input1 and input2 must have the same dtype, {got}")
+
+
+def _result_dtype(input1: Any, dtype: Any) -> np.dtype:
+    return input1.dtype if dtype is None else named_dtype(dtype)
+
+
+def _check_out(out: Any, like: Any, asked: Problem, dtype: Any, result_dtype: np.dtype) -> Any:
+    """Check the caller's array for the result; as an array of the inputs' kind."""
+    out = _beside_inputs("out", out, like, RESULT)
+    element_type("out", out.dtype)
+    if dtype is not None and out.dtype != result_dtype:
+        raise TypeError(f"out and dtype must agree, got out.dtype={out.dtype.name}, dtype={result_dtype.name}")
+    if out.shape != asked.out_shape:
+        raise ValueError(f"out must have shape {asked.out_shape}, got out.shape={out.shape}")
+    if isinstance(out, np.ndarray) and not out.flags.writeable:
+        raise ValueError("out must be writeable, got a read-only array")
+    return out
+
+
+def _check_cotangent(cotangent: Any, like: Any, asked: Problem, result_dtype: np.dtype) -> Any:
+    """Check the cotangent; as an array of the inputs' kind."""
+    cotangent = _beside_inputs("cotangent", cotangent, like)
+    rows = element_type("cotangent", cotangent.dtype), element_type("dtype", result_dtype)
+    check_cotangent(*rows, cotangent.shape, asked)
+    return cotangent
+
+
+def check_cotangent(element: ElementType, result: ElementType, shape: tuple, asked: Problem) -> None:
+    """Refuse a cotangent that is not of the output's dtype and shape."""
+    if element is not result:
+        raise TypeError(f"cotangent must have the output's dtype {result.name}, got cotangent.dtype={element.name}")
+    if tuple(shape) != asked.out_shape:
+        raise ValueError(f"cotangent must have the output's shape {asked.out_shape}, got cotangent.shape={tuple(shape)}")
+
+
+def _beside_inputs(name: str, array: Any, like: Any, role: Role = OPERAND) -> Any:
+    """An array that must be where the inputs are."""
+    array = known_array(name, array, role)
+    if array_kind(array) != array_kind(like):
+        got = f"{name} on {array_kind(array)} and inputs on {array_kind(like)}"
+        raise TypeError(f"{name} must be of the inputs' kind, got {got}")
+    if array.device != like.device:
+        raise ValueError(f"{name} must be on the inputs' device, got {name} on {array.device} and inputs on {like.device}")
+    return array
+
+
+def _check_needs(needs: Any) -> tuple[bool, bool]:
+    if not isinstance(needs, (tuple, list)) or len(needs) != 2 or not all(isinstance(n, bool) for n in needs):
+        raise TypeError(f"needs must be a pair of bools, got needs={needs!r}")
+    return tuple(needs)

@@ -1,0 +1,310 @@
+"""What is asked: the operator's parameters and sizes, checked once and normalised to plain integers.
+
+Everything the operator does is separable over the vertical and the horizontal axis, so the geometry lives in `Axis` and a
+`Problem` is two of them. Nothing here knows arrays, devices or backends. Size arithmetic is + - * // only, so that torch's
+symbolic sizes pass through it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .._arguments import HIGH, HIGHEST, Pair, Shape, finite_scale, pair
+from .._gpu.layout import ROWS
+from .._sharing import CachedProperty
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of the operator that is an int or a pair of ints: its name, its default and its smallest legal value.
+
+    A default of None means that the parameter may be left out, a minimum of None that every integer is legal.
+    """
+
+    name: str
+    default: int | None
+    minimum: int | None
+
+
+# Every signature, schema and module takes these, in this order.
+PARAMETERS = (
+    Parameter("kernel_size", 1, 1),
+    Parameter("patch_size", 1, 1),
+    Parameter("stride", 1, 1),
+    Parameter("padding", 0, None),
+    Parameter("dilation", 1, 1),
+    Parameter("dilation_patch", 1, 1),
+    Parameter("patch_offset", None, None),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The operator's parameters as ``(vertical, horizontal)`` pairs of plain integers; make them with `parameters`.
+
+    ``patch_offset`` stays None when it was not passed: only who passes it may give ``input2`` its own size.
+    """
+
+    kernel_size: Pair = (1, 1)
+    patch_size: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    dilation_patch: Pair = (1, 1)
+    patch_offset: Pair | None = None
+    scale: float = 1.0
+
+
+def parameters(
+    kernel_size: Any = 1,
+    patch_size: Any = 1,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    dilation_patch: Any = 1,
+    *,
+    patch_offset: Any = None,
+    scale: Any = 1.0,
+) -> Parameters:
+    """Check and normalise the operator's parameters.
+
+    Raises
+    ------
+    TypeError
+        A parameter is not an int or a pair of ints (floats and bools are not ints), or ``scale`` is not a real number.
+    ValueError
+        A parameter is below its smallest legal value, a tuple is not a pair, or ``scale`` is not finite.
+    """
+    given = kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset
+    pairs = {
+        parameter.name: None if value is None and parameter.default is None else pair(parameter.name, value, parameter.minimum)
+        for parameter, value in zip(PARAMETERS, given, strict=True)
+    }
+    return Parameters(**pairs, scale=finite_scale(scale))
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """The geometry of one axis: which position of input1 meets which position of input2.
+
+    Output ``i``, tap ``u`` reads input1 at ``y = i stride - padding + u dilation``, and at displacement ``m`` input2 at
+    ``y + offset + dilation_patch (m - radius)``.
+    """
+
+    kernel: int
+    patch: int
+    stride: int
+    padding: int
+    dilation: int
+    step: int  # dilation_patch
+    offset: int  # patch_offset
+    size1: int
+    size2: int
+
+    @property
+    def out(self) -> int:
+        """Number of output positions; below 1 there is no output."""
+        return (self.size1 + 2 * self.padding - self.dilation * (self.kernel - 1) - 1) // self.stride + 1
+
+    @property
+    def radius(self) -> int:
+        """Displacements before the centre; an even patch has one more after it than before."""
+        return (self.patch - 1) // 2
+
+    @property
+    def first_displacement(self) -> int:
+        """Displacement of patch index 0."""
+        return self.offset - self.step * self.radius
+
+    @property
+    def displacements(self) -> range:
+        """Displacement of every patch index, in pixels."""
+        first = self.first_displacement
+        return range(first, first + self.step * self.patch, self.step)
+
+    def taps_inside(self) -> tuple[int, int]:
+        """Count the (displacement, tap) pairs of which any output has both positions inside the images, and all those outputs."""
+        first_tap = -self.padding
+        taps = range(first_tap, first_tap + self.kernel * self.dilation, self.dilation)
+        loop_over_taps = self.kernel <= self.patch
+        outer, inner = (taps, self.displacements) if loop_over_taps else (self.displacements, taps)
+        # NumPy takes whole numbers beyond 64 bits as objects: slow, but exact.
+        small = max(abs(edge) for each in (taps, self.displacements) for edge in (each[0], each[-1])) < 2**60
+        values = np.array(inner, np.int64 if small else object)
+        pairs = outputs = 0
+        for value in outer:
+            tap, displacement = (value, values) if loop_over_taps else (values, value)
+            low = np.maximum(-displacement, 0)
+            high = np.minimum(self.size2 - displacement, self.size1)
+            begin = np.clip(-((tap - low) // self.stride), 0, self.out)
+            counts = np.maximum(np.clip(-((tap - high) // self.stride), 0, self.out) - begin, 0)
+            pairs, outputs = pairs + int(np.count_nonzero(counts)), outputs + int(counts.sum())
+        return pairs, outputs
+
+
+def _with_useful_stride(axis: Axis) -> Axis:
+    """The same positions by a stride no longer than all of them: backends sort work by residues of the stride."""
+    positions = axis.size1 + 2 * axis.padding - axis.dilation * (axis.kernel - 1)
+    # Where sizes are symbols nothing is computed, and a comparison would tie the graph to it.
+    return replace(axis, stride=positions) if type(positions) is int and 0 < positions < axis.stride else axis
+
+
+def lattice_inside(first: int, stride: int, count: int, low: int, high: int) -> Pair:
+    """The indices ``[begin, end)`` of the positions ``first + stride i``, ``i < count``, that lie in ``[low, high)``."""
+    begin = min(max(-((first - low) // stride), 0), count)
+    end = min(max(-((first - high) // stride), begin), count)
+    return begin, end
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Parameters and sizes: everything a backend needs to know except where the data is and of what type."""
+
+    parameters: Parameters
+    batch: int
+    channels: int
+    size1: Pair
+    size2: Pair
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @CachedProperty
+    def _hash(self) -> int:
+        """Worked out once: caches ask for it at every call, and four levels of tuples take microseconds."""
+        return hash((self.parameters, self.batch, self.channels, self.size1, self.size2))
+
+    @CachedProperty
+    def vertical(self) -> Axis:
+        """Geometry along y."""
+        return self._axis(0)
+
+    @CachedProperty
+    def horizontal(self) -> Axis:
+        """Geometry along x."""
+        return self._axis(1)
+
+    def _axis(self, axis: int) -> Axis:
+        p = self.parameters
+        offset = (0, 0) if p.patch_offset is None else p.patch_offset
+        each = (p.kernel_size, p.patch_size, p.stride, p.padding, p.dilation, p.dilation_patch, offset)
+        return _with_useful_stride(Axis(*(pair[axis] for pair in each), self.size1[axis], self.size2[axis]))
+
+    @CachedProperty
+    def transposed(self) -> Problem:
+        """The same problem with height and width exchanged."""
+        p = self.parameters
+        pairs = {parameter.name: value[::-1] for parameter in PARAMETERS if (value := getattr(p, parameter.name)) is not None}
+        return Problem(replace(p, **pairs), self.batch, self.channels, self.size1[::-1], self.size2[::-1])
+
+    @property
+    def shape1(self) -> Shape:
+        """``(B, C, H, W)`` of input1."""
+        return (self.batch, self.channels, *self.size1)
+
+    @property
+    def shape2(self) -> Shape:
+        """``(B, C, H2, W2)`` of input2."""
+        return (self.batch, self.channels, *self.size2)
+
+    @CachedProperty
+    def out_shape(self) -> Shape:
+        """``(B, PH, PW, oH, oW)``."""
+        vertical, horizontal = self.vertical, self.horizontal
+        return (self.batch, vertical.patch, horizontal.patch, vertical.out, horizontal.out)
+
+    @property
+    def outputs(self) -> int:
+        """Number of output elements."""
+        batch, patch_h, patch_w, out_h, out_w = self.out_shape
+        return batch * patch_h * patch_w * out_h * out_w
+
+    @property
+    def flops(self) -> int:
+        """Operations of the sum written out, two for each tap of each output, whether it lies inside or not."""
+        kernel_h, kernel_w = self.parameters.kernel_size
+        return 2 * self.channels * kernel_h * kernel_w * self.outputs
+
+    def flops_inside(self) -> int:
+        """The share of `flops` whose taps lie inside both images."""
+        return 2 * self.batch * self.channels * self.vertical.taps_inside()[1] * self.horizontal.taps_inside()[1]
+
+    def bytes(self, itemsize: int, out_itemsize: int) -> int:
+        """Bytes that have to move at least: each input read once, the output written once."""
+        (height, width), (height2, width2) = self.size1, self.size2
+        inputs = self.batch * self.channels * (height * width + height2 * width2)
+        return inputs * itemsize + self.outputs * out_itemsize
+
+    def workspace(self, itemsize: int) -> int:
+        """Bytes of the one-pixel-window volume that a box filter sums, if it were kept whole; 0 for a one-pixel window."""
+        if self.parameters.kernel_size == (1, 1):
+            return 0
+        area = 1
+        for axis in (self.vertical, self.horizontal):
+            area = area * ((axis.out - 1) * axis.stride + axis.dilation * (axis.kernel - 1) + 1)
+        return self.batch * self.vertical.patch * self.horizontal.patch * area * itemsize
+
+
+def problem(params: Parameters, shape1: Shape, shape2: Shape) -> Problem:
+    """Join checked parameters with the inputs' shapes.
+
+    Raises
+    ------
+    ValueError
+        An input is not 4-D, the shapes do not fit each other, an image has no pixels, or the output would be empty.
+    """
+    for name, shape in (("input1", shape1), ("input2", shape2)):
+        if len(shape) != 4:
+            raise ValueError(f"{name} must have 4 dimensions (B, C, H, W), got {name}.shape={tuple(shape)}")
+        if shape[2] < 1 or shape[3] < 1:
+            raise ValueError(f"{name} must have a height and a width of at least 1, got {name}.shape={tuple(shape)}")
+    got = f"got input1.shape={tuple(shape1)}, input2.shape={tuple(shape2)}"
+    if shape1[0] != shape2[0] or shape1[1] != shape2[1]:
+        raise ValueError(f"input1 and input2 must have the same batch size and channels, {got}")
+    if params.patch_offset is None and (shape1[2] != shape2[2] or shape1[3] != shape2[3]):
+        raise ValueError(f"input1 and input2 must have the same shape unless patch_offset is passed, {got}")
+    asked = Problem(params, shape1[0], shape1[1], (shape1[2], shape1[3]), (shape2[2], shape2[3]))
+    for name, axis in (("height", asked.vertical), ("width", asked.horizontal)):
+        if axis.out < 1:
+            raise ValueError(
+                f"the output would have {name} {axis.out}: a window of kernel_size={params.kernel_size} with "
+                f"dilation={params.dilation} does not fit into input1.shape={tuple(shape1)} with padding={params.padding}"
+            )
+    return asked
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What decides how fast an implementation is.
+
+    Attributes
+    ----------
+    which
+        ``"forward"`` or ``"vjp"``.
+    problem
+        The geometry.
+    dtype, result_dtype
+        Names of the inputs' dtype, and of the output's and the cotangent's.
+    orders
+        How each input lies in memory: `ROWS` or `CHANNELS_LAST`.
+    needs
+        The gradients that are asked for.
+    precision
+        Of products of float32: ``"highest"``, or ``"high"`` where tensor cores may round what they multiply. ``"medium"``
+        becomes ``"high"``, and for other dtypes everything ``"highest"``: it makes no difference there.
+    """
+
+    which: str
+    problem: Problem
+    dtype: str
+    result_dtype: str
+    orders: tuple[str, str] = (ROWS, ROWS)
+    needs: tuple[bool, bool] = (True, True)
+    precision: str = HIGHEST
+
+    def __post_init__(self) -> None:
+        if self.precision != HIGHEST:
+            object.__setattr__(self, "precision", HIGH if self.dtype == "float32" else HIGHEST)

@@ -1,0 +1,139 @@
+"""The definition in NumPy, forward and vjp: one slice of each image for each displacement and each tap.
+
+    out[b, m, n, i, j] = scale * sum over c, u, v of X1[b, c, y, x] * X2[b, c, y + dy(m), x + dx(n)]
+    with  y = i sH - aH + u dH,   x = j sW - aW + v dW,   both positions inside their images
+
+The gradients are the same pairs of slices with the roles exchanged. Channels are taken in parts, so that no array here is larger
+than a share of the workspace unless one channel of one sample is.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+
+from .._cpu import workers
+from .._dtypes import element_type, element_type_called
+from .problem import Axis, Problem, Question, lattice_inside
+
+TERMS = 256  # channels summed end to end: a longer run would lose digits
+PART_BYTES = workers.WORKSPACE // 8  # of each copy of a part of an image
+
+# Estimates for the cost model: seconds of a pair of slices, of a row of products, of a product, of an element of the result, and
+# of a tap of one axis at one displacement.
+_SLICES, _ROW, _ELEMENT, _WRITTEN, _TAP = 25e-6, 30e-9, 1.6e-9, 1e-9, 2e-6
+
+
+@np.errstate(all="ignore")
+def forward(problem: Problem, input1: np.ndarray, input2: np.ndarray, out: np.ndarray) -> None:
+    """Write the correlation of ``input1`` and ``input2`` into ``out``."""
+    accumulator = element_type("input1", input1.dtype).accumulator_dtype
+    scale = accumulator.type(problem.parameters.scale)
+    _, _, _, height, width = problem.out_shape
+    most = min(max(PART_BYTES // (height * width * accumulator.itemsize), 1), TERMS)
+    vertical, horizontal = _by_displacement(problem.vertical), _by_displacement(problem.horizontal)
+    out[...] = 0
+    for sample, (m, rows), (n, columns) in product(range(problem.batch), vertical.items(), horizontal.items()):
+        total = np.zeros((height, width), accumulator)
+        for (outputs, *at), (other_outputs, *other_at) in product(rows, columns):
+            here, there = ((slice(None), *both) for both in zip(at, other_at, strict=True))
+            for c in range(0, problem.channels, most):
+                left, right = (x[sample, c : c + most] for x in (input1, input2))
+                left, right = left[here].astype(accumulator, order="C"), right[there].astype(accumulator, order="C")
+                total[outputs, other_outputs] += np.einsum("cij,cij->ij", left, right)
+        total *= scale
+        np.copyto(out[sample, m, n], total, casting="unsafe")
+
+
+@np.errstate(all="ignore")
+def vjp(
+    problem: Problem,
+    cotangent: np.ndarray,
+    input1: np.ndarray,
+    input2: np.ndarray,
+    needs: tuple[bool, bool],
+    gradients: tuple[np.ndarray | None, np.ndarray | None],
+) -> None:
+    """Fill the ``gradients`` of ``<cotangent, forward(input1, input2)>`` that ``needs`` asks for; the others may be None."""
+    inputs = input1, input2
+    for side in (0, 1):
+        if needs[side]:
+            _gradient(problem, cotangent, inputs[1 - side], gradients[side], side)
+
+
+def _gradient(problem: Problem, cotangent: np.ndarray, other: np.ndarray, gradient: np.ndarray | None, side: int) -> None:
+    """Fill the gradient of input1 (side 0) or input2 (side 1) from the other image."""
+    assert gradient is not None
+    accumulator = element_type("input1", gradient.dtype).accumulator_dtype
+    scale = accumulator.type(problem.parameters.scale)
+    batch, channels, height, width = gradient.shape
+    most = max(PART_BYTES // (height * width * accumulator.itemsize), 1)
+    vertical, horizontal = _by_displacement(problem.vertical), _by_displacement(problem.horizontal)
+    for sample, c in product(range(batch), range(0, channels, most)):
+        part = slice(c, c + most)
+        total = np.zeros((min(most, channels - c), height, width), accumulator)
+        for (m, rows), (n, columns) in product(vertical.items(), horizontal.items()):
+            for (outputs, *at), (other_outputs, *other_at) in product(rows, columns):
+                here, there = ((slice(None), *both) for both in zip(at, other_at, strict=True))
+                target, source = (here, there) if side == 0 else (there, here)
+                g = cotangent[sample, m, n, outputs, other_outputs].astype(accumulator, order="C")
+                total[target] += g * other[sample, part][source].astype(accumulator, order="C")
+        total *= scale
+        np.copyto(gradient[sample, part], total, casting="unsafe")
+
+
+@lru_cache(64)
+def _by_displacement(axis: Axis) -> dict[int, list[tuple[slice, slice, slice]]]:
+    """For each displacement index, the slices of outputs, of input1 and of input2 that belong together, one for each tap."""
+    found: dict[int, list[tuple[slice, slice, slice]]] = {}
+    for m, displacement in enumerate(axis.displacements):
+        low, high = max(0, -displacement), min(axis.size1, axis.size2 - displacement)
+        for u in range(axis.kernel):
+            first = u * axis.dilation - axis.padding
+            begin, end = lattice_inside(first, axis.stride, axis.out, low, high)
+            if begin < end:
+                start, stop = first + axis.stride * begin, first + axis.stride * (end - 1) + 1
+                here = slice(start, stop, axis.stride)
+                there = slice(start + displacement, stop + displacement, axis.stride)
+                found.setdefault(m, []).append((slice(begin, end), here, there))
+    return found
+
+
+def how(question: Question) -> str:
+    """Say in words how the definition computes an answer."""
+    return "the definition, tap by tap"
+
+
+def workspace(question: Question) -> int:
+    """Return the most bytes that a map takes beside its result: one part of each image, and the sums of one displacement."""
+    problem, itemsize = question.problem, np.dtype(element_type_called("dtype", question.dtype).accumulator).itemsize
+    if question.which == "forward":
+        plane = math.prod(problem.out_shape[3:])
+    else:
+        plane = max(math.prod(problem.size1), math.prod(problem.size2))
+    return 3 * max(min(PART_BYTES, plane * itemsize * problem.channels), plane * itemsize)
+
+
+def seconds(question: Question) -> float:
+    """Estimate the seconds of an answer in one thread; infinity where it does not stay within the workspace."""
+    if workspace(question) > workers.WORKSPACE:
+        return math.inf
+    problem = question.problem
+    (pairs_h, rows), (pairs_w, columns) = _taps_inside(problem.vertical), _taps_inside(problem.horizontal)
+    element = element_type_called("dtype", question.dtype)
+    slow = _ELEMENT * (2 if element.itemsize != 4 else 1)
+    products = problem.batch * problem.channels * rows * (pairs_w * _ROW + columns * slow)
+    taps = sum(axis.kernel * axis.patch for axis in (problem.vertical, problem.horizontal)) * _TAP
+    if question.which == "forward":
+        calls = problem.batch * -(-problem.channels // TERMS) * pairs_h * pairs_w * _SLICES
+        return taps + calls + products + problem.outputs * _WRITTEN
+    calls = problem.batch * pairs_h * pairs_w * _SLICES
+    pixels = sum(math.prod(size) for size, needed in zip((problem.size1, problem.size2), question.needs, strict=True) if needed)
+    written = problem.batch * problem.channels * pixels * 3 * _WRITTEN * np.dtype(element.accumulator).itemsize / 4
+    return taps + sum(question.needs) * (calls + products) + written
+
+
+_taps_inside = lru_cache(1024)(Axis.taps_inside)

@@ -1,0 +1,1 @@
+"""Threads, scratch memory, BLAS limits and LLVM register tiles, for the CPU side of every operator. Knows no operator."""

@@ -1,0 +1,172 @@
+// Element types, what they are summed in, and how they are moved: one at a time, or a run of them by one 16-byte access where they
+// are neighbours in memory and aligned. The only file that knows how a 16-bit number is made of bits.
+//
+// Macros of every kernel: INDEX, the integer of offsets and positions (int, or long long where a tensor or a position needs it).
+#pragma once
+#include "common/platform.cuh"
+
+typedef INDEX Index;
+
+struct half {
+    uint16 bits;
+};
+
+struct bfloat16 {
+    uint16 bits;
+};
+
+// What sums are kept in.
+template <class Element>
+struct SumOf {
+    typedef float type;
+};
+
+template <>
+struct SumOf<double> {
+    typedef double type;
+};
+
+// Element -> sum. No bit is lost.
+DEVICE float widen(half element) { return half_to_float(element.bits); }
+DEVICE float widen(bfloat16 element) { return float_of_bits(static_cast<uint32>(element.bits) << 16); }
+DEVICE float widen(float element) { return element; }
+DEVICE double widen(double element) { return element; }
+
+// The nearest bfloat16, ties to even: half a unit of the last place that stays is added to the bits, a little less before an even one.
+DEVICE bfloat16 nearest_bfloat16(float value) {
+    const uint32 bits = bits_of_float(value);
+    if (value != value) return bfloat16{static_cast<uint16>((bits >> 16) | 0x40)};
+    return bfloat16{static_cast<uint16>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+}
+
+// A float between a double and zero whose last bit is set where something was cut off: rounding it further is rounding the double once.
+DEVICE float sticky_float(double value) {
+    const float cut = double_to_float_towards_zero(value);
+    const bool exact = cut == value || value != value;
+    return exact ? cut : float_of_bits(bits_of_float(cut) | 1);
+}
+
+// Sum -> element, rounded once to nearest.
+template <class Element>
+struct Narrow;
+
+template <>
+struct Narrow<half> {
+    DEVICE static half from(float sum) { return half{float_to_half(sum)}; }
+    DEVICE static half from(double sum) { return half{double_to_half(sum)}; }
+};
+
+template <>
+struct Narrow<bfloat16> {
+    DEVICE static bfloat16 from(float sum) { return nearest_bfloat16(sum); }
+    DEVICE static bfloat16 from(double sum) { return nearest_bfloat16(sticky_float(sum)); }
+};
+
+template <>
+struct Narrow<float> {
+    DEVICE static float from(float sum) { return sum; }
+    DEVICE static float from(double sum) { return static_cast<float>(sum); }
+};
+
+template <>
+struct Narrow<double> {
+    DEVICE static double from(float sum) { return sum; }
+    DEVICE static double from(double sum) { return sum; }
+};
+
+// One element ---------------------------------------------------------------------------------------------------------------------
+
+DEVICE half load_element(const half* from) { return half{load_global(&from->bits)}; }
+DEVICE bfloat16 load_element(const bfloat16* from) { return bfloat16{load_global(&from->bits)}; }
+DEVICE float load_element(const float* from) { return load_global(from); }
+DEVICE double load_element(const double* from) { return load_global(from); }
+
+template <class Element>
+DEVICE typename SumOf<Element>::type load(const Element* from) {
+    return widen(load_element(from));
+}
+
+template <class Element, class Sum>
+DEVICE void store(Element* to, Sum sum) {
+    store_global(to, Narrow<Element>::from(sum));
+}
+
+// A run of elements -----------------------------------------------------------------------------------------------------------------
+
+template <class Element>
+struct RunOf {
+    static constexpr int length = sizeof(Words16) / sizeof(Element);
+};
+
+// Whether `count` elements, `stride` apart from `at` on, can be moved as one: they are neighbours, fill 16 bytes and are aligned.
+template <int count, class Element>
+DEVICE bool moves_as_one(const Element* at, Index stride, Index wanted) {
+    return count == RunOf<Element>::length && stride == 1 && wanted >= count &&
+           reinterpret_cast<unsigned long long>(at) % sizeof(Words16) == 0;
+}
+
+// The first `wanted` of `count` elements, `stride` apart from `from` on; 0 in place of the others.
+template <int count, class Element, class Sum>
+DEVICE void load_run(const Element* from, Index stride, Index wanted, Sum (&run)[count]) {
+    if (moves_as_one<count>(from, stride, wanted)) {
+        const Words16 words = load_global_16(from);
+        Element elements[RunOf<Element>::length];
+        memcpy(elements, &words, sizeof words);
+#pragma unroll
+        for (int r = 0; r < count; r++) run[r] = static_cast<Sum>(widen(elements[r]));
+    } else {
+#pragma unroll
+        for (int r = 0; r < count; r++) run[r] = r < wanted ? static_cast<Sum>(load(from + r * stride)) : Sum(0);
+    }
+}
+
+// The first `wanted` of `count` sums to elements `stride` apart from `to` on.
+template <int count, class Element, class Sum>
+DEVICE void store_run(Element* to, Index stride, Index wanted, const Sum (&run)[count]) {
+    if (moves_as_one<count>(to, stride, wanted)) {
+        Element elements[RunOf<Element>::length];
+#pragma unroll
+        for (int r = 0; r < count; r++) elements[r] = Narrow<Element>::from(run[r]);
+        Words16 words;
+        memcpy(&words, elements, sizeof words);
+        store_global_16(to, words);
+    } else {
+#pragma unroll
+        for (int r = 0; r < count; r++)
+            if (r < wanted) store(to + r * stride, run[r]);
+    }
+}
+
+// Sums ------------------------------------------------------------------------------------------------------------------------------
+
+// `count` sums of many terms each. Terms are added to a part, which goes to the total every FOLD terms: the error of one long chain
+// would grow with the number of terms, and so leave the bound that grows with its root.
+constexpr int FOLD = 128;
+
+template <class Sum, int count>
+struct Sums {
+    Sum part[count];
+    Sum total[count];
+    int terms;
+
+    DEVICE void clear() {
+        terms = 0;
+#pragma unroll
+        for (int r = 0; r < count; r++) part[r] = total[r] = Sum(0);
+    }
+
+    // So many terms were added to each part.
+    DEVICE void added(int number) {
+        terms += number;
+        if (terms >= FOLD) fold();
+    }
+
+    DEVICE void fold() {
+        terms = 0;
+#pragma unroll
+        for (int r = 0; r < count; r++) {
+            total[r] += part[r];
+            part[r] = Sum(0);
+        }
+    }
+};

@@ -1,0 +1,121 @@
+// The gradient of one input, each element by itself, in gather form:
+//
+//     OPERAND 1:  G1[b, c, y, x] = scale * sum over m, n of  X2[b, c, y + dy(m), x + dx(n)] * sum of g[b, m, n, i, j]
+//     OPERAND 2:  G2[b, c, y, x] = scale * sum over m, n of  X1[b, c, y - dy(m), x - dx(n)] * sum of g[b, m, n, i, j]
+//     dy(m) = first + m step; the inner sum over the outputs (i, j) that read input1 there (window.cuh);
+//     both positions inside their images
+//
+// A thread answers RUN channels of one position, so that the cotangent's sum is made once for all of them.
+//     rows (NCHW):      lanes lie along x; each channel of the run is one coalesced load
+//     CHANNELS_LAST:    lanes lie along the channels; the run is one 16-byte load
+//
+// A sum over the displacements may be cut into several launches: each but the first begins with what the one before `carried`, each
+// but the last stores its own to `carry` and leaves the gradient alone; a null pointer stands for neither.
+//
+// Macros: INPUT (of the other input and the gradient), COTANGENT, INDEX, OPERAND, CHANNELS_LAST.
+#include "correlation/window.cuh"
+
+typedef SumOf<INPUT>::type Sum;
+
+constexpr int THREADS = 256;
+constexpr int RUN = RunOf<INPUT>::length;
+
+// One axis: sizes of the gradient's own image and of the other one, displacements, outputs.
+struct Axis {
+    Index size, other_size;
+    Index patch, first, step, padding;
+    Window window;
+
+    // Where the other image is met at displacement m.
+    DEVICE Index other(Index position, Index m) const {
+        const Index displacement = first + m * step;
+        return OPERAND == 1 ? position + displacement : position - displacement;
+    }
+
+    // The outputs of displacement m that read input1 where this position meets the other image; none outside of it.
+    DEVICE Progression outputs(Index position, Index m) const {
+        const Index met = other(position, m);
+        if (met < 0 || met >= other_size) return Progression{0, 0, 0};
+        return outputs_at_position(window, (OPERAND == 1 ? position : met) + padding);
+    }
+};
+
+struct Cotangent {
+    const COTANGENT* data;
+    Index batch_stride, m_stride, n_stride, row_stride, column_stride;
+
+    // The sum over some outputs of one displacement.
+    DEVICE Sum sum(Index b, Index m, Index n, const Progression& rows, const Progression& columns) const {
+        const COTANGENT* row = data + (b * batch_stride + m * m_stride + n * n_stride + rows.first * row_stride +
+                                       columns.first * column_stride);
+        Sums<Sum, 1> sums;
+        sums.clear();
+        for (Index u = 0; u < rows.count; u++, row += rows.step * row_stride) {
+            const COTANGENT* at = row;
+            for (Index v = 0; v < columns.count; v++, at += columns.step * column_stride) {
+                sums.part[0] += static_cast<Sum>(load(at));
+                sums.added(1);
+            }
+        }
+        sums.fold();
+        return sums.total[0];
+    }
+};
+
+KERNEL(THREADS)
+gradient_direct(const COTANGENT* cotangent, const INPUT* other, INPUT* gradient, const Sum* carried, Sum* carry, Index threads, Index channels,
+                Index batch_stride, Index m_stride, Index n_stride, Index row_stride, Index column_stride,
+                Index batch_stride_other, Index channel_stride_other, Index row_stride_other, Index column_stride_other,
+                Index batch_stride_out, Index channel_stride_out, Index row_stride_out, Index column_stride_out, Index height,
+                Index height_other, Index patch_y, Index first_y, Index step_y, Index padding_y, Index kernel_y, Index out_y,
+                Index common_y, Index inverse_y, Index tap_step_y, Index output_step_y, Index width, Index width_other,
+                Index patch_x, Index first_x, Index step_x, Index padding_x, Index kernel_x, Index out_x, Index common_x,
+                Index inverse_x, Index tap_step_x, Index output_step_x, Sum scale) {
+    const Axis vertical = {height, height_other, patch_y, first_y, step_y, padding_y,
+                           {kernel_y, out_y, common_y, inverse_y, tap_step_y, output_step_y}};
+    const Axis horizontal = {width, width_other, patch_x, first_x, step_x, padding_x,
+                             {kernel_x, out_x, common_x, inverse_x, tap_step_x, output_step_x}};
+    const Cotangent g = {cotangent, batch_stride, m_stride, n_stride, row_stride, column_stride};
+    const Index runs = (channels + RUN - 1) / RUN;
+    const Index all = gridDim.x * static_cast<Index>(THREADS);
+    for (Index at = blockIdx.x * static_cast<Index>(THREADS) + threadIdx.x; at < threads; at += all) {
+        const Index pixel = CHANNELS_LAST ? at / runs : at;
+        const Index x = pixel % width, y = pixel / width % height;
+        const Index rest = pixel / width / height;
+        const Index c = (CHANNELS_LAST ? at % runs : rest % runs) * RUN, b = CHANNELS_LAST ? rest : rest / runs;
+        const INPUT* const image = other + (b * batch_stride_other + c * channel_stride_other);
+
+        Sums<Sum, RUN> sums;
+        sums.clear();
+        for (Index m = 0; m < patch_y; m++) {
+            const Progression rows = vertical.outputs(y, m);
+            if (rows.count == 0) continue;
+            const INPUT* const row = image + vertical.other(y, m) * row_stride_other;
+            for (Index n = 0; n < patch_x; n++) {
+                const Progression columns = horizontal.outputs(x, n);
+                if (columns.count == 0) continue;
+                const Sum weight = g.sum(b, m, n, rows, columns);
+                Sum run[RUN];
+                load_run(row + horizontal.other(x, n) * column_stride_other, channel_stride_other, channels - c, run);
+#pragma unroll
+                for (int r = 0; r < RUN; r++) sums.part[r] = multiply_add(weight, run[r], sums.part[r]);
+                sums.added(1);
+            }
+        }
+        sums.fold();
+
+        if (carried) {
+#pragma unroll
+            for (int r = 0; r < RUN; r++) sums.total[r] += load(carried + at * RUN + r);
+        }
+        if (carry) {
+#pragma unroll
+            for (int r = 0; r < RUN; r++) store(carry + at * RUN + r, sums.total[r]);
+        } else {
+#pragma unroll
+            for (int r = 0; r < RUN; r++) sums.total[r] *= scale;
+            store_run(gradient + (b * batch_stride_out + c * channel_stride_out + y * row_stride_out + x * column_stride_out),
+                      channel_stride_out, channels - c, sums.total);
+        }
+    }
+}

@@ -1,0 +1,775 @@
+// The gradients of windows of one pixel on tensor cores: the sum at the top of gradient_phases.cuh as products of matrices.
+// For a row of X and a row of the gradient that meet at displacement m,
+//
+//     G[c, t] += sum over k of  X[c, k] * E[k, t],      E[t + n, t] = g[m, n, output of t and m],  0 off this band
+//
+// A product takes 16 channels, SIDE columns t and, of the band, BAND rows k from the first that these columns meet: a band of
+// at most BAND - SIDE + 1 displacements fits; more are taken in several steps. A block streams the rows of X past, once in
+// each step; a warp adds to CHANNEL_TILES x 16 channels, ROWS rows and COLUMN_TILES x SIDE columns. Two buffers take turns:
+// one is worked on, while the other is filled.
+//
+// Where step is 2 and stride 1, PHASES is 2: both phases of the columns in one block, so that whole rows are read and written;
+// they lie apart in shared memory, and each warp has one of them. E is laid out there, SIDE columns to a row. What is off the
+// band is set to 0 once for a tile. The band may begin a few rows into it, so that X is loaded from multiples of 16 bytes;
+// that depends on positions only, not on where arrays lie, so that the sums do not either.
+//
+// What counts for nothing is 0 in both factors. But X is also multiplied by what E has off the band, which the definition does
+// not, and where X is not finite that makes NaN, whatever else is added. So a sum that is NaN is made again, over just the
+// products that the definition has, in order. Factors that are rounded on the way to the tensor cores are rounded alike then.
+//
+// Macros: INPUT, COTANGENT (the same), INDEX, PHASES, CHANNELS_LAST (1: channels of X are neighbours in memory), DEPTHS (BAND
+// / 16), WIDTH (displacements of a row taken in one step, at most), CHANNEL_TILES, ROWS, COLUMN_TILES, CHANNEL_WARPS,
+// ROW_WARPS, and THREADS and SHARED, which the host launches with.
+#include "correlation/gradient_phases.cuh"
+#include "common/mma.cuh"
+
+typedef Multiplier<INPUT> Unit;
+
+constexpr int SIDE = 8;
+constexpr int BAND = 2 * SIDE * DEPTHS;
+constexpr int RUN = RunOf<INPUT>::length;
+constexpr bool PAIRED = sizeof(INPUT) == 2;            // two elements to a register
+constexpr bool PARTED = PHASES > 1 && !CHANNELS_LAST;  // neighbours in global memory are of different phases
+
+constexpr int TILE_CHANNELS = 2 * SIDE * CHANNEL_TILES * CHANNEL_WARPS;
+constexpr int TILE_ROWS = ROWS * ROW_WARPS;
+constexpr int TILE_COLUMNS = PHASES * SIDE * COLUMN_TILES;
+
+// Columns of X that a tile's columns meet, in groups of SIDE of each phase.
+constexpr int GROUPS = COLUMN_TILES + BAND / SIDE - 1;
+constexpr int IMAGE_COLUMNS = PHASES * SIDE * GROUPS;
+
+// A buffer: X[phase][channel][column], or [phase][column][channel], then E[phase][row][column tile][BAND + 1][SIDE]. Eight
+// rows of X that are read at once lie in different banks; so do four, of eight elements of 32 bits each, where columns are the
+// rows.
+constexpr int LINE = CHANNELS_LAST ? TILE_CHANNELS : SIDE * GROUPS;
+constexpr int PITCH = PAIRED || !CHANNELS_LAST ? pitch(LINE, RUN, SIDE) : LINE + SIDE;
+constexpr int PLANE = (CHANNELS_LAST ? SIDE * GROUPS : TILE_CHANNELS) * PITCH;
+constexpr int IMAGE = PHASES * PLANE;
+constexpr int BAND_TILE = (BAND + 1) * SIDE;
+constexpr int BANDS = PHASES * TILE_ROWS * COLUMN_TILES * BAND_TILE;
+constexpr int BUFFER = IMAGE + BANDS;
+
+// At the end, sums of one row of each warp: [row warp][channel][phase][column].
+constexpr int SUMS_PITCH = TILE_COLUMNS + SIDE;
+constexpr int SUMS = ROW_WARPS * TILE_CHANNELS * SUMS_PITCH;
+
+static_assert(THREADS == WARP * PHASES * CHANNEL_WARPS * ROW_WARPS, "the host counts threads as the kernel does");
+static_assert(SHARED >= 2 * BUFFER * sizeof(INPUT) && SHARED >= SUMS * sizeof(float), "and shared memory");
+
+DEVICE int place(int channel, int u) {
+    const int column = u / PHASES;
+    return u % PHASES * PLANE + (CHANNELS_LAST ? column * PITCH + channel : channel * PITCH + column);
+}
+
+DEVICE int band(int phase, int row, int column_tile) {
+    return ((phase * TILE_ROWS + row) * COLUMN_TILES + column_tile) * BAND_TILE;
+}
+
+// What a block streams past ---------------------------------------------------------------------------------------------------
+
+// Seen from the tile's first row and column: own rows t, rows k = t + m of X, columns u of all phases, displacements m and n.
+struct Rows {
+    Range read, m;  // rows t that count, displacements that are taken
+
+    DEVICE bool meet(int t, int k) const { return read.has(t) && m.has(k - t); }
+};
+
+struct Stream {
+    Rows rows;
+    const INPUT* image;                                   // X at k = u = 0, the tile's first channel
+    const COTANGENT* cotangent;                           // at t = k = u = n = 0
+    long long channel_stride, column_stride, row_stride;  // of X
+    long long by_k, by_t, by_n, by_u;                     // strides of cotangents
+    Range read_columns, met_columns;                      // those that count: of the gradient, and of X at n = 0
+    int channels;                                         // that there are, of the tile's
+    int shift;                                            // rows of the band before the first displacement's
+    long long second;                                     // whether it is operand 2
+};
+
+// It is kept in shared memory: registers are full of sums.
+constexpr int STREAM_WORDS = ceil_div(sizeof(Stream), sizeof(Words16));
+
+DEVICE void store_stream(Words16* to, const Stream& stream) {
+    Words16 words[STREAM_WORDS] = {};
+    memcpy(words, &stream, sizeof stream);
+#pragma unroll
+    for (int i = 0; i < STREAM_WORDS; i++) store_shared_16(to + i, words[i]);
+}
+
+// All of it, or what it begins with.
+template <class Begin>
+DEVICE Begin load_stream(const Words16* from) {
+    constexpr int count = ceil_div(sizeof(Begin), sizeof(Words16));
+    Words16 words[count];
+#pragma unroll
+    for (int i = 0; i < count; i++) words[i] = load_shared_16(from + i);
+    Begin begin;
+    memcpy(&begin, words, sizeof begin);
+    return begin;
+}
+
+// As many rows before the first displacement's as let columns of X begin at a multiple of 16 bytes, or of as many as there is
+// room for.
+DEVICE int shift_of(const Tile& tile, int width) {
+    const int column = tile.x.other + (tile.column + PHASES * tile.n.begin) * tile.x.step;
+#pragma unroll
+    for (int piece = RUN; piece > 1; piece /= 2) {
+        const int before = column & (piece - 1);
+        if (before % PHASES == 0 && before / PHASES <= BAND - SIDE + 1 - width) return before / PHASES;
+    }
+    return 0;
+}
+
+DEVICE Range from(int origin, Range range) { return Range{range.begin - origin, range.end - origin}; }
+
+DEVICE Stream stream_of(const Tile& tile, const Image& image, const Cotangent& cotangent, int width, int channels) {
+    const auto along_y = [&](int t, int k) {
+        return tile.y.offset(tile.row + t, tile.row + k, k - t, cotangent.m_stride, cotangent.row_stride);
+    };
+    const auto along_x = [&](int u, int n) {
+        const int own = tile.column + u;
+        return tile.x.offset(own, own + PHASES * n, n, cotangent.n_stride, cotangent.column_stride);
+    };
+    Stream stream;
+    stream.rows = Rows{from(tile.row, tile.y.read), tile.m};
+    stream.image = image.data + (tile.sample * image.batch_stride + tile.channel * image.channel_stride +
+                                 static_cast<long long>(tile.y.other + tile.row * tile.y.step) * image.row_stride +
+                                 static_cast<long long>(tile.x.other + tile.column * tile.x.step) * image.column_stride);
+    stream.cotangent = cotangent.data + (tile.sample * cotangent.batch_stride + along_y(0, 0) + along_x(0, 0));
+    stream.channel_stride = image.channel_stride;
+    stream.column_stride = static_cast<long long>(tile.x.step) * image.column_stride;
+    stream.by_k = along_y(0, 1) - along_y(0, 0);
+    stream.by_t = along_y(1, 0) - along_y(0, 0);
+    stream.by_n = along_x(0, 1) - along_x(0, 0);
+    stream.by_u = along_x(1, 0) - along_x(0, 0);
+    stream.read_columns = from(tile.column, tile.x.read);
+    stream.met_columns = from(tile.column, tile.x.met);
+    stream.row_stride = static_cast<long long>(tile.y.step) * image.row_stride;
+    stream.channels = min(channels - tile.channel, TILE_CHANNELS);
+    stream.shift = shift_of(tile, width);
+    stream.second = tile.x.second;
+    return stream;
+}
+
+// Loading X -------------------------------------------------------------------------------------------------------------------
+
+// Elements that are moved together.
+template <class Element, int count>
+struct __attribute__((aligned(count * sizeof(Element)))) Neighbours {
+    Element of[count];
+};
+
+// The axis along which elements of X are neighbours, and the other one.
+constexpr int INNER = CHANNELS_LAST ? TILE_CHANNELS : IMAGE_COLUMNS;
+constexpr int OUTER = CHANNELS_LAST ? IMAGE_COLUMNS : TILE_CHANNELS;
+
+struct Piece {
+    const INPUT* data;
+    long long inner_stride, outer_stride;
+    Range inner, outer;  // what counts
+
+    DEVICE bool counts(int i, int o) const { return inner.has(i) && outer.has(o); }
+    DEVICE const INPUT* at(int i, int o) const { return data + (i * inner_stride + o * outer_stride); }
+
+    // Neighbours that can be moved together wherever they are, which count or not as one: a power of two.
+    DEVICE int together() const {
+        if (inner_stride != 1) return 1;
+        const unsigned long long at = reinterpret_cast<unsigned long long>(data) / sizeof(INPUT);
+        const unsigned long long all = at | outer_stride | inner.begin | inner.end | RUN;
+        return static_cast<int>(all & (~all + 1));
+    }
+};
+
+DEVICE constexpr int power_of_two(int least) {
+    int power = 1;
+    while (power < least) power *= 2;
+    return power;
+}
+
+DEVICE INPUT* image_place(INPUT* image, int i, int o) { return image + (CHANNELS_LAST ? place(i, o) : place(o, i)); }
+
+// Two elements of 16 bits at a multiple of 4 bytes, or one of any size.
+DEVICE void load_neighbours(const INPUT* from, INPUT (&to)[1]) { to[0] = load_element(from); }
+DEVICE void load_neighbours(const INPUT* from, INPUT (&to)[2]) {
+    const float both = load_global(reinterpret_cast<const float*>(from));
+    memcpy(to, &both, sizeof both);
+}
+
+// A thread has the same neighbours of every so many rows.
+template <int together>
+DEVICE void copy_image(const Piece& piece, INPUT* to) {
+    constexpr int lanes = power_of_two(ceil_div(INNER, together)), apart = THREADS / lanes;
+    static_assert(lanes <= THREADS, "a row has no more pieces than a block threads");
+    const int i = threadIdx.x % lanes * together;
+    if (i >= INNER) return;
+#pragma unroll 4
+    for (int o = threadIdx.x / lanes; o < OUTER; o += apart) {
+        const bool counts = piece.counts(i, o);
+        copy_async<together * sizeof(INPUT)>(image_place(to, i, o), counts ? piece.at(i, o) : piece.data, counts);
+    }
+}
+
+// Elements that are too small for asynchronous copies, or neighbours that are to be parted.
+template <int together>
+DEVICE void load_image(const Piece& piece, INPUT* to) {
+    constexpr int lanes = power_of_two(INNER / together), apart = THREADS / lanes, count = 8;
+    const int i = threadIdx.x % lanes * together;
+    if (i >= INNER) return;
+#pragma unroll 1
+    for (int o = threadIdx.x / lanes; o < OUTER; o += count * apart) {
+        Neighbours<INPUT, together> values[count] = {};
+#pragma unroll
+        for (int k = 0; k < count; k++)
+            if (piece.counts(i, o + k * apart)) load_neighbours(piece.at(i, o + k * apart), values[k].of);
+#pragma unroll
+        for (int k = 0; k < count; k++)
+#pragma unroll
+            for (int j = 0; j < together; j++)
+                if (o + k * apart < OUTER) store_shared(image_place(to, i + j, o + k * apart), values[k].of[j]);
+    }
+}
+
+// Runs of neighbours that are to be parted wait in registers while a row is worked on.
+constexpr int LINE_RUNS = IMAGE_COLUMNS / RUN;
+constexpr int IMAGE_RUNS = PARTED ? ceil_div(TILE_CHANNELS * LINE_RUNS, THREADS) : 0;
+
+struct ImageRuns {
+    Words16 of[PARTED ? IMAGE_RUNS : 1];
+};
+
+DEVICE void load_image_runs(const Piece& piece, ImageRuns& runs) {
+#pragma unroll
+    for (int k = 0; k < IMAGE_RUNS; k++) {
+        const int number = unknown(threadIdx.x) + k * THREADS, u = number % LINE_RUNS * RUN, channel = number / LINE_RUNS;
+        runs.of[k] = piece.counts(u, channel) ? load_global_16(piece.at(u, channel)) : Words16{};
+    }
+}
+
+DEVICE void store_image_runs(const ImageRuns& runs, INPUT* to) {
+    typedef Neighbours<INPUT, RUN / PHASES> OfPhase;
+#pragma unroll
+    for (int k = 0; k < IMAGE_RUNS; k++) {
+        const int number = unknown(threadIdx.x) + k * THREADS, u = number % LINE_RUNS * RUN, channel = number / LINE_RUNS;
+        if (channel >= TILE_CHANNELS) continue;
+        INPUT run[RUN];
+        memcpy(run, &runs.of[k], sizeof run);
+#pragma unroll
+        for (int p = 0; p < PHASES; p++) {
+            OfPhase values;
+#pragma unroll
+            for (int i = 0; i < RUN / PHASES; i++) values.of[i] = run[i * PHASES + p];
+            store_shared(reinterpret_cast<OfPhase*>(to + place(channel, u + p)), values);
+        }
+    }
+}
+
+// Row k of X for all channels of the tile: to shared memory, or, if it returns true, to registers.
+DEVICE bool stage_image(const Stream& stream, Step at, int width, INPUT* to, ImageRuns& runs) {
+    const int first = PHASES * (at.n - stream.shift), met = round_up(TILE_COLUMNS + PHASES * (stream.shift + width - 1), RUN);
+    const INPUT* const data = stream.image + (at.k * stream.row_stride + first * stream.column_stride);
+    Range columns = from(first, stream.met_columns).within(Range{0, min(met, IMAGE_COLUMNS)});
+    if (columns.begin >= columns.end) columns = Range{0, 0};
+    const Range channels = {0, stream.channels};
+    const Piece piece = CHANNELS_LAST ? Piece{data, stream.channel_stride, stream.column_stride, channels, columns}
+                                      : Piece{data, stream.column_stride, stream.channel_stride, columns, channels};
+    const int bytes = piece.together() * sizeof(INPUT);
+    if constexpr (PARTED) {
+        if (bytes == 16) load_image_runs(piece, runs);
+        else if (PAIRED && bytes >= 4) load_image<PAIRED ? 2 : 1>(piece, to);
+        else load_image<1>(piece, to);
+        return bytes == 16;
+    } else {
+        if (bytes == 16) copy_image<RUN>(piece, to);
+        else if (bytes == 8) copy_image<RUN / 2>(piece, to);
+        else if (bytes == 4) copy_image<RUN / 4>(piece, to);
+        else load_image<1>(piece, to);
+        return false;
+    }
+}
+
+// Loading cotangents ----------------------------------------------------------------------------------------------------------
+
+// Runs of RUN columns of one row and one displacement, each of which begins at a multiple of 16 bytes if they are neighbours.
+constexpr int RUNS = TILE_COLUMNS / RUN + 1;  // of a row, wherever it begins
+constexpr int THREAD_RUNS = ceil_div(RUNS * TILE_ROWS * WIDTH, THREADS);
+
+// Where in the band a run belongs.
+struct Place {
+    int run, row, n;
+
+    // The last runs, which only some rows have, come after all others.
+    DEVICE explicit Place(int number) {
+        constexpr int others = (RUNS - 1) * TILE_ROWS * WIDTH;
+        const bool last = number >= others;
+        if (last) number -= others;
+        run = last ? RUNS - 1 : digit(number, RUNS - 1);
+        row = digit(number, TILE_ROWS);
+        n = number;
+    }
+};
+
+// The first column of a run, and those of the tile's columns that count.
+struct Columns {
+    int first;
+    Range counts;
+
+    // In one register, with a bit for there being such a row and such a displacement.
+    DEVICE uint32 packed() const { return 1u << 24 | counts.end << 16 | counts.begin << 8 | (first + SIDE); }
+    DEVICE explicit Columns(uint32 packed)
+        : first(int(packed & 0xff) - SIDE), counts{int(packed >> 8 & 0xff), int(packed >> 16 & 0xff)} {}
+    DEVICE Columns(int first, Range counts) : first(first), counts(counts) {}
+};
+
+struct Run {
+    Words16 values;
+    uint32 columns;
+};
+
+// A band holds `width` displacements from at.n on, of which those before `end` count.
+DEVICE Run load_run(const Place& place, const Stream& stream, Step at, int width, int end) {
+    Run run = {};
+    if (place.n >= width || !stream.rows.meet(place.row, at.k)) return run;
+    const int n = at.n + place.n;
+    const COTANGENT* data = stream.cotangent + (at.k * stream.by_k + place.row * stream.by_t + n * stream.by_n);
+    int u = place.run * RUN;
+    if (stream.by_u == 1) u -= static_cast<int>(reinterpret_cast<unsigned long long>(data) / sizeof(COTANGENT) % RUN);
+    data += u * stream.by_u;
+    const Range met = from(PHASES * n, stream.met_columns), there = stream.second ? met : stream.read_columns;
+    Range counts = stream.read_columns.within(met).within(Range{0, TILE_COLUMNS});
+    if (n >= end || counts.begin >= counts.end) counts = Range{0, 0};
+    run.columns = Columns(u, counts).packed();
+    counts = counts.within(Range{u, u + RUN});
+    if (counts.begin >= counts.end) return run;
+    if (stream.by_u == 1 && there.begin <= u && u + RUN <= there.end) {
+        run.values = load_global_16(data);
+    } else {
+        COTANGENT values[RUN] = {};
+#pragma unroll
+        for (int i = 0; i < RUN; i++)
+            if (counts.has(u + i)) values[i] = load_element(data + i * stream.by_u);
+        memcpy(&run.values, values, sizeof values);
+    }
+    return run;
+}
+
+DEVICE half rounded(half element) { return element; }
+DEVICE bfloat16 rounded(bfloat16 element) { return element; }
+DEVICE float rounded(float element) { return float_of_bits(Unit::rounded(bits_of_float(element))); }
+
+// To the band, one column after the other; lanes that would meet the same banks begin at other words of their runs.
+DEVICE void store_run(const Place& place, const Run& run, int shift, INPUT* bands) {
+    if (run.columns == 0) return;
+    constexpr int each = sizeof(uint32) / sizeof(INPUT);
+    const int turn = threadIdx.x / SIDE % 4;
+    Words16 words = run.values;
+#pragma unroll
+    for (int by = 1; by < 4; by *= 2) {
+        const Words16 before = words;
+#pragma unroll
+        for (int i = 0; i < 4; i++) words.word[i] = turn & by ? before.word[(i + by) % 4] : before.word[i];
+    }
+    INPUT values[RUN];
+    memcpy(values, &words, sizeof words);
+    const Columns columns(run.columns);
+    bands += band(0, place.row, 0) + (place.n + shift) * SIDE;
+#pragma unroll
+    for (int i = 0; i < RUN; i++) {
+        const int u = columns.first + (i / each + turn) % 4 * each + i % each, t = u / PHASES;
+        if (u < 0 || u >= TILE_COLUMNS) continue;
+        INPUT* const to = bands + band(u % PHASES, 0, t / SIDE) + t % SIDE * (SIDE + 1);
+        store_shared(to, columns.counts.has(u) ? rounded(values[i]) : INPUT{});
+    }
+}
+
+struct Runs {
+    Run of[THREAD_RUNS];
+};
+
+DEVICE void load_runs(const Stream& stream, Step at, int width, int end, Runs& runs) {
+#pragma unroll
+    for (int k = 0; k < THREAD_RUNS; k++)
+        runs.of[k] = load_run(Place(unknown(threadIdx.x) + k * THREADS), stream, at, width, end);
+}
+
+DEVICE void store_runs(const Runs& runs, int shift, INPUT* bands) {
+#pragma unroll
+    for (int k = 0; k < THREAD_RUNS; k++) store_run(Place(unknown(threadIdx.x) + k * THREADS), runs.of[k], shift, bands);
+}
+
+DEVICE void clear(INPUT* bands) {
+    for (int i = threadIdx.x * RUN; i < BANDS; i += THREADS * RUN) store_shared_16(bands + i, Words16{});
+}
+
+// Products --------------------------------------------------------------------------------------------------------------------
+
+// The warp's place in its tile.
+struct Seat {
+    int phase, channel, row;
+
+    DEVICE Seat() {
+        int warp = threadIdx.x / WARP;
+        phase = digit(warp, PHASES);
+        channel = digit(warp, CHANNEL_WARPS) * (2 * SIDE * CHANNEL_TILES);
+        row = warp * ROWS;
+    }
+};
+
+struct WarpSums {
+    float of[ROWS][CHANNEL_TILES][COLUMN_TILES][4];
+};
+
+// Of 16 channels, SIDE columns at a time: half of a fragment of paired elements, a whole one of others.
+constexpr int GROUP_REGISTERS = PAIRED ? 2 : 4;
+
+struct Groups {
+    uint32 of[GROUPS][GROUP_REGISTERS];
+};
+
+constexpr int GROUPS_AT_ONCE = 4 / GROUP_REGISTERS;
+
+// Elements of 16 bits, group g and the next one.
+DEVICE void load_groups(uint32 (&groups)[GROUPS][2], int g, const INPUT* image) {
+    const int lane = threadIdx.x % WARP, row = lane % SIDE, lower = lane / SIDE % 2 * SIDE;
+    const int column = (g + lane / (2 * SIDE)) * SIDE;
+    image += CHANNELS_LAST ? (column + row) * PITCH + lower : (row + lower) * PITCH + column;
+    if (g + 1 < GROUPS) {
+        uint32 both[4];
+        load_matrices<4, CHANNELS_LAST>(both, image);
+#pragma unroll
+        for (int r = 0; r < 4; r++) groups[g + r / 2][r % 2] = both[r];
+    } else {
+        load_matrices<2, CHANNELS_LAST>(groups[g], image);
+    }
+}
+
+// Elements of 32 bits.
+DEVICE void load_groups(uint32 (&groups)[GROUPS][4], int g, const INPUT* image) {
+    const int lane = threadIdx.x % WARP;
+    if constexpr (CHANNELS_LAST) {
+        image += (g * SIDE + lane % 4) * PITCH + lane / 4;
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+            const INPUT* const from = image + r / 2 * (SIDE / 2) * PITCH + r % 2 * SIDE;
+            groups[g][r] = load_shared(reinterpret_cast<const uint32*>(from));
+        }
+    } else {
+        const int row = lane % (2 * SIDE), column = g * SIDE + lane / (2 * SIDE) * (SIDE / 2);
+        load_matrices<4, false>(groups[g], image + row * PITCH + column);
+    }
+#pragma unroll
+    for (int r = 0; r < 4; r++) groups[g][r] = Unit::rounded(groups[g][r]);
+}
+
+// Of the band of a column tile: fragments for BAND rows, or for two tiles where that is 16 rows of 16 bits.
+constexpr int TILES_AT_ONCE = PAIRED && DEPTHS == 1 ? 2 : 1;
+constexpr int BAND_REGISTERS = TILES_AT_ONCE * GROUP_REGISTERS * BAND / (2 * SIDE);
+
+static_assert(COLUMN_TILES % TILES_AT_ONCE == 0, "column tiles are taken in pairs");
+
+template <bool paired, int count>
+DEVICE void load_band(uint32 (&registers)[count], const INPUT* tile) {
+    const int lane = threadIdx.x % WARP;
+    if constexpr (paired) {
+        static_assert(count == WARP / SIDE, "each lane brings a row");
+        load_matrices<count, true>(registers, tile + lane / BAND * BAND_TILE + lane % BAND * SIDE);
+    } else {
+        const uint32* const from = reinterpret_cast<const uint32*>(tile) + lane % 4 * SIDE + lane / 4;
+#pragma unroll
+        for (int r = 0; r < count; r++) registers[r] = load_shared(from + r * (SIDE / 2) * SIDE);
+    }
+}
+
+// One column tile with the whole depth of its band.
+DEVICE void multiply(float (&sums)[4], const uint32 (&groups)[GROUPS][GROUP_REGISTERS], int column_tile, const uint32* band) {
+#pragma unroll
+    for (int d = 0; d < BAND / Unit::depth; d++) {
+        const uint32 b[2] = {band[2 * d], band[2 * d + 1]};
+        uint32 a[4];
+#pragma unroll
+        for (int r = 0; r < 4; r++)
+            a[r] = groups[column_tile + d * Unit::depth / SIDE + r / GROUP_REGISTERS][r % GROUP_REGISTERS];
+        Unit::add(sums, a, b);
+    }
+}
+
+// The column tile that first takes a group, of those that are taken at once.
+DEVICE constexpr int first_tile(int group) {
+    const int after = group - (TILES_AT_ONCE + BAND / SIDE - 2);
+    return after > 0 ? round_up(after, TILES_AT_ONCE) : 0;
+}
+
+// A row of X; `meet` has a bit for each of the warp's rows that meets it. Groups are loaded when they are needed: all of them
+// would take too many registers.
+DEVICE void add_row(WarpSums& sums, const Seat& seat, uint32 meet, const INPUT* buffer) {
+    if (!meet) return;
+    const INPUT* const image = buffer + (CHANNELS_LAST ? seat.channel : seat.channel * PITCH) + seat.phase * PLANE;
+    Groups groups[CHANNEL_TILES];
+#pragma unroll
+    for (int j = 0; j < COLUMN_TILES; j += TILES_AT_ONCE) {
+#pragma unroll
+        for (int g = 0; g < GROUPS; g += GROUPS_AT_ONCE)
+#pragma unroll
+            for (int c = 0; c < CHANNEL_TILES; c++)
+                if (first_tile(g) == j) load_groups(groups[c].of, g, image + c * 2 * SIDE * (CHANNELS_LAST ? 1 : PITCH));
+#pragma unroll
+        for (int q = 0; q < ROWS; q++) {
+            if (!(meet >> q & 1)) continue;
+            uint32 factors[BAND_REGISTERS];
+            load_band<PAIRED>(factors, buffer + IMAGE + band(seat.phase, seat.row + q, j));
+#pragma unroll
+            for (int k = 0; k < TILES_AT_ONCE; k++)
+#pragma unroll
+                for (int c = 0; c < CHANNEL_TILES; c++)
+                    multiply(sums.of[q][c][j + k], groups[c].of, j + k, factors + k * (BAND / SIDE));
+        }
+    }
+}
+
+DEVICE uint32 rows_that_meet(const Rows& rows, int first, int k) {
+    uint32 meet = 0;
+#pragma unroll
+    for (int q = 0; q < ROWS; q++) meet |= uint32(rows.meet(first + q, k)) << q;
+    return meet;
+}
+
+// Sums that are NaN -----------------------------------------------------------------------------------------------------------
+
+// The products of one element of the gradient that the definition has, row after row.
+DEVICE float summed_again(const Image& image, const Cotangent& cotangent, const Tile& tile, int channel, int row, int u) {
+    const int t = tile.row + row, first = tile.column + u;
+    const INPUT* const plane =
+        image.data + (tile.sample * image.batch_stride + (tile.channel + channel) * image.channel_stride);
+    const COTANGENT* const sample = cotangent.data + tile.sample * cotangent.batch_stride;
+    float sum = 0;
+#pragma unroll 1
+    for (int m = tile.m.begin; m < tile.m.end; m++) {
+        float of_row = 0;
+        if (!tile.y.read.has(t) || !tile.y.met.has(t + m)) continue;
+        const INPUT* const pixels = plane + (tile.y.other + (t + m) * tile.y.step) * image.row_stride;
+        const COTANGENT* const factors = sample + tile.y.offset(t, t + m, m, cotangent.m_stride, cotangent.row_stride);
+#pragma unroll 1
+        for (int n = tile.n.begin; n < tile.n.end; n++) {
+            const int k = first + PHASES * n;
+            if (!tile.x.read.has(first) || !tile.x.met.has(k)) continue;
+            const INPUT x = load_element(pixels + (tile.x.other + k * tile.x.step) * image.column_stride);
+            const COTANGENT g = load_element(factors + tile.x.offset(first, k, n, cotangent.n_stride, cotangent.column_stride));
+            of_row = multiply_add(widen(rounded(x)), widen(rounded(g)), of_row);
+        }
+        sum += of_row;
+    }
+    return sum;
+}
+
+DEVICE float* sum_place(float* sums, int row_warp, int channel, int u) {
+    return sums + (row_warp * TILE_CHANNELS + channel) * SUMS_PITCH + u % PHASES * (SIDE * COLUMN_TILES) + u / PHASES;
+}
+
+// The gathered sums of row q of each warp.
+DEVICE void mend(const Image& image, const Cotangent& cotangent, const Tile& tile, int q, int channels, float* sums) {
+#pragma unroll 1
+    for (int number = threadIdx.x; number < ROW_WARPS * TILE_CHANNELS * TILE_COLUMNS; number += THREADS) {
+        int rest = number;
+        const int u = digit(rest, TILE_COLUMNS), channel = digit(rest, TILE_CHANNELS);
+        float* const at = sum_place(sums, rest, channel, u);
+        const float sum = load_shared(at);
+        if (sum == sum || tile.channel + channel >= channels) continue;
+        store_shared(at, summed_again(image, cotangent, tile, channel, rest * ROWS + q, u));
+    }
+}
+
+// Storing ---------------------------------------------------------------------------------------------------------------------
+
+// The sums of one row of each warp to shared memory, where the phases come together again; whether one of them is NaN.
+DEVICE bool gather(const float (&sums)[CHANNEL_TILES][COLUMN_TILES][4], const Seat& seat, float* shared) {
+    const int lane = threadIdx.x % WARP;
+    float* const mine = sum_place(shared, seat.row / ROWS, seat.channel + lane / 4, seat.phase) + lane % 4 * 2;
+    bool any = false;
+#pragma unroll
+    for (int c = 0; c < CHANNEL_TILES; c++)
+#pragma unroll
+        for (int j = 0; j < COLUMN_TILES; j++)
+#pragma unroll
+            for (int lower = 0; lower < 2; lower++) {
+                const Neighbours<float, 2> two = {{sums[c][j][2 * lower], sums[c][j][2 * lower + 1]}};
+                any = any || two.of[0] != two.of[0] || two.of[1] != two.of[1];
+                float* const to = mine + (c * 2 + lower) * SIDE * SUMS_PITCH + j * SIDE;
+                store_shared(reinterpret_cast<Neighbours<float, 2>*>(to), two);
+            }
+    return any;
+}
+
+// Where row q of a warp's goes, and how elements of it lie.
+template <class Result>
+struct Target {
+    Result* data;  // of the tile's first row, channel and column
+    long long channel_stride, row_stride, column_stride;
+    int rows, channels, columns;  // those that there are
+
+    DEVICE Target(const Gradient<Result>& to, const Tile& tile, int every) {
+        data = to.data + (tile.part * to.part_stride + tile.sample * to.batch_stride + tile.channel * to.channel_stride +
+                          static_cast<long long>(tile.y.own + tile.row * tile.y.step) * to.row_stride +
+                          static_cast<long long>(tile.x.own + tile.column * tile.x.step) * to.column_stride);
+        channel_stride = to.channel_stride;
+        row_stride = static_cast<long long>(tile.y.step) * to.row_stride;
+        column_stride = static_cast<long long>(tile.x.step) * to.column_stride;
+        rows = tile.y.size - tile.row;
+        channels = min(every - tile.channel, TILE_CHANNELS);
+        columns = min(tile.x.size - tile.column, TILE_COLUMNS);
+    }
+
+    DEVICE bool has(int row, int channel, int u) const { return row < rows && channel < channels && u < columns; }
+    DEVICE Result* at(int row, int channel, int u) const {
+        return data + (channel * channel_stride + row * row_stride + u * column_stride);
+    }
+    // Whether neighbours that fill 16 bytes begin at multiples of that, rows or channels apart.
+    DEVICE bool aligned(long long apart) const {
+        return (reinterpret_cast<unsigned long long>(data) / sizeof(Result) | apart | row_stride) % RunOf<Result>::length == 0;
+    }
+};
+
+template <bool of_channels, class Result>
+DEVICE void store_runs(const Target<Result>& to, int q, float scale, float* sums) {
+    constexpr int length = RunOf<Result>::length, runs = (of_channels ? TILE_CHANNELS : TILE_COLUMNS) / length;
+    constexpr int others = of_channels ? TILE_COLUMNS : TILE_CHANNELS;
+    // Lanes with all of a row, or with a sector of each column.
+    constexpr int together = of_channels ? SECTOR / sizeof(Words16) : runs;
+#pragma unroll 1
+    for (int number = threadIdx.x; number < ROW_WARPS * others * runs; number += THREADS) {
+        int rest = number;
+        const int half = digit(rest, together), other = digit(rest, others);
+        const int first = (digit(rest, runs / together) * together + half) * length, row = rest * ROWS + q;
+        const int channel = of_channels ? first : other, u = of_channels ? other : first;
+        if (!to.has(row, channel, u)) continue;
+        float run[length];
+        if constexpr (of_channels) {
+#pragma unroll
+            for (int i = 0; i < length; i++) run[i] = load_shared(sum_place(sums, rest, channel + i, u)) * scale;
+        } else {
+            constexpr int vector = length / PHASES < 4 ? length / PHASES : 4;
+#pragma unroll
+            for (int i = 0; i < length; i += vector * PHASES)
+#pragma unroll
+                for (int p = 0; p < PHASES; p++) {
+                    typedef Neighbours<float, vector> Vector;
+                    const float* const from = sum_place(sums, rest, channel, u + i + p);
+                    const Vector of_phase = load_shared(reinterpret_cast<const Vector*>(from));
+#pragma unroll
+                    for (int v = 0; v < vector; v++) run[i + v * PHASES + p] = of_phase.of[v] * scale;
+                }
+        }
+        store_run(to.at(row, channel, u), Index(1), (of_channels ? to.channels : to.columns) - first, run);
+    }
+}
+
+// One by one, whatever the strides.
+template <class Result>
+DEVICE void store_elements(const Target<Result>& to, int q, float scale, float* sums) {
+    const Lanes lanes(to.channel_stride == 1 && to.column_stride != 1, sizeof(Result));
+    const int first = lanes.channel + threadIdx.x / WARP * lanes.channels, stride = lanes.channels * (THREADS / WARP);
+#pragma unroll 1
+    for (int group = 0; group < ROW_WARPS; group++)
+#pragma unroll 1
+        for (int u = lanes.column; u < TILE_COLUMNS; u += lanes.columns)
+#pragma unroll 4
+            for (int channel = first; channel < TILE_CHANNELS; channel += stride)
+                if (to.has(group * ROWS + q, channel, u))
+                    store(to.at(group * ROWS + q, channel, u), load_shared(sum_place(sums, group, channel, u)) * scale);
+}
+
+template <class Result>
+DEVICE void store_row(const Target<Result>& to, int q, float scale, float* sums) {
+    if (to.column_stride == 1 && to.aligned(to.channel_stride)) store_runs<false>(to, q, scale, sums);
+    else if (to.channel_stride == 1 && to.aligned(to.column_stride)) store_runs<true>(to, q, scale, sums);
+    else store_elements(to, q, scale, sums);
+}
+
+// The kernel ------------------------------------------------------------------------------------------------------------------
+
+// Where there are several parts, gradients are of sums.
+template <class Result>
+DEVICE Gradient<Result> of_type(const Gradient<INPUT>& to) {
+    Result* const data = reinterpret_cast<Result*>(to.data);
+    return Gradient<Result>{data, to.part_stride, to.batch_stride, to.channel_stride, to.row_stride, to.column_stride};
+}
+
+KERNEL(THREADS)
+gradient_mma(GRADIENT_PARAMETERS(INPUT), int width, float scale) {
+    DYNAMIC_SHARED_ARRAY(INPUT, shared);
+    SHARED_ARRAY(Words16, stream, STREAM_WORDS);
+    float* const gathered = reinterpret_cast<float*>(shared);
+    const Image image1 = IMAGE_OF_PARAMETERS(1), image2 = IMAGE_OF_PARAMETERS(2);
+    const Cotangent g = COTANGENT_OF_PARAMETERS;
+    const Gradient<INPUT> result1 = GRADIENT_OF_PARAMETERS(1), result2 = GRADIENT_OF_PARAMETERS(2);
+    const Parts parts = PARTS_OF_PARAMETERS;
+    const auto tile_number = [&](int number) {
+        const bool second = number >= tiles_of_first;
+        return tile_of(second ? number - tiles_of_first : number, Extent{TILE_CHANNELS, TILE_ROWS, TILE_COLUMNS}, channels,
+                       VERTICAL_OF_PARAMETERS(second), HORIZONTAL_OF_PARAMETERS(second), parts);
+    };
+    const auto image_of = [&](const Tile& tile) {
+        Image image = image2;
+        if (tile.x.second) image = image1;
+        return image;
+    };
+    const Seat seat;
+#pragma unroll 1
+    for (int number = blockIdx.x; number < tiles; number += gridDim.x) {
+        WarpSums sums = {};
+        {
+            const Tile tile = tile_number(number);
+            if (threadIdx.x == 0) store_stream(stream, stream_of(tile, image_of(tile), g, width, channels));
+            clear(shared + IMAGE);
+            clear(shared + BUFFER + IMAGE);
+            __syncthreads();
+
+            const Range rows = from(tile.row, tile.stream());
+            const int shift = shift_of(tile, width);
+            const Step none = {0, tile.n.end};
+            Step now = none, next = rows.begin < rows.end ? Step{rows.begin, tile.n.begin} : none;
+            int buffer = 0;  // which of the two is worked on
+#pragma unroll 1
+            while (now.n < none.n || next.n < none.n) {
+                const bool loads = next.n < none.n;
+                INPUT *const work = shared + buffer * BUFFER, *const load = shared + (1 - buffer) * BUFFER;
+                Runs runs;
+                ImageRuns image_runs;
+                bool image_waits = false;
+                if (loads) {
+                    const Stream all = load_stream<Stream>(stream);
+                    load_runs(all, next, width, none.n, runs);
+                    image_waits = stage_image(all, next, width, load, image_runs);
+                    copy_async_commit();
+                }
+                if (now.n < none.n) add_row(sums, seat, rows_that_meet(load_stream<Rows>(stream), seat.row, now.k), work);
+                if (loads) store_runs(runs, shift, load + IMAGE);
+                if (image_waits) store_image_runs(image_runs, load);
+                copy_async_wait<0>();
+                __syncthreads();
+                now = next;
+                if (++next.k >= rows.end) next = Step{rows.begin, next.n + width};
+                buffer = 1 - buffer;
+            }
+        }
+        // What is known of the tile is worked out again where it is needed: registers are full of sums.
+#pragma unroll 1
+        for (int q = 0; q < ROWS; q++) {
+            bool any = false;
+#pragma unroll
+            for (int row = 0; row < ROWS; row++)
+                if (row == q) any = gather(sums.of[row], seat, gathered);
+            if (__syncthreads_or(any)) {
+                const Tile tile = tile_number(unknown(number));
+                mend(image_of(tile), g, tile, q, channels, gathered);
+                __syncthreads();
+            }
+            const Tile tile = tile_number(unknown(number));
+            Gradient<INPUT> result = result1;
+            if (tile.x.second) result = result2;
+            if (parts.of_rows * parts.of_columns > 1)
+                store_row(Target<float>(of_type<float>(result), tile, channels), q, scale, gathered);
+            else store_row(Target<INPUT>(result, tile, channels), q, scale, gathered);
+            __syncthreads();
+        }
+    }
+}

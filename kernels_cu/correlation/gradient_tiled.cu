@@ -1,0 +1,401 @@
+// The gradients of windows of one pixel, through tiles in shared memory: the sum at the top of gradient_phases.cuh,
+//
+//     G[c, t] = scale * sum over m, n of  X[c, other + step (t + m)] * g[m, n, output of t and m]
+//
+// A block answers a tile of channels, rows and columns. It streams the rows of X past, once each, with the cotangents that meet
+// them; a thread keeps those of ROWS rows, COLUMNS columns and a part of the displacements in registers while channels go by:
+//
+//     sum[c][q][i] += g[q][n][i] * X[c][i + n]
+//
+// Lanes: four channels, then columns, then the other channels, so that the 16-byte loads of eight lanes meet every bank of
+// shared memory once. Where step is 2 and stride 1, PHASES is 2: both phases of the columns in one block, so that whole rows
+// are read and written; they lie apart in shared memory. Two buffers take turns: one is worked on, while the other is filled.
+//
+// What the definition does not multiply may be infinite, so it is not multiplied by 0 here either: what counts for nothing is
+// 0 in both factors, displacements of a row beyond the patch are left out, and pixels that no output reads get their 0 at the
+// end.
+//
+// Macros: INPUT, COTANGENT, RESULT (of the gradient, or the sums' own type for a part of one), INDEX, PHASES, COLUMN_LANES,
+// CHANNEL_WARPS, ROW_WARPS, WIDTH (displacements of a row taken at once, at most), EXACT (never fewer), and THREADS and SHARED,
+// which the host launches with.
+#include "correlation/gradient_phases.cuh"
+
+typedef SumOf<INPUT>::type Sum;
+
+constexpr int ROWS = 2;                                 // of a thread
+constexpr int CHANNELS = 8;                             // of a thread
+constexpr int COLUMNS = sizeof(Words16) / sizeof(Sum);  // of a thread: one access
+constexpr int CHANNEL_LANES = WARP / COLUMN_LANES;
+constexpr int WARPS = PHASES * CHANNEL_WARPS * ROW_WARPS;
+
+constexpr int TILE_CHANNELS = CHANNELS * CHANNEL_LANES * CHANNEL_WARPS;
+constexpr int TILE_ROWS = ROWS * ROW_WARPS;
+constexpr int PHASE_COLUMNS = COLUMNS * COLUMN_LANES;
+constexpr int TILE_COLUMNS = PHASES * PHASE_COLUMNS;
+
+// A buffer: X[phase][channel][PITCH], then g[phase][row][WIDTH][PHASE_COLUMNS]; two phases lie half of the banks apart.
+constexpr int BETWEEN_PHASES = PHASES > 1 ? 64 / sizeof(Sum) : 0;
+constexpr int PITCH = pitch(PHASE_COLUMNS + round_up(WIDTH - 1, COLUMNS), COLUMNS, 4);
+constexpr int IMAGE_PLANE = TILE_CHANNELS * PITCH + BETWEEN_PHASES;
+constexpr int COTANGENT_PLANE = TILE_ROWS * WIDTH * PHASE_COLUMNS + BETWEEN_PHASES;
+constexpr int BUFFER = PHASES * (IMAGE_PLANE + COTANGENT_PLANE);
+
+static_assert(THREADS == WARP * WARPS, "the host counts threads as the kernel does");
+static_assert(SHARED == 2 * BUFFER * sizeof(Sum), "the host counts shared memory as the kernel does");
+static_assert(ROW_WARPS * PHASES * IMAGE_PLANE <= 2 * BUFFER, "the sums of one row of each thread fit into shared memory");
+
+constexpr int SCHEDULERS = 4;  // of a multiprocessor
+
+// Loading ---------------------------------------------------------------------------------------------------------------------
+
+// Column u of a tile's combined phases, where it lies in planes of each.
+DEVICE int place(int u, int plane) { return u % PHASES * plane + u / PHASES; }
+
+constexpr int RUN = RunOf<INPUT>::length;
+
+// What a step takes of X: columns u < end, which are the indices first + u of a phase. Not all of them count, nor all channels.
+struct Piece {
+    const INPUT* data;  // of the tile's first channel, and of u = 0
+    long long channel_stride, column_stride;
+    int channels, first, end;
+    Range met;
+
+    DEVICE bool counts(int u, int c) const { return met.has(first + u) && c < channels; }
+
+    // Whether runs of columns can be loaded, which count as a whole or not at all.
+    DEVICE bool has_runs() const {
+        const bool aligned = reinterpret_cast<unsigned long long>(data) % sizeof(Words16) == 0 && channel_stride % RUN == 0;
+        return column_stride == 1 && aligned && (met.begin - first) % RUN == 0 && (met.end - first) % RUN == 0;
+    }
+};
+
+// Loads of a thread under way, where rows lie as they should. Loops that are not constant want the registers they wait in.
+constexpr int AT_ONCE = EXACT ? 8 : 4;
+
+// By runs of columns, of which a thread has the same of every so many channels.
+constexpr int COLUMN_RUNS = ceil_div(TILE_COLUMNS + PHASES * (WIDTH - 1), RUN);
+constexpr int RUN_LANES = COLUMN_RUNS <= 8 ? 8 : COLUMN_RUNS <= 16 ? 16 : COLUMN_RUNS <= 32 ? 32 : 64;
+constexpr int CHANNELS_APART = THREADS / RUN_LANES;
+
+static_assert(RUN_LANES * CHANNELS_APART == THREADS && TILE_CHANNELS % CHANNELS_APART == 0, "every thread has as many runs");
+static_assert(PHASES * PITCH >= COLUMN_RUNS * RUN, "runs of columns end within the row");
+
+// A run of columns to the planes of the phases, as many at a time as are neighbours there.
+DEVICE void store_run_apart(Sum* to, Words16 words) {
+    INPUT run[RUN];
+    memcpy(run, &words, sizeof words);
+    constexpr int together = RUN / PHASES < COLUMNS ? RUN / PHASES : COLUMNS;
+    struct __attribute__((aligned(together * sizeof(Sum)))) Neighbours {
+        Sum of[together];
+    };
+#pragma unroll
+    for (int k = 0; k < RUN; k += together * PHASES)
+#pragma unroll
+        for (int p = 0; p < PHASES; p++) {
+            Neighbours values;
+#pragma unroll
+            for (int i = 0; i < together; i++) values.of[i] = widen(run[k + i * PHASES + p]);
+            store_shared(reinterpret_cast<Neighbours*>(to + p * IMAGE_PLANE + k / PHASES), values);
+        }
+}
+
+DEVICE void stage_runs_of_columns(const Piece& piece, Sum* to) {
+    constexpr int count = TILE_CHANNELS / CHANNELS_APART < AT_ONCE ? TILE_CHANNELS / CHANNELS_APART : AT_ONCE;
+    const int u = threadIdx.x % RUN_LANES * RUN;
+    if (u >= piece.end) return;
+    int c = threadIdx.x / RUN_LANES;
+    const INPUT* from = piece.data + (c * piece.channel_stride + u);
+    to += c * PITCH + u / PHASES;
+#pragma unroll 1
+    for (; c < TILE_CHANNELS; c += count * CHANNELS_APART, to += count * CHANNELS_APART * PITCH) {
+        Words16 runs[count];
+#pragma unroll
+        for (int k = 0; k < count; k++, from += CHANNELS_APART * piece.channel_stride)
+            runs[k] = piece.counts(u, c + k * CHANNELS_APART) ? load_global_16(from) : Words16{};
+#pragma unroll
+        for (int k = 0; k < count; k++) store_run_apart(to + k * CHANNELS_APART * PITCH, runs[k]);
+    }
+}
+
+// By runs of channels: two lanes to a sector, then the columns.
+DEVICE void stage_runs_of_channels(const Piece& piece, Sum* to) {
+    constexpr int count = 4, apart = WARP / 2;
+    const int lane = threadIdx.x % WARP;
+#pragma unroll 1
+    for (int c = (threadIdx.x / WARP * 2 + lane % 2) * RUN; c < TILE_CHANNELS; c += 2 * WARPS * RUN) {
+#pragma unroll 1
+        for (int u = lane / 2; u < piece.end; u += count * apart) {
+            Sum runs[count][RUN];
+#pragma unroll
+            for (int k = 0; k < count; k++) {
+                const bool counts = piece.counts(u + k * apart, c);
+                const INPUT* const from = piece.data + (counts ? c + (u + k * apart) * piece.column_stride : 0);
+                load_run(from, 1, counts ? piece.channels - c : 0, runs[k]);
+            }
+#pragma unroll
+            for (int k = 0; k < count; k++)
+#pragma unroll
+                for (int r = 0; r < RUN; r++)
+                    if (u + k * apart < piece.end)
+                        store_shared(to + place(u + k * apart, IMAGE_PLANE) + (c + r) * PITCH, runs[k][r]);
+        }
+    }
+}
+
+// One by one, whatever the strides: lanes along the columns.
+DEVICE void stage_columns(const Piece& piece, Sum* to) {
+    constexpr int count = 4;
+    static_assert(TILE_CHANNELS % (count * WARPS) == 0, "every thread has as many");
+    const int first = threadIdx.x / WARP;
+    // Lanes begin where a sector does.
+    const int before = reinterpret_cast<unsigned long long>(piece.data) / sizeof(INPUT) % (SECTOR / sizeof(INPUT));
+#pragma unroll 1
+    for (int u = static_cast<int>(threadIdx.x % WARP) - before; u < piece.end; u += WARP) {
+        if (u < 0) continue;
+        const INPUT* from = piece.data;
+        if (piece.counts(u, 0)) from += first * piece.channel_stride + u * piece.column_stride;
+        Sum* column = to + place(u, IMAGE_PLANE) + first * PITCH;
+#pragma unroll 1
+        for (int c = first; c < TILE_CHANNELS; c += count * WARPS, column += count * WARPS * PITCH) {
+            Sum values[count];
+#pragma unroll
+            for (int k = 0; k < count; k++, from += WARPS * piece.channel_stride)
+                values[k] = piece.counts(u, c + k * WARPS) ? load(from) : Sum(0);
+#pragma unroll
+            for (int k = 0; k < count; k++) store_shared(column + k * WARPS * PITCH, values[k]);
+        }
+    }
+}
+
+// Row k of X for all channels of the tile.
+DEVICE void stage_image(const Image& image, const Tile& tile, Step at, int count, int channels, Sum* to) {
+    const int first = tile.column + PHASES * at.n, column = tile.x.other + first * tile.x.step;
+    const INPUT* const data = image.data + (tile.sample * image.batch_stride + tile.channel * image.channel_stride +
+                                            (tile.y.other + at.k * tile.y.step) * image.row_stride +
+                                            static_cast<long long>(column) * image.column_stride);
+    const long long column_stride = static_cast<long long>(tile.x.step) * image.column_stride;
+    const int end = PHASES * (PHASE_COLUMNS + count - 1);
+    const Piece piece = {data, image.channel_stride, column_stride, channels - tile.channel, first, end, tile.x.met};
+    if (piece.has_runs()) stage_runs_of_columns(piece, to);
+    else if (image.channel_stride == 1) stage_runs_of_channels(piece, to);
+    else stage_columns(piece, to);
+}
+
+// The cotangents of the outputs that meet row k of X; a thread has those of one column for every so many displacements.
+DEVICE void stage_cotangent(const Cotangent& cotangent, const Tile& tile, Step at, int count, Sum* to) {
+    constexpr int apart = THREADS / TILE_COLUMNS, batch = AT_ONCE / TILE_ROWS;
+    const int u = threadIdx.x % TILE_COLUMNS, t = tile.column + u;
+    const auto along_y = [&](int row) {
+        return tile.y.offset(row, at.k, at.k - row, cotangent.m_stride, cotangent.row_stride);
+    };
+    const auto along_x = [&](int n) {
+        return tile.x.offset(t, t + PHASES * n, n, cotangent.n_stride, cotangent.column_stride);
+    };
+    const long long next_row = along_y(1) - along_y(0), next = apart * (along_x(1) - along_x(0));
+    int n = threadIdx.x / TILE_COLUMNS;
+    const COTANGENT* from = cotangent.data + (tile.sample * cotangent.batch_stride + along_y(tile.row) + along_x(at.n + n));
+    const bool read = tile.x.read.has(t);
+    to += place(u, COTANGENT_PLANE);
+#pragma unroll 1
+    for (; n < count; n += batch * apart) {
+        Sum values[batch][TILE_ROWS];
+#pragma unroll
+        for (int k = 0; k < batch; k++, from += next) {
+            const bool counts = read && n + k * apart < count && tile.x.met.has(t + PHASES * (at.n + n + k * apart));
+#pragma unroll
+            for (int q = 0; q < TILE_ROWS; q++)
+                values[k][q] = counts && tile.meets(tile.row + q, at.k) ? load(from + q * next_row) : Sum(0);
+        }
+#pragma unroll
+        for (int k = 0; k < batch; k++)
+#pragma unroll
+            for (int q = 0; q < TILE_ROWS; q++)
+                if (n + k * apart < count) store_shared(to + (q * WIDTH + n + k * apart) * PHASE_COLUMNS, values[k][q]);
+    }
+}
+
+DEVICE void stage(const Image& image, const Cotangent& cotangent, const Tile& tile, Step at, int channels, Sum* to) {
+    if (at.n >= tile.n.end) return;
+    const int count = min(tile.n.end - at.n, WIDTH);
+    stage_image(image, tile, at, count, channels, to);
+    stage_cotangent(cotangent, tile, at, count, to + PHASES * IMAGE_PLANE);
+}
+
+// Sums ------------------------------------------------------------------------------------------------------------------------
+
+struct ThreadSums {
+    Sum of[CHANNELS][ROWS][COLUMNS];
+};
+
+// `count` displacements from n on for the first `rows` of the thread's rows. n is a multiple of COLUMNS.
+template <int rows, int count>
+DEVICE void add_part(ThreadSums& sums, const Sum* image, const Sum* cotangent, int n) {
+    Sum g[rows][count][COLUMNS];
+#pragma unroll
+    for (int q = 0; q < rows; q++)
+#pragma unroll
+        for (int i = 0; i < count; i++) load_vectors(cotangent + (q * WIDTH + n + i) * PHASE_COLUMNS, g[q][i]);
+#pragma unroll
+    for (int c = 0; c < CHANNELS; c++) {
+        Sum x[round_up(count + COLUMNS - 1, COLUMNS)];
+        load_vectors(image + c * CHANNEL_LANES * PITCH + n, x);
+#pragma unroll
+        for (int i = 0; i < count; i++)
+#pragma unroll
+            for (int q = 0; q < rows; q++)
+#pragma unroll
+                for (int column = 0; column < COLUMNS; column++)
+                    sums.of[c][q][column] = multiply_add(g[q][i][column], x[i + column], sums.of[c][q][column]);
+    }
+}
+
+constexpr int LARGEST_PART = 12;  // displacements whose cotangents the registers hold
+
+// As many displacements as there are in WIDTH, from n on.
+template <int n>
+DEVICE void add_exactly(ThreadSums& sums, const Sum* image, const Sum* cotangent) {
+    constexpr int left = WIDTH - n, count = left > LARGEST_PART ? LARGEST_PART : left;
+    add_part<ROWS, count>(sums, image, cotangent, n);
+    if constexpr (left > count) add_exactly<n + count>(sums, image, cotangent);
+}
+
+// `count` displacements, whatever their number.
+template <int rows>
+DEVICE void add_any(ThreadSums& sums, const Sum* image, const Sum* cotangent, int count) {
+    constexpr int part = rows == ROWS ? 8 : 4;
+    int n = 0;
+#pragma unroll 1
+    for (; n + part <= count; n += part) add_part<rows, part>(sums, image, cotangent, n);
+    if (part > 4 && n + 4 <= count) {
+        add_part<rows, 4>(sums, image, cotangent, n);
+        n += 4;
+    }
+    if (n + 3 == count) add_part<rows, 3>(sums, image, cotangent, n);
+    else if (n + 2 == count) add_part<rows, 2>(sums, image, cotangent, n);
+    else if (n + 1 == count) add_part<rows, 1>(sums, image, cotangent, n);
+}
+
+// Registers have no numbers: where only the second row has something to add, it takes the place of the first.
+DEVICE void swap_rows(ThreadSums& sums) {
+#pragma unroll
+    for (int c = 0; c < CHANNELS; c++)
+#pragma unroll
+        for (int column = 0; column < COLUMNS; column++) {
+            const Sum first = sums.of[c][0][column];
+            sums.of[c][0][column] = sums.of[c][1][column];
+            sums.of[c][1][column] = first;
+        }
+}
+
+// The thread's place in its tile.
+struct Seat {
+    int phase, channel, row, column;
+
+    DEVICE Seat() {
+        const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+        phase = warp % PHASES;
+        row = warp / PHASES / CHANNEL_WARPS * ROWS;
+        column = lane / 4 % COLUMN_LANES * COLUMNS;
+        channel = warp / PHASES % CHANNEL_WARPS * (CHANNELS * CHANNEL_LANES) + lane / (4 * COLUMN_LANES) * 4 + lane % 4;
+    }
+};
+
+DEVICE void add_row(ThreadSums& sums, const Tile& tile, const Seat& seat, Step at, const Sum* buffer) {
+    if (at.n >= tile.n.end) return;
+    const int count = min(tile.n.end - at.n, WIDTH);
+    const Sum* const image = buffer + seat.phase * IMAGE_PLANE + seat.channel * PITCH + seat.column;
+    const Sum* const cotangent = buffer + PHASES * IMAGE_PLANE + seat.phase * COTANGENT_PLANE +
+                                 seat.row * (WIDTH * PHASE_COLUMNS) + seat.column;
+    const int t = tile.row + seat.row;
+    const bool first = tile.meets(t, at.k), second = tile.meets(t + 1, at.k);
+    if (first && second) {
+        if constexpr (EXACT) add_exactly<0>(sums, image, cotangent);
+        else add_any<ROWS>(sums, image, cotangent, count);
+    } else if (first || second) {
+        if (second) swap_rows(sums);
+        add_any<1>(sums, image, second ? cotangent + WIDTH * PHASE_COLUMNS : cotangent, count);
+        if (second) swap_rows(sums);
+    }
+}
+
+// Storing ---------------------------------------------------------------------------------------------------------------------
+
+// Through shared memory, where the phases come together again, one of each thread's rows at a time.
+DEVICE void store_sums(const ThreadSums& sums, const Gradient<RESULT>& to, const Tile& tile, const Seat& seat, int channels,
+                       Sum scale, Sum* shared) {
+    RESULT* const plane = to.data + (tile.part * to.part_stride + tile.sample * to.batch_stride +
+                                     tile.channel * to.channel_stride);
+    const Lanes lanes(to.channel_stride == 1 && to.column_stride != 1, sizeof(RESULT));
+    const int stride = lanes.channels * WARPS, channel = lanes.channel + threadIdx.x / WARP * lanes.channels;
+#pragma unroll
+    for (int q = 0; q < ROWS; q++) {
+        __syncthreads();
+        Sum* const mine = shared + (seat.row / ROWS * PHASES + seat.phase) * IMAGE_PLANE + seat.channel * PITCH +
+                          seat.column;
+#pragma unroll
+        for (int c = 0; c < CHANNELS; c++) store_vector(mine + c * CHANNEL_LANES * PITCH, sums.of[c][q]);
+        __syncthreads();
+#pragma unroll 1
+        for (int group = 0; group < ROW_WARPS; group++) {
+            const int t = tile.row + group * ROWS + q;
+            if (t >= tile.y.size) break;
+            RESULT* const row = plane + (tile.y.own + t * tile.y.step) * to.row_stride;
+#pragma unroll 1
+            for (int u = lanes.column; u < TILE_COLUMNS && tile.column + u < tile.x.size; u += lanes.columns) {
+                const bool read = tile.x.read.has(tile.column + u);
+                const Sum* const from = shared + group * (PHASES * IMAGE_PLANE) + place(u, IMAGE_PLANE);
+                RESULT* const column = row + (tile.x.own + (tile.column + u) * tile.x.step) * to.column_stride;
+#pragma unroll 4
+                for (int c = channel; c < TILE_CHANNELS && tile.channel + c < channels; c += stride)
+                    store(column + c * to.channel_stride, read ? load_shared(from + c * PITCH) * scale : Sum(0));
+            }
+        }
+    }
+}
+
+// The kernel ------------------------------------------------------------------------------------------------------------------
+
+KERNEL(THREADS)
+gradient_tiled(GRADIENT_PARAMETERS(RESULT), Sum scale) {
+    DYNAMIC_SHARED_ARRAY(Sum, shared);
+    const Image image1 = IMAGE_OF_PARAMETERS(1), image2 = IMAGE_OF_PARAMETERS(2);
+    const Cotangent g = COTANGENT_OF_PARAMETERS;
+    const Gradient<RESULT> result1 = GRADIENT_OF_PARAMETERS(1), result2 = GRADIENT_OF_PARAMETERS(2);
+    const Parts parts = PARTS_OF_PARAMETERS;
+    const Seat seat;
+    // Of two warps that share a scheduler, one waits for what it loads while the other one adds.
+    const int loads_in_half = threadIdx.x / WARP / SCHEDULERS % 2;
+#pragma unroll 1
+    for (int number = blockIdx.x; number < tiles; number += gridDim.x) {
+        const bool second = number >= tiles_of_first;
+        const Axis vertical = VERTICAL_OF_PARAMETERS(second), horizontal = HORIZONTAL_OF_PARAMETERS(second);
+        Image image = image2;
+        if (second) image = image1;
+        const Tile tile = tile_of(second ? number - tiles_of_first : number, Extent{TILE_CHANNELS, TILE_ROWS, TILE_COLUMNS},
+                                  channels, vertical, horizontal, parts);
+        const Range rows = tile.stream();
+
+        ThreadSums sums = {};
+        const Step none = {0, tile.n.end};
+        Step now = none, next = rows.begin < rows.end ? Step{rows.begin, tile.n.begin} : none;
+        Sum *work = shared, *load = shared + BUFFER;
+#pragma unroll 1
+        while (now.n < tile.n.end || next.n < tile.n.end) {
+#pragma unroll 1
+            for (int half = 0; half < 2; half++) {
+                if (half == loads_in_half) stage(image, g, tile, next, channels, load);
+                else add_row(sums, tile, seat, now, work);
+            }
+            __syncthreads();
+            now = next;
+            if (++next.k >= rows.end) next = Step{rows.begin, next.n + WIDTH};
+            Sum* const worked = work;
+            work = load;
+            load = worked;
+        }
+        Gradient<RESULT> result = result1;
+        if (second) result = result2;
+        store_sums(sums, result, tile, seat, channels, scale, shared);
+        __syncthreads();
+    }
+}

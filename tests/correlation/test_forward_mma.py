@@ -1,0 +1,391 @@
+"""forward_mma.cu: every tile of the table is right wherever it fits, and multiplies and moves little beside what it must.
+
+That the route as the dispatch takes it is right is in test_kernels_emulated.py; here tiles are chosen by the test.
+"""
+
+from dataclasses import replace
+
+import cases
+import numpy as np
+import oracle
+import pytest
+import tilings
+from emulator import ORDERS, Emulator, require_compiler, run_sanitized
+from gradients import lay_far
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tilings import H200, aligned, channels_last
+
+from cupycorr._correlation.gpu import forward_mma, planner
+from cupycorr._correlation.gpu.axes import line
+from cupycorr._correlation.gpu.forward_mma import DTYPES, TILES
+from cupycorr._correlation.gpu.forward_phases import CHANNELWISE, Arrays
+from cupycorr._correlation.problem import parameters, problem
+from cupycorr._gpu import source
+from cupycorr._gpu.layout import dense_layout, layout
+
+require_compiler()
+
+SECTOR = 32
+DEVICE = replace(H200, compute_capability=(9, 0))
+
+
+class Asked(tilings.Asked):
+    module = forward_mma
+
+    def tilings(self, device=DEVICE):
+        return forward_mma.tilings(*self.lines, self.arrays, device)
+
+    def best(self, device=DEVICE):
+        return super().best(device)
+
+    def with_tile(self, number):
+        """A tiling with that tile, channels whole and one pass."""
+        return next(each for each in self.tilings() if each.tile is TILES[number])
+
+    def check(self, tiling, order="forward"):
+        accumulator = "tf32" if self.x1.dtype == np.float32 else None
+        oracle.assert_close(self.run(tiling, Emulator(order)), self.want, accumulator, name=tiling.how)
+
+
+def of_two_bytes_beyond(array):
+    """An array whose rows of 16-bit numbers begin where no asynchronous copy can."""
+    return aligned(array, 2 if array.itemsize == 2 else 4)
+
+
+def every_other_column(array):
+    return np.repeat(array, 2, axis=3)[..., ::2]
+
+
+LAYS = {
+    "rows": aligned,
+    "channels last": channels_last,
+    "beyond": of_two_bytes_beyond,
+    "every other column": every_other_column,
+}
+
+
+# Tiles ------------------------------------------------------------------------------------------------------------------------
+
+
+def case_of(number, dtype):
+    """A case with a tile and a bit more along every axis, and channels that fill every stage and a bit of the first again."""
+    tile = TILES[number]
+    step, channels = tile.phases, tile.stages * tile.stage_channels(cases.DTYPES[dtype].itemsize) + 3
+    patch = (min(tile.met, 9) + 1 if tile.met > 1 else 1, tile.displacements - 2)
+    shape = (2, channels, step * tile.tile_rows + 3, 32 * step + 5)
+    return cases.same(shape, dtype, patch_size=patch, dilation_patch=step, scale=0.5)
+
+
+@pytest.mark.parametrize("number", range(len(TILES)))
+def test_every_tile_equals_the_oracle_with_a_bit_more_than_a_tile_along_every_axis(number):
+    dtype = DTYPES[number % len(DTYPES)]
+    case = case_of(number, dtype)
+    given = Asked(case, channels_last if TILES[number].staging == CHANNELWISE else aligned, np.float32 if number % 2 else None)
+    tiling = given.with_tile(number)
+    bits = {given.run(tiling, Emulator(order)).tobytes() for order in ORDERS}
+    assert len(bits) == 1, "the result depends on the order of threads"
+    given.check(tiling)
+
+
+@settings(max_examples=100)
+@given(case=cases.problems(most=13, dtypes=DTYPES), lay=st.sampled_from(list(LAYS.values())), data=st.data())
+def test_any_tile_that_fits_a_drawn_problem_equals_the_oracle(case, lay, data):
+    one_pixel = replace(case, parameters=case.parameters | dict(kernel_size=1))
+    given = Asked(one_pixel, lay)
+    given.check(data.draw(st.sampled_from(list(given.tilings()))), data.draw(st.sampled_from(ORDERS)))
+
+
+@pytest.mark.parametrize("lay", LAYS.values(), ids=LAYS.keys())
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [1, 7, 40])
+def test_channels_that_end_within_a_stage_or_a_run_count_to_the_last(channels, dtype, lay):
+    given = Asked(cases.same((1, channels, 3, 19), dtype, patch_size=(2, 5)), lay)
+    for tiling in given.tilings():
+        given.check(tiling)
+
+
+@pytest.mark.parametrize(("patch", "dtype"), [(7, "bfloat16"), (7, "float32"), (9, "float32")])
+@pytest.mark.parametrize("step", [1, 2], ids=["one phase", "both phases"])
+def test_rows_that_begin_where_16_bytes_do_are_loaded_16_bytes_at_a_time_whatever_their_phases(step, patch, dtype):
+    # The halo of 9 displacements begins with the row, that of 7 a position later: there, where tiles may begin early.
+    given = Asked(cases.same((1, 9, 5, 64), dtype, patch_size=(2, patch), dilation_patch=step, patch_offset=(0, 4 * step)))
+    whole = [each for each in given.tilings() if each.tile.phases == step and each.piece * given.x1.itemsize == 16]
+    assert whole
+    assert all(each.early for each in whole) == (patch == 7)
+    for tiling in whole:
+        given.check(tiling)
+        given.run(tiling, emulator := Emulator())
+        assert emulator.account.global_load_bytes == 16 * emulator.account.global_loads
+
+
+@pytest.mark.parametrize("number", [0, 19], ids=["copied", "columnwise"])
+@pytest.mark.parametrize("beyond", [2, 4, 8], ids="{} bytes beyond a line".format)
+def test_images_that_begin_anywhere_are_moved_in_pieces_that_fit(beyond, number):
+    for both in ((beyond, 0), (0, beyond)):
+        each = iter(both)
+        case = cases.same((1, 9, 3, 64), "bfloat16", patch_size=(2, 9), dilation_patch=TILES[number].phases)
+        given = Asked(case, lambda x, each=each: aligned(x, next(each)))
+        given.check(given.with_tile(number))
+
+
+APART = {
+    "rows": (aligned, every_other_column),
+    "channels last": (channels_last, lambda x: channels_last(np.repeat(x, 2, axis=3))[..., ::2]),
+}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("step", [1, 2], ids=["one phase", "both phases"])
+@pytest.mark.parametrize("lays", APART.values(), ids=APART.keys())
+def test_images_of_two_sizes_that_lie_each_its_own_way_equal_the_oracle(lays, step, dtype):
+    parameters = dict(patch_size=(4, 7), patch_offset=(step, 6 * step), dilation_patch=step)
+    lay = iter(lays)
+    given = Asked(cases.Case((2, 35, 4, 12), (2, 35, 9, 30), parameters, dtype), lambda x: next(lay)(x))
+    for tiling in given.tilings():
+        if tiling.splits == tiling.passes == 1:
+            given.check(tiling)
+
+
+def test_phases_of_outputs_and_of_patch_indices_are_told_apart_in_every_pass():
+    parameters = dict(patch_size=(33, 21), stride=(2, 3), dilation_patch=(3, 2), padding=4)
+    given = Asked(cases.same((1, 3, 7, 9), "float16", **parameters))
+    assert {each.passes for each in given.tilings()} >= {1, 2, 3}
+    for tiling in given.tilings():
+        given.check(tiling)
+
+
+def test_columns_of_a_phase_are_brought_from_as_far_apart_as_they_lie():
+    given = Asked(cases.same((1, 3, 3, 60), "float16", patch_size=(2, 5), stride=(1, 3), dilation_patch=(1, 2)))
+    given.check(given.best())
+
+
+@pytest.mark.parametrize("number", range(len(TILES)))
+def test_a_block_only_whose_last_row_of_input2_is_inside_the_image_has_its_products(number):
+    tile, width = TILES[number], 32 * TILES[number].phases
+    parameters = dict(patch_size=(tile.met, 1), patch_offset=((tile.met - 1) // 2 - tile.tile_rows2 + 1, 0))
+    if tile.phases > 1:
+        parameters |= dict(patch_size=(tile.met, 2), dilation_patch=(1, 2))
+    case = cases.Case((1, 8, tile.tile_rows, width), (1, 8, 1, width), parameters, DTYPES[number % len(DTYPES)])
+    given = Asked(case, channels_last if tile.staging == CHANNELWISE else aligned)
+    assert given.want[0].any()
+    given.check(given.with_tile(number))
+
+
+def test_rows_of_outputs_within_wider_ones_are_stored_to_the_last_column_and_no_further():
+    given = Asked(cases.same((1, 5, 3, 13), "bfloat16", patch_size=3))
+    wide = aligned(np.full((*given.out.shape[:-1], 16), 7, given.out.dtype))
+    given.out = wide[..., :13]
+    given.arrays = replace(given.arrays, out=layout("out", given.out))
+    given.check(given.best())
+    assert (wide[..., 13:] == 7).all()
+
+
+@pytest.mark.parametrize("lay", [aligned, channels_last])
+def test_wide_patches_are_cut_into_pieces_that_leave_nothing_out(lay):
+    given = Asked(cases.same((1, 5, 3, 60), "bfloat16", patch_size=(2, 77), patch_offset=(0, -10)), lay)
+    for tiling in given.tilings():
+        given.check(tiling)
+
+
+def test_passes_over_input2_keep_input1_and_give_the_same_bits():
+    given = Asked(cases.same((1, 72, 30, 33), "bfloat16", patch_size=21, dilation_patch=2))
+    ways = [each for each in given.tilings() if each.tile is TILES[17] and each.splits == 1]
+    assert {each.passes for each in ways} == {1, 2, 3, 4, 6}
+    results = {each.passes: given.run(each, Emulator()).tobytes() for each in ways}
+    assert len(set(results.values())) == 1
+    given.check(ways[-1])
+    assert ways[-1].loaded < 0.75 * ways[0].loaded
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["batch", "channels"])
+def test_elements_more_than_2_to_the_31_apart_are_reached(axis):
+    for far in ("x1", "x2"):
+        case = cases.same((2, 2, 2, 2), "float16", patch_size=2)
+        lays = iter((far == "x1", far == "x2"))
+        given = Asked(case, lambda x, lays=lays: lay_far(x, axis) if next(lays) else aligned(x))
+        given.check(given.best())
+
+
+def test_long_sums_keep_their_error_bound():
+    channels = 16 * (forward_mma.LONGEST_CHAIN + 9)
+    given = Asked(cases.same((1, channels, 2, 3), "bfloat16", patch_size=3))
+    given.x1[...] = given.x2[...] = 0.1
+    given.want = oracle.forward(given.x1, given.x2, patch_size=3)
+    assert min(each.splits for each in given.tilings()) == 2
+    given.check(next(given.tilings()))
+
+
+def test_factors_of_single_precision_are_rounded_to_the_nearest_tf32():
+    given = Asked(cases.same((1, 8, 1, 2)))
+    given.x1[...], given.x2[...] = [[[[1 + 2**-11, 1 + 2**-12]]]], 3
+    assert given.run(given.best(), Emulator()).ravel().tolist() == [24 * (1 + 2**-10), 24]
+
+
+# What is not finite -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("infinite", ["x1", "x2"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("step", [1, 2])
+def test_what_is_not_finite_stays_where_the_definition_puts_it(step, dtype, infinite):
+    given = Asked(cases.same((1, 3, 10, 71), dtype, patch_size=9, dilation_patch=step, padding=2))
+    array = getattr(given, infinite)
+    array[0, 0, 0, 0], array[0, 1, 4, 35], array[0, 2, 9, 70] = np.inf, np.nan, -np.inf
+    with np.errstate(invalid="ignore"):
+        want, *_ = oracle.forward(given.x1, given.x2, **given_parameters(step))
+    for tiling in given.tilings():
+        got = given.run(tiling, Emulator())
+        assert np.array_equal(np.isnan(got), np.isnan(want)), tiling.how
+        assert np.array_equal(np.isinf(got), np.isinf(want)), tiling.how
+
+
+def given_parameters(step):
+    return dict(patch_size=9, dilation_patch=step, padding=2)
+
+
+@pytest.mark.parametrize("infinite", ["x1", "x2"])
+def test_what_is_outside_an_image_is_not_multiplied_by_what_is_infinite_in_the_other(infinite):
+    given = Asked(cases.same((1, 3, 10, 71), "bfloat16", **given_parameters(1)))
+    getattr(given, infinite)[...] = np.inf
+    with np.errstate(invalid="ignore"):
+        want, *_ = oracle.forward(given.x1, given.x2, **given_parameters(1))
+    for tiling in given.tilings():
+        assert np.array_equal(np.isfinite(given.run(tiling, Emulator())), np.isfinite(want)), tiling.how
+
+
+def test_blocks_whose_rows_meet_nothing_load_nothing():
+    given = Asked(cases.same((1, 5, 9, 40), "float16", patch_size=3, patch_offset=(30, 0)))
+    for tiling in given.tilings():
+        given.run(tiling, emulator := Emulator())
+        assert not given.out.any()
+        assert emulator.accounts[0].global_loads == 0
+
+
+# Accounts ---------------------------------------------------------------------------------------------------------------------
+
+
+def inside(shape, patch, step=1):
+    """A case all of whose products count: input2 is larger than input1 by what the displacements reach."""
+    batch, channels, height, width = shape
+    reach = [step * (each - 1) for each in patch]
+    offset = tuple(step * ((each - 1) // 2) for each in patch)
+    larger = (batch, channels, height + reach[0], width + reach[1])
+    return cases.Case(shape, larger, dict(patch_size=patch, dilation_patch=step, patch_offset=offset), "bfloat16")
+
+
+# Of the products that a tile makes, those of the band: 8 columns meet 16 or 32 of input2, of which each of them wants a patch.
+BANDS = {
+    "P 9": ((9, 9), aligned, (0, 1, 2, 20), 9 / 16),
+    "P 9, channels last": ((9, 9), channels_last, (8, 9, 10, 21), 9 / 16),
+    "P 9, both phases": ((9, 9), aligned, (19,), 9 / 16),
+    "P 21": ((21, 21), aligned, (5, 6), 21 / 32),
+    "P 21, channels last": ((21, 21), channels_last, (13, 14), 21 / 32),
+    "P 21, both phases": ((21, 21), aligned, (17, 18), 21 / 32),
+    "P 21, both phases, channels last": ((21, 21), channels_last, (16,), 21 / 32),
+    "stereo": ((1, 64), aligned, (7,), 64 / 80),
+    "stereo, channels last": ((1, 64), channels_last, (15,), 64 / 80),
+}
+
+
+@pytest.mark.parametrize(("patch", "lay", "numbers", "share"), BANDS.values(), ids=BANDS.keys())
+def test_the_band_has_its_share_of_what_is_multiplied(patch, lay, numbers, share):
+    for number in numbers:
+        step = TILES[number].phases
+        given = Asked(inside((1, 64, 4 * step, 32 * step), patch, step), lay)
+        given.run(given.with_tile(number), emulator := Emulator())
+        assert given.problem.flops_inside() / 2 / emulator.accounts[0].multiply_adds == share
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(("patch", "lay", "numbers", "share"), BANDS.values(), ids=BANDS.keys())
+def test_loads_of_fragments_have_no_bank_conflicts_and_those_of_the_band_few(patch, lay, numbers, share, dtype):
+    for number in numbers:
+        step = TILES[number].phases
+        case = replace(inside((1, 64, 4 * step, 32 * step), patch, step), dtype=dtype)
+        given = Asked(case, lay)
+        given.run(given.with_tile(number), emulator := Emulator(traced=True))
+        reads = [each for each in emulator.traffic if each.kind == "shared load"]
+        fragments = [
+            each for each in reads if set(each.lines) & lines("load_matrices<", "load_shared(reinterpret_cast<const uint32*>")
+        ]
+        assert len(fragments) >= 2
+        assert all(each.transactions == each.least for each in fragments)
+        (band,) = (each for each in reads if set(each.lines) & lines("run[k] += load_shared("))
+        assert band.transactions <= 1.4 * band.least
+
+
+def lines(*words):
+    """The places of the kernel that have some words."""
+    text = (source.folder() / "correlation/forward_mma.cu").read_text().splitlines()
+    return {f"forward_mma.cu:{number}" for number, line in enumerate(text, 1) if any(each in line for each in words)}
+
+
+def sectors(given, tiling):
+    """Bytes of the whole sectors that hold what each block's rows take of both images, where rows begin with a sector."""
+    each, width = SECTOR // given.x1.itemsize, given.x1.shape[3]
+    columns = 32 * tiling.tile.phases
+    columns2 = 8 * tiling.tile.groups2 * tiling.tile.phases
+    early = tiling.horizontal.origin2 - tiling.early * tiling.horizontal.shift
+
+    def touched(first, count):
+        begin, end = max(first, 0), min(first + count, width)
+        return max(-(-end // each) - begin // each, 0)
+
+    first, second = 0, 0
+    for x in range(0, width, columns):
+        for patch in range(0, given.problem.horizontal.patch, tiling.patch_columns):
+            first += touched(x, columns)
+            second += touched(x + early + patch * tiling.horizontal.shift, columns2)
+    rows = tiling._loads_y
+    return SECTOR * given.x1.shape[1] * (rows.first * first + rows.second * second) * tiling._phases
+
+
+MOVED = {
+    "FlowNetC": (cases.same((1, 16, 48, 64), "bfloat16", patch_size=21, dilation_patch=2), aligned),
+    "FlowNetC as TF32": (cases.same((1, 16, 48, 64), "float32", patch_size=21, dilation_patch=2), aligned),
+    "PWC-Net": (cases.same((1, 32, 32, 96), "bfloat16", patch_size=9), aligned),
+    "PWC-Net as TF32": (cases.same((1, 32, 32, 96), "float32", patch_size=9), aligned),
+    "stereo": (cases.same((1, 16, 16, 320), "bfloat16", patch_size=(1, 64), patch_offset=(0, -32)), aligned),
+    "FlowNetC, channels last": (cases.same((1, 16, 48, 64), "bfloat16", patch_size=21, dilation_patch=2), channels_last),
+    "PWC-Net, channels last": (cases.same((1, 32, 32, 96), "float16", patch_size=9), channels_last),
+}
+
+
+@pytest.mark.parametrize(("case", "lay"), MOVED.values(), ids=MOVED.keys())
+def test_a_block_moves_its_tiles_in_whole_sectors(case, lay):
+    given = Asked(case, lay)
+    both_phases = lay is channels_last and case.parameters.get("dilation_patch") == 2
+    tiling = given.with_tile(16) if both_phases else replace(given.best(), splits=1)
+    given.run(tiling, emulator := Emulator(traced=True))
+    ideal = (tiling.loaded if lay is channels_last else sectors(given, tiling)) + given.out.nbytes
+    assert SECTOR * sum(each.transactions for each in emulator.traffic if each.kind.startswith("global")) <= 1.3 * ideal
+
+
+@pytest.mark.parametrize("lay", [aligned, channels_last])
+@pytest.mark.parametrize("patch", [9, 21])
+def test_what_is_counted_to_be_loaded_is_loaded(patch, lay):
+    given = Asked(cases.same((2, 32, 14, 64), "bfloat16", patch_size=patch), lay)
+    for tiling in given.tilings():
+        if tiling.splits == 1:
+            given.run(tiling, emulator := Emulator())
+            assert emulator.account.global_load_bytes == tiling.loaded, tiling.how
+
+
+def test_a_large_flownetc_loads_little_through_the_second_cache():
+    # Sixty percent of the time that it may take, two and a half times its bound by bytes, at 5.5 TB/s: 90 MB.
+    shape = (8, 256, 48, 64)
+    asked = problem(parameters(patch_size=21, dilation_patch=2), shape, shape)
+    image, out = dense_layout("bfloat16", shape), dense_layout("bfloat16", asked.out_shape)
+    best = forward_mma.best(line(asked.vertical), line(asked.horizontal), Arrays(image, image, out), DEVICE, planner.PARTS)
+    assert best.loaded <= 90.5e6
+
+
+# Beneath the accesses ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_kernel_runs_clean_under_address_and_undefined_behaviour_sanitizers():
+    done = run_sanitized(__file__, "-k", "tile_equals and (0 or 6 or 7 or 17) or meet_nothing")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout

@@ -1,0 +1,225 @@
+"""The compile gate: every kernel a call can name, for every architecture, compiles without a warning, a spill or a stack.
+
+Compiled by NVRTC, which needs no GPU, with the options that CuPy passes on a device (`test_cuda.py` holds them against CuPy's).
+Each build is compiled for some of the architectures, its neighbours for others; with ``CUPYCORR_EVERY_BUILD=1`` for all of them.
+"""
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import product
+
+import nvrtc
+import pytest
+from cases import DTYPES
+from cupy_on_numpy import FACTS
+
+from cupycorr._correlation.gpu import planner
+from cupycorr._correlation.problem import Question, parameters, problem
+from cupycorr._gpu import compiler, source
+from cupycorr._gpu.layout import CHANNELS_LAST, ROWS
+from cupycorr._gpu.source import Kernel
+
+BUILDS = dict(planner.builds())
+FILES = sorted({kernel.file for kernel in BUILDS.values()})
+ARCHITECTURES = nvrtc.architectures()
+
+EVERY = os.environ.get("CUPYCORR_EVERY_BUILD") == "1"
+APART = 6  # of so many architectures a build is compiled for one, and for the newest of those most people have
+ALWAYS = "sm_90"
+
+# Registers of a thread at most. A block has 256 threads, a multiprocessor 65536 registers: 128 leave room for two blocks. Tiles
+# are what fills them.
+CEILINGS = {
+    "correlation/box_filter.cu": 112,
+    "correlation/forward_direct.cu": 168,
+    "correlation/forward_mma.cu": 255,
+    "correlation/forward_tiled.cu": 255,
+    "correlation/gradient_direct.cu": 152,
+    "correlation/gradient_mma.cu": 255,
+    "correlation/gradient_tiled.cu": 255,
+    "common/sum_parts.cu": 96,
+}
+SHARED = {"7.5": 64 * 1024, "7.0": 96 * 1024, "8.6 to 12": 99 * 1024, "8.0": 163 * 1024, "9.0 and 10": 227 * 1024}  # of a block
+
+# Builds whose inner loop moves 16 bytes at a time, or multiplies matrices, by their macros: the PTX must have these instructions.
+LOAD_16, STORE_16 = r"ld\.global\.nc\.(v4\.[uf]32|v2\.[uf]64|v4\.b32)", r"st\.global\.(v4\.[uf]32|v2\.[uf]64|v4\.b32)"
+COPY_16, MULTIPLY = r"cp\.async\.cg\.shared\.global \[%r\d+\], \[%rd\d+\], 16", r"mma\.sync\.aligned\.m16n8k(16|8)\."
+HAS = {
+    "channels of each output": ("correlation/forward_direct.cu", {"CHANNELS_LAST": "1"}, (LOAD_16,)),
+    "channels of each gradient": ("correlation/gradient_direct.cu", {"CHANNELS_LAST": "1"}, (LOAD_16, STORE_16)),
+    "windows along y": ("correlation/box_filter.cu", {"ALONG_Y": "1"}, (LOAD_16, STORE_16)),
+    "rows of matrices": ("correlation/forward_mma.cu", {"STAGING": "0", "ROWS": "2"}, (COPY_16, STORE_16, MULTIPLY)),
+    "phases of matrices": ("correlation/forward_mma.cu", {"STAGING": "1", "ROWS": "2"}, (LOAD_16, STORE_16, MULTIPLY)),
+    "pixels of matrices": ("correlation/forward_mma.cu", {"STAGING": "2", "ROWS": "2"}, (COPY_16, STORE_16, MULTIPLY)),
+}
+
+# NVRTC's remark on an architecture, not on a kernel.
+DEPRECATED = re.compile(r"nvrtc: warning: Architectures prior to .* are deprecated.*")
+
+
+def builds_of(file, architecture=None):
+    """The builds of a file, or those of them that are compiled for an architecture."""
+    builds = [(name, kernel) for name, kernel in BUILDS.items() if kernel.file == file]
+    if architecture is not None:
+        builds = [(name, kernel) for name, kernel in builds if architecture not in without_products(kernel)]
+    if architecture is None or EVERY or (architecture == ALWAYS and file in TILED):
+        return dict(builds)
+    turn = ARCHITECTURES.index(architecture)
+    return dict(builds[turn % APART :: APART])
+
+
+TILED = ("correlation/forward_tiled.cu", "correlation/gradient_tiled.cu")
+MATRICES = ("correlation/forward_mma.cu", "correlation/gradient_mma.cu")
+
+
+def without_products(kernel):
+    """The architectures without the products of matrices that a kernel takes: the dispatch never names it there."""
+    if kernel.file not in MATRICES:
+        return ()
+    before = 75 if dict(kernel.macros)["INPUT"] == "half" else 80
+    return [architecture for architecture in ARCHITECTURES if int(architecture[3:]) < before]
+
+
+def side_by_side(function, arguments):
+    """NVRTC lets go of Python's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(function, arguments))
+
+
+def complaints(kernel, architecture, ceiling=None):
+    """What is wrong with a kernel's binary, by the logs of the compiler and the assembler."""
+    try:
+        _, log = compiler.cubin(kernel, architecture, "--ptxas-options=-v")
+    except RuntimeError as error:
+        return [str(error)]
+    found = [line for line in log.splitlines() if re.search("warning|error", line, re.IGNORECASE) and not DEPRECATED.search(line)]
+    if f"Compiling entry function '{kernel.entry}' for '{architecture}'" not in log:
+        found.append(f"no entry point {kernel.entry}")
+    memory = [(int(size), what) for size, what in re.findall(r"(\d+) bytes (stack frame|spill stores|spill loads)", log)]
+    found += [f"{size} bytes {what}" for size, what in memory if size]
+    registers = [int(number) for number in re.findall(r"Used (\d+) registers", log)]
+    found += [f"{number} registers, not more than {ceiling} wanted" for number in registers if ceiling and number > ceiling]
+    if len(memory) != 3 or len(registers) != 1:
+        found.append(f"the log is not understood: {log}")
+    return found
+
+
+# The gate ------------------------------------------------------------------------------------------------------------
+
+
+@nvrtc.needed
+def test_nvrtc_knows_the_architectures_of_today():
+    assert {"sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"} <= set(ARCHITECTURES)
+
+
+def test_every_kernel_file_has_its_ceiling():
+    assert set(CEILINGS) == set(FILES) == set(source.files())
+
+
+def test_every_build_has_a_name_and_a_kernel_of_its_own():
+    listed = list(planner.builds())
+    assert len({name for name, _ in listed}) == len({kernel for _, kernel in listed}) == len(listed)
+
+
+@nvrtc.needed
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_build_compiles_without_warnings_spills_or_stack_within_its_registers(file, architecture):
+    builds = builds_of(file, architecture)
+    found = side_by_side(lambda kernel: complaints(kernel, architecture, CEILINGS[file]), builds.values())
+    wrong = {name: each for name, each in zip(builds, found, strict=True) if each}
+    assert not wrong, "\n".join(f"{name} for {architecture}: {'; '.join(each)}" for name, each in wrong.items())
+
+
+@nvrtc.needed
+@pytest.mark.parametrize("file", FILES)
+def test_every_build_is_compiled_for_some_architecture(file):
+    compiled = [name for architecture in ARCHITECTURES for name in builds_of(file, architecture)]
+    assert set(compiled) == set(builds_of(file))
+
+
+@pytest.mark.parametrize("which", ["forward", "vjp"])
+@pytest.mark.parametrize("shared", SHARED.values(), ids=SHARED)
+def test_tiles_find_room_in_the_shared_memory_of_every_architecture(shared, which):
+    device = replace(FACTS, shared_memory=shared)
+    for dtype, (patch, step), order in product(
+        DTYPES, [(21, 2), (21, 1), (9, 1), (15, 1), (7, 2), (4, 3)], (ROWS, CHANNELS_LAST)
+    ):
+        shape = (4, 64, 48, 64)
+        asked = problem(parameters(patch_size=patch, dilation_patch=step), shape, shape)
+        work = planner.expected("tiled", Question(which, asked, dtype, dtype, (order, order)), device)
+        assert work.calls[0].kernel.file in TILED
+        assert max(call.shared for call in work.calls) <= shared
+
+
+@nvrtc.needed
+@pytest.mark.parametrize(("file", "macros", "instructions"), HAS.values(), ids=HAS)
+def test_builds_have_the_instructions_they_promise(file, macros, instructions):
+    builds = {name: kernel for name, kernel in builds_of(file).items() if macros.items() <= dict(kernel.macros).items()}
+    assert builds
+    texts = side_by_side(lambda kernel: compiler.ptx(kernel, "sm_80"), builds.values())
+    lacking = [
+        f"{name}: no {instruction}"
+        for name, text in zip(builds, texts, strict=True)
+        for instruction in instructions
+        if not re.search(instruction, text)
+    ]
+    assert not lacking, "\n".join(lacking)
+
+
+# The gate sees -------------------------------------------------------------------------------------------------------
+
+GOOD = (
+    'extern "C" __global__ void __launch_bounds__(1024) k(const float* from, float* to) { to[threadIdx.x] = from[threadIdx.x]; }'
+)
+VALUES = range(150)  # all of them wanted after the barrier, with 64 registers to keep them in
+BAD = {
+    "a remark of the front end": ("{", "{ int unused;", 'variable "unused" was declared but never referenced'),
+    "a warning of the optimiser": ("__global__", "__global__ __noinline__", "overriding noinline attribute"),
+    "spills": (
+        "{",
+        f"""{{ {"".join(f"float x{i} = from[{i} * blockDim.x + threadIdx.x];" for i in VALUES)}
+        __syncthreads();
+        const float y = to[threadIdx.x];
+        {"".join(f"to[{i} * blockDim.x + threadIdx.x] = x{i} * y;" for i in VALUES)}""",
+        "bytes spill stores; [0-9]+ bytes spill loads",
+    ),
+    "a stack": (
+        "{",
+        "{ int local[64]; for (int i = 0; i < 64; i++) local[to[i] > 0 ? i : 5] = i; to[1] = local[int(to[0])];",
+        "256 bytes stack",
+    ),
+    "too many registers": ("", "", "registers, not more than 2 wanted"),
+    "another name": (" k(", " another(", "no entry point k"),
+    "an error": ("float*", "floot*", 'kernels_cu/k.cu.1.: error: identifier "floot" is undefined'),
+}
+
+
+def kernel_of(text, folder, monkeypatch):
+    (folder / "k.cu").write_text(text)
+    monkeypatch.setattr(source, "folder", lambda: folder)
+    return Kernel("k.cu", "k")
+
+
+@nvrtc.needed
+@pytest.mark.parametrize(("old", "new", "said"), BAD.values(), ids=BAD)
+def test_the_gate_sees(tmp_path, monkeypatch, old, new, said):
+    kernel = kernel_of(GOOD.replace(old, new, 1), tmp_path, monkeypatch)
+    found = complaints(kernel, "sm_80", 2 if "registers" in said else None)
+    assert re.search(said, "; ".join(found)), found
+
+
+@nvrtc.needed
+def test_the_gate_lets_a_good_kernel_pass(tmp_path, monkeypatch):
+    kernel = kernel_of(GOOD, tmp_path, monkeypatch)
+    for architecture in ARCHITECTURES:
+        assert complaints(kernel, architecture, 64) == []
+
+
+@nvrtc.needed
+def test_single_elements_are_not_taken_for_16_bytes(tmp_path, monkeypatch):
+    text = compiler.ptx(kernel_of(GOOD, tmp_path, monkeypatch), "sm_80")
+    assert not re.search(LOAD_16, text)
+    assert not re.search(STORE_16, text)

@@ -1,0 +1,318 @@
+"""docs/guide.md: its examples print what it says, its tables are what the operator does, and its pictures are drawn from it."""
+
+import contextlib
+import importlib
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+
+import cupycorr
+from benchmarks import cases
+from cupycorr._correlation.problem import parameters
+
+pytest.importorskip("matplotlib")
+Image = pytest.importorskip("PIL.Image")
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "guide.md"
+FOLDER = PAGE.with_suffix("")
+TEXT = PAGE.read_text(encoding="utf-8")
+WORKSPACE = 64 * 2**20  # bytes that the page promises not to exceed
+LARGEST_PICTURE = 60_000  # bytes
+
+# Examples ----------------------------------------------------------------------------------------------------------------------
+
+
+def sections():
+    """Title -> [(code, what it prints)] of every heading's own examples."""
+    found = {}
+    for section in re.split(r"^#+ ", TEXT, flags=re.MULTILINE)[1:]:
+        title, body = section.split("\n", 1)
+        found[title] = re.findall(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", body, re.MULTILINE | re.DOTALL)
+    return found
+
+
+(TITLE, [(START, _)]), *EXAMPLES = sections().items()
+EXAMPLES = {title: examples for title, examples in EXAMPLES if examples}
+
+
+@pytest.mark.parametrize("title", EXAMPLES)
+def test_the_examples_print_what_the_page_says(title):
+    """Every section starts from the page's first lines and is one namespace."""
+    for needed in ("torch", "skimage"):
+        if any(re.search(rf"^(import|from) {needed}\b", code, re.MULTILINE) for code, _ in EXAMPLES[title]):
+            pytest.importorskip(needed)
+    names = {}
+    exec(START, names)
+    for code, said in EXAMPLES[title]:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(code, names)
+        assert printed.getvalue() == said, code
+
+
+def test_every_block_of_code_and_every_result_is_seen_by_the_suite():
+    examples = [example for each in EXAMPLES.values() for example in each]
+    assert TEXT.count("```python") == 1 + len(examples)
+    assert TEXT.count("```text") == sum(bool(said) for _, said in examples)
+    assert TEXT.count("```") == 2 * (TEXT.count("```python") + TEXT.count("```text"))
+
+
+PARAMETERS = ("kernel_size", "patch_size", "stride", "padding", "dilation", "dilation_patch", "patch_offset")
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_every_parameter_has_a_picture_an_example_its_size_cost_and_mistake(name):
+    section = re.search(rf"^### {name}\n(.*?)^##", TEXT, re.MULTILINE | re.DOTALL)[1]
+    assert f'src="guide/{name}.png"' in section
+    assert f"{name}=" in "".join(code for code, _ in EXAMPLES[name])
+    assert re.findall(r"^- ([^:]+):", section, re.MULTILINE) == ["Output size", "Cost", "Common mistake"]
+
+
+@pytest.mark.parametrize("size", range(1, 8))
+@pytest.mark.parametrize("step", [1, 3])
+def test_the_offsets_of_one_sided_searches_are_those_of_the_page(size, step):
+    rules = re.findall(r"from\s+`([^`]+)` to `([^`]+)` pass `([^`]+)`", TEXT)
+    assert len(rules) == 2
+    for first, last, offset in (tuple(eval(text, {"P": size}) * step for text in rule) for rule in rules):
+        assert cupycorr.displacements(size, step, patch_offset=offset)[[0, -1], 0].tolist() == [first, last]
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+def test_the_padding_that_the_page_names_keeps_the_size(kernel, dilation):
+    rule = re.search(r"`padding = (dilation [^`]+)`", TEXT)[1]
+    padding = eval(rule, {"kernel_size": kernel, "dilation": dilation})
+    image = np.ones((1, 1, 6, 7))
+    assert cupycorr.spatial_correlation_sample(image, image, kernel, 1, 1, padding, dilation).shape == (1, 1, 1, 6, 7)
+
+
+# Tables ------------------------------------------------------------------------------------------------------------------------
+
+
+def table(heading):
+    """The rows of the table whose first column is called so: name -> the other cells."""
+    lines = re.search(rf"^\| {heading} \|.*\n\|[-|]+\n((?:\|.*\n)+)", TEXT, re.MULTILINE)[1].splitlines()
+    rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return {name: cells for name, *cells in rows}
+
+
+def numbers(text):
+    """A tuple of ints, as the page writes a shape."""
+    assert re.fullmatch(r"\(\d+(, \d+)*\)", text), text
+    return tuple(map(int, re.findall(r"\d+", text)))
+
+
+CONFIGURATIONS = table("configuration")
+COSTS = table("recipe")
+
+
+def configuration(name):
+    """Inputs of a row of the table of shapes, the parameters, and the output shape it promises."""
+    first, second, call, out = CONFIGURATIONS[name]
+    shapes = numbers(first), numbers(first if second == "same" else second)
+    return [np.zeros(shape, np.float32) for shape in shapes], eval(f"dict({call.strip('`')})", {}), numbers(out)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_the_operator_gives_the_shapes_of_the_table(name):
+    inputs, keywords, shape = configuration(name)
+    assert cupycorr.spatial_correlation_sample(*inputs, **keywords).shape == shape
+
+
+def rounded(number, written):
+    """A number in the units, and with the three digits, of what is written."""
+    value, _, unit = written.partition(" ")
+    assert unit in ("MB", "million")
+    assert float(value.replace(",", "")) == float(f"{number / 1e6:.3g}")
+    return True
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_the_costs_of_the_recipes_follow_from_their_shapes(name):
+    inputs, keywords, shape = configuration(name)
+    taken, result, unfolded, products, *_ = COSTS[name]
+    vertical, horizontal = np.broadcast_to(keywords.get("kernel_size", 1), 2).tolist()
+    terms = inputs[0].shape[1] * vertical * horizontal
+    assert rounded(sum(each.nbytes for each in inputs), taken)
+    assert rounded(4 * np.prod(shape), result)
+    assert rounded(4 * np.prod(shape) * terms, unfolded)
+    assert rounded(np.prod(shape) * terms, products)
+    told = cupycorr.explain(*inputs, **keywords)
+    assert told.flops == 2 * np.prod(shape) * terms
+    assert told.bytes == sum(each.nbytes for each in inputs) + 4 * np.prod(shape)
+    assert told.workspace <= WORKSPACE
+
+
+CASES = {
+    "tracking": "mmtracker-headline",
+    "FlowNetC": "flownetc-headline",
+    "template in an image": "template",
+    "one-sided stereo": "stereo-quarter",
+    "PIV": "piv",
+}
+RESULTS = json.loads((PAGE.parents[1] / "benchmarks" / "results" / "cpu-recipes.json").read_text())
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_the_times_and_peaks_of_the_recipes_are_those_measured(name):
+    rows = {row["pass"]: row for row in RESULTS["rows"] if row["case"] == CASES[name] and row["auto"]}
+    case = next(case for case in cases.CASES if case.name == CASES[name])
+    (first, second), keywords, _ = configuration(name)
+    measured = parameters(**case.keywords), case.shape, case.shape2
+    assert measured == (parameters(**{**keywords, "scale": 1.0}), first.shape, second.shape)
+    time, both, peak = COSTS[name][4:]
+    forward, backward = rows["forward"], rows["vjp"]
+    assert time == f"{forward['median_s'] * 1e3:.3g} ms"
+    assert both == f"{(forward['median_s'] + backward['median_s']) * 1e3:.3g} ms"
+    assert rounded(forward["peak_bytes"], peak)
+
+
+RECIPES = {
+    "tracking": "Tracking",
+    "FlowNetC": "FlowNetC",
+    "template in an image": "Template matching",
+    "one-sided stereo": "One-sided stereo",
+    "PIV": "Particle image velocimetry",
+}
+
+
+def test_every_recipe_of_the_page_has_its_costs():
+    recipes = re.search(r"^## Recipes\n(.*?)^## ", TEXT, re.MULTILINE | re.DOTALL)[1]
+    assert re.findall(r"^### (.*)", recipes, re.MULTILINE) == list(RECIPES.values())
+    assert list(COSTS) == list(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_prints_the_shape_of_its_row(name):
+    (_, said), *_ = EXAMPLES[RECIPES[name]]
+    assert numbers(said.splitlines()[0]) == configuration(name)[2]
+
+
+# Pictures ----------------------------------------------------------------------------------------------------------------------
+
+SHOWN = re.findall(r'<img src="guide/(\w+)\.png" width="(\d+)" alt="([^"]+)">', TEXT)
+pictures = pytest.mark.parametrize("name", [name for name, _, _ in SHOWN])
+
+
+@pytest.fixture(scope="module")
+def script():
+    """docs/draw_guide.py as a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(PAGE.parent)
+        return importlib.import_module("draw_guide")
+
+
+def test_the_page_shows_each_picture_of_the_script_once_and_no_other_is_there(script):
+    names = [name for name, _, _ in SHOWN]
+    assert TEXT.count("<img") == TEXT.count(".png") == len(names)
+    assert sorted(names) == sorted(script.PICTURES)
+    assert {path.name for path in FOLDER.iterdir()} == {f"{name}.png" for name in names}
+
+
+@pytest.fixture(scope="module")
+def drawn(script, tmp_path_factory):
+    """A folder with every picture, drawn again."""
+    pytest.importorskip("skimage")
+    folder = tmp_path_factory.mktemp("guide")
+    script.draw(folder)
+    return folder
+
+
+def picture(name, folder=FOLDER):
+    """One that is committed, or drawn into another folder."""
+    with Image.open(folder / f"{name}.png") as opened:
+        opened.load()
+    return opened
+
+
+def largest_difference(one, other):
+    """Of two pictures' colours, averaged over squares of 8 by 8 pixels: no letter fills a square."""
+    one, other = (np.asarray(each.reduce(8), int) for each in (one, other))
+    return np.abs(one - other).max()
+
+
+@pictures
+def test_the_committed_picture_is_what_the_script_draws(drawn, name):
+    committed, again = picture(name), picture(name, drawn)
+    assert again.size == committed.size
+    if again.info["Software"] == committed.info["Software"]:
+        assert np.mean(np.asarray(again) != np.asarray(committed)) < 1e-4
+    else:
+        assert largest_difference(again, committed) < 110
+
+
+@pictures
+def test_the_committed_picture_was_drawn_by_a_matplotlib_of_the_constraints(name):
+    pinned = re.findall(r"^(matplotlib)==([\d.]+)", (PAGE.parents[1] / "tests" / "constraints.txt").read_text(), re.MULTILINE)
+    assert picture(name).info["Software"] in {" ".join(pin) for pin in pinned}
+
+
+@pytest.mark.parametrize(("name", "width"), [(name, int(width)) for name, width, _ in SHOWN])
+def test_a_picture_is_small_white_and_not_enlarged(name, width):
+    assert (FOLDER / f"{name}.png").stat().st_size < LARGEST_PICTURE
+    shown = picture(name)
+    assert 300 <= width <= min(shown.width, 700)
+    assert shown.mode == "RGB"
+    assert shown.getpixel((0, 0)) == (255, 255, 255)
+
+
+READ = {
+    "window": ((8, 8), (2, 1), (1, 3), None, {"kernel_size": 3, "patch_size": 7}),
+    "dilated": ((8, 9), (0, 1), (0, 0), None, {"kernel_size": 3, "dilation": (1, 2)}),
+    "padded corner": ((5, 6), (0, 0), (0, 0), None, {"kernel_size": 3, "padding": 1}),
+    "strided": ((8, 9), (2, 1), (-2, 2), None, {"patch_size": 3, "dilation_patch": 2, "stride": (2, 3)}),
+    "template": ((3, 3), (0, 0), (3, 5), (7, 9), {"kernel_size": 3, "patch_size": (5, 7), "patch_offset": (2, 3)}),
+}
+
+
+def taps(size, size2, keywords):
+    """[(output, position in input1, position in input2)] of each axis, by the definition."""
+    names = {"kernel_size": 1, "patch_size": 1, "stride": 1, "padding": 0, "dilation": 1, "dilation_patch": 1, "patch_offset": 0}
+    values = [oracle.pair(keywords.get(name, default)) for name, default in names.items()]
+    for axis, sizes in enumerate(zip(size, size2 or size, strict=True)):
+        yield [(i, y, y2) for i, _, y, y2 in oracle.pairs(*sizes, *(pair[axis] for pair in values))]
+
+
+@pytest.mark.parametrize(("size", "output", "displacement", "size2", "keywords"), READ.values(), ids=READ)
+def test_the_pixels_drawn_are_those_that_the_definition_reads(script, size, output, displacement, size2, keywords):
+    axes = zip(taps(size, size2, keywords), output, displacement, strict=True)
+    rows, columns = ([(y, y2) for i, y, y2 in axis if i == wanted and y2 - y == moved] for axis, wanted, moved in axes)
+    one = [(y, x) for y, _ in rows for x, _ in columns]
+    other = [(y, x) for _, y in rows for _, x in columns]
+    assert one
+    assert script.reads(size, output, displacement, size2, **keywords) == (one, other)
+    assert set(other) <= set(script.read_anywhere(size, output, size2, **keywords))
+
+
+@pytest.mark.parametrize("name", ["window", "dilated", "strided"])
+def test_a_dot_is_drawn_in_the_middle_of_what_each_output_reads(script, name):
+    size, *_, keywords = READ[name]
+    middles = []
+    for axis in taps(size, None, keywords):
+        read = {}
+        for i, y, _ in axis:
+            read.setdefault(i, set()).add(y)
+        middles.append([sum(each) / len(each) for each in read.values()])
+    assert script.positions(script.asked(size, **keywords)) == [(y, x) for y in middles[0] for x in middles[1]]
+
+
+# Links -------------------------------------------------------------------------------------------------------------------------
+
+
+def anchors(path):
+    """Of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)\s]+)\)", TEXT))))
+def test_a_link_of_the_page_leads_somewhere(target):
+    file, _, anchor = target.partition("#")
+    page = PAGE.parent / file if file else PAGE
+    assert page.exists()
+    assert not anchor or anchor in anchors(page)

@@ -1,0 +1,167 @@
+"""What the pages say is so: their code runs, both calls of a row of docs/migrating.md give the same, the times in the README
+are those of the results that it names, links lead somewhere, and a version is written the same everywhere.
+"""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import cupycorr.compat  # noqa: E402
+from cupycorr.compat import _install  # noqa: E402
+from cupycorr.torch import spatial_correlation_sample  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+
+
+def text(page):
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # torch's own, of its compiler
+@pytest.mark.parametrize("page", ["README.md", "docs/migrating.md"])
+def test_the_code_of_a_page_runs(page):
+    blocks = re.findall(r"^```python\n(.*?)^```", text(page), re.MULTILINE | re.DOTALL)
+    assert blocks
+    names = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+        cupycorr.compat.uninstall()
+
+
+def heading_anchors(page):
+    """The names that a page's headings have as targets of links."""
+    titles = re.findall(r"^#+ (.*)$", text(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", text(page)):
+        if not target.startswith("https://"):
+            path, _, anchor = target.partition("#")
+            found = (ROOT / page).parent / path if path else ROOT / page
+            assert found.exists(), target
+            assert not anchor or anchor in heading_anchors(found.relative_to(ROOT)), target
+
+
+# The README's table of times ---------------------------------------------------------------------------------------------------
+
+RESULTS = ("cpu-acceptance.json", "cpu-windows.json")
+CASES = {
+    "FlowNetC (4,256,48,64), P 21, e 2": "flownetc-headline",
+    "PWC-Net (1,96,28,64), P 9": "pwcnet-L4-sintel",
+    "PWC-Net (1,32,96,256), P 9": "pwcnet-L2-384x1024",
+    "MM-Tracker (1,512,19,34), P 9": "mmtracker-headline",
+    "the extension's default (16,64,100,100), k 3": "extension-default",
+    "PIV (1,1,369,511), k 32, P 25, s 16": "piv",
+    "the same PIV windows, s 1": "piv-dense",
+}
+PASSES = {"forward": "forward", "both gradients": "vjp"}
+UNITS = {"ms": 1e-3, "s": 1.0, "MiB": 2**20, "GiB": 2**30}
+
+
+def measured():
+    """(case, pass, contestant) -> the row of the results, the later file's where both have it."""
+    rows = {}
+    for name in RESULTS:
+        for row in json.loads(text(f"benchmarks/results/{name}"))["rows"]:
+            if "median_s" in row:
+                rows[row["case"], row["pass"], row["contestant"]] = row
+    return rows
+
+
+def table_of_times():
+    page = text("README.md")
+    lines = re.search(r"^\| \| cupycorr \|.*\n\|[-|]+\n((?:\|.*\n)+)", page, re.MULTILINE)[1].splitlines()
+    return {name: cells for name, *cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)}
+
+
+def assert_rounded(written, value):
+    number, unit = written.split()
+    digits = len(number.replace(".", "").lstrip("0"))
+    assert float(number) == pytest.approx(
+        value / UNITS[unit], abs=0.51 * 10.0 ** -len(number.partition(".")[2]), rel=0.6 * 10.0**-digits
+    )
+
+
+@pytest.mark.parametrize(("name", "cells"), table_of_times().items(), ids=table_of_times())
+def test_the_readmes_times_are_those_of_the_results_it_names(name, cells):
+    case, which = name.rsplit(": ", 1)
+    rows = {contestant: row for (*key, contestant), row in measured().items() if key == [CASES[case], PASSES[which]]}
+    (ours,) = (row for row in rows.values() if row["auto"])
+    time, peak, *others = cells
+    assert_rounded(time, ours["median_s"])
+    assert_rounded(peak, ours["peak_bytes"])
+    rivals = {"unfold+einsum": others[0], "shift-loop": others[2], "cpp-extension": others[3]}
+    assert_rounded_or_none(others[1], rows.get("unfold+einsum", {}).get("peak_bytes"))
+    for rival, cell in rivals.items():
+        told, _, ratio = cell.rstrip("x)").partition(" (")
+        assert_rounded_or_none(told, rows.get(rival, {}).get("median_s"))
+        if ratio:
+            assert float(ratio) == pytest.approx(rows[rival]["median_s"] / ours["median_s"], rel=0.1, abs=0.051)
+
+
+def assert_rounded_or_none(written, value):
+    assert (written == "-") == (value is None)
+    if value is not None:
+        assert_rounded(written, value)
+
+
+# Migrating ---------------------------------------------------------------------------------------------------------------------
+
+# Some adapters have no call of their own: they answer to copies of another neighbour's Python half.
+COMPILED_HALVES = {"correlation_cuda", "spatial_correlation_sampler_backend"}
+ADAPTERS = {path.stem for path in (ROOT / "cupycorr" / "compat").glob("[a-z]*.py")} - COMPILED_HALVES
+
+
+def rows():
+    """Name of the row -> (adapter, old call, new call) of the table."""
+    cells = (line.strip("| ").split(" | ") for line in text("docs/migrating.md").splitlines() if line.startswith("| `"))
+    cells = (row for row in cells if len(row) == 4)
+    return {source: (source.split("`")[1], old.strip("`"), new.strip("`")) for source, old, new, _ in cells}
+
+
+ROWS = rows()
+
+
+@pytest.mark.parametrize(("adapter", "old", "new"), ROWS.values(), ids=ROWS)
+def test_old_and_new_call_give_the_same(adapter, old, new):
+    module = importlib.import_module(f"cupycorr.compat.{adapter}")
+    x1, x2 = torch.randn(2, 2, 6, 13, 15, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    names = {**vars(module), "x1": x1, "x2": x2, "C": 6, "spatial_correlation_sample": spatial_correlation_sample}
+    before, after = eval(old, names), eval(new, names)
+    assert before.abs().max() > 0.1
+    torch.testing.assert_close(after, before, rtol=1e-12, atol=1e-12)
+
+
+def test_every_adapter_has_its_row():
+    assert {adapter for adapter, _, _ in ROWS.values()} == ADAPTERS
+
+
+def test_every_name_to_install_is_listed_with_the_imports_that_it_answers_to():
+    page = text("docs/migrating.md")
+    lines = re.search(r"^\| name \| imports.*\n\|[-|]+\n((?:\|.*\n)+)", page, re.MULTILINE)[1].splitlines()
+    listed = {re.findall(r"`(.*?)`", line)[0]: set(re.findall(r"`(.*?)`", line)[1:]) for line in lines}
+    assert set(listed) == set(_install.NEIGHBOURS)
+    for name, imports in listed.items():
+        packages = _install.NEIGHBOURS[name].packages
+        full = {*packages, *(f"{root}.{sub}" for root, package in packages.items() for sub in package.submodules)}
+        assert all(any(found in (whole, whole.partition(".")[2]) for whole in full) for found in imports), name
+
+
+# Versions ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_citation_names_this_version():
+    assert re.search(r"^version: (.*)$", text("CITATION.cff"), re.M)[1] == cupycorr.__version__
+
+
+def test_the_changelog_begins_with_what_is_not_released_or_with_this_version():
+    newest = re.search(r"^## \[(.*?)\]", text("CHANGELOG.md"), re.M)[1]
+    assert newest in ("Unreleased", cupycorr.__version__)

@@ -1,0 +1,150 @@
+"""Gradients of problems by the tiles of one module, launched by the emulator on arrays that lie as the test says."""
+
+from dataclasses import replace
+
+import numpy as np
+import oracle
+from cases import NAMED, same
+from emulated import BUSY, asked
+
+from cupycorr._correlation.gpu import axes, gradient_phases
+from cupycorr._correlation.gpu.gradient_phases import Operand
+from cupycorr._gpu import layout as layouts
+from cupycorr._gpu.call import Pointer
+
+MOST_BLOCKS = 2**31 - 1
+LAYOUTS = {
+    "rows": lambda x: x,
+    "channels last": lambda x: np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
+    "channels reversed": lambda x: np.ascontiguousarray(x[:, ::-1].transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)[:, ::-1],
+    "columns reversed": lambda x: np.ascontiguousarray(x[..., ::-1])[..., ::-1],
+    "every other column": lambda x: np.repeat(x, 2, axis=3)[..., ::2],
+}
+# Windows of one pixel, and strides that divide the step.
+IN_PHASES = {
+    name: case
+    for name, case in NAMED.items()
+    if case.parameters.get("kernel_size", 1) == 1 and not case.parameters.get("stride", 1) > 1
+} | {
+    "every phase has its outputs elsewhere": same(
+        (1, 5, 21, 23), patch_size=(3, 5), stride=(2, 3), dilation_patch=(4, 6), padding=1
+    ),
+    "one phase has all outputs": same((1, 9, 18, 40), patch_size=7, stride=2, dilation_patch=2),
+    "one output": same((1, 6, 5, 6), patch_size=3, stride=9, dilation_patch=2),
+    "one displacement": same((2, 3, 7, 9), stride=(2, 3), padding=1),
+    "cropped, both phases of the columns": same((1, 6, 13, 17), patch_size=5, dilation_patch=2, padding=-3),
+    "columns that runs do not fit": same((1, 4, 9, 64), patch_size=(3, 21), dilation_patch=2, padding=(0, -2)),
+}
+
+
+def lines_of(what):
+    return axes.line(what.vertical), axes.line(what.horizontal)
+
+
+def operands_of(inputs, results):
+    """The operands whose results are not None."""
+    layouts = {f"input{k}": layouts.layout("input", x) for k, x in enumerate(inputs, 1)}
+    return [
+        Operand(k, (layouts[f"input{3 - k}"], Pointer(f"input{3 - k}")), (layouts.layout("gradient", x), Pointer(f"gradient{k}")))
+        for k, x in enumerate(results, 1)
+        if x is not None
+    ]
+
+
+def planned(module, g, inputs, results, device, **parameters):
+    """The plan of a problem, or the reason why there is none."""
+    lines, operands = lines_of(asked(*inputs, **parameters)), operands_of(inputs, results)
+    layout = layouts.layout("cotangent", g)
+    why = module.reason(*lines, layout, operands)
+    if why is not None:
+        return why
+    scale, workspace = parameters.get("scale", 1.0), Pointer("workspace", 256)
+    return gradient_phases.plan(module.tilings, *lines, (layout, Pointer("cotangent")), operands, scale, device, workspace)
+
+
+def plan_for(module, shape, device, dtype="float32", **parameters):
+    """The plan of a problem whose arrays are not there."""
+    x = np.broadcast_to(np.zeros((), dtype), shape)
+    x = np.lib.stride_tricks.as_strided(x, shape, [x.itemsize * int(np.prod(shape[k + 1 :])) for k in range(4)], writeable=False)
+    what = asked(x, x, **parameters)
+    g = layouts.new_layout(np.dtype(dtype).name, what.out_shape)
+    arrays = (g, Pointer("cotangent")), operands_of((x, x), (x, x))
+    return gradient_phases.plan(module.tilings, *lines_of(what), *arrays, 1.0, device, Pointer("workspace"))
+
+
+def gradients(
+    module, emulator, g, x1, x2, needs=(True, True), device=BUSY, most_blocks=MOST_BLOCKS, lay=LAYOUTS["rows"], **parameters
+):
+    """Both gradients, None where not needed; every array is lent as it is, and every element of a result is written."""
+    results = [lay(np.empty(x.shape, x.dtype)) if needed else None for x, needed in zip((x1, x2), needs, strict=True)]
+    plan = planned(module, g, (x1, x2), results, device, **parameters)
+    workspace = np.empty(256 + plan.workspace, np.uint8)
+    reads = {"cotangent": g, "input1": x1, "input2": x2}
+    writes = {f"gradient{k}": x for k, x in enumerate(results, 1) if x is not None} | {"workspace": workspace}
+    addresses = {"nowhere": 0} | {name: array.ctypes.data for name, array in (reads | writes).items()}
+    with emulator.lending(reads, writes):
+        for call in plan.calls:
+            blocks = min(call.blocks, most_blocks)
+            launch = emulator.bind(call.kernel, 0, blocks, call.threads, call.shared, call.scalars)
+            launch(tuple(addresses[pointer.buffer] + pointer.offset for pointer in call.pointers))
+        for name in writes.keys() - {"workspace"}:
+            assert not emulator.unwritten(writes[name]).any(), f"{name} has unwritten elements"
+    return tuple(results)
+
+
+def assert_gradients(got, g, x1, x2, accumulator=None, **parameters):
+    """Both gradients are the oracle's."""
+    for name, gradient, want in zip(("g1", "g2"), got, oracle.vjp(g, x1, x2, **parameters), strict=True):
+        oracle.assert_close(gradient, want, accumulator, name)
+
+
+def dividing(case):
+    """The case with a window of one pixel, and a step that its stride divides."""
+    given = {name: oracle.pair(value) for name, value in case.parameters.items() if name not in ("scale", "patch_offset")}
+    stride, step = given.get("stride", (1, 1)), given.get("dilation_patch", (1, 1))
+    kept = case.parameters | dict(
+        kernel_size=1, dilation=1, dilation_patch=tuple(s * e for s, e in zip(stride, step, strict=True))
+    )
+    return replace(case, parameters=kept)
+
+
+def in_phases(case):
+    """Whether strides divide steps, once numbers that do not matter are small ones."""
+    x1, x2, _ = case.arrays()
+    return all(axis.step % axis.stride == 0 for axis in lines_of(asked(x1, x2, **case.parameters)))
+
+
+def lay_far(array, axis):
+    """The same elements, those along one axis more than 2^31 apart."""
+    strides = [8 * stride for stride in array.strides]
+    strides[axis] = array.itemsize * (2**31 + 7)
+    laid = np.lib.stride_tricks.as_strided(np.zeros(2**31 + 4096, array.dtype), array.shape, strides)
+    laid[...] = array
+    return laid
+
+
+def in_sectors(array):
+    """The array, beginning where a sector of global memory does."""
+    space = np.zeros(array.nbytes + 32, np.uint8)
+    placed = space[-space.ctypes.data % 32 :][: array.nbytes].view(array.dtype).reshape(array.shape)
+    placed[...] = array
+    return placed
+
+
+def bytes_needed(rows, columns, shape, patch, step, itemsize):
+    """What blocks of so many rows and columns hold, for one operand: of the other image, cotangents and the gradient itself."""
+    _, channels, height, width = shape
+    radius = patch // 2 * step
+    tiles = [
+        (range(phase, height, step)[first : first + rows], range(left, min(left + columns, width)))
+        for phase in range(step)
+        for first in range(0, len(range(phase, height, step)), rows)
+        for left in range(0, width, columns)
+    ]
+    image = cotangents = 0
+    for own_rows, own_columns in tiles:
+        met = {y + dy for y in own_rows for dy in range(-radius, radius + 1, step) if 0 <= y + dy < height}
+        image += len(met) * len(range(max(own_columns[0] - radius, 0), min(own_columns[-1] + radius + 1, width))) * channels
+        along_x = sum(0 <= x + dx < width for x in own_columns for dx in range(-radius, radius + 1, step))
+        cotangents += along_x * sum(0 <= y + dy < height for y in own_rows for dy in range(-radius, radius + 1, step))
+    return itemsize * (image + cotangents + channels * height * width)

@@ -1,0 +1,67 @@
+"""Tilings of forward problems, as the tests choose them, launched by the emulator on arrays that lie as the test says."""
+
+from dataclasses import replace
+
+import numpy as np
+import oracle
+from cupy_on_numpy import FACTS
+from emulated import asked
+from emulator import Emulator
+
+from cupycorr._correlation.gpu import planner
+from cupycorr._correlation.gpu.axes import line
+from cupycorr._correlation.gpu.forward_phases import Arrays
+from cupycorr._gpu.call import Pointer
+from cupycorr._gpu.layout import layout
+
+H200 = replace(FACTS, multiprocessors=132, bandwidth=4.8e12, float32_rate=66.9e12, float64_rate=33.5e12)
+LINE = 256  # where arrays begin: as those that CuPy makes
+
+
+def aligned(array, beyond=0):
+    """A copy that begins so many bytes beyond a multiple of `LINE`."""
+    memory = np.empty(array.nbytes + 2 * LINE, np.uint8)
+    first = -memory.ctypes.data % LINE + beyond
+    copy = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def channels_last(array):
+    return aligned(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+class Asked:
+    """A case, its arrays, and the tilings of ``module`` that fit it."""
+
+    module = None
+
+    def __init__(self, case, lay=aligned, dtype=None):
+        self.x1, self.x2 = (lay(x) for x in case.arrays()[:2])
+        self.problem = asked(self.x1, self.x2, **case.parameters)
+        self.out = aligned(np.zeros(self.problem.out_shape, dtype or self.x1.dtype))
+        self.want = oracle.forward(self.x1, self.x2, **case.parameters)
+        self.lines = line(self.problem.vertical), line(self.problem.horizontal)
+        arrays = {"input1": self.x1, "input2": self.x2, "out": self.out}
+        self.arrays = Arrays(*(layout(name, array) for name, array in arrays.items()))
+
+    def best(self, device=H200):
+        return self.module.best(*self.lines, self.arrays, device, planner.PARTS)
+
+    def run(self, tiling, emulator):
+        """The output by one tiling: every element written."""
+        calls = tiling.calls(
+            [Pointer("input1"), Pointer("input2"), Pointer("out")], self.problem.parameters.scale, Pointer("parts")
+        )
+        reads = {"input1": self.x1, "input2": self.x2}
+        writes = {"out": self.out, "parts": aligned(np.zeros(tiling.workspace, np.uint8))}
+        arrays = {**reads, **writes}
+        with emulator.lending(reads, writes):
+            for call in calls:
+                launch = emulator.bind(call.kernel, 0, call.blocks, call.threads, call.shared, call.scalars)
+                launch(tuple(arrays[pointer.buffer].ctypes.data + pointer.offset for pointer in call.pointers))
+            assert not emulator.unwritten(self.out).any()
+        return self.out
+
+    def check(self, tiling, order="forward"):
+        oracle.assert_close(self.run(tiling, Emulator(order)), self.want, name=tiling.how)
