@@ -170,7 +170,7 @@ BITS = """
     import numpy as np
     import threadpoolctl
     from cupycorr import spatial_correlation_sample, spatial_correlation_sample_vjp
-    from cupycorr._backends import workers
+    from cupycorr._cpu import workers
 
     rng = np.random.default_rng(0)
     problems = [((1, 96, 24, 80), dict(patch_size=9)), ((1, 256, 12, 64), dict(patch_size=(5, 21), dilation_patch=2)),
@@ -405,7 +405,7 @@ def test_other_libraries_are_set_through_threadpoolctl_for_each_thread():
 
 FORKED = """
     import os, threading
-    from cupycorr._backends import blas_limits
+    from cupycorr._cpu import blas_limits
     import numpy as np
     import threadpoolctl
 

@@ -256,7 +256,7 @@ INFO = """
     import os
     os.sched_getaffinity = lambda process: set(range(4))
     from cupycorr import cli
-    from cupycorr._backends import cores
+    from cupycorr._cpu import cores
     cores._quota_of_this_process = lambda: 3
     cli.main(["info"])
 """

@@ -16,7 +16,7 @@ CALLS = """
 import atexit, hashlib, sys, threading
 import numpy as np
 import cupycorr
-from cupycorr._backends import workers
+from cupycorr._cpu import workers
 
 x1, x2 = np.random.default_rng(0).standard_normal((2, 2, 64, 48, 96), np.float32)
 frame1, frame2 = np.random.default_rng(2).random((2, 120, 160))
@@ -119,7 +119,7 @@ CHILDREN = """
     import os, sys, threading, time
     import numpy as np
     from cupycorr import spatial_correlation_sample, spatial_correlation_sample_vjp
-    from cupycorr._backends import blas_limits, register_tile, workers
+    from cupycorr._cpu import blas_limits, register_tile, workers
 
     team = workers.team_of(2)
     team.__enter__()
@@ -213,7 +213,7 @@ def test_kernels_can_be_dropped_one_after_the_other():
     program = """
         import gc
         import numpy as np
-        from cupycorr._backends import register_tile
+        from cupycorr._cpu import register_tile
 
         kernels = [register_tile.kernel(1, width, np.float32) for width in (1, 2, 3)]
         register_tile._compiled.cache_clear()

@@ -172,7 +172,7 @@ PROGRAMS = {
     print(child_says(lambda: _install._LOCK.acquire(blocking=False)), True)
     """,
     "a call in the forking thread": """
-    from cupycorr._backends import workers
+    from cupycorr._cpu import workers
     caller, helper_is_in, done = threading.get_ident(), threading.Event(), []
 
     def call(item):

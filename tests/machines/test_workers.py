@@ -122,7 +122,7 @@ def test_after_an_error_no_new_item_is_begun():
 
 
 NESTED = """
-    from cupycorr._backends import workers
+    from cupycorr._cpu import workers
 
     done = []
 

@@ -451,9 +451,9 @@ import torch
 from torch import func
 single = torch.autograd.function._SingleLevelFunction
 del torch.autograd.function._SingleLevelFunction  # torch needs it itself, later
-from cupycorr.torch import _ops, spatial_correlation_sample
+from cupycorr.torch import _correlation, spatial_correlation_sample
 torch.autograd.function._SingleLevelFunction = single
-assert _ops._internals is None
+assert _correlation._internals is None
 compiled = None
 torch.manual_seed(0)
 a, b, t = (torch.randn(2, 3, 4, 5, dtype=torch.float64) for _ in range(3))
