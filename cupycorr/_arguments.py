@@ -83,3 +83,8 @@ def check_precision(precision: Any) -> str:
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, got precision={precision!r}")
     return precision
+
+
+def effective_precision(precision: str, dtype: str) -> str:
+    """Return `HIGH` where tensor cores may round products of float32, else `HIGHEST`: other dtypes are multiplied as they are."""
+    return HIGH if precision != HIGHEST and dtype == "float32" else HIGHEST

@@ -193,18 +193,6 @@ def _byte_bounds(array: Any) -> tuple[int, int]:
     return begin, end if array.size else begin
 
 
-_captured: list[Any] = []
-
-
-def keep_for_replays(array: Any) -> None:
-    """Never free what a CUDA graph that is being captured works in.
-
-    A graph runs again with the addresses it was captured with, and nobody tells when it ends.
-    """
-    if array_kind(array) == "cupy" and import_cupy().cuda.get_current_stream().is_capturing():
-        _captured.append(array)
-
-
 def array_kind(array: Any) -> str | None:
     """``"numpy"``, ``"cupy"``, ``"torch"``, or None for anything else."""
     return _kind_of_type(type(array))

@@ -1,45 +1,117 @@
-"""Which variant answers, and why not the others.
+"""The choice of a variant: which implementation answers a request, and why not the others.
 
-A variant is one row of `VARIANTS`. The one runs that takes least by the cost model, or on a GPU the one that was measured to be
-the fastest there. Why one does not run is said in words, and the same words serve a forced variant's error,
-the error when nothing can run, and `explain`.
+An operator brings a table of variants; nothing here knows which operators there are. Each variant says in words why it cannot
+answer, or makes a plan whose time the cost model estimates. The fastest plan runs, or on a GPU the plan of the variant that was
+measured to be the fastest there. The same words serve the error of a variant that was asked for by name, the error where no
+variant can run, and `explain`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from . import _tuning
-from ._arguments import HIGHEST
+from ._arguments import HIGHEST, Shape
 from ._arrays import array_kind
-from ._correlation import reference
-from ._correlation.cpu import blas, simd
-from ._correlation.cpu import planner as cpu
-from ._correlation.gpu import axes, planner
-from ._correlation.problem import Problem, Question
-from ._cpu import register_tile, workers
-from ._dtypes import element_type_called
-from ._gpu import layout as layouts
+from ._cpu import workers
 from ._gpu.device import PIP_COMMAND, Device, facts
-from ._gpu.layout import ROWS
+from ._gpu.layout import ROWS, Layout, dense_layout
+
+FORWARD, VJP = PASSES = ("forward", "vjp")
 
 _KIND_NAMES = {"numpy": "NumPy array", "cupy": "CuPy array"}
 
 
+# Requests ---------------------------------------------------------------------------------------------------------------------
+
+
+class Problem(Protocol):
+    """The geometry of a request, which only its operator understands."""
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        """The shape of each input."""
+
+    @property
+    def out_shape(self) -> Shape:
+        """The shape of the output."""
+
+    @property
+    def key(self) -> str:
+        """Everything that takes time, in words; problems with the same key take the same time."""
+
+    def __hash__(self) -> int:
+        """Problems are keys of caches."""
+
+
+class Request(NamedTuple):
+    """What is asked of an operator, checked.
+
+    Attributes
+    ----------
+    pass_name
+        `FORWARD` or `VJP` (the gradients).
+    problem
+        The geometry.
+    dtype, result_dtype
+        Names of the inputs' dtype, and of the output's and the cotangent's.
+    layouts
+        On a GPU the layouts of the inputs and the output (forward), or of the cotangent, the inputs and the gradients, with None
+        for a gradient that is not needed; nothing on the CPU.
+    needs
+        Whether the gradient of each input is needed.
+    precision
+        The precision of products of float32 numbers, `HIGHEST` for every other dtype.
+    """
+
+    pass_name: str
+    problem: Any
+    dtype: str
+    result_dtype: str
+    layouts: tuple[Layout | None, ...] = ()
+    needs: tuple[bool, ...] = (True, True)
+    precision: str = HIGHEST
+
+    @property
+    def inputs(self) -> tuple[Layout, ...]:
+        """The layouts of the inputs."""
+        count = len(self.problem.input_shapes)
+        begin = 0 if self.pass_name == FORWARD else 1
+        return tuple(layout for layout in self.layouts[begin : begin + count] if layout is not None)
+
+    @property
+    def orders(self) -> tuple[str, ...]:
+        """The memory order of each input."""
+        return tuple(layout.order for layout in self.inputs)
+
+    def dense(self, *orders: str) -> Request:
+        """Return the same request for arrays without gaps, the inputs in these memory orders; by default in those they are in."""
+        shapes = self.problem.input_shapes
+        orders = orders or self.orders or (ROWS,) * len(shapes)
+        inputs = [dense_layout(self.dtype, shape, order) for shape, order in zip(shapes, orders, strict=True)]
+        outside = dense_layout(self.result_dtype, self.problem.out_shape)
+        if self.pass_name == FORWARD:
+            return self._replace(layouts=(*inputs, outside))
+        results = [dense_layout(self.dtype, shape) if needed else None for shape, needed in zip(shapes, self.needs, strict=True)]
+        return self._replace(layouts=(outside, *inputs, *results))
+
+
+# Places -----------------------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the arrays are: their kind, and the device of those that are on a GPU."""
+    """Where arrays are: their kind, and the device of arrays on a GPU."""
 
     kind: str
     device: Device | None
 
     def __hash__(self) -> int:
-        """Of little: caches ask for it at every call."""
+        """Hash little: `lru_cache` calls it at every call."""
         return hash((self.kind, self.device and self.device.index))
 
 
@@ -47,12 +119,12 @@ CPU = Place("numpy", None)
 
 
 def place(array: Any) -> Place:
-    """The place of a NumPy or CuPy array."""
+    """Return the place of a NumPy or CuPy array."""
     return CPU if array_kind(array) == "numpy" else gpu(array.device.id)
 
 
 def gpu(index: int) -> Place:
-    """The place of what is on the GPU of that number."""
+    """Return the place of arrays on the GPU of that number."""
     return _on(facts(index))
 
 
@@ -61,149 +133,137 @@ def _on(device: Device) -> Place:
     return Place("cupy", device)
 
 
-def orders(input1: Any, input2: Any) -> tuple[str, str]:
-    """How two inputs lie in memory, where that decides anything."""
-    if array_kind(input1) == "numpy":
-        return ROWS, ROWS
-    return layouts.layout("input1", input1).order, layouts.layout("input2", input2).order
+# Operators --------------------------------------------------------------------------------------------------------------------
 
 
-# Reasons ----------------------------------------------------------------------------------------------------------------------
+class Plan(Protocol):
+    """How a variant answers a request, worked out and priced.
 
-Reason = Callable[[Question, "Device | None"], "str | None"]  # without a device, what holds on all of them
+    Attributes
+    ----------
+    algorithm
+        The algorithm that runs: the variant's own, or another one that the variant hands the request on to.
+    description
+        The algorithm in words.
+    seconds
+        The time by the cost model.
+    workspace
+        Bytes of memory beside the arrays, at most.
+    """
 
+    @property
+    def algorithm(self) -> str: ...
 
-def _none(question: Question, device: Device | None) -> str | None:
-    return None
+    @property
+    def description(self) -> str: ...
 
+    @property
+    def seconds(self) -> float: ...
 
-def _needs_llvm(question: Question, device: Device | None) -> str | None:
-    return register_tile.missing()
+    @property
+    def workspace(self) -> int: ...
 
-
-def _needs_reach(question: Question, device: Device | None) -> str | None:
-    return axes.out_of_reach(question.problem)
-
-
-def _needs_window(question: Question, device: Device | None) -> str | None:
-    return _needs_reach(question, device) or ("kernel_size is 1" if question.problem.parameters.kernel_size == (1, 1) else None)
-
-
-def _needs_tiles(question: Question, device: Device | None) -> str | None:
-    return _needs_reach(question, device) or planner.misfit("tiled", question)
-
-
-def _needs_tensor_cores(question: Question, device: Device | None) -> str | None:
-    lacking = _needs_reach(question, device) or _lacks_product(question, device)
-    height, width = question.problem.parameters.kernel_size
-    if lacking is None and (height, width) != (1, 1):
-        return f"a window of {height} x {width} pixels, tensor cores are for windows of one pixel"
-    return lacking or planner.misfit("mma", question)
+    def run(self, arrays: Mapping[str, Any]) -> None:
+        """Read and write the named arrays."""
 
 
-def _lacks_product(question: Question, device: Device | None) -> str | None:
-    """Why tensor cores do not multiply such numbers, or may not."""
-    dtype = question.dtype
-    if dtype == "float64":
-        return "float64 has no tensor-core product here"
-    if dtype == "float32" and question.precision == HIGHEST:
-        return "precision is 'highest', tensor cores multiply float32 as TF32"
-    if device is not None and not device.has_matrix_product(dtype):
-        return "compute capability {}.{} has no tensor cores for {}".format(*device.compute_capability, dtype)
-    return None
-
-
-# The table --------------------------------------------------------------------------------------------------------------------
+WhyNot = Callable[[Request, "Device | None"], "str | None"]  # without a device: what holds on every device
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One implementation: its name, the kind of array it takes, how it goes about a question, and its two maps.
+    """One implementation of an operator.
 
-    Both maps fill arrays that the caller made: ``forward(problem, input1, input2, out)`` and ``vjp(problem, cotangent, input1,
-    input2, needs, gradients)``, with None in place of a gradient that is not needed.
-
-    ``workspace`` is the bytes that a map takes beside its result, at most; ``missing`` returns the reason why a question cannot
-    be answered on arrays of that kind, or on a device; ``seconds`` what an answer takes there by the cost model.
+    Attributes
+    ----------
+    name
+        The name that users ask for it by.
+    kind
+        The kind of array that it takes, ``"numpy"`` or ``"cupy"``.
+    why_not
+        Return None, or the reason why it cannot answer a request on arrays of that kind.
+    plan
+        Return the plan of a request that it can answer.
     """
 
     name: str
     kind: str
-    how: Callable[[Question, Device | None], str]
-    forward: Callable[..., None]
-    vjp: Callable[..., None]
-    workspace: Callable[[Question, Device | None], int]
-    seconds: Callable[[Question, Device | None], float]
-    missing: Reason = _none
+    why_not: WhyNot
+    plan: Callable[[Request, Device | None], Plan]
 
-    def can_run(self, question: Question, where: Place) -> str | None:
-        """None, or the reason why this variant cannot answer there."""
-        return self.missing(question, where.device) if where.kind == self.kind else self._other_kind(where)
-
-    def _other_kind(self, where: Place) -> str:
+    def why_not_at(self, where: Place, request: Request) -> str | None:
+        """Return None, or the reason why it cannot answer a request at a place."""
+        if where.kind == self.kind:
+            return self.why_not(request, where.device)
         remedy = f"; CuPy is not installed: {PIP_COMMAND}" if self.kind == "cupy" and not find_spec("cupy") else ""
         return f"input is a {_KIND_NAMES[where.kind]}, needs a {_KIND_NAMES[self.kind]}{remedy}"
 
 
-def _on_cpu(name: str, module: Any, missing: Reason = _none) -> Variant:
-    maps = (partial(cpu.forward, module.ENGINE), partial(cpu.vjp, module.ENGINE))
-    return Variant(
-        name,
-        "numpy",
-        lambda question, device: module.how(question),
-        *maps,
-        lambda question, device: workers.WORKSPACE,
-        lambda question, device: cpu.seconds(module.ENGINE, question),
-        missing,
-    )
+class Work(NamedTuple):
+    """What a request takes at least: operations, those of them on elements inside the images, and bytes moved."""
+
+    flops: int
+    flops_inside: int
+    bytes: int
 
 
-def _on_gpu(name: str, missing: Reason) -> Variant:
-    return Variant(
-        name,
-        "cupy",
-        lambda question, device: planner.expected(name, question, device).how,
-        partial(planner.forward, name),
-        partial(planner.vjp, name),
-        lambda question, device: planner.expected(name, question, device).workspace,
-        lambda question, device: planner.expected(name, question, device).seconds,
-        missing,
-    )
+@dataclass(eq=False)
+class Operator:
+    """An operator, as the dispatcher sees it.
+
+    Attributes
+    ----------
+    name
+        Its name.
+    inputs
+        The names of its inputs.
+    variants
+        Its variants; the first of equally fast ones runs.
+    work
+        Return the work of a request.
+    uses_matrix_units
+        Return whether the multiply-adds of a request may run on the tensor cores of a device.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    work: Callable[[Request], Work]
+    uses_matrix_units: Callable[[Request, Device], bool]
+
+    def array_names(self, pass_name: str) -> tuple[str, ...]:
+        """Return the names of the arrays of a pass, in the order of a request's layouts."""
+        if pass_name == FORWARD:
+            return (*self.inputs, "out")
+        return ("cotangent", *self.inputs, *(f"gradient{number}" for number in range(1, len(self.inputs) + 1)))
+
+    def named(self, variant: str) -> tuple[Variant, ...]:
+        """Return the variant of that name, alone; all of them for ``"auto"``.
+
+        Raises
+        ------
+        ValueError
+            There is no variant of that name.
+        """
+        found = self.variants if variant == "auto" else tuple(row for row in self.variants if row.name == variant)
+        if not found:
+            names = ", ".join(repr(row.name) for row in self.variants)
+            raise ValueError(f"variant must be 'auto' or one of {names}, got variant={variant!r}")
+        return found
 
 
-VARIANTS = (
-    _on_cpu("simd", simd, _needs_llvm),
-    _on_cpu("blas", blas),
-    Variant(
-        "reference",
-        "numpy",
-        lambda question, device: reference.how(question),
-        reference.forward,
-        reference.vjp,
-        lambda question, device: reference.workspace(question),
-        lambda question, device: reference.seconds(question),
-    ),
-    _on_gpu("box", _needs_window),
-    _on_gpu("mma", _needs_tensor_cores),
-    _on_gpu("tiled", _needs_tiles),
-    _on_gpu("direct", _needs_reach),
-)
+# The choice -------------------------------------------------------------------------------------------------------------------
 
 
-def choose(
-    problem: Problem,
-    where: Place,
-    variant: str = "auto",
-    which: str = "forward",
-    dtype: Any = "float32",
-    result_dtype: Any = "float32",
-    orders: tuple[str, str] = (ROWS, ROWS),
-    needs: tuple[bool, bool] = (True, True),
-    precision: str = HIGHEST,
-) -> Variant:
-    """The variant that runs: the one named, or the best of those that can.
+class Choice(NamedTuple):
+    """The name of the variant that runs, and its plan."""
 
-    The other arguments are those of `Question`; dtypes may be NumPy's.
+    variant: str
+    plan: Plan
+
+
+def choose(operator: Operator, request: Request, where: Place, variant: str = "auto") -> Choice:
+    """Return the named variant with its plan, or of the variants that can run the fastest.
 
     Raises
     ------
@@ -212,69 +272,82 @@ def choose(
     NotImplementedError
         The named variant, or every variant, cannot run; the message says why.
     """
-    if type(variant) is not str:
-        named_variants(variant)
-    counted = _count(problem, where, variant, which, dtype, result_dtype, orders, needs, precision)
-    return _measured(counted, where.device, measure=True) or counted.best
+    candidates = _candidates(operator, request, where, variant)
+    if candidates.workload is None:
+        return candidates.best
+    return _measured(candidates, where.device, measure=True) or candidates.best
+
+
+class Workload:
+    """A request as it is measured: on arrays without gaps, in the memory orders of the request's."""
+
+    def __init__(self, operator: Operator, request: Request) -> None:
+        self.operator, self.request = operator, request.dense()
+        passes = [f"gradient{number}" for number, needed in enumerate(request.needs, 1) if needed]
+        self.key = ", ".join(
+            (
+                " ".join([operator.name, request.pass_name, *(passes if request.pass_name == VJP else [])]),
+                f"{request.dtype} -> {request.result_dtype}",
+                f"precision={request.precision}",
+                " and ".join(request.orders),
+                request.problem.key,
+            )
+        )
+
+    def arrays(self) -> dict[str, Layout]:
+        """Return the layout of each array by its name."""
+        names = self.operator.array_names(self.request.pass_name)
+        return {name: layout for name, layout in zip(names, self.request.layouts, strict=True) if layout is not None}
+
+    def plans(self, names: Mapping[str, Any], device: Device) -> dict[str, Plan]:
+        """Return the plans of the named variants."""
+        return {row.name: row.plan(self.request, device) for row in self.operator.variants if row.name in names}
 
 
 @dataclass(frozen=True, slots=True)
-class _Counted:
-    """The rows that can answer a question, and the best of them: the one that takes least by the cost model."""
+class _Candidates:
+    """The plans of the variants that can answer a request, by name.
 
-    question: Question
-    able: tuple[Variant, ...]
-    best: Variant
-
-
-@lru_cache(1024)  # models ask the same thing again and again
-def _count(
-    problem: Problem,
-    where: Place,
-    variant: str,
-    which: str,
-    dtype: Any,
-    result_dtype: Any,
-    orders: tuple[str, str],
-    needs: tuple[bool, bool],
-    precision: str,
-) -> _Counted:
-    names = (each if isinstance(each, str) else each.name for each in (dtype, result_dtype))
-    question = Question(which, problem, *names, orders, needs, precision)
-    rows = named_variants(variant) or VARIANTS
-    able = tuple(row for row in rows if row.kind == where.kind and row.missing(question, where.device) is None)
-    if not able:
-        reasons = "; ".join(f"{row.name}: {row.can_run(question, where)}" for row in rows)
-        raise NotImplementedError(f"no variant can run this, got variant={variant!r} ({reasons})")
-    if len(able) == 1:
-        return _Counted(question, able, able[0])
-    return _Counted(question, able, min(able, key=lambda row: row.seconds(question, where.device)))
-
-
-def _measured(counted: _Counted, device: Device | None, *, measure: bool) -> Variant | None:
-    """The row that was measured to be the fastest on a device, or now is where that is asked for; None where it is not known."""
-    if device is None or len(counted.able) == 1:
-        return None
-    rows = {row.name: row for row in counted.able}
-    found = rows.get(_tuning.known(counted.question, device))
-    if found is None and measure and _tuning.at_first_use():
-        found = rows.get(_tuning.measure(counted.question, device, counted.able))
-    return found
-
-
-def named_variants(variant: str) -> list[Variant]:
-    """The row of that name, alone; none for ``"auto"``.
-
-    Raises
-    ------
-    ValueError
-        There is no variant of that name.
+    ``best`` is the one that takes least by the cost model, ``workload`` what can be measured on a device where there is a
+    choice.
     """
-    named = [row for row in VARIANTS if row.name == variant]
-    if variant != "auto" and not named:
-        names = ", ".join(repr(row.name) for row in VARIANTS)
-        raise ValueError(f"variant must be 'auto' or one of {names}, got variant={variant!r}")
-    return named
+
+    plans: Mapping[str, Plan]
+    best: Choice
+    workload: Workload | None
+
+
+def _candidates(operator: Operator, request: Request, where: Place, variant: str) -> _Candidates:
+    """Return the plans of a request from a cache: models make the same request again and again."""
+    if type(variant) is not str:
+        operator.named(variant)
+    return _planned(operator, request, where, variant)
+
+
+@lru_cache(1024)
+def _planned(operator: Operator, request: Request, where: Place, variant: str) -> _Candidates:
+    rows = operator.named(variant)
+    plans = {
+        row.name: row.plan(request, where.device)
+        for row in rows
+        if row.kind == where.kind and row.why_not(request, where.device) is None
+    }
+    if not plans:
+        reasons = "; ".join(f"{row.name}: {row.why_not_at(where, request)}" for row in rows)
+        raise NotImplementedError(f"no variant can run this, got variant={variant!r} ({reasons})")
+    best = Choice(*min(plans.items(), key=lambda item: item[1].seconds))
+    return _Candidates(plans, best, Workload(operator, request) if where.device is not None and len(plans) > 1 else None)
+
+
+def _measured(candidates: _Candidates, device: Device | None, *, measure: bool) -> Choice | None:
+    """Return the variant that was measured to be the fastest on a device, now if that is wanted; None where it is not known."""
+    workload = candidates.workload
+    if device is None or workload is None:
+        return None
+    found = _tuning.known(workload, device)
+    if found not in candidates.plans and measure and _tuning.at_first_use():
+        found = _tuning.measure(workload, device, workload.plans(candidates.plans, device))
+    return Choice(found, candidates.plans[found]) if found in candidates.plans else None
 
 
 # Explanations -----------------------------------------------------------------------------------------------------------------
@@ -282,10 +355,11 @@ def named_variants(variant: str) -> list[Variant]:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What `explain` found; printing it shows all of it."""
+    """The answer of `explain`; printing it shows all of it."""
 
-    problem: Problem
+    problem: Any
     variant: str
+    algorithm: str
     how: str
     reasons: dict[str, str]
     flops: int
@@ -293,59 +367,77 @@ class Explanation:
     bytes: int
     workspace: int
     bound: float
+    pass_name: str = FORWARD
+    bound_on: str = "this machine"
 
     def __str__(self) -> str:
         share = self.flops_inside / self.flops if self.flops else 1.0
+        shapes = " x ".join(map(str, self.problem.input_shapes))
+        arrow = f"{shapes} -> {self.problem.out_shape}" if self.pass_name == FORWARD else f"{self.problem.out_shape} -> {shapes}"
+        runs = self.variant if self.algorithm == self.variant else f"{self.variant} by {self.algorithm}"
         lines = [
-            f"{self.problem.shape1} x {self.problem.shape2} -> {self.problem.out_shape}",
-            f"runs       {self.variant}: {self.how}",
+            arrow,
+            f"runs       {runs}: {self.how}",
             *(f"not run    {name}: {reason}" for name, reason in self.reasons.items()),
             f"arithmetic {self.flops / 1e9:.4g} GFLOP, {share:.0%} of it inside both images",
             f"traffic    {self.bytes / 1e6:.4g} MB at least, workspace at most {self.workspace / 2**20:.3g} MiB",
-            f"bound      {self.bound * 1e3:.3g} ms on this machine (larger of traffic and arithmetic)",
+            f"bound      {self.bound * 1e3:.3g} ms on {self.bound_on} (larger of traffic and arithmetic)",
         ]
         return "\n".join(lines)
 
 
-def explain(question: Question, where: Place, variant: str) -> Explanation:
-    """Everything known about a question before it is answered."""
-    problem = question.problem
-    named_variants(variant)
-    asked = (question.which, question.dtype, question.result_dtype, question.orders, question.needs, question.precision)
-    counted = _count(problem, where, variant, *asked)
-    measured = _measured(counted, where.device, measure=False)
-    chosen = measured or counted.best
-    why_not = partial(_why_not, chosen, measured is not None, question, where)
-    rates = where.device or workers.machine_rates()
-    moved = problem.bytes(*(element_type_called("dtype", name).itemsize for name in (question.dtype, question.result_dtype)))
+class _Rates(Protocol):
+    """The peak rates of a device or of the CPU, None where they are not known."""
+
+    @property
+    def float32_rate(self) -> float | None: ...
+
+    @property
+    def float64_rate(self) -> float | None: ...
+
+    @property
+    def bandwidth(self) -> float | None: ...
+
+
+def explain(operator: Operator, request: Request, where: Place, variant: str, *, measure: bool = False) -> Explanation:
+    """Explain a request without computing it; ``measure`` lets the CPU's peak rates be measured for the bound."""
+    candidates = _candidates(operator, request, where, variant)
+    measured = _measured(candidates, where.device, measure=False)
+    chosen, plan = measured or candidates.best
+    work = operator.work(request)
+    rates: _Rates = where.device or workers.peak_rates(measure=measure)
+
+    def why_not(row: Variant) -> str:
+        reason = row.why_not_at(where, request)
+        if reason is not None:
+            return reason
+        if measured:
+            return f"{chosen} was measured to be faster on this device"
+        mine = candidates.plans.get(row.name) or row.plan(request, where.device)
+        return f"by the cost model it takes {mine.seconds * 1e3:.3g} ms, {chosen} {plan.seconds * 1e3:.3g} ms"
+
     return Explanation(
-        problem,
-        chosen.name,
-        chosen.how(question, where.device),
-        {row.name: why_not(row) for row in VARIANTS if row is not chosen},
-        problem.flops,
-        problem.flops_inside(),
-        moved,
-        chosen.workspace(question, where.device),
-        max(moved / (rates.bandwidth or math.nan), problem.flops / (_rate(question, where) or math.nan)),
+        request.problem,
+        chosen,
+        plan.algorithm,
+        plan.description,
+        {row.name: why_not(row) for row in operator.variants if row.name != chosen},
+        *work,
+        plan.workspace,
+        max(_seconds(work.bytes, rates.bandwidth), _seconds(work.flops, _peak_rate(operator, request, where, rates))),
+        request.pass_name,
+        "this machine" if where.device is not None or rates.measured else "a processor of today",
     )
 
 
-def _rate(question: Question, where: Place) -> float | None:
-    """Operations per second of the fastest unit that may multiply these numbers."""
-    device, dtype = where.device, question.dtype
-    whole = dtype == "float32" and question.problem.parameters.kernel_size != (1, 1)  # windows are summed of whole products
-    if device is not None and not whole and _lacks_product(question, device) is None:
-        return device.matrix_rate(dtype)
-    rates = device or workers.machine_rates()
-    return rates.float64_rate if dtype == "float64" else rates.float32_rate
+def _seconds(count: int, rate: float | None) -> float:
+    """Return the time of so many operations or bytes; NaN where the rate is not known."""
+    return count / rate if rate else float("nan")
 
 
-def _why_not(chosen: Variant, measured: bool, question: Question, where: Place, row: Variant) -> str:
-    reason = row.can_run(question, where)
-    if reason is not None:
-        return reason
-    if measured:
-        return f"{chosen.name} was measured to be faster on this device"
-    times = [f"{each.seconds(question, where.device) * 1e3:.3g} ms" for each in (row, chosen)]
-    return f"by the cost model it takes {times[0]}, {chosen.name} {times[1]}"
+def _peak_rate(operator: Operator, request: Request, where: Place, rates: _Rates) -> float | None:
+    """Return the operations per second of the fastest unit that may multiply the request's numbers."""
+    device = where.device
+    if device is not None and operator.uses_matrix_units(request, device):
+        return device.matrix_rate(request.dtype)
+    return rates.float64_rate if request.dtype == "float64" else rates.float32_rate

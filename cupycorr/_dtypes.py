@@ -7,6 +7,7 @@ float16 and bfloat16 sum in float32, so that nothing is ever rounded twice. bflo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,12 @@ def element_type_called(name: str, dtype_name: str) -> ElementType:
     if row is None:
         raise TypeError(f"{name} must be one of {', '.join(ELEMENT_TYPES)}, got {name}.dtype={dtype_name}")
     return row
+
+
+@lru_cache
+def dtype_name(dtype: np.dtype) -> str:
+    """Return a dtype's name, which NumPy puts together anew at every question."""
+    return dtype.name
 
 
 def named_dtype(dtype: Any) -> np.dtype:

@@ -1,8 +1,9 @@
-"""Which variant was the fastest here: measured once, kept in a small file, known at every later call.
+"""The variant that was measured to be the fastest for a request on a device: measured once, then read from a file.
 
-Knows devices and files, and of variants no more than their names and maps: whether a name that comes back can answer is for
-the caller to check, for files outlive what wrote them. A call that works unmeasured must not fail by being measured: what goes
-wrong here ends in the answer None.
+This module knows devices, files and layouts, but no operator: a request is a text and the layouts of its arrays, a variant is a
+name and a plan. Every answer has a file of its own, named by a digest of the device, the versions and the request, and put in
+place by one atomic replacement, so processes need no lock. A file may outlive the program that wrote it, so the caller checks
+that the name it gets is still a variant. Tuning never fails a call that works without it: the answer is None instead.
 """
 
 from __future__ import annotations
@@ -15,64 +16,69 @@ import statistics
 import sys
 import tempfile
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from ._correlation.problem import Axis, Question
-from ._dtypes import element_type_called, named_dtype
+from ._dtypes import named_dtype
 from ._gpu import source
 from ._gpu.device import Device, import_cupy, versions
-from ._gpu.layout import ROWS
+from ._gpu.layout import Layout
 
-RUNS = 7  # of each variant, after one that compiles
-HOPELESS = 2.0  # times the fastest first run: such a variant is not run again
-NOISE = 2**16  # different numbers in the arrays that are measured with
-FILLER = 2**26  # bytes written, `FILLS` times, before each run: the device is busy with it while the host asks for the run
+RUNS = 7  # timed runs of each variant, after a first one that compiles
+HOPELESS = 2.0  # a variant whose first run takes this many times the fastest first run is not run again
+NOISE = 2**16  # distinct numbers in the arrays that are measured with
+FILLER = 2**26  # bytes that are written `FILLS` times before each run, which keeps the device busy while the host launches
 FILLS = 4
-SHARE = 0.5  # of the free memory, which the arrays may take
-PATIENCE = 10.0  # seconds: how long other processes may keep the file
-PAUSE = 0.01
+MEMORY_FRACTION = 0.5  # the largest fraction of the free memory that the arrays may take
 
-# operating system -> the variable that names the users' cache folder, and where that is below the home folder
+# operating system -> the variable that names the users' cache folder, and that folder's place below the home folder
 _CACHE_FOLDERS = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("", "Library/Caches")}
 _CACHE_FOLDER_ELSEWHERE = ("XDG_CACHE_HOME", ".cache")
 
-# device -> {"versions": what it was measured with, "fastest": {question: variant}}
-Content = dict[str, dict[str, Any]]
+
+class Request(Protocol):
+    """The part of an operator's request that tuning needs."""
+
+    @property
+    def key(self) -> str:
+        """A text that names everything about the request that takes time: operator, pass, dtypes, memory orders and sizes."""
+
+    def arrays(self) -> Mapping[str, Layout]:
+        """Return the dense layout of every array of the pass, by name."""
 
 
-class Row(Protocol):
-    """As much of a variant as can be measured."""
+class Plan(Protocol):
+    """The part of a variant's plan that tuning needs."""
 
-    name: str
-    forward: Callable[..., None]
-    vjp: Callable[..., None]
+    @property
+    def calls(self) -> tuple[Any, ...]:
+        """The kernel calls; they are equal where two plans launch the same kernels."""
+
+    def run(self, arrays: Mapping[str, Any]) -> None:
+        """Launch the kernels on CuPy arrays, on CuPy's current stream."""
 
 
-# What is asked for by the environment -----------------------------------------------------------------------------------------
+# The environment --------------------------------------------------------------------------------------------------------------
 
 
-def known(question: Question, device: Device) -> str | None:
-    """The name of the variant that was the fastest, None where that is not known or ``CUPYCORR_AUTOTUNE`` is 0.
+def known(request: Request, device: Device) -> str | None:
+    """Return the name of the fastest variant, or None where it is not known or ``CUPYCORR_AUTOTUNE`` is 0.
 
     Raises
     ------
     ValueError
-        The variable is neither unset nor 0 nor 1.
+        ``CUPYCORR_AUTOTUNE`` is set, but neither to 0 nor to 1.
     """
-    return None if _mode() == "0" else _store.answer(question, device)
+    return None if _mode() == "0" else _answer(device, request.key)
 
 
 def at_first_use() -> bool:
-    """Whether what is not known is to be measured: ``CUPYCORR_AUTOTUNE`` is 1."""
+    """Return whether ``CUPYCORR_AUTOTUNE`` is 1: requests without a known answer are measured at their first call."""
     return _mode() == "1"
 
 
@@ -83,8 +89,8 @@ def _mode() -> str | None:
     return mode
 
 
-def file() -> Path:
-    """Where answers are kept between processes.
+def folder() -> Path:
+    """Return the folder that holds the measured answers.
 
     Raises
     ------
@@ -92,7 +98,7 @@ def file() -> Path:
         This user has no home folder.
     """
     chosen = os.environ.get("CUPYCORR_CACHE_DIR")
-    return (Path(chosen) if chosen else _user_cache_folder() / "cupycorr") / "tuning.json"
+    return (Path(chosen) if chosen else _user_cache_folder() / "cupycorr") / "tuning"
 
 
 def _user_cache_folder() -> Path:
@@ -108,100 +114,105 @@ def _user_cache_folder() -> Path:
 
 # Measuring --------------------------------------------------------------------------------------------------------------------
 
-_measuring = threading.Lock()  # two at once would measure each other
-_given_up: set[tuple[Question, Device]] = set()
+_measuring = threading.Lock()  # two measurements at once would slow each other down
+_given_up: set[tuple[str, Device]] = set()
 
 
-def measure(question: Question, device: Device, rows: Sequence[Row]) -> str | None:
-    """Find the fastest of the variants and keep its name; None where nothing can be measured now.
+def _renew_lock() -> None:
+    """Replace the lock in a forked child: a thread that the child does not have may hold it."""
+    global _measuring
+    _measuring = threading.Lock()
 
-    What another process or thread has found in the meantime is taken. Runs on CuPy's current stream of the device, and waits
-    for it. Nothing is measured while that is being captured; what else stops it is not tried again in this process.
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def measure(request: Request, device: Device, plans: Mapping[str, Plan]) -> str | None:
+    """Return the name of the fastest variant and keep it, or None where nothing can be measured now.
+
+    An answer that another process or thread has found in the meantime is taken instead. The plans run on CuPy's current stream
+    of the device, and the host waits for them. Nothing is measured while that stream is being captured. A request that cannot be
+    measured for another reason is not tried again in this process.
     """
-    if (question, device) in _given_up or _capturing(device):
+    if (request.key, device) in _given_up or _is_capturing(device):
         return None
     with _measuring:
-        _store.read()
-        name = _store.answer(question, device)
-        if name in [row.name for row in rows]:
+        name = _found.get((request.key, device)) or _read(device, request.key)
+        if name in plans:
+            _remember(request, device, name)
             return name
-        taken = seconds(question, device, rows)
+        taken = seconds(request, device, plans)
         if not taken:
-            _given_up.add((question, device))
+            _given_up.add((request.key, device))
             return None
         name = min(taken, key=taken.__getitem__)
-        record(question, device, name)
+        record(request, device, name, taken)
         return name
 
 
-def record(question: Question, device: Device, name: str) -> None:
-    """Keep an answer, in this process and in the file."""
-    _store.keep(question, device, name)
+def seconds(request: Request, device: Device, plans: Mapping[str, Plan]) -> dict[str, float]:
+    """Return the median time of each variant that runs, or nothing where memory is short.
 
-
-def seconds(question: Question, device: Device, rows: Sequence[Row]) -> dict[str, float]:
-    """The median time of each variant that runs, by name; of none where memory is short."""
+    Variants that launch the same kernels are measured once and get the same time.
+    """
     cupy = import_cupy()
+    layouts = request.arrays()
+    leaders = _leaders(plans)
     with cupy.cuda.Device(device.index):
-        if _bytes(question) > SHARE * cupy.cuda.runtime.memGetInfo()[0]:
+        if FILLER + sum(map(_bytes, layouts.values())) > MEMORY_FRACTION * cupy.cuda.runtime.memGetInfo()[0]:
             return {}
-        pool = cupy.cuda.MemoryPool()  # of its own: nothing of it is left in the pool that the caller's arrays come from
+        pool = cupy.cuda.MemoryPool()  # a separate pool leaves nothing behind in the caller's
         try:
             with cupy.cuda.using_allocator(pool.malloc):
-                return _race(_works(question, rows))
-        except Exception:  # no memory after all, or no arrays of this dtype: there is no bfloat16 without `ml_dtypes`
+                arrays = {name: _filled(layout) for name, layout in layouts.items()}
+                taken = _race({name: partial(plans[name].run, arrays) for name in dict.fromkeys(leaders.values())})
+        except Exception:  # memory ran out after all, or a dtype is missing: bfloat16 needs `ml_dtypes`
             return {}
         finally:
             pool.free_all_blocks()
+    return {name: taken[leader] for name, leader in leaders.items() if leader in taken}
 
 
-def _capturing(device: Device) -> bool:
-    """Whether what is asked of the current stream is recorded and not done."""
+def _leaders(plans: Mapping[str, Plan]) -> dict[str, str]:
+    """Map each variant to the first one that launches the same kernels."""
+    leaders: dict[str, str] = {}
+    for name, plan in plans.items():
+        leaders[name] = next((other for other in leaders.values() if plans[other].calls == plan.calls), name)
+    return leaders
+
+
+def _is_capturing(device: Device) -> bool:
+    """Return whether the current stream records launches instead of running them."""
     cuda = import_cupy().cuda
     try:
         with cuda.Device(device.index):
             return cuda.get_current_stream().is_capturing()
-    except RuntimeError:  # CUDA's answer on the default stream while one that waits for it is being captured
+    except RuntimeError:  # CUDA forbids the query on the default stream while a stream that waits for it is being captured
         return True
 
 
-def _bytes(question: Question) -> int:
-    """Bytes of the arrays to measure with and of what is made of them, without the variants' workspaces."""
-    itemsizes = [element_type_called("dtype", name).itemsize for name in (question.dtype, question.result_dtype)]
-    gradients = question.problem.bytes(itemsizes[0], 0) if question.which == "vjp" else 0
-    return question.problem.bytes(*itemsizes) + gradients + FILLER
+def _bytes(layout: Layout) -> int:
+    return math.prod(layout.shape) * layout.itemsize
 
 
-def _works(question: Question, rows: Sequence[Row]) -> dict[str, Callable[[], Any]]:
-    """What is timed of each variant, all of them on the same arrays."""
-    problem, shapes = question.problem, (question.problem.shape1, question.problem.shape2)
-    inputs = [_filled(shape, question.dtype, order) for shape, order in zip(shapes, question.orders, strict=True)]
-    volume = _filled(problem.out_shape, question.result_dtype)
-    if question.which == "forward":
-        return {row.name: partial(row.forward, problem, *inputs, volume) for row in rows}
-    empty, dtype = import_cupy().empty, named_dtype(question.dtype)
-    gradients = tuple(empty(shape, dtype) if needed else None for shape, needed in zip(shapes, question.needs, strict=True))
-    return {row.name: partial(row.vjp, problem, volume, *inputs, question.needs, gradients) for row in rows}
-
-
-def _filled(shape: tuple[int, ...], dtype: str, order: str = ROWS) -> Any:
-    """An array with numbers in it, drawn once: multiplying zeros takes less power, which lets a device run faster."""
+def _filled(layout: Layout) -> Any:
+    """Return an array of random numbers: multiplying zeros takes less power, which lets a device run faster."""
     cupy = import_cupy()
-    noise = cupy.asarray(np.random.default_rng(0).standard_normal(NOISE, np.float32).astype(named_dtype(dtype)))
-    if order == ROWS:
-        return cupy.resize(noise, shape)
-    batch, channels, height, width = shape
-    return cupy.resize(noise, (batch, height, width, channels)).transpose(0, 3, 1, 2)
+    numbers = np.random.default_rng(0).standard_normal(NOISE, np.float32).astype(named_dtype(layout.dtype))
+    slowest_first = sorted(range(len(layout.shape)), key=lambda axis: -layout.strides[axis])
+    dense = cupy.resize(cupy.asarray(numbers), tuple(layout.shape[axis] for axis in slowest_first))
+    return dense.transpose(np.argsort(slowest_first).tolist())
 
 
 def _race(works: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """The median of each work's runs, taken in turn: whatever slows the device down slows all of them down.
+    """Return the median time of each work. They take turns, so that whatever slows the device down slows all of them down.
 
-    A first one compiles and is not counted.
+    A first run of each compiles and does not count.
     """
     filler = import_cupy().empty(FILLER, np.uint8)
     racing = {name: work for name, work in works.items() if _timed(work, filler) < math.inf}
-    taken = {name: [] for name in racing}
+    taken: dict[str, list[float]] = {name: [] for name in racing}
     for _ in range(RUNS):
         for name, work in racing.items():
             taken[name].append(_timed(work, filler))
@@ -211,13 +222,16 @@ def _race(works: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
 
 
 def _timed(work: Callable[[], Any], filler: Any) -> float:
-    """Seconds of one run on the device; infinite where it fails, unless for want of memory, of which others need less."""
+    """Return the seconds of one run on the device, infinite where it fails.
+
+    A lack of memory is raised: it says nothing about the variant's speed.
+    """
     cuda = import_cupy().cuda
     begin, end = cuda.Event(), cuda.Event()
     for _ in range(FILLS):
         filler.data.memset_async(0, FILLER)
     try:
-        work()  # not timed: meanwhile the caches write back what they hold of the filler
+        work()  # this run is not timed: the caches write the filler back during it
         begin.record()
         work()
         end.record()
@@ -229,223 +243,88 @@ def _timed(work: Callable[[], Any], filler: Any) -> float:
     return cuda.get_elapsed_time(begin, end) * 1e-3
 
 
-# Names in the file ------------------------------------------------------------------------------------------------------------
+# Answers and their files ------------------------------------------------------------------------------------------------------
+
+_found: dict[tuple[str, Device], str] = {}  # answers of this process, which hold where no file can be written
+_warned = False
 
 
-@lru_cache
-def _machine(device: Device) -> tuple[str, str]:
-    """The device and everything else that may make another variant the fastest."""
-    cuda_of_driver, cuda_of_runtime = versions()
-    parts = {
-        "driver": cuda_of_driver,
-        "runtime": cuda_of_runtime,
-        "CuPy": import_cupy().__version__,
-        "cupycorr": sys.modules[__package__].__version__,  # the package is above this module, and there when it is asked
-        "kernels": _digest(),
-    }
-    name = "{}, compute capability {}.{}".format(device.name, *device.compute_capability)
-    return name, ", ".join(f"{part} {version}" for part, version in parts.items())
+def record(request: Request, device: Device, name: str, taken: Mapping[str, float] | None = None) -> None:
+    """Keep the name of the fastest variant, and the seconds that were measured, in this process and in a file."""
+    _remember(request, device, name)
+    try:
+        identity = _identity(device, request.key)
+        path = _file(identity)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, json.dumps({**identity, "fastest": name, "seconds": dict(taken or {})}, indent=1))
+    except OSError as error:
+        _warn_once(f"measured variants are known in this process only, they cannot be written to a file: {error}")
 
 
-def _digest() -> str:
-    """Of the text of every kernel."""
-    texts = [source.text(file) for file in source.files()]
-    return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
+def _remember(request: Request, device: Device, name: str) -> None:
+    _found[request.key, device] = name
+    _answer.cache_clear()
 
 
 @lru_cache(1024)
-def _text(question: Question) -> str:
-    """A question without what takes no time: the scale, and whether a patch_offset of 0 was passed."""
-    asked = question.problem
-    gradients = [f"gradient{operand}" for operand, needed in enumerate(question.needs, 1) if needed]
-    return ", ".join(
-        (
-            " ".join([question.which, *(gradients if question.which == "vjp" else [])]),
-            f"{question.dtype} -> {question.result_dtype}",
-            f"precision={question.precision}",
-            " and ".join(question.orders),
-            f"batch={asked.batch} channels={asked.channels}",
-            f"y: {_named(asked.vertical)}",
-            f"x: {_named(asked.horizontal)}",
-        )
-    )
+def _answer(device: Device, key: str) -> str | None:
+    return _found.get((key, device)) or _read(device, key)
 
 
-def _named(axis: Axis) -> str:
-    return " ".join(f"{name}={value}" for name, value in asdict(axis).items())
+def _read(device: Device, key: str) -> str | None:
+    """Return the name in the file of a request; a file that cannot be read, or is another program's, counts as none."""
+    try:
+        if not folder().is_dir():
+            return None  # spares a process that never measures the digest of the kernels
+        identity = _identity(device, key)
+        content = json.loads(_file(identity).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    is_ours = isinstance(content, dict) and all(content.get(name) == value for name, value in identity.items())
+    name = content.get("fastest") if is_ours else None
+    return name if isinstance(name, str) else None
 
 
-# The file ---------------------------------------------------------------------------------------------------------------------
+def _identity(device: Device, key: str) -> dict[str, Any]:
+    """Return the words for everything that may make another variant the fastest."""
+    words = "{}, compute capability {}.{}".format(device.name, *device.compute_capability)
+    return {"device": words, "versions": _versions(), "request": key}
 
 
-class Store:
-    """What the file said when it was last read, and what this process has found since.
-
-    The file is read at the first question and before a question is measured: what others add to it matters at no other time. It
-    is only ever replaced whole, by who holds its lock, with what is in it at that moment and what was found here.
-    """
-
-    def __init__(self) -> None:
-        self._on_disk: Content | None = None
-        self._found: Content = {}
-        self._writable = True
-        self._told_of_damage = False
-        self.renew_lock()
-
-    def renew_lock(self) -> None:
-        """Forget who holds the lock."""
-        self._lock = threading.Lock()
-
-    def answer(self, question: Question, device: Device) -> str | None:
-        """The name that is known."""
-        on_disk = self.read() if self._on_disk is None else self._on_disk
-        if not on_disk and not self._found:
-            return None  # without having asked for a version of anything
-        machine, text = _machine(device), _text(question)
-        return _looked_up(self._found, machine, text) or _looked_up(on_disk, machine, text)
-
-    def read(self) -> Content:
-        """Take in what the file says now; nothing where there is none or it is damaged."""
-        content, damage = {}, None
-        try:
-            content = _checked(json.loads(file().read_text("utf-8")))
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except (OSError, ValueError, RecursionError) as error:
-            damage = error
-        self._on_disk = content
-        if damage is not None and not self._told_of_damage:
-            self._told_of_damage = True
-            _warn(f"what was measured before is not known, {file()} cannot be read: {damage}")
-        return content
-
-    def keep(self, question: Question, device: Device, name: str) -> None:
-        """Add an answer, here and, as long as that works, in the file."""
-        machine, versions = _machine(device)
-        with self._lock:
-            entry = self._found.setdefault(machine, {"versions": versions, "fastest": {}})
-            entry["fastest"][_text(question)] = name
-            if self._writable:
-                self._write()
-
-    def _write(self) -> None:
-        try:
-            path = file()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(path.with_name(f"{path.name}.lock")):
-                _replace(path, json.dumps(_merged(self.read(), self._found), indent=1))
-        except OSError as error:
-            self._writable = False
-            _warn(f"what was measured is known in this process only, it cannot be kept: {error}")
+@lru_cache(1)
+def _versions() -> dict[str, str]:
+    driver, runtime = versions()
+    return {
+        "driver": driver,
+        "runtime": runtime,
+        "CuPy": import_cupy().__version__,
+        "cupycorr": sys.modules[__name__.partition(".")[0]].__version__,  # an import of the package would be circular
+        "kernels": _digest("".join(map(source.text, source.files()))),
+    }
 
 
-_store = Store()
+def _file(identity: Mapping[str, Any]) -> Path:
+    return folder() / f"{_digest(json.dumps(identity))}.json"
 
 
-def _renew_locks() -> None:
-    """A forked child may have inherited a lock that a thread it does not have holds; what they guard is whole at any time."""
-    global _measuring
-    _measuring = threading.Lock()
-    _store.renew_lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_locks)
-
-
-def _looked_up(content: Content, machine: tuple[str, str], text: str) -> str | None:
-    name, versions = machine
-    entry = content.get(name)
-    return entry["fastest"].get(text) if entry is not None and entry["versions"] == versions else None
-
-
-def _merged(content: Content, found: Content) -> Content:
-    """Both; what was found on a device replaces what was measured there with other versions."""
-    merged = dict(content)
-    for device, entry in found.items():
-        before = content.get(device)
-        same = before is not None and before["versions"] == entry["versions"]
-        merged[device] = {**entry, "fastest": {**(before["fastest"] if same else {}), **entry["fastest"]}}
-    return merged
-
-
-def _checked(content: Any) -> Content:
-    """What was read, if it is what `Store` writes."""
-    if not isinstance(content, dict) or not all(map(_is_entry, content.values())):
-        raise ValueError("it is not what cupycorr writes")
-    return content
-
-
-def _is_entry(entry: Any) -> bool:
-    if not isinstance(entry, dict) or entry.keys() != {"versions", "fastest"} or not isinstance(entry["fastest"], dict):
-        return False
-    return all(isinstance(text, str) for text in (entry["versions"], *entry["fastest"].values()))
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _replace(path: Path, text: str) -> None:
-    """Put a text in a file's place: who reads sees all of it or what was there before."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    """Write a file atomically: a reader sees all of it or the file that was there before."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.")
     try:
         with open(handle, "w", encoding="utf-8") as new:
             new.write(text)
-        _patiently(partial(os.replace, name, path), path)
+        os.replace(name, path)
     except BaseException:
         os.unlink(name)
         raise
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """While it is entered no other process, and no other thread, is in it. The lock ends with the process that has it.
-
-    It is released before the file is closed: a child that was forked meanwhile has the file open, too.
-    """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        _patiently(partial(_lock_now, handle), path)
-        try:
-            yield
-        finally:
-            _unlock(handle)
-    finally:
-        os.close(handle)
-
-
-def _lock_now(handle: int) -> None:
-    """Lock an open file, or raise at once."""
-    if os.name == "nt":
-        import msvcrt
-
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _unlock(handle: int) -> None:
-    """Unlock an open file."""
-    if os.name == "nt":
-        import msvcrt
-
-        msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_UN)
-
-
-def _patiently(action: Callable[[], None], path: Path) -> None:
-    """Do what another process may be in the way of for a moment."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return action()
-        except (BlockingIOError, PermissionError) as error:
-            if time.monotonic() > end:
-                raise TimeoutError(f"{path} is not free after {PATIENCE:g} s: {error}") from error
-            time.sleep(PAUSE)
+def _warn_once(message: str) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -25,8 +25,10 @@ import numpy as np
 
 from . import __version__, _dispatch, _pictures, motion
 from ._correlation.gpu import planner
-from ._correlation.problem import Question, parameters, problem
+from ._correlation.problem import parameters, problem
+from ._correlation.variants import OPERATOR
 from ._cpu import workers
+from ._dispatch import FORWARD, Request
 from ._gpu import compiler, device, source
 
 if TYPE_CHECKING:
@@ -191,7 +193,8 @@ def _timed_demo_match(left: np.ndarray, right: np.ndarray) -> tuple[Match, float
     (dy, dx), shape = _DEMO_SEARCH, (1, 1, *left.shape[:2])
     patch = (dy[1] - dy[0] + 1, dx[1] - dx[0] + 1)
     asked = problem(parameters(_DEMO_WINDOW, patch), shape, shape)
-    return field, seconds, _dispatch.choose(asked, _dispatch.Place("numpy", None)).name
+    request = Request(FORWARD, asked, "float32", "float32")
+    return field, seconds, _dispatch.choose(OPERATOR, request, _dispatch.CPU).variant
 
 
 def _score(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
@@ -413,12 +416,12 @@ def _kernel_cache() -> str:
 def _abilities(no_gpu: str) -> Iterator[tuple[str, str]]:
     """For each variant and kind of array, whether it can run an everyday problem, or why not."""
     shape = (1, 32, 64, 64)
-    question = Question("forward", problem(parameters(kernel_size=3, patch_size=9), shape, shape), "float32", "float32")
-    for row in _dispatch.VARIANTS:
+    request = Request(FORWARD, problem(parameters(kernel_size=3, patch_size=9), shape, shape), "float32", "float32")
+    for row in OPERATOR.variants:
         for kind, name, lacking in (("numpy", "NumPy", ""), ("cupy", "CuPy", "there is no device" if no_gpu else "")):
             yield (
                 f"variant {row.name}",
-                f"{name} arrays: {row.can_run(question, _dispatch.Place(kind, None)) or lacking or 'can run'}",
+                f"{name} arrays: {row.why_not_at(_dispatch.Place(kind, None), request) or lacking or 'can run'}",
             )
 
 

@@ -27,15 +27,16 @@ def has_device():
 
 @pytest.fixture
 def variants(monkeypatch):
-    """Puts rows in the place of the dispatch's table."""
+    """Put rows in the place of the operator's variants."""
     from cupycorr import _dispatch
+    from cupycorr._correlation.variants import OPERATOR
 
     def put(*rows):
-        monkeypatch.setattr(_dispatch, "VARIANTS", rows)
-        _dispatch._count.cache_clear()
+        monkeypatch.setattr(OPERATOR, "variants", rows)
+        _dispatch._planned.cache_clear()
 
     yield put
-    _dispatch._count.cache_clear()
+    _dispatch._planned.cache_clear()
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

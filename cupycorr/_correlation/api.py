@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import _dispatch
-from .._arguments import check_precision
+from .._arguments import check_precision, effective_precision
 from .._arrays import (
     OPERAND,
     RESULT,
@@ -19,13 +19,17 @@ from .._arrays import (
     array_kind,
     array_module,
     current_device_of,
-    keep_for_replays,
     known_array,
     known_arrays,
     may_share_memory,
 )
-from .._dtypes import ElementType, check_scale, element_type, named_dtype
-from .problem import Problem, Question, parameters, problem
+from .._dispatch import FORWARD, VJP, Place, Request
+from .._dtypes import ElementType, check_scale, dtype_name, element_type, named_dtype
+from .._gpu.layout import dense_layout, layout
+from .._gpu.plan import keep_for_replays
+from .problem import Problem, parameters
+from .problem import problem as problem_of
+from .variants import OPERATOR
 
 
 def spatial_correlation_sample(
@@ -124,30 +128,26 @@ def spatial_correlation_sample(
     """
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
     input1, input2 = known_arrays(input1=input1, input2=input2)
-    asked = _asked(input1, input2, given, patch_offset, scale, precision)
+    problem = _checked_problem(input1, input2, given, patch_offset, scale, precision)
     result_dtype = _result_dtype(input1, dtype)
-    written = None if out is None else _check_out(out, input1, asked, dtype, result_dtype)
-    chosen = _dispatch.choose(
-        asked,
-        _dispatch.place(input1),
-        variant,
-        "forward",
-        input1.dtype,
-        result_dtype if written is None else written.dtype,
-        _dispatch.orders(input1, input2),
-        precision=precision,
-    )
-    xp = array_module(input1)
+    written = None
+    if out is not None:
+        written = _check_out(out, input1, problem, dtype, result_dtype)
+        result_dtype = written.dtype
+    # A caller's array that shares memory with an input may only be written once every sum is known.
+    fresh = written is None or any(may_share_memory(written, x) for x in (input1, input2))
+    where = _dispatch.place(input1)
+    request = _forward_request(problem, where, input1, input2, None if fresh else written, result_dtype, precision)
+    plan = _dispatch.choose(OPERATOR, request, where, variant).plan
     with current_device_of(input1):
-        # A caller's array that shares memory with an input may only be written once every sum is known.
-        fresh = written is None or any(may_share_memory(written, x) for x in (input1, input2))
-        target = xp.empty(asked.out_shape, result_dtype if written is None else written.dtype) if fresh else written
-        chosen.forward(asked, input1, input2, target)
+        target = array_module(input1).empty(problem.out_shape, result_dtype) if fresh else written
+        plan.run({"input1": input1, "input2": input2, "out": target})
         if written is None:
             return target
         if fresh:
             written[...] = target
-            keep_for_replays(target)
+            if where.device is not None:
+                keep_for_replays(target)
     return out
 
 
@@ -212,24 +212,17 @@ def spatial_correlation_sample_vjp(
     """
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
     input1, input2 = known_arrays(input1=input1, input2=input2)
-    asked = _asked(input1, input2, given, patch_offset, scale, precision)
-    cotangent = _check_cotangent(cotangent, input1, asked, _result_dtype(input1, dtype))
+    problem = _checked_problem(input1, input2, given, patch_offset, scale, precision)
+    cotangent = _check_cotangent(cotangent, input1, problem, _result_dtype(input1, dtype))
     needs = _check_needs(needs)
-    chosen = _dispatch.choose(
-        asked,
-        _dispatch.place(input1),
-        variant,
-        "vjp",
-        input1.dtype,
-        cotangent.dtype,
-        _dispatch.orders(input1, input2),
-        needs,
-        precision,
-    )
+    where = _dispatch.place(input1)
+    request = _vjp_request(problem, where, input1, input2, cotangent, cotangent.dtype, needs, precision)
+    plan = _dispatch.choose(OPERATOR, request, where, variant).plan
     empty = array_module(input1).empty
     with current_device_of(input1):
         gradients = tuple(empty(x.shape, x.dtype) if needed else None for x, needed in zip((input1, input2), needs, strict=True))
-        chosen.vjp(asked, cotangent, input1, input2, needs, gradients)
+        results = {f"gradient{number}": gradient for number, gradient in enumerate(gradients, 1) if gradient is not None}
+        plan.run({"cotangent": cotangent, "input1": input1, "input2": input2, **results})
     return gradients
 
 
@@ -248,8 +241,12 @@ def explain(
     dtype: Any = None,
     precision: str = "highest",
     variant: str = "auto",
+    gradients: bool | tuple[bool, bool] = False,
+    measure: bool = False,
 ) -> _dispatch.Explanation:
-    """Say which variant would run and how, why each other one would not, and how fast it could be at best. Computes nothing.
+    """Explain which variant would run and how, why each other one would not, and how fast it could be at best.
+
+    Nothing is computed.
 
     Parameters
     ----------
@@ -257,12 +254,18 @@ def explain(
         As `spatial_correlation_sample`.
     patch_offset, scale, dtype, precision, variant
         As `spatial_correlation_sample`.
+    gradients : bool or (bool, bool), default False
+        Explain `spatial_correlation_sample_vjp` instead: both gradients, or those that ``needs`` of that function names.
+    measure : bool, default False
+        Measure this CPU's peak rates for the bound of NumPy arrays, which takes 50 ms once in a process. Otherwise the bound
+        assumes a processor of today. A GPU's rates are known.
 
     Returns
     -------
     Explanation
-        Print it. Its fields: ``problem``, ``variant`` (a name), ``how`` (the route the variant takes), ``reasons`` (name ->
-        why it does not run), ``flops``, ``flops_inside``, ``bytes``, ``workspace`` (bytes), ``bound`` (seconds).
+        Print it. Its fields: ``problem``, ``variant`` (a name), ``algorithm`` (the name of the algorithm that the variant runs
+        for these arrays), ``how`` (the algorithm in words), ``reasons`` (name -> why it does not run), ``flops``,
+        ``flops_inside``, ``bytes``, ``workspace`` (bytes), ``bound`` (seconds), ``pass_name`` ("forward" or "vjp").
 
     Raises
     ------
@@ -279,21 +282,61 @@ def explain(
     """
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
     input1, input2 = known_arrays(input1=input1, input2=input2)
-    asked = _asked(input1, input2, given, patch_offset, scale, precision)
-    names = input1.dtype.name, _result_dtype(input1, dtype).name
-    question = Question("forward", asked, *names, _dispatch.orders(input1, input2), precision=precision)
-    return _dispatch.explain(question, _dispatch.place(input1), variant)
+    problem = _checked_problem(input1, input2, given, patch_offset, scale, precision)
+    result_dtype = _result_dtype(input1, dtype)
+    where = _dispatch.place(input1)
+    if gradients is False:
+        request = _forward_request(problem, where, input1, input2, None, result_dtype, precision)
+    else:
+        needs = _check_needs((True, True) if gradients is True else gradients, "gradients")
+        request = _vjp_request(problem, where, input1, input2, None, result_dtype, needs, precision)
+    return _dispatch.explain(OPERATOR, request, where, variant, measure=measure)
 
 
-def _asked(input1: Any, input2: Any, given: tuple, patch_offset: Any, scale: Any, precision: Any) -> Problem:
-    """Check everything that can be wrong with the inputs and the parameters, and say what is asked."""
+# Requests ---------------------------------------------------------------------------------------------------------------------
+
+
+def _forward_request(
+    problem: Problem, where: Place, input1: Any, input2: Any, out: Any, result_dtype: np.dtype, precision: str
+) -> Request:
+    """Return the request for the output; where there is no array for it yet, it will have no gaps."""
+    dtype, result, layouts = dtype_name(input1.dtype), dtype_name(result_dtype), ()
+    if where.device is not None:
+        outside = dense_layout(result, problem.out_shape) if out is None else layout("out", out)
+        layouts = layout("input1", input1), layout("input2", input2), outside
+    return Request(FORWARD, problem, dtype, result, layouts, (True, True), effective_precision(precision, dtype))
+
+
+def _vjp_request(
+    problem: Problem,
+    where: Place,
+    input1: Any,
+    input2: Any,
+    cotangent: Any,
+    result_dtype: np.dtype,
+    needs: tuple[bool, bool],
+    precision: str,
+) -> Request:
+    """Return the request for gradients, which will have no gaps; nor will a cotangent that is not there yet."""
+    dtype, result, layouts = dtype_name(input1.dtype), dtype_name(result_dtype), ()
+    if where.device is not None:
+        outside = dense_layout(result, problem.out_shape) if cotangent is None else layout("cotangent", cotangent)
+        shapes = zip(needs, problem.input_shapes, strict=True)
+        gradients = [dense_layout(dtype, shape) if needed else None for needed, shape in shapes]
+        layouts = outside, layout("input1", input1), layout("input2", input2), *gradients
+    return Request(VJP, problem, dtype, result, layouts, needs, effective_precision(precision, dtype))
+
+
+def _checked_problem(input1: Any, input2: Any, given: tuple, patch_offset: Any, scale: Any, precision: Any) -> Problem:
+    """Check everything that can be wrong with the inputs and the parameters, and return the problem."""
     arguments = (input1.shape, input1.dtype, input2.shape, input2.dtype, given, patch_offset, scale, precision)
-    # Models ask the same thing again and again. True and 1.0 equal 1 and are no integers: only what is plain may be looked up.
-    return _ask_once(*arguments) if all_plain(given, patch_offset, scale) and type(precision) is str else _ask(*arguments)
+    # Models make the same call again and again. True and 1.0 equal 1 and are no integers: only plain values may be looked up.
+    plain = all_plain(given, patch_offset, scale) and type(precision) is str
+    return _problem_once(*arguments) if plain else _problem(*arguments)
 
 
 def all_plain(given: tuple, patch_offset: Any, scale: Any) -> bool:
-    """Whether equality tells these parameters from everything else that could be passed in their place."""
+    """Return whether equality tells these parameters from everything else that could be passed in their place."""
     return all(map(_is_plain, given)) and _is_plain(patch_offset) and type(scale) in (float, int)
 
 
@@ -303,17 +346,20 @@ def _is_plain(value: Any) -> bool:
     return type(value) is int or value is None
 
 
-def _ask(
+def _problem(
     shape1: tuple, dtype1: np.dtype, shape2: tuple, dtype2: np.dtype, given: tuple, patch_offset: Any, scale: Any, precision: Any
 ) -> Problem:
     check_elements(element_type("input1", dtype1), element_type("input2", dtype2))
-    asked = problem(parameters(*given, patch_offset=patch_offset, scale=scale), shape1, shape2)
-    check_scale(asked.parameters.scale, element_type("input1", dtype1))
+    checked = problem_of(parameters(*given, patch_offset=patch_offset, scale=scale), shape1, shape2)
+    check_scale(checked.parameters.scale, element_type("input1", dtype1))
     check_precision(precision)
-    return asked
+    return checked
 
 
-_ask_once = lru_cache(1024)(_ask)
+_problem_once = lru_cache(1024)(_problem)
+
+
+# Checks -----------------------------------------------------------------------------------------------------------------------
 
 
 def check_elements(first: ElementType, second: ElementType) -> None:
@@ -327,37 +373,37 @@ def _result_dtype(input1: Any, dtype: Any) -> np.dtype:
     return input1.dtype if dtype is None else named_dtype(dtype)
 
 
-def _check_out(out: Any, like: Any, asked: Problem, dtype: Any, result_dtype: np.dtype) -> Any:
-    """Check the caller's array for the result; as an array of the inputs' kind."""
+def _check_out(out: Any, like: Any, problem: Problem, dtype: Any, result_dtype: np.dtype) -> Any:
+    """Check the caller's array for the result and return it as an array of the inputs' kind."""
     out = _beside_inputs("out", out, like, RESULT)
     element_type("out", out.dtype)
     if dtype is not None and out.dtype != result_dtype:
         raise TypeError(f"out and dtype must agree, got out.dtype={out.dtype.name}, dtype={result_dtype.name}")
-    if out.shape != asked.out_shape:
-        raise ValueError(f"out must have shape {asked.out_shape}, got out.shape={out.shape}")
+    if out.shape != problem.out_shape:
+        raise ValueError(f"out must have shape {problem.out_shape}, got out.shape={out.shape}")
     if isinstance(out, np.ndarray) and not out.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
     return out
 
 
-def _check_cotangent(cotangent: Any, like: Any, asked: Problem, result_dtype: np.dtype) -> Any:
-    """Check the cotangent; as an array of the inputs' kind."""
+def _check_cotangent(cotangent: Any, like: Any, problem: Problem, result_dtype: np.dtype) -> Any:
+    """Check the cotangent and return it as an array of the inputs' kind."""
     cotangent = _beside_inputs("cotangent", cotangent, like)
     rows = element_type("cotangent", cotangent.dtype), element_type("dtype", result_dtype)
-    check_cotangent(*rows, cotangent.shape, asked)
+    check_cotangent(*rows, cotangent.shape, problem)
     return cotangent
 
 
-def check_cotangent(element: ElementType, result: ElementType, shape: tuple, asked: Problem) -> None:
+def check_cotangent(element: ElementType, result: ElementType, shape: tuple, problem: Problem) -> None:
     """Refuse a cotangent that is not of the output's dtype and shape."""
     if element is not result:
         raise TypeError(f"cotangent must have the output's dtype {result.name}, got cotangent.dtype={element.name}")
-    if tuple(shape) != asked.out_shape:
-        raise ValueError(f"cotangent must have the output's shape {asked.out_shape}, got cotangent.shape={tuple(shape)}")
+    if tuple(shape) != problem.out_shape:
+        raise ValueError(f"cotangent must have the output's shape {problem.out_shape}, got cotangent.shape={tuple(shape)}")
 
 
 def _beside_inputs(name: str, array: Any, like: Any, role: Role = OPERAND) -> Any:
-    """An array that must be where the inputs are."""
+    """Return an array after checking that it is of the inputs' kind and on their device."""
     array = known_array(name, array, role)
     if array_kind(array) != array_kind(like):
         got = f"{name} on {array_kind(array)} and inputs on {array_kind(like)}"
@@ -367,7 +413,7 @@ def _beside_inputs(name: str, array: Any, like: Any, role: Role = OPERAND) -> An
     return array
 
 
-def _check_needs(needs: Any) -> tuple[bool, bool]:
+def _check_needs(needs: Any, name: str = "needs") -> tuple[bool, bool]:
     if not isinstance(needs, (tuple, list)) or len(needs) != 2 or not all(isinstance(n, bool) for n in needs):
-        raise TypeError(f"needs must be a pair of bools, got needs={needs!r}")
+        raise TypeError(f"{name} must be a pair of bools, got {name}={needs!r}")
     return tuple(needs)

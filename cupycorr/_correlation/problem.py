@@ -7,13 +7,12 @@ symbolic sizes pass through it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from .._arguments import HIGH, HIGHEST, Pair, Shape, finite_scale, pair
-from .._gpu.layout import ROWS
+from .._arguments import Pair, Shape, finite_scale, pair
 from .._sharing import CachedProperty
 
 
@@ -217,10 +216,27 @@ class Problem:
         return (self.batch, vertical.patch, horizontal.patch, vertical.out, horizontal.out)
 
     @property
+    def input_shapes(self) -> tuple[Shape, Shape]:
+        """The shapes of input1 and input2."""
+        return self.shape1, self.shape2
+
+    @property
+    def key(self) -> str:
+        """The sizes and parameters that take time: not the scale, nor whether a patch_offset of 0 was passed."""
+        axes = zip("yx", (self.vertical, self.horizontal), strict=True)
+        words = (f"{name}: " + " ".join(f"{key}={value}" for key, value in asdict(axis).items()) for name, axis in axes)
+        return ", ".join([f"batch={self.batch} channels={self.channels}", *words])
+
+    @property
     def outputs(self) -> int:
         """Number of output elements."""
         batch, patch_h, patch_w, out_h, out_w = self.out_shape
         return batch * patch_h * patch_w * out_h * out_w
+
+    @property
+    def windowed(self) -> bool:
+        """True if a window has more than one pixel."""
+        return self.parameters.kernel_size != (1, 1)
 
     @property
     def flops(self) -> int:
@@ -234,9 +250,13 @@ class Problem:
 
     def bytes(self, itemsize: int, out_itemsize: int) -> int:
         """Bytes that have to move at least: each input read once, the output written once."""
+        return sum(self.image_bytes(itemsize)) + self.outputs * out_itemsize
+
+    def image_bytes(self, itemsize: int) -> tuple[int, int]:
+        """The bytes of each input."""
         (height, width), (height2, width2) = self.size1, self.size2
-        inputs = self.batch * self.channels * (height * width + height2 * width2)
-        return inputs * itemsize + self.outputs * out_itemsize
+        images = self.batch * self.channels * itemsize
+        return images * height * width, images * height2 * width2
 
     def workspace(self, itemsize: int) -> int:
         """Bytes of the one-pixel-window volume that a box filter sums, if it were kept whole; 0 for a one-pixel window."""
@@ -274,37 +294,3 @@ def problem(params: Parameters, shape1: Shape, shape2: Shape) -> Problem:
                 f"dilation={params.dilation} does not fit into input1.shape={tuple(shape1)} with padding={params.padding}"
             )
     return asked
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What decides how fast an implementation is.
-
-    Attributes
-    ----------
-    which
-        ``"forward"`` or ``"vjp"``.
-    problem
-        The geometry.
-    dtype, result_dtype
-        Names of the inputs' dtype, and of the output's and the cotangent's.
-    orders
-        How each input lies in memory: `ROWS` or `CHANNELS_LAST`.
-    needs
-        The gradients that are asked for.
-    precision
-        Of products of float32: ``"highest"``, or ``"high"`` where tensor cores may round what they multiply. ``"medium"``
-        becomes ``"high"``, and for other dtypes everything ``"highest"``: it makes no difference there.
-    """
-
-    which: str
-    problem: Problem
-    dtype: str
-    result_dtype: str
-    orders: tuple[str, str] = (ROWS, ROWS)
-    needs: tuple[bool, bool] = (True, True)
-    precision: str = HIGHEST
-
-    def __post_init__(self) -> None:
-        if self.precision != HIGHEST:
-            object.__setattr__(self, "precision", HIGH if self.dtype == "float32" else HIGHEST)

@@ -10,14 +10,18 @@ than a share of the workspace unless one channel of one sample is.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
 import numpy as np
 
 from .._cpu import workers
+from .._dispatch import FORWARD, Request
 from .._dtypes import element_type, element_type_called
-from .problem import Axis, Problem, Question, lattice_inside
+from .._gpu.device import Device
+from .problem import Axis, Problem, lattice_inside
 
 TERMS = 256  # channels summed end to end: a longer run would lose digits
 PART_BYTES = workers.WORKSPACE // 8  # of each copy of a part of an image
@@ -49,27 +53,11 @@ def forward(problem: Problem, input1: np.ndarray, input2: np.ndarray, out: np.nd
 
 
 @np.errstate(all="ignore")
-def vjp(
-    problem: Problem,
-    cotangent: np.ndarray,
-    input1: np.ndarray,
-    input2: np.ndarray,
-    needs: tuple[bool, bool],
-    gradients: tuple[np.ndarray | None, np.ndarray | None],
-) -> None:
-    """Fill the ``gradients`` of ``<cotangent, forward(input1, input2)>`` that ``needs`` asks for; the others may be None."""
-    inputs = input1, input2
-    for side in (0, 1):
-        if needs[side]:
-            _gradient(problem, cotangent, inputs[1 - side], gradients[side], side)
-
-
-def _gradient(problem: Problem, cotangent: np.ndarray, other: np.ndarray, gradient: np.ndarray | None, side: int) -> None:
-    """Fill the gradient of input1 (side 0) or input2 (side 1) from the other image."""
-    assert gradient is not None
-    accumulator = element_type("input1", gradient.dtype).accumulator_dtype
+def gradient(problem: Problem, cotangent: np.ndarray, other: np.ndarray, result: np.ndarray, side: int) -> None:
+    """Fill the gradient of input1 (side 0) or input2 (side 1), a sum over the other image."""
+    accumulator = element_type("input1", result.dtype).accumulator_dtype
     scale = accumulator.type(problem.parameters.scale)
-    batch, channels, height, width = gradient.shape
+    batch, channels, height, width = result.shape
     most = max(PART_BYTES // (height * width * accumulator.itemsize), 1)
     vertical, horizontal = _by_displacement(problem.vertical), _by_displacement(problem.horizontal)
     for sample, c in product(range(batch), range(0, channels, most)):
@@ -82,7 +70,7 @@ def _gradient(problem: Problem, cotangent: np.ndarray, other: np.ndarray, gradie
                 g = cotangent[sample, m, n, outputs, other_outputs].astype(accumulator, order="C")
                 total[target] += g * other[sample, part][source].astype(accumulator, order="C")
         total *= scale
-        np.copyto(gradient[sample, part], total, casting="unsafe")
+        np.copyto(result[sample, part], total, casting="unsafe")
 
 
 @lru_cache(64)
@@ -102,38 +90,59 @@ def _by_displacement(axis: Axis) -> dict[int, list[tuple[slice, slice, slice]]]:
     return found
 
 
-def how(question: Question) -> str:
-    """Say in words how the definition computes an answer."""
-    return "the definition, tap by tap"
+@dataclass(frozen=True, slots=True)
+class ReferencePlan:
+    """The definition as the plan of a request."""
+
+    request: Request
+    seconds: float
+    workspace: int
+    algorithm: str = "reference"
+    description: str = "the definition, tap by tap"
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Compute the output or the needed gradients."""
+        problem, images = self.request.problem, (arrays["input1"], arrays["input2"])
+        if self.request.pass_name == FORWARD:
+            forward(problem, *images, arrays["out"])
+            return
+        for side, needed in enumerate(self.request.needs):
+            if needed:
+                gradient(problem, arrays["cotangent"], images[1 - side], arrays[f"gradient{side + 1}"], side)
 
 
-def workspace(question: Question) -> int:
+def plan(request: Request, device: Device | None) -> ReferencePlan:
+    """Return the plan of a request."""
+    return ReferencePlan(request, _seconds(request), _workspace(request))
+
+
+def _workspace(request: Request) -> int:
     """Return the most bytes that a map takes beside its result: one part of each image, and the sums of one displacement."""
-    problem, itemsize = question.problem, np.dtype(element_type_called("dtype", question.dtype).accumulator).itemsize
-    if question.which == "forward":
+    problem, itemsize = request.problem, np.dtype(element_type_called("dtype", request.dtype).accumulator).itemsize
+    if request.pass_name == FORWARD:
         plane = math.prod(problem.out_shape[3:])
     else:
         plane = max(math.prod(problem.size1), math.prod(problem.size2))
     return 3 * max(min(PART_BYTES, plane * itemsize * problem.channels), plane * itemsize)
 
 
-def seconds(question: Question) -> float:
+def _seconds(request: Request) -> float:
     """Estimate the seconds of an answer in one thread; infinity where it does not stay within the workspace."""
-    if workspace(question) > workers.WORKSPACE:
+    if _workspace(request) > workers.WORKSPACE:
         return math.inf
-    problem = question.problem
+    problem = request.problem
     (pairs_h, rows), (pairs_w, columns) = _taps_inside(problem.vertical), _taps_inside(problem.horizontal)
-    element = element_type_called("dtype", question.dtype)
+    element = element_type_called("dtype", request.dtype)
     slow = _ELEMENT * (2 if element.itemsize != 4 else 1)
     products = problem.batch * problem.channels * rows * (pairs_w * _ROW + columns * slow)
     taps = sum(axis.kernel * axis.patch for axis in (problem.vertical, problem.horizontal)) * _TAP
-    if question.which == "forward":
+    if request.pass_name == FORWARD:
         calls = problem.batch * -(-problem.channels // TERMS) * pairs_h * pairs_w * _SLICES
         return taps + calls + products + problem.outputs * _WRITTEN
     calls = problem.batch * pairs_h * pairs_w * _SLICES
-    pixels = sum(math.prod(size) for size, needed in zip((problem.size1, problem.size2), question.needs, strict=True) if needed)
+    pixels = sum(math.prod(size) for size, needed in zip((problem.size1, problem.size2), request.needs, strict=True) if needed)
     written = problem.batch * problem.channels * pixels * 3 * _WRITTEN * np.dtype(element.accumulator).itemsize / 4
-    return taps + sum(question.needs) * (calls + products) + written
+    return taps + sum(request.needs) * (calls + products) + written
 
 
 _taps_inside = lru_cache(1024)(Axis.taps_inside)

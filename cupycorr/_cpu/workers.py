@@ -356,6 +356,20 @@ class MachineRates:
     float32_rate: float
     float64_rate: float
     bandwidth: float
+    measured: bool = True
+
+
+_NOMINAL_CLOCK = 3e9  # Hz
+_NOMINAL_FLOPS = 32  # float32 operations of a core in a cycle: two multiply-adds of 8 lanes
+_NOMINAL_BANDWIDTH = 20e9  # bytes per second
+
+
+def peak_rates(*, measure: bool) -> MachineRates:
+    """Return this machine's rates: measured if that is allowed or was done before, else nominal ones of a processor of today."""
+    if measure or machine_rates.cache_info().currsize:
+        return machine_rates()
+    float32_rate = thread_count() * _NOMINAL_CLOCK * _NOMINAL_FLOPS
+    return MachineRates(float32_rate, float32_rate / 2, _NOMINAL_BANDWIDTH, measured=False)
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from . import compiler
 from . import device as devices
 from .source import Kernel
 
-_LARGEST_GRID = 2**31 - 1
+LARGEST_GRID = 2**31 - 1
 
 
 def bind(kernel: Kernel, device: int, grid: int, block: int, shared: int, scalars: Sequence[Any] = ()) -> Callable[..., None]:
@@ -46,8 +46,8 @@ def bind(kernel: Kernel, device: int, grid: int, block: int, shared: int, scalar
     ImportError, RuntimeError
         As `compiler.function`; a launch that the driver refuses is a RuntimeError, too.
     """
-    if not 0 < grid <= _LARGEST_GRID or block < 1:
-        raise ValueError(f"grid must lie in 1..{_LARGEST_GRID} and block must be positive, got grid={grid}, block={block}")
+    if not 0 < grid <= LARGEST_GRID or block < 1:
+        raise ValueError(f"grid must lie in 1..{LARGEST_GRID} and block must be positive, got grid={grid}, block={block}")
     loaded = compiler.function(kernel, device, shared)
     runtime = devices.import_cupy().cuda.runtime
     current, make_current = runtime.getDevice, runtime.setDevice

@@ -98,7 +98,8 @@ def new_layout(dtype: str, shape: Sequence[int]) -> Layout:
     return Layout(dtype, tuple(shape), tuple(reversed(strides)))
 
 
-def dense_layout(dtype: str, shape: Sequence[int], order: str = ROWS) -> Layout:
+@lru_cache(1024)
+def dense_layout(dtype: str, shape: Numbers, order: str = ROWS) -> Layout:
     """The layout of an array in C order, or of images (B, C, H, W) whose channels are neighbours."""
     axes = range(len(shape)) if order == ROWS else (0, 2, 3, 1)
     strides, step = [0] * len(shape), 1

@@ -14,14 +14,14 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError('cupycorr.torch needs torch: pip install "cupycorr[torch]"', name=error.name) from error
 
-from .. import _dispatch
 from .._arguments import check_precision
 from .._arrays import dense_tensor, plain_number
 from .._correlation import api
 from .._correlation.problem import parameters
+from .._correlation.variants import OPERATOR
 from .._dtypes import no_element_type
-from ._correlation import correlate
-from ._tensors import ELEMENTS, Arguments
+from ._correlation import Arguments, correlate
+from ._tensors import ELEMENTS
 
 __all__ = ["SpatialCorrelationSampler", "spatial_correlation_sample"]
 
@@ -214,7 +214,7 @@ def _normal(given: tuple, patch_offset: Any, scale: Any, dtype: Any, precision: 
         check_precision(precision)
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in ELEMENTS):
         raise no_element_type(dtype)
-    _dispatch.named_variants(variant)
+    OPERATOR.named(variant)
     pairs = normal.kernel_size, normal.patch_size, normal.stride, normal.padding, normal.dilation, normal.dilation_patch
     return (*pairs, normal.patch_offset, normal.scale, dtype, precision, variant)
 

@@ -1,23 +1,64 @@
-"""The operators ``torch.ops.cupycorr``: their schemas, their shapes without data, and their derivatives.
+"""The fixed-grid operator in torch: ``torch.ops.cupycorr.spatial_correlation_sample`` and its vector-Jacobian product.
 
-There are two, the forward map and its vector-Jacobian product. The operator is bilinear, so that the derivatives of both, of any
-order, are these two again.
+Their schemas, their kernels, their shapes without data and their derivatives. The operator is bilinear, so that the derivatives
+of both, of any order, are these two again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 
+from .._arguments import Pair, check_precision, effective_precision
+from .._correlation import api
+from .._correlation.problem import PARAMETERS, Parameter, Problem, parameters, problem
+from .._correlation.variants import OPERATOR
+from .._dispatch import FORWARD, VJP, Request
+from .._dtypes import check_scale
 from . import _tensors
-from ._tensors import Arguments
 from ._transforms import Internals, Rules, differentiable
 
-_ARGUMENTS = (
-    "int[2] kernel_size=1, int[2] patch_size=1, int[2] stride=1, int[2] padding=0, int[2] dilation=1, int[2] dilation_patch=1, "
-    'int[2]? patch_offset=None, float scale=1.0, ScalarType? dtype=None, str? precision=None, str variant="auto"'
+# Schemas ----------------------------------------------------------------------------------------------------------------------
+
+
+class Arguments(NamedTuple):
+    """The arguments that the operators take beside tensors, with the defaults of their schemas; the pairs may be lists."""
+
+    kernel_size: Pair = (1, 1)
+    patch_size: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    dilation_patch: Pair = (1, 1)
+    patch_offset: Pair | None = None
+    scale: float = 1.0
+    dtype: torch.dtype | None = None
+    precision: str | None = None
+    variant: str = "auto"
+
+    def shortest(self) -> tuple:
+        """Return the arguments without the defaults at the end, each of which would cost a call 0.3 us."""
+        defaults = self._field_defaults.values()
+        differs = [value != default for value, default in zip(self, defaults, strict=True)]
+        return self[: len(differs) - differs[::-1].index(True)] if any(differs) else ()
+
+
+def _in_schema(parameter: Parameter) -> str:
+    optional = "?" if parameter.default is None else ""
+    return f"int[2]{optional} {parameter.name}={parameter.default}"
+
+
+_ARGUMENTS = ", ".join(
+    (
+        *map(_in_schema, PARAMETERS),
+        "float scale=1.0",
+        "ScalarType? dtype=None",
+        "str? precision=None",
+        'str variant="auto"',
+    )
 )
 _SCHEMAS = {
     "spatial_correlation_sample": f"(Tensor input1, Tensor input2, {_ARGUMENTS}) -> Tensor",
@@ -25,17 +66,100 @@ _SCHEMAS = {
         f"(Tensor cotangent, Tensor input1, Tensor input2, bool[2] needs, {_ARGUMENTS}) -> (Tensor, Tensor)"
     ),
 }
-_KERNELS = {
-    "spatial_correlation_sample": {"CPU": _tensors.forward_on_cpu, "CUDA": _tensors.forward_on_cuda},
-    "spatial_correlation_sample_vjp": {"CPU": _tensors.vjp_on_cpu, "CUDA": _tensors.vjp_on_cuda},
-}
+
+
+# Checks -----------------------------------------------------------------------------------------------------------------------
+
+
+def _checked(input1: torch.Tensor, input2: torch.Tensor, arguments: Arguments) -> Problem:
+    """Check the inputs and the arguments and return the problem; sizes may be symbols."""
+    _tensors.check_device("input1", input1, "input2", input2)
+    return _problem(input1.shape, input1.dtype, input2.shape, input2.dtype, *arguments)
+
+
+def _checked_once(input1: torch.Tensor, input2: torch.Tensor, arguments: Arguments) -> Problem:
+    """Return `_checked` of the same arguments from a cache: models make the same call again and again. Sizes must be numbers."""
+    _tensors.check_device("input1", input1, "input2", input2)
+    hashable = [tuple(value) if type(value) is list else value for value in arguments]
+    return _problem_once(input1.shape, input1.dtype, input2.shape, input2.dtype, *hashable)
+
+
+def _problem(shape1: Any, dtype1: torch.dtype, shape2: Any, dtype2: torch.dtype, *given: Any) -> Problem:
+    arguments = Arguments(*given)
+    row = _tensors.element("input1", dtype1)
+    api.check_elements(row, _tensors.element("input2", dtype2))
+    checked = problem(parameters(*given[:6], patch_offset=arguments.patch_offset, scale=arguments.scale), shape1, shape2)
+    check_scale(checked.parameters.scale, row)
+    if arguments.precision is not None:
+        check_precision(arguments.precision)
+    OPERATOR.named(arguments.variant)
+    return checked
+
+
+_problem_once = lru_cache(1024)(_problem)
+
+
+def _check_cotangent(cotangent: torch.Tensor, input1: torch.Tensor, arguments: Arguments, checked: Problem) -> None:
+    """Refuse a cotangent that is not what the forward map returns."""
+    _tensors.check_device("cotangent", cotangent, "input1", input1)
+    result = _tensors.element("dtype", arguments.dtype or input1.dtype)
+    api.check_cotangent(_tensors.element("cotangent", cotangent.dtype), result, cotangent.shape, checked)
+
+
+# Kernels ----------------------------------------------------------------------------------------------------------------------
+
+
+def _forward(input1: torch.Tensor, input2: torch.Tensor, *given: Any) -> torch.Tensor:
+    """Compute the correlation of two tensors, on their device."""
+    arguments = Arguments(*given)
+    checked = _checked_once(input1, input2, arguments)
+    out = input1.new_empty(checked.out_shape, dtype=arguments.dtype)
+    dtype = _tensors.dtype_name(input1)
+    request = Request(
+        FORWARD,
+        checked,
+        dtype,
+        _tensors.dtype_name(out),
+        _tensors.layouts(input1, input2, out),
+        (True, True),
+        effective_precision(_tensors.precision(arguments.precision, input1), dtype),
+    )
+    _tensors.run(OPERATOR, request, arguments.variant, {"input1": input1, "input2": input2, "out": out}, ("out",))
+    return out
+
+
+def _vjp(
+    cotangent: torch.Tensor, input1: torch.Tensor, input2: torch.Tensor, needs: list[bool], *given: Any
+) -> tuple[torch.Tensor, ...]:
+    """Compute the gradients of two tensors, on their device."""
+    arguments = Arguments(*given)
+    checked = _checked_once(input1, input2, arguments)
+    _check_cotangent(cotangent, input1, arguments, checked)
+    gradients = _tensors.new_gradients((input1, input2), needs)
+    wanted = [gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)]
+    dtype = _tensors.dtype_name(input1)
+    request = Request(
+        VJP,
+        checked,
+        dtype,
+        _tensors.dtype_name(cotangent),
+        _tensors.layouts(cotangent, input1, input2, *wanted),
+        (needs[0], needs[1]),
+        effective_precision(_tensors.precision(arguments.precision, input1), dtype),
+    )
+    results = {f"gradient{number}": gradient for number, gradient in enumerate(wanted, 1) if gradient is not None}
+    tensors = {"cotangent": cotangent, "input1": input1, "input2": input2, **results}
+    _tensors.run(OPERATOR, request, arguments.variant, tensors, results)
+    return gradients
+
+
 # Any strides are taken as they are: the compiler need not make inputs contiguous.
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
 
 _library = torch.library.Library("cupycorr", "DEF")  # lives as long as the registrations do
-for _name, _schema in _SCHEMAS.items():
-    _library.define(_name + _schema, tags=_TAGS)
-    for _key, _kernel in _KERNELS[_name].items():
+for _name, _kernel in (("spatial_correlation_sample", _forward), ("spatial_correlation_sample_vjp", _vjp)):
+    _library.define(_name + _SCHEMAS[_name], tags=_TAGS)
+    for _key in ("CPU", "CUDA"):
         _library.impl(_name, _kernel, _key)
 
 
@@ -45,7 +169,7 @@ for _name, _schema in _SCHEMAS.items():
 @torch.library.register_fake("cupycorr::spatial_correlation_sample", lib=_library)
 def _fake(input1: torch.Tensor, input2: torch.Tensor, *given: Any) -> torch.Tensor:
     arguments = Arguments(*given)
-    return _tensors.new_output(input1, arguments, _tensors.ask(input1, input2, arguments))
+    return input1.new_empty(_checked(input1, input2, arguments).out_shape, dtype=arguments.dtype)
 
 
 @torch.library.register_fake("cupycorr::spatial_correlation_sample_vjp", lib=_library)
@@ -53,7 +177,7 @@ def _fake_vjp(
     cotangent: torch.Tensor, input1: torch.Tensor, input2: torch.Tensor, needs: list[bool], *given: Any
 ) -> tuple[torch.Tensor, ...]:
     arguments = Arguments(*given)
-    _tensors.check_cotangent(cotangent, input1, arguments, _tensors.ask(input1, input2, arguments))
+    _check_cotangent(cotangent, input1, arguments, _checked(input1, input2, arguments))
     return _tensors.new_gradients((input1, input2), needs)
 
 

@@ -1,14 +1,14 @@
-"""Tensors to the backends and back: what is asked of them, where they lie, and the two maps on the CPU and on a GPU.
+"""Tensors as plans take them: NumPy views on the CPU, addresses and layouts on a GPU, and the run of a plan.
 
-Nothing is copied on the way. A CPU tensor is seen as a NumPy array of the same memory, and a result the other way round. Of a
-CUDA tensor only the address and the strides are taken; the kernels are launched on torch's current stream of its device, and what
-is new there is allocated by torch.
+Knows no operator. Nothing is copied on the way. A CPU tensor is seen as a NumPy array of the same memory. A CUDA tensor gives
+its address and its strides; the kernels are launched on torch's current stream of its device, and torch allocates their
+workspace.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -16,75 +16,64 @@ import numpy as np
 import torch
 
 from .. import _dispatch, _tuning
-from .._arguments import HIGH, HIGHEST, Pair, check_precision
-from .._correlation import api
-from .._correlation.gpu import planner
-from .._correlation.problem import Problem, parameters, problem
+from .._arguments import HIGH, HIGHEST
 from .._cpu import workers
-from .._dtypes import ELEMENT_TYPES, ElementType, check_scale, element_type_called
-from .._gpu.call import NOWHERE
+from .._dispatch import CPU, Operator, Request
+from .._dtypes import ELEMENT_TYPES, ElementType, element_type_called
+from .._gpu import plan as gpu
 from .._gpu.device import import_cupy
 from .._gpu.layout import Layout
 
 ELEMENTS = {getattr(torch, name): row for name, row in ELEMENT_TYPES.items()}
 
 
-class Arguments(NamedTuple):
-    """What the operators take beside tensors, with the defaults of their schemas; the pairs may be lists."""
-
-    kernel_size: Pair = (1, 1)
-    patch_size: Pair = (1, 1)
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    dilation: Pair = (1, 1)
-    dilation_patch: Pair = (1, 1)
-    patch_offset: Pair | None = None
-    scale: float = 1.0
-    dtype: torch.dtype | None = None
-    precision: str | None = None
-    variant: str = "auto"
-
-    def shortest(self) -> tuple:
-        """Without the defaults at the end, of which each costs a call 0.3 us."""
-        defaults = self._field_defaults.values()
-        differs = [value != default for value, default in zip(self, defaults, strict=True)]
-        return self[: len(differs) - differs[::-1].index(True)] if any(differs) else ()
+def element(name: str, dtype: torch.dtype) -> ElementType:
+    """Return the row of a tensor's dtype; ``name`` is the argument's, for the message."""
+    return ELEMENTS.get(dtype) or element_type_called(name, str(dtype).removeprefix("torch."))
 
 
-# What is asked ----------------------------------------------------------------------------------------------------------------
+def check_device(name: str, tensor: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
+    """Refuse tensors on two devices."""
+    if tensor.device != other.device:
+        raise ValueError(f"{name} and {other_name} must be on the same device, got {tensor.device} and {other.device}")
 
 
-def ask(input1: torch.Tensor, input2: torch.Tensor, arguments: Arguments) -> Problem:
-    """Check the inputs and the parameters; sizes may be symbols."""
-    _check_device("input1", input1, "input2", input2)
-    return _ask(input1.shape, input1.dtype, input2.shape, input2.dtype, *arguments)
+def new_gradients(inputs: Iterable[torch.Tensor], needs: Iterable[bool]) -> tuple[torch.Tensor, ...]:
+    """Return tensors for the gradients, to be filled; an empty one in place of each that is not needed."""
+    return tuple(x.new_empty(x.shape if needed else (0,)) for x, needed in zip(inputs, needs, strict=True))
 
 
-def ask_once(input1: torch.Tensor, input2: torch.Tensor, arguments: Arguments) -> Problem:
-    """`ask`, remembered: models ask the same thing again and again. Sizes must be numbers."""
-    _check_device("input1", input1, "input2", input2)
-    hashable = [tuple(value) if type(value) is list else value for value in arguments]
-    return _ask_once(input1.shape, input1.dtype, input2.shape, input2.dtype, *hashable)
+# Requests ---------------------------------------------------------------------------------------------------------------------
 
 
-def _ask(shape1: Any, dtype1: torch.dtype, shape2: Any, dtype2: torch.dtype, *given: Any) -> Problem:
-    arguments = Arguments(*given)
-    row = _element("input1", dtype1)
-    api.check_elements(row, _element("input2", dtype2))
-    asked = problem(parameters(*given[:6], patch_offset=arguments.patch_offset, scale=arguments.scale), shape1, shape2)
-    check_scale(asked.parameters.scale, row)
-    if arguments.precision is not None:
-        check_precision(arguments.precision)
-    _dispatch.named_variants(arguments.variant)
-    return asked
+def on_gpu(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor is on a GPU."""
+    return tensor.is_cuda
 
 
-_ask_once = lru_cache(1024)(_ask)
+def dtype_name(tensor: torch.Tensor) -> str:
+    """Return the name of the dtype that a plan sees: a CPU without `ml_dtypes` sees bfloat16 as float32."""
+    return ELEMENTS[tensor.dtype].name if on_gpu(tensor) else _numpy_dtype_name(tensor.dtype)
 
 
-def _precision(given: str | None, dtype: str) -> str:
-    """Of float32 products on a GPU: where a caller has none, that of torch's own matrix products at this moment."""
-    if given is not None or dtype != "float32":
+def layouts(*tensors: torch.Tensor | None) -> tuple[Layout | None, ...]:
+    """Return the layouts of tensors on a GPU, None where there is none; nothing on the CPU, where they decide nothing."""
+    if not any(tensor is not None and on_gpu(tensor) for tensor in tensors):
+        return ()
+    return tuple([None if tensor is None else _layout(tensor.dtype, tensor.shape, tensor.stride()) for tensor in tensors])
+
+
+@lru_cache(1024)  # the same object at every call, which caches of plans recognise by its identity
+def _layout(dtype: torch.dtype, shape: torch.Size, strides: tuple[int, ...]) -> Layout:
+    steps = tuple(0 if size <= 1 else stride for size, stride in zip(shape, strides, strict=True))
+    return Layout(ELEMENTS[dtype].name, tuple(shape), steps)
+
+
+def precision(given: str | None, tensor: torch.Tensor) -> str:
+    """Return the precision of float32 products: without a caller's, that of torch's own matrix products on a GPU now."""
+    if not on_gpu(tensor):
+        return HIGHEST
+    if given is not None or tensor.dtype != torch.float32:
         return given or HIGHEST
     try:
         return torch.get_float32_matmul_precision()
@@ -92,73 +81,26 @@ def _precision(given: str | None, dtype: str) -> str:
         return HIGH if torch.backends.cuda.matmul.fp32_precision == "tf32" else HIGHEST
 
 
-def _element(name: str, dtype: torch.dtype) -> ElementType:
-    return ELEMENTS.get(dtype) or element_type_called(name, str(dtype).removeprefix("torch."))
+# Running ----------------------------------------------------------------------------------------------------------------------
 
 
-def _check_device(name: str, tensor: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
-    if tensor.device != other.device:
-        raise ValueError(f"{name} and {other_name} must be on the same device, got {tensor.device} and {other.device}")
-
-
-def check_cotangent(cotangent: torch.Tensor, input1: torch.Tensor, arguments: Arguments, asked: Problem) -> None:
-    """Refuse a cotangent that is not what the forward map returns."""
-    _check_device("cotangent", cotangent, "input1", input1)
-    result = _element("dtype", arguments.dtype or input1.dtype)
-    api.check_cotangent(_element("cotangent", cotangent.dtype), result, cotangent.shape, asked)
-
-
-# New tensors ------------------------------------------------------------------------------------------------------------------
-
-
-def new_output(input1: torch.Tensor, arguments: Arguments, asked: Problem) -> torch.Tensor:
-    """A tensor for the result, to be filled."""
-    return input1.new_empty(asked.out_shape, dtype=arguments.dtype)
-
-
-def new_gradients(inputs: Iterable[torch.Tensor], needs: Iterable[bool]) -> tuple[torch.Tensor, ...]:
-    """Tensors for the gradients, to be filled; an empty one in place of each that is not needed."""
-    return tuple(x.new_empty(x.shape if needed else (0,)) for x, needed in zip(inputs, needs, strict=True))
-
-
-# On the CPU -------------------------------------------------------------------------------------------------------------------
-
-
-def forward_on_cpu(input1: torch.Tensor, input2: torch.Tensor, *given: Any) -> torch.Tensor:
-    """The correlation of two CPU tensors."""
-    arguments = Arguments(*given)
-    asked = ask_once(input1, input2, arguments)
-    names = _numpy_dtype(input1.dtype).name, _numpy_dtype(arguments.dtype or input1.dtype).name
-    chosen = _dispatch.choose(asked, _dispatch.CPU, arguments.variant, "forward", *names)
-    out = new_output(input1, arguments, asked)
-    result = _array(out)
+def run(
+    operator: Operator, request: Request, variant: str, tensors: Mapping[str, torch.Tensor], results: Collection[str]
+) -> None:
+    """Answer a request: read and write the named tensors, of which ``results`` are written."""
+    like = next(iter(tensors.values()))
+    if on_gpu(like):
+        _launch(_plan_on_gpu(operator, request, variant, like.device.index), tensors, like)
+        return
+    plan = _dispatch.choose(operator, request, CPU, variant).plan
+    arrays = {name: array(tensor) for name, tensor in tensors.items()}
     with workers.wishing(torch.get_num_threads()):
-        chosen.forward(asked, _array(input1), _array(input2), result)
-    _take(out, result)
-    return out
+        plan.run(arrays)
+    for name in results:
+        _take(tensors[name], arrays[name])
 
 
-def vjp_on_cpu(
-    cotangent: torch.Tensor, input1: torch.Tensor, input2: torch.Tensor, needs: list[bool], *given: Any
-) -> tuple[torch.Tensor, ...]:
-    """The gradients of two CPU tensors."""
-    arguments = Arguments(*given)
-    asked = ask_once(input1, input2, arguments)
-    check_cotangent(cotangent, input1, arguments, asked)
-    names = _numpy_dtype(input1.dtype).name, _numpy_dtype(cotangent.dtype).name
-    wanted = needs[0], needs[1]
-    chosen = _dispatch.choose(asked, _dispatch.CPU, arguments.variant, "vjp", *names, needs=wanted)
-    gradients = new_gradients((input1, input2), needs)
-    results = tuple(_array(gradient) if needed else None for gradient, needed in zip(gradients, needs, strict=True))
-    with workers.wishing(torch.get_num_threads()):
-        chosen.vjp(asked, _array(cotangent), _array(input1), _array(input2), wanted, results)
-    for gradient, result in zip(gradients, results, strict=True):
-        if result is not None:
-            _take(gradient, result)
-    return gradients
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
+def array(tensor: torch.Tensor) -> np.ndarray:
     """Return the memory of a CPU tensor as an array; without `ml_dtypes`, a copy of bfloat16 as float32, which holds it exactly.
 
     `Tensor.numpy` would forbid torch to resize the tensor from then on.
@@ -176,16 +118,16 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 @lru_cache(1024)
 def _buffer(dtype: torch.dtype, shape: torch.Size, strides: tuple[int, ...]) -> tuple:
     """Return the ctypes type of a tensor's memory from its first element to its last, and NumPy's shape, strides and dtype."""
-    element = _numpy_dtype(dtype)
+    stored = _numpy_dtype(dtype)
     reach = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    bytes_ = (reach + 1) * element.itemsize if all(shape) else 0
-    return ctypes.c_char * bytes_, tuple(shape), tuple(stride * element.itemsize for stride in strides), element
+    bytes_ = (reach + 1) * stored.itemsize if all(shape) else 0
+    return ctypes.c_char * bytes_, tuple(shape), tuple(stride * stored.itemsize for stride in strides), stored
 
 
-def _take(tensor: torch.Tensor, array: np.ndarray) -> None:
-    """Finish writing to a tensor through its `_array`: without `ml_dtypes`, a bfloat16 tensor's was memory of its own."""
-    if tensor.dtype is torch.bfloat16 and array.dtype == np.float32:
-        tensor.copy_(torch.from_numpy(array))
+def _take(tensor: torch.Tensor, written: np.ndarray) -> None:
+    """Finish writing to a tensor through its `array`: without `ml_dtypes`, the memory of a bfloat16 tensor's array is its own."""
+    if tensor.dtype is torch.bfloat16 and written.dtype == np.float32:
+        tensor.copy_(torch.from_numpy(written))
 
 
 @lru_cache
@@ -200,39 +142,9 @@ def _numpy_dtype(dtype: torch.dtype) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16)
 
 
-# On a GPU ---------------------------------------------------------------------------------------------------------------------
-
-
-def forward_on_cuda(input1: torch.Tensor, input2: torch.Tensor, *given: Any) -> torch.Tensor:
-    """The correlation of two CUDA tensors, on their device."""
-    arguments = Arguments(*given)
-    asked = ask_once(input1, input2, arguments)
-    index = input1.device.index
-    out = new_output(input1, arguments, asked)
-    tensors = {"input1": input1, "input2": input2, "out": out}
-    first, second, result = layouts = tuple(map(_layout, tensors.values()))
-    orders = first.order, second.order
-    chosen = _chosen_on_cuda(index, asked, arguments, "forward", first.dtype, result.dtype, orders)
-    _launch(planner.forward_plan(chosen.name, asked, *layouts, index), tensors, input1)
-    return out
-
-
-def vjp_on_cuda(
-    cotangent: torch.Tensor, input1: torch.Tensor, input2: torch.Tensor, needs: list[bool], *given: Any
-) -> tuple[torch.Tensor, ...]:
-    """The gradients of two CUDA tensors, on their device."""
-    arguments = Arguments(*given)
-    asked = ask_once(input1, input2, arguments)
-    check_cotangent(cotangent, input1, arguments, asked)
-    index = input1.device.index
-    gradients = new_gradients((input1, input2), needs)
-    layouts = tuple(_layout(gradient) if needed else None for gradient, needed in zip(gradients, needs, strict=True))
-    inputs, outside = (_layout(input1), _layout(input2)), _layout(cotangent)
-    orders = inputs[0].order, inputs[1].order
-    chosen = _chosen_on_cuda(index, asked, arguments, "vjp", inputs[0].dtype, outside.dtype, orders, tuple(needs))
-    tensors = {"cotangent": cotangent, "input1": input1, "input2": input2, "gradient1": gradients[0], "gradient2": gradients[1]}
-    _launch(planner.vjp_plan(chosen.name, asked, outside, inputs, layouts, index), tensors, input1)
-    return gradients
+@lru_cache
+def _numpy_dtype_name(dtype: torch.dtype) -> str:
+    return _numpy_dtype(dtype).name
 
 
 class Stream(NamedTuple):
@@ -244,48 +156,35 @@ class Stream(NamedTuple):
         return 0, self.ptr
 
 
-def _chosen_on_cuda(index: int, asked: Problem, arguments: Arguments, which: str, dtype: str, *rest: Any) -> _dispatch.Variant:
-    """The variant that runs; if variants may be measured first, that goes to torch's stream and sees whether it is captured."""
+def _plan_on_gpu(operator: Operator, request: Request, variant: str, index: int) -> Any:
+    """Return the plan that runs; variants that may be measured first are launched on torch's stream, which may be captured."""
     place = _dispatch.gpu(index)
-    question = asked, place, arguments.variant, which, dtype, *rest
-    precision = _precision(arguments.precision, dtype)
     if not _tuning.at_first_use():
-        return _dispatch.choose(*question, precision=precision)
-    devices = import_cupy().cuda
-    with devices.Device(index), devices.Stream.from_external(Stream(current_stream(index))):
-        return _dispatch.choose(*question, precision=precision)
+        return _dispatch.choose(operator, request, place, variant).plan
+    cuda = import_cupy().cuda
+    with cuda.Device(index), cuda.Stream.from_external(Stream(current_stream(index))):
+        return _dispatch.choose(operator, request, place, variant).plan
 
 
-def _launch(plan: planner.Plan, tensors: dict[str, torch.Tensor], like: torch.Tensor) -> None:
-    """Run a plan on the stream that torch is on. Its workspace is torch's too, so that a captured graph keeps it."""
-    addresses = {name: _address(name, tensor) for name, tensor in tensors.items()}
-    addresses[NOWHERE.buffer] = 0
-    if plan.workspace:
-        workspace = like.new_empty(plan.workspace, dtype=torch.uint8)
-        addresses["workspace"] = _address("workspace", workspace)
-    plan.run(addresses, Stream(current_stream(like.device.index)))
+def _launch(plan: gpu.Plan, tensors: Mapping[str, torch.Tensor], like: torch.Tensor) -> None:
+    """Run a plan on torch's current stream. Its workspace is torch's too, so that a captured graph keeps it."""
+
+    def allocate(size: int) -> tuple[int, torch.Tensor]:
+        memory = like.new_empty(size, dtype=torch.uint8)
+        return address(gpu.WORKSPACE, memory), memory
+
+    addresses = {name: address(name, tensor) for name, tensor in tensors.items()}
+    gpu.run(plan, addresses, allocate, Stream(current_stream(like.device.index)))
+
+
+def address(name: str, tensor: torch.Tensor) -> int:
+    """Return where the memory of a tensor begins; ``name`` is the name of the plan's array."""
+    return tensor.data_ptr()
 
 
 _raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # not public; a fortieth of the public call's time
 
 
 def current_stream(index: int) -> int:
-    """The address of torch's current stream of a device."""
+    """Return the address of torch's current stream of a device."""
     return torch.cuda.current_stream(index).cuda_stream if _raw_stream is None else _raw_stream(index)
-
-
-def _address(name: str, tensor: torch.Tensor) -> int:
-    address = tensor.data_ptr()
-    if address % tensor.dtype.itemsize:
-        raise ValueError(f"{name} must begin at a multiple of its {tensor.dtype.itemsize} bytes, got address {address:#x}")
-    return address
-
-
-def _layout(tensor: torch.Tensor) -> Layout:
-    return _layout_once(tensor.dtype, tensor.shape, tensor.stride())
-
-
-@lru_cache(1024)  # the same object at every call, which caches of plans recognise at a glance
-def _layout_once(dtype: torch.dtype, shape: torch.Size, strides: tuple[int, ...]) -> Layout:
-    steps = tuple(0 if size <= 1 else stride for size, stride in zip(shape, strides, strict=True))
-    return Layout(ELEMENTS[dtype].name, tuple(shape), steps)

@@ -16,7 +16,8 @@ from cupycorr._correlation.cpu import blas, planner, simd
 from cupycorr._correlation.cpu import forward as cpu_forward
 from cupycorr._correlation.cpu import gradient as cpu_gradient
 from cupycorr._correlation.cpu.blocks import padded
-from cupycorr._dispatch import CPU, choose
+from cupycorr._correlation.variants import OPERATOR
+from cupycorr._dispatch import CPU, FORWARD, VJP, Request, choose
 
 ENGINES = {"simd": simd.ENGINE, "blas": blas.ENGINE}
 
@@ -70,19 +71,18 @@ class Counted:
 def work_of(asked, dtype, which, monkeypatch):
     """What a call of a problem costs, and what the definition needs at least."""
     needs = which != "gradient2", which != "gradient1"
-    chosen = choose(asked, CPU, "auto", "forward" if which == "forward" else "vjp", dtype.name, dtype.name, needs=needs)
+    request = Request(FORWARD if which == "forward" else VJP, asked, dtype.name, dtype.name, needs=needs)
+    chosen = choose(OPERATOR, request, CPU).variant
     least = asked.flops_inside() // 2 + asked.outputs
-    if chosen.name == "reference":
+    if chosen == "reference":
         return 4 * asked.flops_inside() // 2 + asked.outputs, least
-    engine = Counted(ENGINES[chosen.name])
+    engine = Counted(ENGINES[chosen])
     for module in (cpu_forward, cpu_gradient):
         monkeypatch.setattr(module, "pack", engine.pack)
     x1, x2, g = (np.broadcast_to(dtype.type(1), shape) for shape in (asked.shape1, asked.shape2, asked.out_shape))
-    if which == "forward":
-        planner.forward(engine, asked, x1, x2, np.empty(asked.out_shape, dtype))
-    else:
-        gradients = tuple(np.empty(x.shape, dtype) if needed else None for x, needed in zip((x1, x2), needs, strict=True))
-        planner.vjp(engine, asked, g, x1, x2, needs, gradients)
+    results = {"out": g, "gradient1": x1, "gradient2": x2}
+    arrays = {"input1": x1, "input2": x2, "cotangent": g, **{name: np.empty(x.shape, dtype) for name, x in results.items()}}
+    planner.plan(engine, request, None).run(arrays)
     return engine.work, least + asked.channels * asked.batch * (np.prod(asked.size1) + np.prod(asked.size2)) // 8
 
 

@@ -15,14 +15,12 @@ import pytest
 import torch
 from cases import CPU_VARIANTS, GPU_VARIANTS
 from cupy_on_numpy import installed, ndarray, on_cupy
-from refusals import FOREIGN, INPUTS, NO_OUTPUT, OUT_SHAPE, PARAMETERS, SIZES, bad_values, ones
+from refusals import FOREIGN, INPUTS, OUT_SHAPE, PARAMETERS, ones
 
 import cupycorr
 from cupycorr import _dispatch
+from cupycorr._correlation.variants import OPERATOR
 from cupycorr._cpu import workers
-
-WITH_WINDOW = ("kernel_size", "patch_size", "stride", "dilation", "dilation_patch")
-PAIRS = (*WITH_WINDOW, "padding", "patch_offset")
 
 
 def bind_nothing(*_, **__):
@@ -73,7 +71,7 @@ def nothing_runs(monkeypatch, variants):
     def computed(*_, **__):
         pytest.fail("something was computed before the input was refused")
 
-    rows = tuple(replace(row, forward=computed, vjp=computed) for row in _dispatch.VARIANTS)
+    rows = tuple(replace(row, plan=computed) for row in OPERATOR.variants)
     variants(*rows)
     monkeypatch.setattr(workers, "machine_rates", computed)
     monkeypatch.setattr(workers, "run", computed)
@@ -108,22 +106,6 @@ def test_a_bad_input_is_refused(nothing_runs, kind, call, error, said, arguments
 
 
 # Parameters ----------------------------------------------------------------------------------------------------------
-
-
-NOT_INTEGERS = (1.0, True, False, "3", 1j, np.float64(2), np.True_, (3, 1.0), (True, 3), (3, None), ((1, 1), 1))
-
-for parameter in PAIRS:
-    pair_of_ints = f"{parameter} must be an int or a (vertical, horizontal) pair of ints"
-    SIZES |= bad_values(parameter, NOT_INTEGERS, TypeError, pair_of_ints)
-    SIZES |= bad_values(parameter, ((), (1,), (1, 2, 3), [1, 2, 3]), ValueError, pair_of_ints)
-    if parameter != "patch_offset":
-        SIZES |= bad_values(parameter, (None,), TypeError, pair_of_ints)
-    if parameter in WITH_WINDOW:
-        SIZES |= bad_values(parameter, (0, -1, (1, 0), (-2, 3)), ValueError, f"{parameter} must be at least 1")
-    SIZES |= bad_values(parameter, (2**63, (1, 2**64)), ValueError, f"{parameter} must fit into 64 bits")
-
-NO_OUTPUT["crop: height 0"] = (ValueError, ("height 0", "input1.shape=(1, 4, 6, 7) with padding=(-3, 0)"), dict(padding=(-3, 0)))
-NO_OUTPUT["crop: width -1"] = (ValueError, ("width -1", "input1.shape=(1, 4, 6, 7) with padding=(0, -4)"), dict(padding=(0, -4)))
 
 
 @calls

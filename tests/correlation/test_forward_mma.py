@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tilings import H200, aligned, channels_last
 
-from cupycorr._correlation.gpu import forward_mma, planner
+from cupycorr._correlation.gpu import forward_mma, one_pixel
 from cupycorr._correlation.gpu.axes import line
 from cupycorr._correlation.gpu.forward_mma import DTYPES, TILES
 from cupycorr._correlation.gpu.forward_phases import CHANNELWISE, Arrays
@@ -377,7 +377,9 @@ def test_a_large_flownetc_loads_little_through_the_second_cache():
     shape = (8, 256, 48, 64)
     asked = problem(parameters(patch_size=21, dilation_patch=2), shape, shape)
     image, out = dense_layout("bfloat16", shape), dense_layout("bfloat16", asked.out_shape)
-    best = forward_mma.best(line(asked.vertical), line(asked.horizontal), Arrays(image, image, out), DEVICE, planner.PARTS)
+    best = forward_mma.best(
+        line(asked.vertical), line(asked.horizontal), Arrays(image, image, out), DEVICE, one_pixel.PARTIAL_SUMS
+    )
     assert best.loaded <= 90.5e6
 
 

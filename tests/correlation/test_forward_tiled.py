@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tilings import H200, aligned, channels_last
 
-from cupycorr._correlation.gpu import forward_tiled, planner
+from cupycorr._correlation.gpu import forward_tiled, one_pixel, planner
 from cupycorr._correlation.gpu.forward_tiled import CHANNELWISE, COLUMNWISE, COPIED, TILES
 from cupycorr._gpu import source
 from cupycorr._gpu.call import Pointer
@@ -133,12 +133,13 @@ def test_sums_of_parts_keep_to_their_room_whatever_the_problem(monkeypatch):
     x1, x2, _ = case.arrays()
     plans = []
     whole = 2 * math.prod(case.out_shape()) * 4
-    with launched_by(monkeypatch, emulator := Emulator(), PARTS=whole // 5):
-        bound = planner._bound
-        monkeypatch.setattr(planner, "_bound", lambda work, device: plans.append(work.workspace) or bound(work, device))
+    monkeypatch.setattr(one_pixel, "PARTIAL_SUMS", whole // 5)
+    with launched_by(monkeypatch, emulator := Emulator()):
+        plan = planner.plan
+        monkeypatch.setattr(planner, "plan", lambda *request: plans.append(plan(*request)) or plans[-1])
         out = correlate(emulator, "tiled", x1, x2, **case.parameters)
     oracle.assert_close(out, oracle.forward(x1, x2, **case.parameters))
-    assert 0 < plans[0] <= whole // 5
+    assert 0 < plans[0].workspace <= whole // 5
     assert len(emulator.accounts) > 2
 
 

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from cases import CPU_VARIANTS, DTYPES, GPU_VARIANTS
 from cupy_on_numpy import FACTS, installed, on_cupy
+from watched import taking
 
 import cupycorr
 from cupycorr import _dispatch
-from cupycorr._correlation.gpu import gradient_mma, planner
-from cupycorr._correlation.problem import Question, parameters, problem
-from cupycorr._dispatch import Place
+from cupycorr._arguments import effective_precision
+from cupycorr._correlation.gpu import gradient_mma, one_pixel, planner
+from cupycorr._correlation.problem import parameters, problem
+from cupycorr._correlation.variants import OPERATOR
+from cupycorr._dispatch import Place, Request
 from cupycorr._gpu.layout import CHANNELS_LAST, ROWS
 
 SHAPE = (2, 64, 24, 32)
@@ -24,16 +27,21 @@ SIXTEEN_BITS = ("float16", "bfloat16")
 
 def asked(dtype="float16", which="forward", precision="highest", shape=SHAPE, **given):
     given = parameters(**{"patch_size": 9, **given})
-    return Question(which, problem(given, shape, shape), dtype, dtype, precision=precision)
+    request = Request(which, problem(given, shape, shape), dtype, dtype, precision=effective_precision(precision, dtype))
+    return request.dense()
+
+
+def of(request, which, *orders):
+    """The same request for another pass, on arrays in other memory orders."""
+    return request._replace(pass_name=which, layouts=()).dense(*orders)
 
 
 def on(capability=(9, 0)):
     return Place("cupy", replace(FACTS, compute_capability=capability, multiprocessors=132))
 
 
-def choice(question, where, variant="auto"):
-    rest = (question.dtype, question.result_dtype, question.orders, question.needs, question.precision)
-    return _dispatch.choose(question.problem, where, variant, question.which, *rest)
+def choice(request, where, variant="auto"):
+    return _dispatch.choose(OPERATOR, request, where, variant)
 
 
 # Reasons ----------------------------------------------------------------------------------------------------------------------
@@ -54,7 +62,7 @@ REASONS = {
 @pytest.mark.parametrize(("question", "capability", "reason"), REASONS.values(), ids=REASONS)
 def test_tensor_cores_are_refused_with_the_reason(question, capability, reason, which):
     with pytest.raises(NotImplementedError) as refusal:
-        choice(replace(question, which=which), on(capability), "mma")
+        choice(of(question, which), on(capability), "mma")
     assert "variant='mma' (mma: " in str(refusal.value)
     assert re.search(reason, str(refusal.value))
 
@@ -72,23 +80,24 @@ RUN = {
 @pytest.mark.parametrize("which", ["forward", "vjp"])
 @pytest.mark.parametrize(("question", "capability"), RUN.values(), ids=RUN)
 def test_tensor_cores_run_where_there_is_nothing_against_them(question, capability, which):
-    assert choice(replace(question, which=which), on(capability), "mma").name == "mma"
+    assert choice(of(question, which), on(capability), "mma").variant == "mma"
 
 
 @pytest.mark.parametrize("order", [ROWS, CHANNELS_LAST])
 @pytest.mark.parametrize(("question", "capability"), RUN.values(), ids=RUN)
 def test_who_asks_for_tensor_cores_gets_them(question, capability, order):
     for which, entry in {"forward": "forward_mma", "vjp": "gradient_mma"}.items():
-        work = planner.expected("mma", replace(question, which=which, orders=(order, order)), on(capability).device)
-        assert work.calls[0].kernel.entry == entry
-        assert "on tensor cores" in work.how
+        plan = planner.plan("mma", of(question, which, order, order), on(capability).device)
+        assert plan.calls[0].kernel.entry == entry
+        assert plan.algorithm == "mma"
+        assert "on tensor cores" in plan.description
 
 
 def test_without_a_device_the_reasons_are_those_of_all_devices():
     nowhere = Place("cupy", None)
-    rows = {row.name: row for row in _dispatch.VARIANTS}
-    assert rows["mma"].can_run(asked("float16"), nowhere) is None
-    assert "precision is 'highest'" in rows["mma"].can_run(asked("float32"), nowhere)
+    rows = {row.name: row for row in OPERATOR.variants}
+    assert rows["mma"].why_not_at(nowhere, asked("float16")) is None
+    assert "precision is 'highest'" in rows["mma"].why_not_at(nowhere, asked("float32"))
 
 
 def test_no_reason_asks_for_a_device_on_the_cpu(monkeypatch):
@@ -104,17 +113,17 @@ def test_no_reason_asks_for_a_device_on_the_cpu(monkeypatch):
 
 
 def counted(**seconds):
-    """The table, its GPU variants taking so long by count."""
-    return [replace(row, seconds=lambda *_, row=row: seconds.get(row.name, 1.0)) for row in _dispatch.VARIANTS]
+    """Return the variants, each taking so long by the cost model."""
+    return [taking(row, seconds.get(row.name, 1.0)) for row in OPERATOR.variants]
 
 
 @pytest.mark.parametrize("which", ["forward", "vjp"])
 @pytest.mark.parametrize("name", ["mma", "tiled", "direct"])
-def test_what_takes_least_by_count_is_chosen(variants, name, which):
+def test_the_variant_that_takes_least_by_the_cost_model_is_chosen(variants, name, which):
     variants(*counted(**{name: 0.5}))
     for dtype in SIXTEEN_BITS:
-        assert choice(asked(dtype, which), on()).name == name
-        told = _dispatch.explain(asked(dtype, which), on(), "auto")
+        assert choice(asked(dtype, which), on()).variant == name
+        told = _dispatch.explain(OPERATOR, asked(dtype, which), on(), "auto")
         assert told.variant == name
         others = {"mma", "tiled", "direct"} - {name}
         assert {told.reasons[other] for other in others} == {f"by the cost model it takes 1e+03 ms, {name} 500 ms"}
@@ -123,7 +132,7 @@ def test_what_takes_least_by_count_is_chosen(variants, name, which):
 @pytest.mark.parametrize("which", ["forward", "vjp"])
 def test_float32_goes_to_tensor_cores_when_asked_to_and_never_otherwise(variants, which):
     variants(*counted(mma=1e-9))
-    chosen = {precision: choice(asked("float32", which, precision), on()).name for precision in ("highest", "high", "medium")}
+    chosen = {precision: choice(asked("float32", which, precision), on()).variant for precision in ("highest", "high", "medium")}
     assert chosen == {"highest": "tiled", "high": "mma", "medium": "mma"}
 
 
@@ -137,31 +146,26 @@ def test_the_bound_is_that_of_the_unit_that_multiplies(dtype, kernel_size):
         rounded = dtype == "float32" and precision == "high" and kernel_size == 1
         rate = where.device.matrix_rate(dtype) if rounded or dtype in SIXTEEN_BITS else None
         rate = rate or (where.device.float64_rate if dtype == "float64" else where.device.float32_rate)
-        assert _dispatch.explain(question, where, "auto").bound == pytest.approx(question.problem.flops / rate)
+        assert _dispatch.explain(OPERATOR, question, where, "auto").bound == pytest.approx(question.problem.flops / rate)
 
 
 @pytest.fixture
-def questions(monkeypatch):
-    """Everything the dispatch is asked through the front door, with CuPy arrays."""
-    seen = []
+def requests(monkeypatch):
+    """Every request that public functions make, with CuPy arrays; nothing is launched."""
+    seen, candidates = [], _dispatch._candidates
 
-    def noted(*arguments, **named):
-        seen.append(Question(*arguments, **named))
-        return seen[-1]
+    def noted(operator, request, *rest):
+        seen.append(request)
+        return candidates(operator, request, *rest)
 
-    with installed(monkeypatch, lambda *_: pytest.fail("launched")):
-        monkeypatch.setattr(_dispatch, "Question", noted)
-        monkeypatch.setattr("cupycorr._correlation.api.Question", noted)
-        monkeypatch.setattr(planner, "_run", lambda *_: None)
-        monkeypatch.setattr(planner, "bind", lambda *_: None)
-        _dispatch._count.cache_clear()
+    with installed(monkeypatch, lambda *_: lambda *_: None):
+        monkeypatch.setattr(_dispatch, "_candidates", noted)
         yield seen
-    _dispatch._count.cache_clear()
 
 
 @pytest.mark.parametrize(("precision", "reached"), [("highest", "highest"), ("high", "high"), ("medium", "high")])
 @pytest.mark.parametrize("call", ["forward", "vjp", "explain"])
-def test_precision_reaches_the_question(questions, call, precision, reached):
+def test_precision_reaches_the_request(requests, call, precision, reached):
     x1, x2, g = map(on_cupy, cases.same((1, 4, 6, 7), patch_size=3).arrays())
     calls = {
         "forward": lambda **given: cupycorr.spatial_correlation_sample(x1, x2, **given),
@@ -169,7 +173,7 @@ def test_precision_reaches_the_question(questions, call, precision, reached):
         "explain": lambda **given: cupycorr.explain(x1, x2, **given),
     }
     calls[call](patch_size=3, precision=precision)
-    assert {question.precision for question in questions} == {reached}
+    assert {request.precision for request in requests} == {reached}
 
 
 # Within the box ---------------------------------------------------------------------------------------------------------------
@@ -195,12 +199,10 @@ def at_once(monkeypatch):
         return tilings_of(vertical, horizontal, operands)
 
     forward = SimpleNamespace(best=best, reason=lambda *_: None, needed_parts=lambda *_: 0)
-    monkeypatch.setitem(planner._FORWARDS, "mma", forward)
+    monkeypatch.setitem(one_pixel._FORWARDS, "mma", forward)
     monkeypatch.setattr(gradient_mma, "_Tiling", Tiling)
-    monkeypatch.setitem(planner._GRADIENTS, "mma", SimpleNamespace(tilings=tilings, reason=lambda *_: None))
-    planner.expected.cache_clear()
-    yield multiplied
-    planner.expected.cache_clear()
+    monkeypatch.setitem(one_pixel._GRADIENTS, "mma", SimpleNamespace(tilings=tilings, reason=lambda *_: None))
+    return multiplied
 
 
 @pytest.mark.parametrize("which", ["forward", "vjp"])
@@ -208,16 +210,18 @@ def at_once(monkeypatch):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_box_multiplies_numbers_of_16_bits_on_tensor_cores_and_no_others(at_once, dtype, capability, which):
     for precision in ("highest", "high"):
-        planner.expected("box", asked(dtype, which, precision, kernel_size=3), on(capability).device)
+        planner.plan("box", asked(dtype, which, precision, kernel_size=3), on(capability).device)
     assert set(at_once) == ({dtype} if dtype in SIXTEEN_BITS and capability == (9, 0) else set())
 
 
 @pytest.mark.parametrize("which", ["forward", "vjp"])
 def test_what_does_not_fit_tensor_cores_goes_through_tiles(at_once, monkeypatch, which):
-    monkeypatch.setattr(planner._FORWARDS["mma"], "best", lambda *_: "does not fit")
-    monkeypatch.setattr(planner._GRADIENTS["mma"], "reason", lambda *_: "does not fit")
+    monkeypatch.setattr(one_pixel._FORWARDS["mma"], "best", lambda *_: "does not fit")
+    monkeypatch.setattr(one_pixel._GRADIENTS["mma"], "reason", lambda *_: "does not fit")
     device = on().device
-    assert planner.expected("mma", asked(which=which), device) == planner.expected("tiled", asked(which=which), device)
+    plan, tiled = (planner.plan(algorithm, asked(which=which), device) for algorithm in ("mma", "tiled"))
+    assert plan.algorithm == "tiled"
+    assert plan.calls == tiled.calls
 
 
 @pytest.mark.parametrize(
@@ -235,4 +239,4 @@ def test_a_device_is_not_given_builds_for_what_its_tensor_cores_do_not_multiply(
 @pytest.mark.parametrize("name", CPU_VARIANTS)
 def test_variants_of_the_cpu_take_every_precision(name):
     question = asked("float32", precision="high")
-    assert _dispatch.choose(question.problem, _dispatch.CPU, name, precision="high").name == name
+    assert choice(question._replace(layouts=()), _dispatch.CPU, name).variant == name

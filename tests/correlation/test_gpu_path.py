@@ -13,8 +13,9 @@ from cupy_on_numpy import Device, Stream, installed, ndarray, on_cupy
 from emulator import Emulator, require_compiler
 
 import cupycorr
-from cupycorr import _arrays
-from cupycorr._correlation.gpu import planner
+from cupycorr import _arrays, _dispatch
+from cupycorr._correlation.gpu import box
+from cupycorr._gpu import plan as plans
 
 require_compiler()
 
@@ -44,28 +45,24 @@ class Lender(Emulator):
 def gpu(monkeypatch):
     """The package finds a GPU, which is the emulator."""
     emulator = Lender()
-    run = planner._run
+    run, allocate = plans.Plan.run, plans.allocate_from_cupy
 
     def lend_and_run(plan, arrays):
-        lend = planner._address
-
-        def address(name, array):
+        for name, array in arrays.items():
             emulator.register(np.asarray(array), name, writable=name.startswith(("out", "gradient")))
-            return lend(name, array)
+        try:
+            run(plan, arrays)
+        finally:
+            emulator.forget()
 
-        def workspace(array):
-            emulator.register(np.asarray(array), "workspace", writable=True)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(planner, "_address", address)
-            patched.setattr(planner, "keep_for_replays", lambda array: (workspace(array), _arrays.keep_for_replays(array)))
-            try:
-                run(plan, arrays)
-            finally:
-                emulator.forget()
+    def lend_workspace(size):
+        address, memory = allocate(size)
+        emulator.register(np.asarray(memory), "workspace", writable=True)
+        return address, memory
 
     with installed(monkeypatch, emulator.bind):
-        monkeypatch.setattr(planner, "_run", lend_and_run)
+        monkeypatch.setattr(plans.Plan, "run", lend_and_run)
+        monkeypatch.setattr(plans, "allocate_from_cupy", lend_workspace)
         yield emulator
 
 
@@ -172,12 +169,12 @@ def test_what_exports_gpu_memory_by_dlpack_gives_cupy_results(gpu):
 def test_the_same_arguments_make_one_plan(gpu):
     for _ in range(3):
         both(WINDOWED, variant="box")
-    assert (planner.forward_plan.cache_info().misses, planner.vjp_plan.cache_info().misses) == (1, 1)
-    assert planner.forward_plan.cache_info().maxsize == planner.PLANS
+    assert _dispatch._planned.cache_info().misses == 2
+    assert _dispatch._planned.cache_info().maxsize
 
 
 def test_what_a_captured_graph_works_in_is_never_freed(gpu, monkeypatch):
-    monkeypatch.setattr(_arrays, "_captured", kept := [])
+    monkeypatch.setattr(plans, "_captured", kept := [])
     both(WINDOWED, variant="box")
     assert kept == []
     monkeypatch.setattr(Stream, "capturing", True)
@@ -212,7 +209,7 @@ def test_explain_tells_the_reason_of_every_variant(gpu):
     windowed = cupycorr.explain(x, x, kernel_size=32, patch_size=9, padding=16)
     assert windowed.variant == "box"
     assert windowed.reasons["tiled"] == "a window of 32 x 32 taps does not fit into any tile"
-    assert 0 < windowed.workspace <= planner.WORKSPACE
+    assert 0 < windowed.workspace <= box.VOLUMES
     assert gpu.launched_on == []
 
 
@@ -253,7 +250,7 @@ def fails_once(real, *waiting):
 @pytest.mark.parametrize(("variant", "case"), ANSWERED.items(), ids=ANSWERED)
 def test_a_kernel_that_cannot_be_compiled_is_one_error_and_the_next_call_works(gpu, monkeypatch, variant, case):
     told = "cannot compile kernel forward_direct of forward_direct.cu for sm_90"
-    monkeypatch.setattr(planner, "bind", fails_once(planner.bind, RuntimeError(told)))
+    monkeypatch.setattr(plans, "bind", fails_once(plans.bind, RuntimeError(told)))
     with pytest.raises(RuntimeError, match=told):
         both(case, variant=variant)
     answers(variant, case)

@@ -16,7 +16,8 @@ from cases import DTYPES
 from cupy_on_numpy import FACTS
 
 from cupycorr._correlation.gpu import planner
-from cupycorr._correlation.problem import Question, parameters, problem
+from cupycorr._correlation.problem import parameters, problem
+from cupycorr._dispatch import Request
 from cupycorr._gpu import compiler, source
 from cupycorr._gpu.layout import CHANNELS_LAST, ROWS
 from cupycorr._gpu.source import Kernel
@@ -149,9 +150,9 @@ def test_tiles_find_room_in_the_shared_memory_of_every_architecture(shared, whic
     ):
         shape = (4, 64, 48, 64)
         asked = problem(parameters(patch_size=patch, dilation_patch=step), shape, shape)
-        work = planner.expected("tiled", Question(which, asked, dtype, dtype, (order, order)), device)
-        assert work.calls[0].kernel.file in TILED
-        assert max(call.shared for call in work.calls) <= shared
+        plan = planner.plan("tiled", Request(which, asked, dtype, dtype).dense(order, order), device)
+        assert plan.calls[0].kernel.file in TILED
+        assert max(call.shared for call in plan.calls) <= shared
 
 
 @nvrtc.needed

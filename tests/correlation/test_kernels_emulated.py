@@ -179,7 +179,7 @@ def test_volumes_cut_to_fit_the_workspace_give_the_same_sums(monkeypatch, worksp
 
 
 def test_the_workspace_keeps_to_its_bound_whatever_the_problem(monkeypatch):
-    with launched_by(monkeypatch, emulator := Emulator(), WORKSPACE=30000):
+    with launched_by(monkeypatch, emulator := Emulator(), VOLUMES=30000):
         x1, x2, _ = WINDOWED.arrays()
         run = []
         monkeypatch.setattr("emulated.run", lambda emulator, plan, reads, writes: run.append(plan.workspace))

@@ -238,9 +238,9 @@ def no_execution(monkeypatch):
         raise OSError(13, "cannot allocate executable memory")
 
     monkeypatch.setattr(llvmlite.binding, "check_jit_execution", refuse)
-    _dispatch._count.cache_clear()
+    _dispatch._planned.cache_clear()
     yield
-    _dispatch._count.cache_clear()
+    _dispatch._planned.cache_clear()
 
 
 def test_where_memory_cannot_become_executable_blas_answers_and_simd_says_why(no_execution):

@@ -141,26 +141,10 @@ PROGRAMS = {
     """,
     "a measurement in another thread": """
     from cupycorr import _tuning
-    hold(_tuning._measuring, _tuning._store._lock)
-    answer = child_says(lambda: _tuning._measuring.acquire(blocking=False) and _tuning._store._lock.acquire(blocking=False))
+    hold(_tuning._measuring)
+    answer = child_says(lambda: _tuning._measuring.acquire(blocking=False))
     may_end.set()
     print(answer, True)
-    """,
-    "a file that is locked during the fork": """
-    import pathlib, tempfile
-    from cupycorr import _tuning
-    path = pathlib.Path(tempfile.mkdtemp()) / "lock"
-    reading, writing = os.pipe()
-    with _tuning._locked(path):
-        child = os.fork()
-        if not child:
-            os.close(writing)
-            os.read(reading, 1)
-            os._exit(0)
-    with _tuning._locked(path):
-        print("yes True")
-    os.close(writing)
-    os.waitpid(child, 0)
     """,
     "adapters that another thread installs": """
     from cupycorr.compat import _install

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from cupycorr._correlation.gpu import planner
+from cupycorr import _dispatch
 from cupycorr._gpu import device as devices
+from cupycorr._gpu import plan
 
 
 class Device:
@@ -124,9 +125,8 @@ def installed(monkeypatch, bind):
     """CuPy is this module, every device has `FACTS`, and ``bind`` launches."""
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "cupy", module())
-        patched.setattr("cupycorr._dispatch.facts", lambda index: FACTS)
-        patched.setattr(planner, "facts", lambda index: FACTS)
-        patched.setattr(planner, "bind", bind)
+        patched.setattr(_dispatch, "facts", lambda index: FACTS)
+        patched.setattr(plan, "bind", bind)
         forget_plans()
         yield
     forget_plans()
@@ -134,5 +134,4 @@ def installed(monkeypatch, bind):
 
 def forget_plans():
     """Plans hold what launches them."""
-    planner.forward_plan.cache_clear()
-    planner.vjp_plan.cache_clear()
+    _dispatch._planned.cache_clear()

@@ -7,9 +7,11 @@ import numpy as np
 from cupy_on_numpy import FACTS, forget_plans
 from emulator import ORDERS, Emulator
 
-from cupycorr._correlation.gpu import planner
+from cupycorr._correlation.gpu import box, planner
 from cupycorr._correlation.problem import parameters, problem
-from cupycorr._gpu import layout as layouts
+from cupycorr._dispatch import FORWARD, VJP, Request
+from cupycorr._gpu import plan as plans
+from cupycorr._gpu.layout import layout
 
 ROUTES = ("direct", "box", "tiled", "mma")
 IDLE = replace(FACTS, multiprocessors=10**6)  # no problem fills it: threads share the channels of an output
@@ -18,15 +20,23 @@ BUSY = replace(FACTS, multiprocessors=0)  # every problem fills it
 
 @contextmanager
 def launched_by(monkeypatch, emulator, device=BUSY, **settings):
-    """Plans are made for a device and launched by the emulator; with other settings of the module `cuda` if some are given."""
+    """Make plans for a device and launch them by the emulator, with other values of these names of the module `box`."""
     with monkeypatch.context() as patched:
-        patched.setattr(planner, "bind", emulator.bind)
-        patched.setattr(planner, "facts", lambda index: device)
+        patched.setattr(plans, "bind", emulator.bind)
+        patched.setitem(_planned_for, "device", device)
         for name, value in settings.items():
-            patched.setattr(planner, name, value)
+            patched.setattr(box, name, value)
         forget_plans()
         yield
     forget_plans()
+
+
+_planned_for = {"device": BUSY}
+
+
+def planned(algorithm, request):
+    """Return the plan of a request by an algorithm, for the device of `launched_by`."""
+    return planner.plan(algorithm, request, _planned_for["device"])
 
 
 def asked(x1, x2, **given):
@@ -41,9 +51,9 @@ def accumulator(route, dtype):
 def run(emulator, plan, reads, writes):
     """Launch a plan: every array is poisoned before, and every element written after."""
     workspace = np.empty(plan.workspace, np.uint8)
-    arrays = {**reads, **writes, "workspace": workspace}
+    addresses = {name: array.ctypes.data for name, array in {**reads, **writes}.items()}
     with emulator.lending(reads, {**writes, "workspace": workspace}):
-        plan.run({"nowhere": 0, **{name: array.ctypes.data for name, array in arrays.items()}})
+        plans.run(plan, addresses, lambda size: (workspace.ctypes.data, workspace))
         for name, array in writes.items():
             assert not emulator.unwritten(array).any(), f"{name} has unwritten elements"
 
@@ -51,19 +61,20 @@ def run(emulator, plan, reads, writes):
 def correlate(emulator, route, x1, x2, dtype=None, out=None, **given):
     what = asked(x1, x2, **given)
     out = np.empty(what.out_shape, x1.dtype if dtype is None else dtype) if out is None else out
-    reads = {"input1": x1, "input2": x2}
-    layouts = (layouts.layout(name, array) for name, array in (*reads.items(), ("out", out)))
-    run(emulator, planner.forward_plan(route, what, *layouts, 0), reads, {"out": out})
+    layouts = layout("input1", x1), layout("input2", x2), layout("out", out)
+    request = Request(FORWARD, what, x1.dtype.name, out.dtype.name, layouts)
+    run(emulator, planned(route, request), {"input1": x1, "input2": x2}, {"out": out})
     return out
 
 
 def correlate_vjp(emulator, route, g, x1, x2, needs=(True, True), **given):
     reads = {"cotangent": g, "input1": x1, "input2": x2}
     results = [np.empty(x.shape, x.dtype) if needed else None for x, needed in zip((x1, x2), needs, strict=True)]
-    g_layout, *inputs = (layouts.layout(name, array) for name, array in reads.items())
-    gradients = tuple(None if result is None else layouts.layout("gradient", result) for result in results)
-    plan = planner.vjp_plan(route, asked(x1, x2, **given), g_layout, tuple(inputs), gradients, 0)
-    run(emulator, plan, reads, {f"gradient{k}": result for k, result in enumerate(results, 1) if result is not None})
+    gradients = (None if result is None else layout("gradient", result) for result in results)
+    layouts = *(layout(name, array) for name, array in reads.items()), *gradients
+    request = Request(VJP, asked(x1, x2, **given), x1.dtype.name, g.dtype.name, layouts, tuple(needs))
+    writes = {f"gradient{k}": result for k, result in enumerate(results, 1) if result is not None}
+    run(emulator, planned(route, request), reads, writes)
     return tuple(results)
 
 

@@ -99,7 +99,21 @@ def bad_values(name, values, error, says):
     return {f"{name}={value!r}": (error, (says, f"{name}={value!r}"), {name: value}) for value in values}
 
 
+WITH_WINDOW = ("kernel_size", "patch_size", "stride", "dilation", "dilation_patch")
+PAIRS = (*WITH_WINDOW, "padding", "patch_offset")
+
+NOT_INTEGERS = (1.0, True, False, "3", 1j, np.float64(2), np.True_, (3, 1.0), (True, 3), (3, None), ((1, 1), 1))
+
 SIZES = {}
+for parameter in PAIRS:
+    pair_of_ints = f"{parameter} must be an int or a (vertical, horizontal) pair of ints"
+    SIZES |= bad_values(parameter, NOT_INTEGERS, TypeError, pair_of_ints)
+    SIZES |= bad_values(parameter, ((), (1,), (1, 2, 3), [1, 2, 3]), ValueError, pair_of_ints)
+    if parameter != "patch_offset":
+        SIZES |= bad_values(parameter, (None,), TypeError, pair_of_ints)
+    if parameter in WITH_WINDOW:
+        SIZES |= bad_values(parameter, (0, -1, (1, 0), (-2, 3)), ValueError, f"{parameter} must be at least 1")
+    SIZES |= bad_values(parameter, (2**63, (1, 2**64)), ValueError, f"{parameter} must fit into 64 bits")
 
 NO_OUTPUT = {
     f"{what}: {side} {size}": (
@@ -114,6 +128,9 @@ NO_OUTPUT = {
         ("stride", "height", 0, ("kernel_size=(9, 1)",), dict(kernel_size=(9, 1), stride=5)),
     )
 }
+
+NO_OUTPUT["crop: height 0"] = (ValueError, ("height 0", "input1.shape=(1, 4, 6, 7) with padding=(-3, 0)"), dict(padding=(-3, 0)))
+NO_OUTPUT["crop: width -1"] = (ValueError, ("width -1", "input1.shape=(1, 4, 6, 7) with padding=(0, -4)"), dict(padding=(0, -4)))
 
 NOT_REAL = (1j, np.complex64(1), "2", b"2", True, np.True_, None, [1.0], np.ones(1), np.ones(2))
 

@@ -8,7 +8,7 @@ from cupy_on_numpy import FACTS
 from emulated import asked
 from emulator import Emulator
 
-from cupycorr._correlation.gpu import planner
+from cupycorr._correlation.gpu import one_pixel
 from cupycorr._correlation.gpu.axes import line
 from cupycorr._correlation.gpu.forward_phases import Arrays
 from cupycorr._gpu.call import Pointer
@@ -46,7 +46,7 @@ class Asked:
         self.arrays = Arrays(*(layout(name, array) for name, array in arrays.items()))
 
     def best(self, device=H200):
-        return self.module.best(*self.lines, self.arrays, device, planner.PARTS)
+        return self.module.best(*self.lines, self.arrays, device, one_pixel.PARTIAL_SUMS)
 
     def run(self, tiling, emulator):
         """The output by one tiling: every element written."""

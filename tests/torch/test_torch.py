@@ -6,7 +6,6 @@ import pickle
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import cases
@@ -18,10 +17,13 @@ import refusals
 import torch
 from cases import CPU_VARIANTS, DTYPES, NAMED
 from tensors import array, tensor
+from watched import watched
 
 import cupycorr
 from cupycorr._correlation import api
+from cupycorr._correlation.variants import OPERATOR
 from cupycorr._cpu import workers
+from cupycorr._dispatch import VJP
 from cupycorr.torch import SpatialCorrelationSampler, _tensors
 from cupycorr.torch import spatial_correlation_sample as correlate
 
@@ -160,15 +162,11 @@ def test_strides_are_taken_as_they_are(layout, dtype, device):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_cpu_tensors_reach_the_backend_without_a_copy(dtype, variants):
     seen = []
-    chosen = _tensors._dispatch.VARIANTS[0]
-    spy = type(chosen)(
-        **{name: getattr(chosen, name) for name in chosen.__slots__} | {"forward": lambda *rest: seen.append(rest)}
-    )
-    variants(spy)
+    variants(watched(OPERATOR.variants[0], lambda request, arrays: seen.append(arrays)))
     x1, x2, _ = (tensor(x) for x in cases.same((1, 3, 4, 5), dtype).arrays())
     x2 = x2.requires_grad_()[..., ::2]
     out = correlate(x1[..., ::2], x2)
-    (_, *arrays) = seen[0]
+    arrays = seen[0].values()
     assert [a.ctypes.data for a in arrays] == [x1.data_ptr(), x2.data_ptr(), out.data_ptr()]
     assert [a.dtype.name for a in arrays] == [dtype] * 3
 
@@ -251,19 +249,20 @@ def test_parameters_and_tensors_of_a_subclass_are_tensors(device):
 
 def test_only_the_gradients_that_are_needed_are_computed(variants):
     """The work of the backend: which gradients it is asked for, and how many sums it makes."""
-    asked, row = [], _tensors._dispatch.VARIANTS[0]
+    requested = []
 
-    def counted(problem, g, x1, x2, needs, gradients):
-        asked.append(tuple(needs))
-        row.vjp(problem, g, x1, x2, needs, gradients)
+    def tell(request, arrays):
+        if request.pass_name == VJP:
+            requested.append(request.needs)
+            assert [f"gradient{number}" in arrays for number in (1, 2)] == list(request.needs)
 
-    variants(replace(row, vjp=counted))
+    variants(watched(OPERATOR.variants[0], tell))
     x1, x2, g = (tensor(x) for x in WINDOWED.arrays())
     for needs in ((True, False), (False, True), (True, True)):
-        asked.clear()
+        requested.clear()
         inputs = [x.clone().requires_grad_(n) for x, n in zip((x1, x2), needs, strict=True)]
         correlate(*inputs, **WINDOWED.parameters).backward(g)
-        assert asked == [needs]
+        assert requested == [needs]
         assert [x.grad is not None for x in inputs] == list(needs)
     # Second derivatives with respect to one thing: the first gradients that were needed, those that were used, the work.
     both, one, two = (True, True), (True, False), (False, True)
@@ -275,22 +274,18 @@ def test_only_the_gradients_that_are_needed_are_computed(variants):
     ):
         inputs = [x.clone().requires_grad_(number == wrt) for number, x in enumerate((g, x1, x2))]
         gradients = torch.ops.cupycorr.spatial_correlation_sample_vjp(*inputs, needs, *sizes)
-        asked.clear()
+        requested.clear()
         sum(gradient.sum() for gradient, u in zip(gradients, used, strict=True) if u).backward()
-        assert asked == work
+        assert requested == work
 
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_call_wishes_for_as_many_threads_as_torch_has(number, variants, monkeypatch):
     """As torch's own operators do: one in a worker of a DataLoader."""
-    seen, row = [], _tensors._dispatch.VARIANTS[0]
-
-    def noting(work):
-        return lambda *rest: (seen.append(workers.thread_count()), work(*rest))
-
+    seen = []
     monkeypatch.delenv("CUPYCORR_NUM_THREADS", raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    variants(replace(row, forward=noting(row.forward), vjp=noting(row.vjp)))
+    variants(watched(OPERATOR.variants[0], lambda *_: seen.append(workers.thread_count())))
     ceiling, before = workers.thread_count(), torch.get_num_threads()
     torch.set_num_threads(number)
     try:

@@ -1,7 +1,6 @@
 """Tensors on their way to the kernels, without a GPU: the CUDA side of the torch operator, on CPU tensors and in the emulator."""
 
 import sys
-from inspect import signature
 from types import SimpleNamespace
 
 import cases
@@ -16,11 +15,10 @@ from emulator import Emulator, require_compiler
 from tensors import array, tensor
 
 from cupycorr import _dispatch
-from cupycorr._correlation.gpu import planner
 from cupycorr._gpu import compiler, device, launcher
 from cupycorr._gpu.source import Kernel
 from cupycorr.torch import _tensors
-from cupycorr.torch._tensors import Arguments, forward_on_cuda, vjp_on_cuda
+from cupycorr.torch._correlation import Arguments, _forward, _vjp
 
 require_compiler()
 
@@ -51,7 +49,7 @@ def gpu(monkeypatch):
     """The GPU is the emulator; it may touch the memory of the tensors it is told of, and nothing else."""
     emulator = Streamed()
     emulator.stream = 1 << 40
-    address = _tensors._address
+    address = _tensors.address
 
     def lent(name, value):
         writable = name.startswith(("out", "gradient", "workspace"))
@@ -60,7 +58,8 @@ def gpu(monkeypatch):
         return address(name, value)
 
     with installed(monkeypatch, emulator.bind):
-        monkeypatch.setattr(_tensors, "_address", lent)
+        monkeypatch.setattr(_tensors, "on_gpu", lambda tensor: True)
+        monkeypatch.setattr(_tensors, "address", lent)
         monkeypatch.setattr(_tensors, "current_stream", lambda index: emulator.stream)
         yield emulator
 
@@ -74,8 +73,8 @@ def given(case, **more):
 def answer(case, layout=lambda x: x, needs=(True, True), **more):
     x1, x2, g = map(tensor, case.arrays())
     arguments = given(case, **more)
-    out = forward_on_cuda(layout(x1), layout(x2), *arguments)
-    return (out, *vjp_on_cuda(g, layout(x1), layout(x2), [*needs], *arguments))
+    out = _forward(layout(x1), layout(x2), *arguments)
+    return (out, *_vjp(g, layout(x1), layout(x2), [*needs], *arguments))
 
 
 def check(case, got, exact=None):
@@ -118,20 +117,19 @@ def test_strides_are_taken_as_they_are(gpu, layout, variant, case):
 def test_the_output_has_the_dtype_asked_for(gpu):
     case = cases.Case(WINDOWED.shape1, WINDOWED.shape2, WINDOWED.parameters, "float16")
     x1, x2, _ = case.arrays()
-    out = forward_on_cuda(tensor(x1), tensor(x2), *given(case, dtype=torch.float32))
+    out = _forward(tensor(x1), tensor(x2), *given(case, dtype=torch.float32))
     assert out.dtype == torch.float32
     oracle.assert_close(array(out), oracle.forward(x1, x2, **case.parameters))
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """The precisions of what the dispatch was asked, in order."""
+def requested(monkeypatch):
+    """The passes and precisions of the requests, in order."""
     seen, choose = [], _dispatch.choose
 
-    def noting(*arguments, **named):
-        bound = signature(choose).bind(*arguments, **named).arguments
-        seen.append((bound["which"], bound.get("precision")))
-        return choose(*arguments, **named)
+    def noting(operator, request, *rest):
+        seen.append((request.pass_name, request.precision))
+        return choose(operator, request, *rest)
 
     monkeypatch.setattr(_dispatch, "choose", noting)
     return seen
@@ -148,37 +146,40 @@ def torchs_precision():
     torch.set_float32_matmul_precision(before)
 
 
+REACHED = {"highest": "highest", "high": "high", "medium": "high"}  # of torch's names: there are two kinds of products
+
+
 def both(case, **more):
     x1, x2, g = map(tensor, case.arrays())
-    forward_on_cuda(x1, x2, *given(case, **more))
-    vjp_on_cuda(g, x1, x2, [True, True], *given(case, **more))
+    _forward(x1, x2, *given(case, **more))
+    _vjp(g, x1, x2, [True, True], *given(case, **more))
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
-def test_the_precision_asked_for_is_that_of_both_passes_whatever_torchs_is(gpu, asked, torchs_precision, precision):
+def test_the_precision_asked_for_is_that_of_both_passes_whatever_torchs_is(gpu, requested, torchs_precision, precision):
     for of_torch in ("highest", "high"):
         torchs_precision(of_torch)
         both(WINDOWED, precision=precision)
-    assert asked == [("forward", precision), ("vjp", precision)] * 2
+    assert requested == [("forward", REACHED[precision]), ("vjp", REACHED[precision])] * 2
 
 
-def test_where_none_is_asked_for_each_pass_has_torchs_precision_of_its_moment(gpu, asked, torchs_precision):
+def test_where_none_is_asked_for_each_pass_has_torchs_precision_of_its_moment(gpu, requested, torchs_precision):
     x1, x2, g = map(tensor, WINDOWED.arrays())
     for before, after in (("highest", "medium"), ("high", "highest")):
         torchs_precision(before)
-        forward_on_cuda(x1, x2, *given(WINDOWED))
+        _forward(x1, x2, *given(WINDOWED))
         torchs_precision(after)
-        vjp_on_cuda(g, x1, x2, [True, True], *given(WINDOWED))
-    assert [precision for _, precision in asked] == ["highest", "medium", "high", "highest"]
+        _vjp(g, x1, x2, [True, True], *given(WINDOWED))
+    assert [precision for _, precision in requested] == ["highest", "high", "high", "highest"]
 
 
 @pytest.mark.parametrize(("newer", "older"), [("tf32", "high"), ("ieee", "highest")])
-def test_torchs_precision_in_its_newer_words_is_understood(gpu, asked, torchs_precision, newer, older):
+def test_torchs_precision_in_its_newer_words_is_understood(gpu, requested, torchs_precision, newer, older):
     if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
         pytest.skip("this torch has no newer words")
     torch.backends.cuda.matmul.fp32_precision = newer
     both(WINDOWED)
-    assert [precision for _, precision in asked] == [older, older]
+    assert [precision for _, precision in requested] == [older, older]
 
 
 def test_halves_do_not_ask_for_torchs_precision(gpu, monkeypatch):
@@ -206,7 +207,7 @@ def test_only_the_gradient_that_is_needed_is_launched(gpu):
     x1, x2, g = map(tensor, WINDOWED.arrays())
     for needs in ((True, False), (False, True), (False, False)):
         gpu.launched.clear()
-        gradients = vjp_on_cuda(g, x1, x2, [*needs], *given(WINDOWED, variant="direct"))
+        gradients = _vjp(g, x1, x2, [*needs], *given(WINDOWED, variant="direct"))
         assert len(gpu.launched) == sum(needs)
         assert [tuple(gradient.shape) for gradient in gradients] == [WINDOWED.shape1 if n else (0,) for n in needs]
 
@@ -214,14 +215,14 @@ def test_only_the_gradient_that_is_needed_is_launched(gpu):
 def test_the_same_arguments_make_one_plan(gpu):
     for _ in range(3):
         answer(WINDOWED, variant="box")
-    assert (planner.forward_plan.cache_info().misses, planner.vjp_plan.cache_info().misses) == (1, 1)
+    assert _dispatch._planned.cache_info().misses == 2
 
 
 def test_a_tensor_that_is_not_aligned_is_refused_before_a_launch(gpu):
     memory = torch.zeros(18, dtype=torch.uint8).numpy()
     unaligned = torch.from_numpy(np.frombuffer(memory, np.float32, count=4, offset=2).reshape(1, 1, 2, 2))
     with pytest.raises(ValueError, match="input2 must begin at a multiple of its 4 bytes"):
-        forward_on_cuda(torch.ones(1, 1, 2, 2), unaligned)
+        _forward(torch.ones(1, 1, 2, 2), unaligned)
     assert gpu.launched == []
 
 
@@ -234,22 +235,23 @@ def test_empty_problems_launch_nothing(gpu):
 def test_a_bad_cotangent_is_refused_before_a_launch(gpu):
     x = torch.ones(1, 4, 6, 7)
     with pytest.raises(ValueError, match="cotangent must have the output's shape"):
-        vjp_on_cuda(torch.ones(1, 1, 1, 6, 6), x, x, [True, True])
+        _vjp(torch.ones(1, 1, 1, 6, 6), x, x, [True, True])
     assert gpu.launched == []
 
 
 def test_cpu_variants_are_refused_with_the_reason(gpu):
     x = torch.ones(1, 4, 6, 7)
     with pytest.raises(NotImplementedError, match="simd: input is a CuPy array"):
-        forward_on_cuda(x, x, *Arguments(variant="simd"))
+        _forward(x, x, *Arguments(variant="simd"))
 
 
 def test_without_cupy_the_pip_command_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setattr(_tensors, "on_gpu", lambda tensor: True)
     device.facts.cache_clear()
     x = torch.ones(1, 4, 6, 7)
     with pytest.raises(ImportError, match=r'pip install "cupycorr\[cuda12\]"'):
-        forward_on_cuda(x, x)
+        _forward(x, x)
 
 
 def test_the_stream_is_handed_to_cupy(monkeypatch):
@@ -258,7 +260,7 @@ def test_the_stream_is_handed_to_cupy(monkeypatch):
     monkeypatch.setattr(compiler, "_functions", {})
     device.facts.cache_clear()
     try:
-        launch = launcher.bind(Kernel("forward_direct.cu", "forward_direct", ()), 0, 1, 32, 0)
+        launch = launcher.bind(Kernel("correlation/forward_direct.cu", "forward_direct", ()), 0, 1, 32, 0)
         launch(())
         launch((), _tensors.Stream(77))
         assert [stream for _, stream, *_ in cupy.launches] == ["default stream of 0", _tensors.Stream(77)]

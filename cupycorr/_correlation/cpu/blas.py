@@ -18,8 +18,6 @@ from numpy.lib.stride_tricks import as_strided
 
 from ..._cpu import workers
 from ..._cpu.blas_limits import with_one_blas_thread
-from ..problem import Question
-from . import planner
 from .blocks import COLUMNS, ROWS, overlap
 from .engine import Products
 from .packing import Block, BlockAxis
@@ -63,6 +61,13 @@ def _bands(block: Block) -> Iterator[_Band]:
 
 class BandedProducts:
     """The engine of the ``blas`` variant."""
+
+    name = "blas"
+
+    @property
+    def description(self) -> str:
+        """The number of threads, in words."""
+        return f"banded matrix products in {workers.blas_threads()} thread(s)"
 
     def threads(self) -> int:
         """Threads that may call BLAS at once."""
@@ -222,8 +227,3 @@ def _packed_indices(axis: BlockAxis) -> Iterator[tuple[int, int]]:
 
 
 ENGINE = BandedProducts()
-
-
-def how(question: Question) -> str:
-    """Say how BLAS computes an answer, in words."""
-    return f"{planner.how(ENGINE, question)}, banded matrix products in {workers.blas_threads()} thread(s)"

@@ -83,7 +83,12 @@ def tasks_for(seconds: float) -> int:
 class Engine(Protocol):
     """How the products of one block are summed, in one thread."""
 
+    name: str  # of the variant that it is the engine of
     sums_rows: bool  # whether `volume` can sum a window over rows itself; columns' windows are never its business
+
+    @property
+    def description(self) -> str:
+        """The engine in words, with the number of its threads."""
 
     def threads(self) -> int:
         """Return how many threads may run tasks at once."""

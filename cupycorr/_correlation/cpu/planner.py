@@ -1,4 +1,4 @@
-"""The CPU answer: for each problem the plan that takes least by the cost model, and the two maps by that plan.
+"""Plans on the CPU: for each request the way that takes least by the cost model, and the forward map and gradients by that way.
 
 A plan says how windows are computed along each axis, whether height and width are exchanged, and how the work is cut. Plans
 follow from the problem and the dtypes alone, so that the bits of a result depend neither on the number of threads nor on which
@@ -7,19 +7,21 @@ thread calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from ..._cpu import workers
+from ..._dispatch import FORWARD, Request
 from ..._dtypes import element_type, named_dtype
-from ..problem import Problem, Question
-from . import forward as cpu_forward
-from . import gradient as cpu_gradient
+from ..._gpu.device import Device
+from ..problem import Problem
+from . import forward as forward_pass
+from . import gradient as gradient_pass
 from . import non_finite
 from .engine import THREAD_SECONDS, Engine
 from .forward import ForwardPlan
@@ -29,37 +31,91 @@ from .packing import Values
 
 MOST_LATTICES = 4096  # of a window that is computed tap by tap: beyond, even planning takes long
 
-
-def forward(engine: Engine, problem: Problem, input1: np.ndarray, input2: np.ndarray, out: np.ndarray) -> None:
-    """Write the correlation of ``input1`` and ``input2`` into ``out``."""
-    cpu_forward.run(forward_plan(engine, problem, input1.dtype, out.dtype), input1, input2, out)
+AnyPlan = TypeVar("AnyPlan", ForwardPlan, GradientPlan)
 
 
-def vjp(
-    engine: Engine,
-    problem: Problem,
-    cotangent: np.ndarray,
-    input1: np.ndarray,
-    input2: np.ndarray,
-    needs: tuple[bool, bool],
-    gradients: tuple[np.ndarray | None, np.ndarray | None],
-) -> None:
-    """Write the gradients of ``<cotangent, forward(input1, input2)>`` that ``needs`` asks for into ``gradients``."""
-    sides = [side for side in (0, 1) if needs[side]]
-    plans = {side: gradient_plan(engine, problem, input1.dtype, side) for side in sides}
-    threads = engine.threads()
-    # Two small gradients keep two threads busy with nothing to wait for; a large one is worth all threads.
-    side_by_side = len(sides) == 2 and threads > 1 and all(plan.team.tasks == 1 for plan in plans.values())
-    worth_it = sum(plan.seconds for plan in plans.values()) >= THREAD_SECONDS
+def plan(engine: Engine, request: Request, device: Device | None) -> Forward | Gradients:
+    """Return the plan of a request by an engine."""
+    dtype, result_dtype = _numpy_dtype(request.dtype), _numpy_dtype(request.result_dtype)
+    if request.pass_name == FORWARD:
+        return Forward(engine, forward_plan(engine, request.problem, dtype, result_dtype))
+    sides = [side for side in (0, 1) if request.needs[side]]
+    plans = {side: gradient_plan(engine, request.problem, dtype, side) for side in sides}
+    return Gradients(engine, request.problem, plans)
 
-    def compute(side: int) -> None:
-        searched, gradient, most = (input2, input1)[side], gradients[side], 1 if side_by_side else threads
-        assert gradient is not None
-        cpu_gradient.run(plans[side], cotangent, searched, gradient, most)
-        if plans[side].spreads:
-            non_finite.correct(gradient, _linear(engine, problem, cotangent, searched, side, most), problem.parameters.scale)
 
-    workers.run(compute, sides, 2 if side_by_side and worth_it else 1)
+_numpy_dtype = lru_cache(named_dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """The forward map by an engine."""
+
+    engine: Engine
+    plan: ForwardPlan
+    workspace: int = workers.WORKSPACE
+
+    @property
+    def algorithm(self) -> str:
+        """The name of the engine."""
+        return self.engine.name
+
+    @property
+    def description(self) -> str:
+        """The way windows become products, and what multiplies."""
+        return f"{_windows_in_words(self.plan)}, {self.engine.description}"
+
+    @property
+    def seconds(self) -> float:
+        """The time in one thread by the cost model."""
+        return self.plan.seconds
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write the correlation of ``input1`` and ``input2`` into ``out``."""
+        forward_pass.run(self.plan, arrays["input1"], arrays["input2"], arrays["out"])
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """The gradients by an engine; ``plans`` has one for each side that is needed, 0 for input1 and 1 for input2."""
+
+    engine: Engine
+    problem: Problem
+    plans: Mapping[int, GradientPlan]
+    workspace: int = workers.WORKSPACE
+
+    @property
+    def algorithm(self) -> str:
+        """The name of the engine."""
+        return self.engine.name
+
+    @property
+    def description(self) -> str:
+        """The way windows become products, and what multiplies."""
+        words = [_windows_in_words(plan) for plan in self.plans.values()][:1] or ["nothing to do"]
+        return f"{words[0]}, {self.engine.description}"
+
+    @property
+    def seconds(self) -> float:
+        """The time in one thread by the cost model."""
+        return sum(plan.seconds for plan in self.plans.values())
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write the gradients of ``<cotangent, forward(input1, input2)>`` into ``gradient1`` and ``gradient2``."""
+        cotangent, plans, sides = arrays["cotangent"], self.plans, list(self.plans)
+        threads = self.engine.threads()
+        # Two small gradients keep two threads busy with nothing to wait for; a large one is worth all threads.
+        side_by_side = len(sides) == 2 and threads > 1 and all(plan.team.tasks == 1 for plan in plans.values())
+
+        def compute(side: int) -> None:
+            searched, gradient = arrays[("input2", "input1")[side]], arrays[("gradient1", "gradient2")[side]]
+            most = 1 if side_by_side else threads
+            gradient_pass.run(plans[side], cotangent, searched, gradient, most)
+            if plans[side].spreads:
+                linear = _linear(self.engine, self.problem, cotangent, searched, side, most)
+                non_finite.correct(gradient, linear, self.problem.parameters.scale)
+
+        workers.run(compute, sides, 2 if side_by_side and self.seconds >= THREAD_SECONDS else 1)
 
 
 def _linear(
@@ -70,22 +126,13 @@ def _linear(
 
     def linear(batch: slice, channels: slice, result: np.ndarray, of_cotangent: Values, of_searched: Values) -> None:
         part = replace(problem, parameters=unscaled, batch=result.shape[0], channels=result.shape[1])
-        plan = gradient_plan(engine, part, result.dtype, side)
-        cpu_gradient.run(plan, cotangent[batch], searched[batch, channels], result, threads, of_cotangent, of_searched)
+        found = gradient_plan(engine, part, result.dtype, side)
+        gradient_pass.run(found, cotangent[batch], searched[batch, channels], result, threads, of_cotangent, of_searched)
 
     return linear
 
 
-def seconds(engine: Engine, question: Question) -> float:
-    """Estimate the seconds of an answer in one thread."""
-    dtype, result = (_numpy_dtype(name) for name in (question.dtype, question.result_dtype))
-    if question.which == "forward":
-        return forward_plan(engine, question.problem, dtype, result).seconds
-    sides = [side for side in (0, 1) if question.needs[side]]
-    return sum(gradient_plan(engine, question.problem, dtype, side).seconds for side in sides)
-
-
-# Plans ----------------------------------------------------------------------------------------------------------------
+# The ways to compute a request ------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1024)
@@ -128,28 +175,19 @@ def _ways(problem: Problem, side: int = 0) -> Iterator[tuple[Problem, tuple[Axis
                 yield oriented, axes, transposed
 
 
-def _best(plans: list) -> Any:
-    """The plan that takes least by the cost model, of those that stay within the workspace where any does."""
-    return min(plans, key=lambda plan: (float(not plan.fits), plan.seconds))
+def _best(plans: Sequence[AnyPlan]) -> AnyPlan:
+    """Return the plan that takes least by the cost model, of those that stay within the workspace where any does."""
+    return min(plans, key=lambda plan: (not plan.fits, plan.seconds))
 
 
-_numpy_dtype = lru_cache(named_dtype)
-
-
-def how(engine: Engine, question: Question) -> str:
-    """Say in words how windows become products."""
-    dtype, result = (_numpy_dtype(name) for name in (question.dtype, question.result_dtype))
-    plan: ForwardPlan | GradientPlan
-    if question.which == "forward":
-        plan = forward_plan(engine, question.problem, dtype, result)
-    else:
-        plan = gradient_plan(engine, question.problem, dtype, 0 if question.needs[0] else 1)
-    ways = []
+def _windows_in_words(plan: ForwardPlan | GradientPlan) -> str:
+    """Say how windows become products."""
+    words = []
     for name, axis in zip(("rows", "columns"), reversed(plan.axes) if plan.transposed else plan.axes, strict=True):
         if len(axis.taps) > 1:
-            ways.append(f"{name} tap by tap")
+            words.append(f"{name} tap by tap")
         elif axis.window.taps > 1:
-            ways.append(f"{name} by window sums of a one-pixel volume")
+            words.append(f"{name} by window sums of a one-pixel volume")
     if plan.transposed:
-        ways.append("height and width exchanged")
-    return ", ".join(ways) or "one-pixel windows"
+        words.append("height and width exchanged")
+    return ", ".join(words) or "one-pixel windows"

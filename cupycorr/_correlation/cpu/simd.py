@@ -18,8 +18,7 @@ import numpy as np
 
 from ..._arguments import Pair
 from ..._cpu import register_tile, workers
-from ..problem import Question, lattice_inside
-from . import planner
+from ..problem import lattice_inside
 from .blocks import COLUMNS, NS, ROWS
 from .engine import Products
 from .lattice import ONE_PIXEL, Window
@@ -67,6 +66,14 @@ def tiling(count: int, query_rows: int, register_count: int) -> Tiling:
 
 class RegisterTiles:
     """The engine of the ``simd`` variant."""
+
+    name = "simd"
+
+    @property
+    def description(self) -> str:
+        """The width of the vectors and the number of threads, in words."""
+        widest = max(register_tile.registers().widths)
+        return f"register tiles of {8 * widest}-bit vectors in {workers.thread_count()} thread(s)"
 
     def threads(self) -> int:
         """All threads: the kernels release the interpreter's lock."""
@@ -349,10 +356,3 @@ def _table(
 
 
 ENGINE = RegisterTiles()
-
-
-def how(question: Question) -> str:
-    """Say how register tiles compute an answer, in words."""
-    widest = max(register_tile.registers().widths)
-    plan = planner.how(ENGINE, question)
-    return f"{plan}, register tiles of {8 * widest}-bit vectors in {workers.thread_count()} thread(s)"

@@ -69,6 +69,11 @@ def line(axis: Axis) -> Line:
     return Line(axis.size1, axis.size2, axis.patch, first, step, axis.out, axis.kernel, stride, dilation, axis.padding)
 
 
+def lines(problem: Problem) -> tuple[Line, Line]:
+    """Return the vertical and the horizontal axis of a problem."""
+    return line(problem.vertical), line(problem.horizontal)
+
+
 def _displacements(axis: Axis) -> tuple[int, int]:
     """The first displacement and the step; displacements at which the images do not meet may become others of that kind."""
     begin, end = lattice_inside(axis.first_displacement, axis.step, axis.patch, 1 - axis.size1, axis.size2)

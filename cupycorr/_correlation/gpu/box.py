@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 
 from ..._dtypes import ELEMENT_TYPES, SUM_TYPES
-from ..._gpu.call import THREADS, Array, Call, accumulator_scalar, builds_of, call
-from ..._gpu.layout import RUN_BYTES, Layout, ceil_div
+from ..._gpu.call import NOWHERE, THREADS, Array, Call, Pointer, accumulator_scalar, builds_of, call
+from ..._gpu.costs import LAUNCH, machine
+from ..._gpu.device import Device
+from ..._gpu.layout import RUN_BYTES, Layout, ceil_div, new_layout
+from ..._gpu.plan import WORKSPACE, Plan
 from ..._gpu.source import Kernel
-from .axes import Line, taps_reach
+from ..problem import Problem
+from . import direct, one_pixel
+from .axes import Line, lines, taps_reach
+from .chunks import Chunk, aligned, chunk_counts, chunks, padded_bytes, samples_of, volume_of
+from .gradient_phases import Operand
 
-_ALONG_Y = 3  # axis of a volume (B, PH, PW, y, x)
+_Y, _X = 3, 4  # axes of a volume (B, PH, PW, y, x)
 
 
 def window_sum(axis: Line, along: int, source: Array, target: Array, scale: float = 1.0) -> Call:
@@ -36,9 +46,9 @@ def _box(
     layouts, pointers = zip(source, target, strict=True)
     read, written = layouts
     _, patch_y, patch_x, height, width = written.shape
-    run = RUN_BYTES // read.itemsize if along == _ALONG_Y else 1
+    run = RUN_BYTES // read.itemsize if along == _Y else 1
     threads = math.prod(written.shape[:4]) * ceil_div(width, run)
-    macros = dict(FROM=read.element, TO=written.element, ALONG_Y=int(along == _ALONG_Y), TRANSPOSED=int(transposed))
+    macros = dict(FROM=read.element, TO=written.element, ALONG_Y=int(along == _Y), TRANSPOSED=int(transposed))
     integers = (threads, patch_y, patch_x, height, width, *read.strides, *written.strides, *axis.window)
     reach = max(axis.reach, taps_reach(axis))
     return call(
@@ -66,3 +76,139 @@ def builds() -> Iterator[tuple[str, Kernel]]:
     """Yield every build that a call can name, with words for it."""
     for table in _BUILDS:
         yield from builds_of("correlation/box_filter", table)
+
+
+# Plans ------------------------------------------------------------------------------------------------------------------------
+
+VOLUMES = 256 * 2**20  # bytes of the volumes in the workspace, unless those of one displacement take more
+
+
+@dataclass(frozen=True, slots=True)
+class _Volumes:
+    """The two volumes in the workspace, and how the problem is cut into chunks so that they fit.
+
+    ``volume`` (.., span, span) has the one-pixel correlation at the position of each tap, ``rows`` (.., out, span) has its
+    windows summed along y.
+    """
+
+    vertical: Line
+    horizontal: Line
+    accumulator: str
+    whole: tuple[int, int, int]
+    counts: tuple[int, ...]  # of a chunk, at most
+
+    @classmethod
+    def of(cls, problem: Problem, accumulator: str) -> _Volumes:
+        """Cut a problem into chunks."""
+        axes, whole = lines(problem), problem.out_shape[:3]
+        one = cls(*axes, accumulator, whole, (1, 1, 1)).bytes
+        return cls(*axes, accumulator, whole, chunk_counts(whole, one, VOLUMES))
+
+    def volume(self, counts: tuple[int, ...]) -> Array:
+        """Return the volume of one-pixel windows of so many samples and displacements."""
+        return new_layout(self.accumulator, (*counts, self.vertical.span, self.horizontal.span)), Pointer(WORKSPACE)
+
+    def rows(self, counts: tuple[int, ...]) -> Array:
+        """Return the volume of windows summed along y."""
+        shape = (*counts, self.vertical.out, self.horizontal.span)
+        return new_layout(self.accumulator, shape), Pointer(WORKSPACE, padded_bytes(self.volume(self.counts)[0]))
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of both volumes of a chunk."""
+        return padded_bytes(self.volume(self.counts)[0]) + padded_bytes(self.rows(self.counts)[0])
+
+    @property
+    def has_whole_patches(self) -> bool:
+        """True if a chunk has all displacements of its samples."""
+        return self.counts[1:] == self.whole[1:]
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the chunks."""
+        return chunks(self.whole, self.counts)
+
+    def one_pixel_axes(self, chunk: Chunk) -> tuple[Line, Line]:
+        """Return the axes of the volume's own problem: windows of one pixel, at the chunk's displacements."""
+        (_, m, n), (_, rows, columns) = chunk.begin, chunk.counts
+        return self.vertical.pixelwise().displacements(m, rows), self.horizontal.pixelwise().displacements(n, columns)
+
+    def windows_seconds(self, chunk: Chunk, device: Device) -> float:
+        """Estimate the seconds of two launches: read the volume and write sums along y, read those and write sums along x."""
+        moved = padded_bytes(self.volume(chunk.counts)[0]) + 3 * padded_bytes(self.rows(chunk.counts)[0])
+        return 2 * LAUNCH + machine(device, self.accumulator).moved(moved)
+
+
+def forward_plan(problem: Problem, arrays: Sequence[Array], device: Device) -> Plan:
+    """Return the plan that makes volumes of one-pixel windows and sums windows of them."""
+    volumes, scale = _Volumes.of(problem, arrays[0][0].accumulator.name), problem.parameters.scale
+    plans = []
+    for chunk in volumes.chunks():
+        volume, rows = volumes.volume(chunk.counts), volumes.rows(chunk.counts)
+        images = [samples_of(image, chunk) for image in arrays[:2]]
+        axes = volumes.one_pixel_axes(chunk)
+        plans.append(one_pixel.fastest_forward(*axes, [*images, volume], 1.0, device, volumes.bytes))
+        windows = partial(_sum_windows, volumes, volume, rows, volume_of(arrays[2], chunk), scale)
+        plans.append(Plan("box", "", volumes.windows_seconds(chunk, device), volumes.bytes, windows, device.index))
+    spans = f"{volumes.vertical.span} x {volumes.horizontal.span}"
+    volume_by = plans[0].description if plans else "nothing"
+    return _one_after_the_other(
+        plans, f"windows summed over the volume of {spans} positions, rows and columns apart; the volume by {volume_by}", device
+    )
+
+
+def gradients_plan(problem: Problem, cotangent: Array, operands: Sequence[Operand], device: Device) -> Plan:
+    """Return the plan that spreads cotangents over their windows and takes the gradients of one-pixel windows."""
+    volumes, scale = _Volumes.of(problem, operands[0].other[0].accumulator.name), problem.parameters.scale
+    plans = []
+    for chunk in volumes.chunks():
+        volume, rows = volumes.volume(chunk.counts), volumes.rows(chunk.counts)
+        windows = partial(_spread_windows, volumes, volume_of(cotangent, chunk), rows, volume)
+        plans.append(Plan("box", "", volumes.windows_seconds(chunk, device), volumes.bytes, windows, device.index))
+        here = [replace(each, other=samples_of(each.other, chunk), result=samples_of(each.result, chunk)) for each in operands]
+        request = *volumes.one_pixel_axes(chunk), volume, here, scale, device
+        if volumes.has_whole_patches:
+            plans.append(one_pixel.fastest_gradients(*request, volumes.bytes))
+        else:
+            plans.append(_accumulated_gradients(*request, volumes, chunk))
+    return _one_after_the_other(plans, "cotangents spread over their windows, then gradients of a one-pixel window", device)
+
+
+def _sum_windows(volumes: _Volumes, volume: Array, rows: Array, out: Array, scale: float) -> list[Call]:
+    return [window_sum(volumes.vertical, _Y, volume, rows), window_sum(volumes.horizontal, _X, rows, out, scale)]
+
+
+def _spread_windows(volumes: _Volumes, cotangent: Array, rows: Array, volume: Array) -> list[Call]:
+    return [window_spread(volumes.horizontal, _X, cotangent, rows), window_spread(volumes.vertical, _Y, rows, volume)]
+
+
+def _one_after_the_other(plans: Sequence[Plan], description: str, device: Device) -> Plan:
+    """Return the plan that runs these plans in order."""
+    workspace, seconds = max((plan.workspace for plan in plans), default=0), sum(plan.seconds for plan in plans)
+    return Plan("box", description, seconds, workspace, lambda: chain.from_iterable(plan.calls for plan in plans), device.index)
+
+
+def _accumulated_gradients(
+    vertical: Line,
+    horizontal: Line,
+    cotangent: Array,
+    operands: Sequence[Operand],
+    scale: float,
+    device: Device,
+    volumes: _Volumes,
+    chunk: Chunk,
+) -> Plan:
+    """Return the plan of direct gradients of a chunk's displacements, added to those of the chunks before it."""
+    calls, end, seconds = [], volumes.bytes, 0.0
+    for operand in operands:
+        if not operand.needed:
+            continue
+        whole = operand.result[0].resized(volumes.counts[0])
+        size = aligned(direct.carried_bytes(whole))
+        # Two places in turn: a launch must not load what it stores.
+        places = [Pointer(WORKSPACE, end + size * (number % 2)) for number in (chunk.number - 1, chunk.number)]
+        carried, carry = (NOWHERE if chunk.number == 0 else places[0]), (NOWHERE if chunk.last else places[1])
+        arrays = [cotangent, operand.other, operand.result]
+        calls.append(direct.gradient(operand.number, vertical, horizontal, arrays, scale, carried, carry))
+        seconds += direct.seconds(vertical, horizontal, cotangent[0], operand.other[0], device)
+        end += 2 * size
+    return Plan("direct", "", seconds, end, lambda: calls, device.index)

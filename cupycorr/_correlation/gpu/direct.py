@@ -7,9 +7,13 @@ from collections.abc import Iterator, Sequence
 
 from ..._dtypes import ELEMENT_TYPES
 from ..._gpu.call import NOWHERE, THREADS, Array, Call, Pointer, accumulator_scalar, builds_of, call
+from ..._gpu.costs import LAUNCH, machine
+from ..._gpu.device import Device
 from ..._gpu.layout import RUN_BYTES, Layout, Numbers, ceil_div
+from ..._gpu.plan import Plan
 from ..._gpu.source import Kernel
 from .axes import Line, taps_reach
+from .gradient_phases import Operand
 
 PARTS = 8  # threads that share the channels of one output, where they do
 FILLING = 1024  # outputs for each multiprocessor: with fewer, one thread for each leaves most of it idle
@@ -119,3 +123,38 @@ def builds() -> Iterator[tuple[str, Kernel]]:
     """Yield every build that a call can name, with words for it."""
     for name, table in _BUILDS:
         yield from builds_of(f"correlation/{name}", table)
+
+
+# Plans ------------------------------------------------------------------------------------------------------------------------
+
+
+def forward_plan(vertical: Line, horizontal: Line, arrays: Sequence[Array], scale: float, device: Device) -> Plan:
+    """Return the plan of the direct forward map."""
+    return Plan(
+        "direct",
+        "each output by itself, every tap of its window",
+        seconds(vertical, horizontal, arrays[2][0], arrays[0][0], device),
+        0,
+        lambda: [forward(vertical, horizontal, arrays, scale, device.multiprocessors)],
+        device.index,
+    )
+
+
+def gradients_plan(
+    vertical: Line, horizontal: Line, cotangent: Array, operands: Sequence[Operand], scale: float, device: Device
+) -> Plan:
+    """Return the plan of the direct gradients."""
+
+    def calls() -> Iterator[Call]:
+        for operand in operands:
+            if operand.needed:
+                yield gradient(operand.number, vertical, horizontal, [cotangent, operand.other, operand.result], scale)
+
+    taken = sum(seconds(vertical, horizontal, cotangent[0], operand.other[0], device) for operand in operands)
+    return Plan("direct", "each element of a gradient by itself", taken, 0, calls, device.index)
+
+
+def seconds(vertical: Line, horizontal: Line, outputs: Layout, image: Layout, device: Device) -> float:
+    """Estimate the seconds that the taps of these outputs take, each loaded where it is multiplied."""
+    products = math.prod(outputs.shape) * vertical.kernel * horizontal.kernel * image.shape[1]
+    return LAUNCH + machine(device, image.accumulator.name).from_caches(products, image.itemsize)

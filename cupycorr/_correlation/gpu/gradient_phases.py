@@ -21,6 +21,7 @@ from ..._gpu.call import NOWHERE, Array, Call, Pointer
 from ..._gpu.costs import LAUNCH, machine
 from ..._gpu.device import Device
 from ..._gpu.layout import Layout, ceil_div, new_layout
+from ..._gpu.plan import Plan
 from ..._gpu.source import Kernel
 from ..._gpu.sum_parts import sum_parts
 from .axes import Line
@@ -41,24 +42,13 @@ _MOST_BLOCKS = 2**30  # of a launch
 class Operand:
     """The gradient of input ``number``, from the other input.
 
-    One that is not asked for is not made, but counts in what is chosen: the other has the same bits with it and without.
+    One that is not needed is not made, but counts in what is chosen: the other has the same bits with it and without.
     """
 
     number: int
     other: Array
     result: Array
-    asked: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Gradients:
-    """The calls that make the gradients, in order; the bytes of workspace they take; what they are expected to take, in seconds,
-    and in words."""
-
-    calls: tuple[Call, ...]
-    workspace: int
-    seconds: float
-    how: str
+    needed: bool = True
 
 
 def reason(vertical: Line, horizontal: Line, cotangent: Layout, operands: Sequence[Operand], way: str) -> str | None:
@@ -260,6 +250,7 @@ def tiles_along(size: int, step: int, length: int) -> int:
 
 
 def plan(
+    algorithm: str,
     tilings: Callable[[Line, Line, Sequence[Operand]], Iterator[Tiling]],
     vertical: Line,
     horizontal: Line,
@@ -268,15 +259,16 @@ def plan(
     scale: float,
     device: Device,
     workspace: Pointer,
-) -> Gradients:
+) -> Plan:
     """The fastest of the tilings that there are for operands, which have no `reason` against them."""
     operands = [operand for operand in operands if math.prod(operand.result[0].shape)]
     if not operands:
-        return Gradients((), 0, 0.0, "nothing to do")
+        return Plan(algorithm, "nothing to do", 0.0, workspace.offset, tuple, device.index)
     found = tilings(normal(vertical), normal(horizontal), operands)
     best = min(_that_fit(found, device), key=lambda tiling: tiling.seconds(device))
-    made = replace(best, operands=[operand for operand in operands if operand.asked])
-    return Gradients(tuple(made.calls(cotangent, scale, workspace)), made.volumes(workspace)[1], best.seconds(device), best.how)
+    made = replace(best, operands=[operand for operand in operands if operand.needed])
+    size = workspace.offset + made.volumes(workspace)[1]
+    return Plan(algorithm, best.how, best.seconds(device), size, lambda: made.calls(cotangent, scale, workspace), device.index)
 
 
 def _that_fit(tilings: Iterator[Tiling], device: Device) -> Iterator[Tiling]:

@@ -1,0 +1,95 @@
+"""The variants of the fixed-grid operator, and the reasons why one cannot answer a request."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from .._arguments import HIGHEST
+from .._cpu import register_tile
+from .._dispatch import FORWARD, Operator, Request, Variant, WhyNot, Work
+from .._dtypes import element_type_called
+from .._gpu.device import Device
+from . import reference
+from .cpu import blas, simd
+from .cpu import planner as cpu
+from .gpu import axes
+from .gpu import planner as gpu
+
+# Reasons ----------------------------------------------------------------------------------------------------------------------
+
+
+def _nothing_is_missing(request: Request, device: Device | None) -> str | None:
+    return None
+
+
+def _why_not_simd(request: Request, device: Device | None) -> str | None:
+    return register_tile.missing()
+
+
+def _why_not_direct(request: Request, device: Device | None) -> str | None:
+    return axes.out_of_reach(request.problem)
+
+
+def _why_not_box(request: Request, device: Device | None) -> str | None:
+    return _why_not_direct(request, device) or (None if request.problem.windowed else "kernel_size is 1")
+
+
+def _why_not_tiled(request: Request, device: Device | None) -> str | None:
+    return _why_not_direct(request, device) or gpu.why_not("tiled", request)
+
+
+def _why_not_mma(request: Request, device: Device | None) -> str | None:
+    reason = _why_not_direct(request, device) or _why_no_matrix_product(request, device)
+    if reason is None and request.problem.windowed:
+        height, width = request.problem.parameters.kernel_size
+        return f"a window of {height} x {width} pixels, tensor cores are for windows of one pixel"
+    return reason or gpu.why_not("mma", request)
+
+
+def _why_no_matrix_product(request: Request, device: Device | None) -> str | None:
+    """Return None, or the reason why tensor cores cannot or may not multiply numbers of the request's dtype."""
+    dtype = request.dtype
+    if dtype == "float64":
+        return "float64 has no tensor-core product here"
+    if dtype == "float32" and request.precision == HIGHEST:
+        return "precision is 'highest', tensor cores multiply float32 as TF32"
+    if device is not None and not device.has_matrix_product(dtype):
+        return "compute capability {}.{} has no tensor cores for {}".format(*device.compute_capability, dtype)
+    return None
+
+
+# The table --------------------------------------------------------------------------------------------------------------------
+
+
+def _on_gpu(name: str, why_not: WhyNot) -> Variant:
+    return Variant(name, "cupy", why_not, partial(gpu.plan, name))
+
+
+VARIANTS = (
+    Variant("simd", "numpy", _why_not_simd, partial(cpu.plan, simd.ENGINE)),
+    Variant("blas", "numpy", _nothing_is_missing, partial(cpu.plan, blas.ENGINE)),
+    Variant("reference", "numpy", _nothing_is_missing, reference.plan),
+    _on_gpu("box", _why_not_box),
+    _on_gpu("mma", _why_not_mma),
+    _on_gpu("tiled", _why_not_tiled),
+    _on_gpu("direct", _why_not_direct),
+)
+
+
+def _work(request: Request) -> Work:
+    """Count the operations and the bytes of a request: each gradient sums as many products as the output."""
+    problem, itemsize = request.problem, element_type_called("dtype", request.dtype).itemsize
+    sums = 1 if request.pass_name == FORWARD else sum(request.needs)
+    moved = problem.bytes(itemsize, element_type_called("dtype", request.result_dtype).itemsize)
+    if request.pass_name != FORWARD:
+        moved += sum(problem.image_bytes(itemsize)[number] for number, needed in enumerate(request.needs) if needed)
+    return Work(sums * problem.flops, sums * problem.flops_inside(), moved)
+
+
+def _uses_matrix_units(request: Request, device: Device) -> bool:
+    """Return whether tensor cores may multiply: windows of float32 are summed of products that are not rounded."""
+    exact = request.dtype == "float32" and request.problem.windowed
+    return not exact and _why_no_matrix_product(request, device) is None
+
+
+OPERATOR = Operator("spatial_correlation_sample", ("input1", "input2"), VARIANTS, _work, _uses_matrix_units)
