@@ -8,7 +8,7 @@ variant can run, and `explain`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -20,6 +20,7 @@ from ._arrays import array_kind
 from ._cpu import workers
 from ._gpu.device import PIP_COMMAND, Device, facts
 from ._gpu.layout import ROWS, Layout, dense_layout
+from ._gpu.source import Kernel
 
 FORWARD, VJP = PASSES = ("forward", "vjp")
 
@@ -223,6 +224,10 @@ class Operator:
         Return the work of a request.
     uses_matrix_units
         Return whether the multiply-adds of a request may run on the tensor cores of a device.
+    builds
+        Yield every kernel that a plan can launch, on any device or on this one, with words for it.
+    everyday
+        Return a request for NumPy arrays that users make every day, as an example.
     """
 
     name: str
@@ -230,6 +235,8 @@ class Operator:
     variants: tuple[Variant, ...]
     work: Callable[[Request], Work]
     uses_matrix_units: Callable[[Request, Device], bool]
+    builds: Callable[[Device | None], Iterator[tuple[str, Kernel]]]
+    everyday: Callable[[], Request]
 
     def array_names(self, pass_name: str) -> tuple[str, ...]:
         """Return the names of the arrays of a pass, in the order of a request's layouts."""

@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from . import __version__, _dispatch, _pictures, motion
-from ._correlation.gpu import planner
 from ._correlation.problem import parameters, problem
 from ._correlation.variants import OPERATOR
 from ._cpu import workers
 from ._dispatch import FORWARD, Request
 from ._gpu import compiler, device, source
+from ._operators import OPERATORS
 
 if TYPE_CHECKING:
     import click
@@ -405,7 +405,7 @@ def _kernel_folder() -> str:
         folder = source.folder()
     except FileNotFoundError as error:
         return f"none: {error}"
-    return f"{folder} ({len(list(planner.builds()))} kernels, each compiled when first used)"
+    return f"{folder} ({len(list(_builds()))} kernels, each compiled when first used)"
 
 
 def _kernel_cache() -> str:
@@ -415,14 +415,18 @@ def _kernel_cache() -> str:
 
 def _abilities(no_gpu: str) -> Iterator[tuple[str, str]]:
     """For each variant and kind of array, whether it can run an everyday problem, or why not."""
-    shape = (1, 32, 64, 64)
-    request = Request(FORWARD, problem(parameters(kernel_size=3, patch_size=9), shape, shape), "float32", "float32")
-    for row in OPERATOR.variants:
-        for kind, name, lacking in (("numpy", "NumPy", ""), ("cupy", "CuPy", "there is no device" if no_gpu else "")):
-            yield (
-                f"variant {row.name}",
-                f"{name} arrays: {row.why_not_at(_dispatch.Place(kind, None), request) or lacking or 'can run'}",
-            )
+    for operator in OPERATORS:
+        request = operator.everyday()
+        for row in operator.variants:
+            for kind, name, lacking in (("numpy", "NumPy", ""), ("cupy", "CuPy", "there is no device" if no_gpu else "")):
+                reason = row.why_not_at(_dispatch.Place(kind, None), request) or lacking or "can run"
+                yield f"variant {row.name}", f"{name} arrays: {reason}"
+
+
+def _builds(there: Device | None = None) -> Iterator[tuple[str, source.Kernel]]:
+    """Yield the kernels of every operator."""
+    for operator in OPERATORS:
+        yield from operator.builds(there)
 
 
 def _compile_ahead() -> None:
@@ -431,7 +435,7 @@ def _compile_ahead() -> None:
         threads = workers.thread_count()
     try:
         with _quiet():
-            jobs = [(kernel, index) for index in range(device.count()) for _, kernel in planner.builds(device.facts(index))]
+            jobs = [(kernel, index) for index in range(device.count()) for _, kernel in _builds(device.facts(index))]
         begin = time.perf_counter()
         with _progress("compiling") as report:
             done, one_report = count(1), threading.Lock()

@@ -22,7 +22,6 @@ from waiting import INTERRUPTIBLE, STUCK, timer
 
 import cupycorr
 from cupycorr import _pictures, cli, motion
-from cupycorr._correlation.gpu import planner
 from cupycorr._cpu import workers
 from cupycorr._gpu import compiler, device, source
 
@@ -592,7 +591,7 @@ def test_info_reports_versions_threads_and_folders(monkeypatch, tmp_path):
     assert rows["cores"] == str(os.cpu_count())
     assert rows["threads"] == "1: CUPYCORR_NUM_THREADS"
     assert rows["cache folder"].startswith(f"{tmp_path} (2 kernels")
-    assert rows["kernel folder"].startswith(f"{ROOT / 'kernels_cu'} ({len(list(planner.builds()))} kernels")
+    assert rows["kernel folder"].startswith(f"{ROOT / 'kernels_cu'} ({len(list(cli._builds()))} kernels")
     assert {"python", "llvmlite", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x", "device"} <= rows.keys()
 
 
@@ -652,15 +651,15 @@ def test_info_compiles_every_kernel_that_a_device_can_run_for_every_device_ahead
     monkeypatch.setenv("CUPY_CACHE_DIR", "some/cache")
     cupy = gpus(H100, {**H100, "properties": {**H100["properties"], "major": 7, "minor": 0}})  # without our tensor cores
     line = assert_done(run("info", "--compile"))
-    wanted = {(index, kernel.options()) for index in (0, 1) for _, kernel in planner.builds(device.facts(index))}
+    wanted = {(index, kernel.options()) for index in (0, 1) for _, kernel in cli._builds(device.facts(index))}
     assert {(index, options[1:]) for index, _, options, _ in cupy.modules} == wanted
-    assert len(list(planner.builds())) < len(wanted) < 2 * len(list(planner.builds()))
+    assert len(list(cli._builds())) < len(wanted) < 2 * len(list(cli._builds()))
     assert re.fullmatch(rf"{len(wanted)} kernels, [\d.]+ s: some/cache\n", line)
 
 
 def test_info_compiles_on_as_many_threads_as_are_allowed(gpus, monkeypatch):
     monkeypatch.setattr(
-        planner, "builds", lambda there: iter([(str(n), source.Kernel("correlation/box_filter.cu", str(n))) for n in range(6)])
+        cli, "_builds", lambda there: iter([(str(n), source.Kernel("correlation/box_filter.cu", str(n))) for n in range(6)])
     )
     together = threading.Barrier(3, timeout=STUCK)
     gpus(H100).while_compiling = together.wait  # fails unless three are compiling at the same time
@@ -688,7 +687,7 @@ def test_compiling_ahead_shows_how_far_it_is(gpus, monkeypatch):
     gpus(H100)
     assert_done(run("info", "--compile"))
     assert shares == sorted(shares)
-    assert (len(shares), shares[-1]) == (len(list(planner.builds())), 1)
+    assert (len(shares), shares[-1]) == (len(list(cli._builds())), 1)
 
 
 def test_info_does_not_import_torch_and_warns_about_nothing():

@@ -14,6 +14,7 @@ from .cpu import blas, simd
 from .cpu import planner as cpu
 from .gpu import axes
 from .gpu import planner as gpu
+from .problem import parameters, problem
 
 # Reasons ----------------------------------------------------------------------------------------------------------------------
 
@@ -92,4 +93,17 @@ def _uses_matrix_units(request: Request, device: Device) -> bool:
     return not exact and _why_no_matrix_product(request, device) is None
 
 
-OPERATOR = Operator("spatial_correlation_sample", ("input1", "input2"), VARIANTS, _work, _uses_matrix_units)
+def _everyday() -> Request:
+    shape = (1, 32, 64, 64)
+    return Request(FORWARD, problem(parameters(kernel_size=3, patch_size=9), shape, shape), "float32", "float32")
+
+
+OPERATOR = Operator(
+    name="spatial_correlation_sample",
+    inputs=("input1", "input2"),
+    variants=VARIANTS,
+    work=_work,
+    uses_matrix_units=_uses_matrix_units,
+    builds=gpu.builds,
+    everyday=_everyday,
+)

@@ -24,7 +24,7 @@ class Kernel:
     Attributes
     ----------
     file
-        Name of the file in `folder`, such as ``"correlation/forward_direct.cu"``.
+        Name of the file in `folder`, such as ``"common/sum_parts.cu"``.
     entry
         The ``extern "C"`` name of the function to launch.
     macros

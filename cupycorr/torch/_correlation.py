@@ -19,6 +19,7 @@ from .._correlation.variants import OPERATOR
 from .._dispatch import FORWARD, VJP, Request
 from .._dtypes import check_scale
 from . import _tensors
+from ._library import LIBRARY, define
 from ._transforms import Internals, Rules, differentiable
 
 # Schemas ----------------------------------------------------------------------------------------------------------------------
@@ -60,12 +61,8 @@ _ARGUMENTS = ", ".join(
         'str variant="auto"',
     )
 )
-_SCHEMAS = {
-    "spatial_correlation_sample": f"(Tensor input1, Tensor input2, {_ARGUMENTS}) -> Tensor",
-    "spatial_correlation_sample_vjp": (
-        f"(Tensor cotangent, Tensor input1, Tensor input2, bool[2] needs, {_ARGUMENTS}) -> (Tensor, Tensor)"
-    ),
-}
+_FORWARD_SCHEMA = f"(Tensor input1, Tensor input2, {_ARGUMENTS}) -> Tensor"
+_VJP_SCHEMA = f"(Tensor cotangent, Tensor input1, Tensor input2, bool[2] needs, {_ARGUMENTS}) -> (Tensor, Tensor)"
 
 
 # Checks -----------------------------------------------------------------------------------------------------------------------
@@ -153,26 +150,14 @@ def _vjp(
     return gradients
 
 
-# Any strides are taken as they are: the compiler need not make inputs contiguous.
-_TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
-
-_library = torch.library.Library("cupycorr", "DEF")  # lives as long as the registrations do
-for _name, _kernel in (("spatial_correlation_sample", _forward), ("spatial_correlation_sample_vjp", _vjp)):
-    _library.define(_name + _SCHEMAS[_name], tags=_TAGS)
-    for _key in ("CPU", "CUDA"):
-        _library.impl(_name, _kernel, _key)
-
-
 # Without data -----------------------------------------------------------------------------------------------------------------
 
 
-@torch.library.register_fake("cupycorr::spatial_correlation_sample", lib=_library)
 def _fake(input1: torch.Tensor, input2: torch.Tensor, *given: Any) -> torch.Tensor:
     arguments = Arguments(*given)
     return input1.new_empty(_checked(input1, input2, arguments).out_shape, dtype=arguments.dtype)
 
 
-@torch.library.register_fake("cupycorr::spatial_correlation_sample_vjp", lib=_library)
 def _fake_vjp(
     cotangent: torch.Tensor, input1: torch.Tensor, input2: torch.Tensor, needs: list[bool], *given: Any
 ) -> tuple[torch.Tensor, ...]:
@@ -248,7 +233,8 @@ def _needed(gradients: tuple, needs: tuple[bool, bool]) -> list[torch.Tensor | N
 
 
 _internals = Internals.found()
-_operators = torch.ops.cupycorr
 _rules, _rules_vjp = Rules(_keep, _backward, _tangent), Rules(_keep_vjp, _backward_vjp, _tangent_vjp)
-correlate = differentiable(_library, _operators.spatial_correlation_sample.default, 2, _rules, _internals)
-correlate_vjp = differentiable(_library, _operators.spatial_correlation_sample_vjp.default, 3, _rules_vjp, _internals)
+_operator = define("spatial_correlation_sample", _FORWARD_SCHEMA, _forward, _fake)
+_operator_vjp = define("spatial_correlation_sample_vjp", _VJP_SCHEMA, _vjp, _fake_vjp)
+correlate = differentiable(LIBRARY, _operator, 2, _rules, _internals)
+correlate_vjp = differentiable(LIBRARY, _operator_vjp, 3, _rules_vjp, _internals)
