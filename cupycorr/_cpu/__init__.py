@@ -1,1 +1,1 @@
-"""Threads, scratch memory, BLAS limits and LLVM register tiles, for the CPU side of every operator. Knows no operator."""
+"""The CPU side of every operator: worker threads, scratch memory, BLAS limits and register tiles. Knows no operator."""

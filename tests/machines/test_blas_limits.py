@@ -249,15 +249,18 @@ class SettingHere(threading.local, Setting):
     """A library's number of threads: one for each thread."""
 
 
-KINDS = {"one for the process": (Setting, blas_limits._Held), "one for each thread": (SettingHere, blas_limits._HeldHere)}
+KINDS = {
+    "one for the process": (Setting, blas_limits._ProcessState),
+    "one for each thread": (SettingHere, blas_limits._ThreadState),
+}
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
 def setting(request, monkeypatch):
     """The setting of the only library there is, at four threads."""
-    kind, held = request.param
+    kind, state = request.param
     setting = kind(4)
-    monkeypatch.setattr(blas_limits, "_found", (Library(setting.read, setting.write, held()),))
+    monkeypatch.setattr(blas_limits, "_found", (Library(setting.read, setting.write, state()),))
     return setting
 
 
@@ -377,20 +380,20 @@ class Controller:
 
 
 @pytest.mark.parametrize(
-    ("names", "layer", "held"),
+    ("names", "layer", "state"),
     [
-        (("openblas_get_num_threads", "openblas_set_num_threads"), "pthreads", blas_limits._Held),
-        (("scipy_openblas_get_num_threads64_", "scipy_openblas_set_num_threads64_"), "pthreads", blas_limits._Held),
-        (("openblas_get_num_threads_64", "openblas_set_num_threads_64"), "unknown", blas_limits._Held),
-        (("omp_get_max_threads", "omp_set_num_threads"), "openmp", blas_limits._HeldHere),
+        (("openblas_get_num_threads", "openblas_set_num_threads"), "pthreads", blas_limits._ProcessState),
+        (("scipy_openblas_get_num_threads64_", "scipy_openblas_set_num_threads64_"), "pthreads", blas_limits._ProcessState),
+        (("openblas_get_num_threads_64", "openblas_set_num_threads_64"), "unknown", blas_limits._ProcessState),
+        (("omp_get_max_threads", "omp_set_num_threads"), "openmp", blas_limits._ThreadState),
     ],
 )
-def test_builds_of_openblas_are_set_by_their_own_functions(names, layer, held):
+def test_builds_of_openblas_are_set_by_their_own_functions(names, layer, state):
     setting = Setting(4)
     library = blas_limits._library(
         Controller("openblas", layer, Dll(**dict(zip(names, (setting.read, setting.write), strict=True))))
     )
-    assert type(library._held) is held
+    assert type(library._state) is state
     library.hold("one")
     assert setting.threads == 1
     library.release("one")
@@ -400,7 +403,7 @@ def test_builds_of_openblas_are_set_by_their_own_functions(names, layer, held):
 def test_other_libraries_are_set_through_threadpoolctl_for_each_thread():
     library = blas_limits._library(Controller("mkl", "intel", Dll()))
     assert library._read() == "its own"
-    assert type(library._held) is blas_limits._HeldHere
+    assert type(library._state) is blas_limits._ThreadState
 
 
 FORKED = """

@@ -40,7 +40,7 @@ def test_our_variable_says_how_many_threads(asked, count, monkeypatch):
 @pytest.mark.parametrize(("asked", "count"), [("1", 1), ("3,2,1", 3), (" 2 , 8", 2)])
 def test_openmps_variable_says_so_where_ours_is_not_set(asked, count, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
-    with workers.wishing(4):
+    with workers.prefer_threads(4):
         assert workers.thread_count() == count
     assert workers.thread_rule() == f"{count}: OMP_NUM_THREADS"
 
@@ -49,7 +49,7 @@ def test_openmps_variable_says_so_where_ours_is_not_set(asked, count, monkeypatc
 def test_nonsense_in_openmps_variable_is_ignored(nonsense, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", nonsense)
     assert workers.thread_count() == 4
-    with workers.wishing(2):
+    with workers.prefer_threads(2):
         assert workers.thread_count() == 2
 
 
@@ -63,17 +63,17 @@ def test_nonsense_in_our_variable_is_refused(monkeypatch):
 
 def test_a_front_ends_wish_holds_for_calls_inside_it_in_its_own_thread():
     elsewhere = []
-    with workers.wishing(3):
+    with workers.prefer_threads(3):
         assert workers.thread_count() == 3
         assert workers.thread_rule() == "3: the front end"
         thread = threading.Thread(target=lambda: elsewhere.append(workers.thread_count()))
         thread.start()
         thread.join()
-        with workers.wishing(1):
+        with workers.prefer_threads(1):
             assert workers.thread_count() == 1
-        with workers.wishing(None):
+        with workers.prefer_threads(None):
             assert workers.thread_count() == 4
-        with pytest.raises(ArithmeticError), workers.wishing(2):
+        with pytest.raises(ArithmeticError), workers.prefer_threads(2):
             raise ArithmeticError
         assert workers.thread_count() == 3
     assert workers.thread_count() == 4
@@ -87,7 +87,7 @@ def test_a_front_ends_wish_holds_for_the_helpers_of_a_call():
         barrier.wait(60)
         seen.append((threading.get_ident(), workers.thread_count()))
 
-    with workers.wishing(3):
+    with workers.prefer_threads(3):
         workers.run(task, range(2), 2)
     workers.run(task, range(2), 2)
     assert [count for _, count in seen] == [3, 3, 4, 4]
@@ -124,7 +124,7 @@ def test_no_wish_exceeds_the_ceiling(variable, machine, monkeypatch):
     machine(8, 3)
     assert workers.thread_count() == 3
     monkeypatch.delenv(variable)
-    with workers.wishing(16):
+    with workers.prefer_threads(16):
         assert workers.thread_count() == 3
 
 

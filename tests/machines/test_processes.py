@@ -245,7 +245,7 @@ def no_execution(monkeypatch):
 
 def test_where_memory_cannot_become_executable_blas_answers_and_simd_says_why(no_execution):
     x = np.ones((1, 64, 48, 64), np.float32)
-    assert register_tile.missing() == WHY
+    assert register_tile.why_not() == WHY
     told = cupycorr.explain(x, x, patch_size=9)
     assert told.variant == "blas"
     assert f"not run    simd: {WHY}" in str(told)
