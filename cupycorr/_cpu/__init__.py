@@ -1,1 +1,1 @@
-"""The CPU side of every operator: worker threads, scratch memory, BLAS limits and register tiles. Knows no operator."""
+"""Worker threads, scratch memory, BLAS limits and register tiles, for the CPU side of every operator; it knows none of them."""

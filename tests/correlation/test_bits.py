@@ -15,7 +15,7 @@ from cupycorr._cpu import workers
 
 @pytest.fixture(scope="module")
 def alone():
-    """What one thread computes."""
+    """Return the digests of results that one thread computes."""
     with workers.team_of(1):
         return digests()
 

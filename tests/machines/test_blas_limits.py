@@ -1,4 +1,4 @@
-"""BLAS computes in one thread for us, with the same bits for whoever calls, and has its own number of threads back afterwards."""
+"""The package calls BLAS in one thread, with the same bits from every thread, and restores BLAS's own number of threads."""
 
 import sys
 import threading
@@ -17,13 +17,13 @@ from cupycorr._cpu.blas_limits import Library, with_one_blas_thread
 
 
 def blas_settings():
-    """How many threads each BLAS in this process would use now."""
+    """Return the number of threads that each BLAS in this process would use now."""
     return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
 
 
 @pytest.fixture
 def own_setting():
-    """BLAS set to two threads of its own, so that being held to one shows."""
+    """Set BLAS to two threads, so that a limit of one is visible, and return its settings."""
     with threadpoolctl.threadpool_limits(2, "blas"):
         setting = blas_settings()
         assert setting
@@ -38,7 +38,7 @@ def call_blas(variant="blas", channels=32):
 
 
 def in_thread(task):
-    """What a task returns in another thread."""
+    """Return the result of a task in another thread."""
     results, errors = [], []
 
     def work():
@@ -58,7 +58,7 @@ def in_thread(task):
 
 @contextmanager
 def another_thread():
-    """A thread that does what it is told, one task after the other, until the end."""
+    """Return a context with a function that runs a task in another thread and returns its result."""
     told, done = [], []
     asked, answered, ended = threading.Semaphore(0), threading.Semaphore(0), object()
 
@@ -257,7 +257,7 @@ KINDS = {
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
 def setting(request, monkeypatch):
-    """The setting of the only library there is, at four threads."""
+    """Return the setting of a library at four threads, which takes the place of all that were found."""
     kind, state = request.param
     setting = kind(4)
     monkeypatch.setattr(blas_limits, "_found", (Library(setting.read, setting.write, state()),))
@@ -360,14 +360,14 @@ def test_an_interrupt_in_one_thread_leaves_the_library_held_for_another(setting)
 
 
 class Dll:
-    """Functions of a library by their names."""
+    """A library with functions of these names."""
 
     def __init__(self, **functions):
         vars(self).update(functions)
 
 
 class Controller:
-    """threadpoolctl's view of a library that must not be set through it."""
+    """A stand-in for threadpoolctl's controller of a library."""
 
     def __init__(self, internal_api, threading_layer, dynlib):
         self.internal_api, self.threading_layer, self.dynlib = internal_api, threading_layer, dynlib

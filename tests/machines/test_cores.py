@@ -1,4 +1,4 @@
-"""How many threads a call uses: what is wished for, but no more than the cores and a control group's CPU quota allow."""
+"""The number of threads of a call: the preferred one, but no more than the cores and a control group's CPU quota allow."""
 
 import os
 import threading
@@ -14,7 +14,7 @@ from cupycorr._cpu import cores, workers
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
-    """Sets the cores and the quota of the machine; without it 4 cores and no quota. No variable is set."""
+    """Return a function that sets the cores and the quota of the machine, at first 4 and none; no variable is set."""
 
     def put(runnable, quota=None):
         monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(10, 10 + runnable)), raising=False)
@@ -26,7 +26,7 @@ def machine(monkeypatch):
     return put
 
 
-# The wish ------------------------------------------------------------------------------------------------------------
+# The preference ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("asked", "count"), [("1", 1), ("3", 3), ("0002", 2)])
@@ -61,7 +61,7 @@ def test_nonsense_in_our_variable_is_refused(monkeypatch):
             workers.thread_count()
 
 
-def test_a_front_ends_wish_holds_for_calls_inside_it_in_its_own_thread():
+def test_a_front_ends_preference_holds_for_calls_inside_its_context_in_its_own_thread():
     elsewhere = []
     with workers.prefer_threads(3):
         assert workers.thread_count() == 3
@@ -80,7 +80,7 @@ def test_a_front_ends_wish_holds_for_calls_inside_it_in_its_own_thread():
     assert elsewhere == [4]
 
 
-def test_a_front_ends_wish_holds_for_the_helpers_of_a_call():
+def test_a_front_ends_preference_holds_for_the_helpers_of_a_call():
     barrier, seen = threading.Barrier(2), []
 
     def task(_):
@@ -97,7 +97,7 @@ def test_a_front_ends_wish_holds_for_the_helpers_of_a_call():
 # The ceiling ---------------------------------------------------------------------------------------------------------
 
 
-def test_without_a_wish_all_cores_are_used_that_this_process_may_run_on(machine, monkeypatch):
+def test_without_a_preference_all_cores_are_used_that_this_process_may_run_on(machine, monkeypatch):
     machine(3)
     assert workers.thread_rule() == "3: the cores that this process may run on"
     assert workers.thread_count() == 3
@@ -116,7 +116,7 @@ def test_the_smaller_of_cores_and_quota_counts(cpus, quota, count, machine):
 
 
 @pytest.mark.parametrize("variable", ["CUPYCORR_NUM_THREADS", "OMP_NUM_THREADS"])
-def test_no_wish_exceeds_the_ceiling(variable, machine, monkeypatch):
+def test_no_preference_exceeds_the_ceiling(variable, machine, monkeypatch):
     machine(2)
     monkeypatch.setenv(variable, "16")
     assert workers.thread_count() == 2
@@ -170,7 +170,7 @@ def test_a_call_runs_in_a_team_of_that_size(variant, monkeypatch):
 
 
 def group_files(root, files):
-    """A folder with these files of control groups and of this process."""
+    """Return a folder with these files of control groups and of this process."""
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from ..._dtypes import LONGEST_CHAIN_BLAS
 from .blocks import COLUMNS, ROWS, intersection
 from .costs import BAND_VALUE, PRODUCT_CALL, PRODUCT_RATE, SHIFTED_VALUE
 from .engine import Workload
-from .packing import Block, BlockAxis
+from .packing import Block, BlockAxis, Phase
 
 FEW_CHANNELS = 4  # up to this number products of shifted rows are faster than a matrix product and its band
 ROWS_PER_COPY = 8  # query rows that share a copy of the search rows, where these have to be copied
@@ -181,28 +181,35 @@ class _Tile:
         The search rows are (channels, rows, columns) or (rows, channels, columns), with contiguous columns.
         """
         block, axis = self.block, self.block.rows
-        rows, step = block.region.lengths[ROWS], axis.step
-        column = self.band.column + self.band.step * self.begin
-        columns = slice(column, column + self.band.step * (self.search_columns - 1) + 1, self.band.step)
         for phase in axis.phases:
             valid_rows = block.valid_rows[phase.first :: axis.pitch][: phase.count]
-            for residue in range(min(step, rows)):
-                queries = range(residue, rows, step)
-                for at in range(0, len(queries), ROWS_PER_COPY):
-                    group = queries[at : at + ROWS_PER_COPY]
-                    row, search_rows = phase.base + group[0], len(group) + phase.count - 1
-                    search = block.search[row : row + step * (search_rows - 1) + 1 : step, :, columns]
-                    if channels_first:
-                        search = np.ascontiguousarray(search.transpose(1, 0, 2))
-                    elif self.band.step > 1:
-                        search = np.ascontiguousarray(search)
-                    for index, t in enumerate(group):
-                        valid = [k for k, (low, high) in enumerate(valid_rows) if low <= t < high]
-                        if valid:
-                            first, last = valid[0], valid[-1]
-                            read = slice(index + first, index + last + 1)
-                            ms = slice(phase.first + axis.pitch * first, phase.first + axis.pitch * last + 1, axis.pitch)
-                            yield _SearchRows(t, search[:, read] if channels_first else search[read], ms)
+            for group in _row_groups(block.region.lengths[ROWS], axis.step):
+                search = self._search(phase, group, channels_first)
+                for index, t in enumerate(group):
+                    valid = [k for k, (low, high) in enumerate(valid_rows) if low <= t < high]
+                    if valid:
+                        first, last = valid[0], valid[-1]
+                        read = slice(index + first, index + last + 1)
+                        ms = slice(phase.first + axis.pitch * first, phase.first + axis.pitch * last + 1, axis.pitch)
+                        yield _SearchRows(t, search[:, read] if channels_first else search[read], ms)
+
+    def _search(self, phase: Phase, group: range, channels_first: bool) -> np.ndarray:
+        """Return the search rows that a group of query rows reads in a phase, copied if their columns are not contiguous."""
+        step, rows = self.block.rows.step, len(group) + phase.count - 1
+        row, column = phase.base + group[0], self.band.column + self.band.step * self.begin
+        columns = slice(column, column + self.band.step * (self.search_columns - 1) + 1, self.band.step)
+        search = self.block.search[row : row + step * (rows - 1) + 1 : step, :, columns]
+        if channels_first:
+            return np.ascontiguousarray(search.transpose(1, 0, 2))
+        return np.ascontiguousarray(search) if self.band.step > 1 else search
+
+
+def _row_groups(rows: int, step: int) -> Iterator[range]:
+    """Yield groups of query rows that are ``step`` apart, so that neighbours read neighbouring search rows of a phase."""
+    for residue in range(min(step, rows)):
+        queries = range(residue, rows, step)
+        for at in range(0, len(queries), ROWS_PER_COPY):
+            yield queries[at : at + ROWS_PER_COPY]
 
 
 def _tiles(block: Block, channels: int) -> Iterator[_Tile]:

@@ -56,8 +56,8 @@ FEWEST_CHANNELS = 128  # the least channels of a pass: every pass adds to the su
 TASK_COPIES = 4  # arrays as large as a task's sums that window sums of 2, 4, 8, ... neighbours hold at once
 
 _BLOCK_ORDER: Order = ((BATCH, 1), (ROWS, 1), (MS, 1), (COLUMNS, LANES), (NS, 1))
-# Where a window is summed in memory, each division along its axis computes the window's halo twice, so that rows and columns,
-# which have one, come last.
+# Where a window is summed in memory, a division along its axis computes the window's halo twice, so that the length which costs
+# least to halve is halved; this order decides between equal costs.
 _WINDOW_ORDER: Order = ((BATCH, 1), (MS, 1), (NS, 1), (ROWS, 1), (COLUMNS, LANES))
 
 
