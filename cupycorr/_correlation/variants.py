@@ -24,7 +24,7 @@ def _nothing_is_missing(request: Request, device: Device | None) -> str | None:
 
 
 def _why_not_simd(request: Request, device: Device | None) -> str | None:
-    return register_tile.missing()
+    return register_tile.why_not()
 
 
 def _why_not_direct(request: Request, device: Device | None) -> str | None:

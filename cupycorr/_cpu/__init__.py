@@ -1,1 +1,1 @@
-"""Threads, scratch memory, BLAS limits and LLVM register tiles, for the CPU side of every operator. Knows no operator."""
+"""Worker threads, scratch memory, BLAS limits and register tiles, for the CPU side of every operator; it knows none of them."""

@@ -1,4 +1,9 @@
-"""How many cores this process may use: those it may run on, and no more than a container's CPU quota pays for."""
+"""The number of cores that this process may use: those it may run on, limited by the CPU quota of its control groups.
+
+This module reads the operating system's settings and knows neither threads nor operators. A container with a quota of two cores
+on a machine of 64 is throttled when more than two threads compute, so that the quota must be found in both versions of control
+groups and below any mount point.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +13,14 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 _CGROUPS = "sys/fs/cgroup"
-_PERIOD = "100000"  # microseconds, the kernel's default
+_PERIOD = "100000"  # microseconds: the default of Linux
 
 
 def ceiling() -> tuple[int, str]:
-    """Return the most threads that can run at once, and the rule that says so."""
-    cores, paid_for = runnable(), _quota_of_this_process()
-    if paid_for is not None and paid_for < cores:
-        return paid_for, "the CPU quota of the control group"
+    """Return the largest number of threads that can run at once, and the name of the rule that limits it."""
+    cores, allowed = runnable(), _quota_of_this_process()
+    if allowed is not None and allowed < cores:
+        return allowed, "the CPU quota of the control group"
     return cores, "the cores that this process may run on"
 
 
@@ -30,26 +35,27 @@ def _quota_of_this_process() -> int | None:
 
 
 def quota(root: Path) -> int | None:
-    """Return how many cores the CPU quota of this process's control groups pays for, rounded up, or None without a quota.
+    """Return the CPU quota of this process's control groups in cores, rounded up, or None without a quota.
 
-    The smallest quota counts of the process's own group and of every group above it, in versions 1 and 2 of control groups. A
-    container may see its own group as the topmost one whatever path it is told, so paths that do not exist are passed over.
+    It is the smallest quota of the process's own group and of every group above it, in versions 1 and 2 of control groups. Inside
+    a container ``/proc`` may give the group's path on the host although the group is mounted as the root, so that paths which do
+    not exist are skipped.
 
     Parameters
     ----------
     root
-        Folder in which ``proc`` and ``sys`` are found.
+        The folder that holds ``proc`` and ``sys``.
     """
     found = []
     for controllers, path in _memberships(root):
         mounts, read = _hierarchy(controllers)
-        for above in _upwards(path):
-            found += [read(root / mount / above) for mount in mounts]
+        for group in _upwards(path):
+            found += [read(root / mount / group) for mount in mounts]
     return min((cores for cores in found if cores is not None), default=None)
 
 
 def _memberships(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield the controllers and the path of each of this process's groups, and the topmost groups in any case."""
+    """Yield the controllers and the path of each group of this process, and finally the root groups of both versions."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, _, membership = line.partition(":")
         controllers, _, path = membership.partition(":")
@@ -60,16 +66,19 @@ def _memberships(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _hierarchy(controllers: str) -> tuple[tuple[str, ...], Callable[[Path], int | None]]:
-    """Return where groups of these controllers may be mounted and how a quota is read there; no controllers mean version 2."""
+    """Return the folders where groups of these controllers may be mounted, and the function that reads a quota there.
+
+    Version 2 names no controllers.
+    """
     if not controllers:
         return (_CGROUPS, f"{_CGROUPS}/unified"), _quota_of_version_2
     return tuple(dict.fromkeys((f"{_CGROUPS}/{controllers}", f"{_CGROUPS}/cpu"))), _quota_of_version_1
 
 
 def _upwards(path: str) -> Iterator[str]:
-    """Yield a group's path and those of the groups above it, relative to where they are mounted."""
+    """Yield the path of a group and of every group above it, relative to the mount point."""
     parts = [part for part in PurePosixPath(path).parts if part != "/"]
-    if ".." in parts:  # the group is outside of what is mounted here
+    if ".." in parts:  # the group is above the mount point, so that only the mounted root can be read
         parts = []
     for count in range(len(parts), -1, -1):
         yield "/".join(parts[:count])
@@ -85,7 +94,7 @@ def _quota_of_version_1(group: Path) -> int | None:
 
 
 def _cores(microseconds: str, period: str) -> int | None:
-    """Return the cores that so many microseconds in each period pay for; "max", -1 and what is no number mean no quota."""
+    """Return ``microseconds / period`` rounded up; None (no quota) for "max", -1 and anything that is not a number."""
     try:
         numbers = int(microseconds), int(period)
     except ValueError:
@@ -94,7 +103,7 @@ def _cores(microseconds: str, period: str) -> int | None:
 
 
 def _text(file: Path) -> str:
-    """Return the text of a file, or nothing if it cannot be read."""
+    """Return the text of a file, or an empty text if it cannot be read."""
     try:
         return file.read_text("utf-8")
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
-"""The threads of the CPU backends: how many, the helpers that share a call's work, scratch memory, and this machine's rates.
+"""Threads and memory for computing on the CPU: thread counts, helper threads, scratch memory and the rates of this machine.
 
-Tasks write disjoint parts of the result and never wait for each other, so the result does not depend on who ran which. The
-calling thread takes tasks too: a call makes progress even while other calls keep the helpers busy, may be nested, and needs no
-helper at all where no thread can be started.
+Nothing here knows an operator or what a task computes. Tasks write disjoint regions of a result and never wait for each other, so
+that a result does not depend on which thread ran which task. The calling thread runs tasks too: a call makes progress while other
+calls keep the helpers busy, may be nested, and needs no helper where no thread can be started.
 """
 
 from __future__ import annotations
@@ -26,34 +26,36 @@ import numpy as np
 from .._sharing import fork_safe_lock
 from . import blas_limits, cores
 
-WORKSPACE = 64 * 2**20  # bytes of scratch one call may hold, all its threads together
+WORKSPACE = 64 * 2**20  # bytes of scratch memory that a call may hold, summed over its threads
 
 _lock = fork_safe_lock()
 
 
-# How many ------------------------------------------------------------------------------------------------------------
+# Thread counts -------------------------------------------------------------------------------------------------------
 
 
-class _Here(threading.local):
-    """What holds for calls in this thread: how many threads the front end wishes for."""
+class _Preference(NamedTuple):
+    """A preferred number of threads, and the name of the setting that it comes from."""
 
-    wish: int | None = None
-
-
-class _Wish(NamedTuple):
     threads: int
     source: str
 
 
-_here = _Here()
+class _ThreadState(threading.local):
+    """The number of threads that calls from this thread prefer, or None."""
+
+    preferred: int | None = None
+
+
+_state = _ThreadState()
 _team: int | None = None  # set by `team_of`
 
 
 def thread_count() -> int:
-    """Return how many threads a call may use: what is wished for, but no more than can run at once.
+    """Return how many threads a call may use: the preferred number, but no more than can run at once.
 
-    The wish is ``CUPYCORR_NUM_THREADS``, else ``OMP_NUM_THREADS``, else that of the front end (`wishing`). Without a wish all
-    that can run at once are used: the cores this process may run on, or what the control group's CPU quota pays for.
+    The preferred number is ``CUPYCORR_NUM_THREADS``, else ``OMP_NUM_THREADS``, else that of the front end (`prefer_threads`).
+    Without one, a call uses all threads that can run at once: one for each core, limited by the CPU quota of the control group.
 
     Raises
     ------
@@ -62,66 +64,69 @@ def thread_count() -> int:
     """
     if _team is not None:
         return _team
-    wish, (most, _) = _wish(), cores.ceiling()
-    return most if wish is None else min(wish.threads, most)
+    preference, (most, _) = _preference(), cores.ceiling()
+    return most if preference is None else min(preference.threads, most)
 
 
 def thread_rule() -> str:
-    """Return how many threads a call may use and which rule says so, in words."""
-    wish, (most, limit) = _wish(), cores.ceiling()
-    if wish is None:
+    """Return the number of threads a call may use and the rule that decides on it, as a text."""
+    preference, (most, limit) = _preference(), cores.ceiling()
+    if preference is None:
         return f"{most}: {limit}"
-    if wish.threads <= most:
-        return f"{wish.threads}: {wish.source}"
-    return f"{most}: {limit}; {wish.source} asks for {wish.threads}"
+    if preference.threads <= most:
+        return f"{preference.threads}: {preference.source}"
+    return f"{most}: {limit}; {preference.source} asks for {preference.threads}"
 
 
-def _wish() -> _Wish | None:
-    ours = os.environ.get("CUPYCORR_NUM_THREADS")
-    if ours is not None:
-        threads = _positive(ours)
+def _preference() -> _Preference | None:
+    own = os.environ.get("CUPYCORR_NUM_THREADS")
+    if own is not None:
+        threads = _positive_integer(own)
         if threads is None:
-            raise ValueError(f"CUPYCORR_NUM_THREADS must be a positive integer, got CUPYCORR_NUM_THREADS={ours!r}")
-        return _Wish(threads, "CUPYCORR_NUM_THREADS")
-    threads = _positive(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip())  # one number for each nested level
+            raise ValueError(f"CUPYCORR_NUM_THREADS must be a positive integer, got CUPYCORR_NUM_THREADS={own!r}")
+        return _Preference(threads, "CUPYCORR_NUM_THREADS")
+    outermost = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # OpenMP lists one number for each nested level
+    threads = _positive_integer(outermost.strip())
     if threads is not None:
-        return _Wish(threads, "OMP_NUM_THREADS")
-    return None if _here.wish is None else _Wish(_here.wish, "the front end")
+        return _Preference(threads, "OMP_NUM_THREADS")
+    return None if _state.preferred is None else _Preference(_state.preferred, "the front end")
 
 
-def _positive(text: str) -> int | None:
+def _positive_integer(text: str) -> int | None:
     """Return the positive integer that a text spells, or None."""
     if not text.isascii() or not text.isdigit() or len(text) > 100:
         return None
     return int(text) or None
 
 
-class _Wishing:
+class _ThreadPreference:
+    """The context of `prefer_threads`; a generator would take microseconds more at each call."""
+
     __slots__ = ("_before", "_threads")
 
     def __init__(self, threads: int | None) -> None:
         self._threads = threads
 
     def __enter__(self) -> None:
-        self._before, _here.wish = _here.wish, self._threads
+        self._before, _state.preferred = _state.preferred, self._threads
 
     def __exit__(self, *_: object) -> None:
-        _here.wish = self._before
+        _state.preferred = self._before
 
 
-def wishing(threads: int | None) -> AbstractContextManager[None]:
-    """Return a context in which calls from this thread use so many threads unless an environment variable says how many.
+def prefer_threads(threads: int | None) -> AbstractContextManager[None]:
+    """Return a context in which calls from this thread prefer a number of threads, unless an environment variable sets one.
 
-    It is for front ends that know how many threads their user wants; None is no wish.
+    It is for front ends with a setting of their own, such as torch; None is no preference.
     """
-    return _Wishing(threads)
+    return _ThreadPreference(threads)
 
 
 @contextmanager
 def team_of(threads: int) -> Iterator[None]:
-    """A context in which every call in the process uses exactly so many threads, whatever `thread_count` says otherwise.
+    """Return a context in which every call in the process uses exactly this number of threads, on any machine.
 
-    It is for tests: results must not depend on the number of threads, on any machine.
+    It is for tests: results must not depend on the number of threads.
     """
     global _team
     before, _team = _team, threads
@@ -132,7 +137,7 @@ def team_of(threads: int) -> Iterator[None]:
 
 
 def blas_threads() -> int:
-    """Threads that may call BLAS at once: several only where BLAS's own threads can be held back (threadpoolctl)."""
+    """Return how many threads may call BLAS at once: several only where BLAS's own threads can be switched off."""
     return thread_count() if blas_limits.libraries() else 1
 
 
@@ -140,46 +145,46 @@ def blas_threads() -> int:
 
 
 def run(task: Callable[[Any], None], items: Iterable[Any], threads: int) -> None:
-    """Call ``task`` on every item from up to ``threads`` threads, this one among them; the first error is raised here.
+    """Call ``task`` on every item from up to ``threads`` threads, the calling one among them, and raise the first error.
 
-    No helper is at work any more when this function ends, in whichever way: what the items are made of may be used again.
+    When this function returns or raises, no helper is running a task any more, so that the caller may reuse all memory.
     """
     items = list(items)
-    shared = _Shared(task, items)
+    job = _Job(task, items)
     try:
         try:
-            _helpers.ask(shared.help, min(threads, len(items)) - 1)
-            shared.work()
+            _helpers.submit(job.help, min(threads, len(items)) - 1)
+            job.work()
         finally:
-            shared.close()
+            job.close()
     except BaseException:
-        shared.close()  # Control-C may have been raised before the first one began
-        shared.error = None  # its traceback knows the helper's arrays, and these would know it
+        job.close()  # Control-C may have been raised before the call above began
+        job.error = None  # breaks a reference cycle: error, traceback, frame of the helper, job
         raise
-    error, shared.error = shared.error, None
+    error, job.error = job.error, None
     if error is not None:
         try:
             raise error
         finally:
-            del error  # for the same reason: its traceback knows this frame
+            del error  # breaks a reference cycle: error, traceback, this frame
 
 
-class _Shared:
-    """The items of one `run`, handed out one by one to the threads that share them."""
+class _Job:
+    """The items of one `run`, which its threads take one by one."""
 
     def __init__(self, task: Callable[[Any], None], items: list[Any]) -> None:
-        self._task: Callable[[Any], None] | None = task
-        self._waiting: Iterator[Any] = iter(items)
+        self._task = task
+        self._items: Iterator[Any] = iter(items)
         self._helping = 0
-        self._left: SimpleQueue[None] = SimpleQueue()  # wakes the caller; a condition variable would not survive Control-C
-        self._ended = False  # no further item is begun
-        self._family = _family
-        self._wish = _here.wish
+        self._finished: SimpleQueue[None] = SimpleQueue()  # wakes the caller; a condition variable would not survive Control-C
+        self._ended = False  # True: no further item is begun
+        self._process = _process
+        self._preferred = _state.preferred
         self.error: BaseException | None = None
 
     def work(self) -> None:
-        """Do items until none is left or one has failed."""
-        # Sums that overflow are infinities and that is the answer; NumPy's warning would name our line, not the caller's.
+        """Run the task on items until none is left or one has failed."""
+        # Sums that overflow are infinities by definition, and a warning of NumPy would point to this line.
         with np.errstate(all="ignore"):
             while (item := self._next()) is not _DONE:
                 try:
@@ -190,16 +195,16 @@ class _Shared:
 
     def _next(self) -> Any:
         with _lock:
-            return _DONE if self._ended else next(self._waiting, _DONE)
+            return _DONE if self._ended else next(self._items, _DONE)
 
     def help(self) -> None:
-        """Do items in a helper, unless the call is over already."""
+        """Run tasks in a helper thread, unless the job has ended already."""
         with _lock:
             if self._ended:
                 return
             self._helping += 1
         try:
-            with wishing(self._wish):
+            with prefer_threads(self._preferred):
                 self.work()
         except BaseException as error:
             if self.error is None:
@@ -207,19 +212,19 @@ class _Shared:
         finally:
             with _lock:
                 self._helping -= 1
-            self._left.put(None)
+            self._finished.put(None)
 
     def close(self) -> None:
-        """Let no helper begin any more, wait until none is at work, and let go of the arrays."""
+        """End the job: no helper begins any more, all that are running are waited for, and the arrays are released."""
         interrupt = None
         while True:
             try:
                 if self._is_over():
                     break
-                self._left.get()
-            except BaseException as error:  # Control-C: helpers that write into freed memory would be worse than a wait
+                self._finished.get()
+            except BaseException as error:  # Control-C: waiting is better than helpers that write into freed memory
                 interrupt = error
-        self._task, self._waiting = None, iter(())
+        self._task, self._items = _nothing, iter(())
         if interrupt is not None:
             raise interrupt
         if self._helping:
@@ -228,31 +233,35 @@ class _Shared:
     def _is_over(self) -> bool:
         with _lock:
             self._ended = True
-            return not self._helping or self._family is not _family
+            return not self._helping or self._process is not _process
+
+
+def _nothing(item: Any) -> None:
+    """The task of a closed job, which holds no reference to arrays."""
 
 
 _DONE = object()
-_family = object()  # another one in each forked child
+_process = object()  # replaced in each forked child
 
 
 class _Helpers:
-    """Threads that wait for something to help with, as many as were ever asked for at once.
+    """Helper threads that wait for jobs: as many as any call so far has requested.
 
-    They are daemons, so that threads which outlive the main thread still find them, and so do functions of `atexit`.
+    They are daemons, so that they still serve threads that outlive the main thread, and functions of `atexit`.
     """
 
     def __init__(self) -> None:
-        self._asked: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._requests: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._count = 0
 
-    def ask(self, help_with: Callable[[], None], count: int) -> None:
-        """Ask so many helpers, or as many as there are where no further thread can be started."""
+    def submit(self, function: Callable[[], None], count: int) -> None:
+        """Have ``count`` helpers call a function, or fewer where no further thread can be started."""
         if count <= 0 or sys.is_finalizing():
             return
         if self._count < count:
             self._start(count)
         for _ in range(min(count, self._count)):
-            self._asked.put(help_with)
+            self._requests.put(function)
 
     def _start(self, count: int) -> None:
         with _lock:
@@ -265,45 +274,45 @@ class _Helpers:
 
     def _serve(self) -> None:
         while True:
-            self._asked.get()()
+            self._requests.get()()
 
 
 _helpers = _Helpers()
 
 
 def _forget_helpers() -> None:
-    """A forked child has none of its parent's threads."""
-    global _helpers, _family
-    _helpers, _family = _Helpers(), object()
+    """Start anew in a forked child, which has none of its parent's threads."""
+    global _helpers, _process
+    _helpers, _process = _Helpers(), object()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_helpers)
 
 
-# Scratch -------------------------------------------------------------------------------------------------------------
+# Scratch memory ------------------------------------------------------------------------------------------------------
 
-RETAINED = WORKSPACE // 2  # bytes of scratch kept for the next call: fresh pages cost more than most calls' arithmetic
+RETAINED = WORKSPACE // 2  # bytes of scratch memory kept for later calls: page faults cost more than most calls' arithmetic
 
 
 class _FreeBuffers:
-    """Buffers kept for later, up to `RETAINED` bytes: found by size, and given up in the order in which they came."""
+    """Buffers kept for later calls, up to `RETAINED` bytes: taken by best fit, evicted in the order in which they came."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Keep nothing any more."""
+        """Release all buffers."""
         with _lock:
-            self._sizes: list[tuple[int, int]] = []  # (bytes, -number), so that of equal sizes the one used last is found first
-            self._buffers: OrderedDict[int, np.ndarray] = OrderedDict()  # by number, oldest first
-            self._came = self.nbytes = 0
+            self._sizes: list[tuple[int, int]] = []  # sorted (bytes, -number): among equal sizes the latest comes first
+            self._buffers: OrderedDict[int, np.ndarray] = OrderedDict()  # by number, the oldest first
+            self._last_number = self.nbytes = 0
 
     def take(self, size: int) -> np.ndarray:
-        """Return the smallest buffer that holds so many bytes, a new one if there is none."""
+        """Return the smallest buffer of at least ``size`` bytes, or a new one."""
         with _lock:
-            at = bisect_left(self._sizes, (size, -self._came))
-            # A number without its buffer is what Control-C left behind in the middle of this.
+            at = bisect_left(self._sizes, (size, -self._last_number))
+            # Control-C in the middle of a change may leave a number without its buffer.
             while at < len(self._sizes):
                 buffer = self._buffers.pop(-self._sizes.pop(at)[1], None)
                 if buffer is not None:
@@ -312,16 +321,16 @@ class _FreeBuffers:
         return np.empty(size, np.uint8)
 
     def keep(self, buffer: np.ndarray) -> None:
-        """Keep a buffer, and give up the oldest ones beyond the limit."""
+        """Keep a buffer, and evict the oldest ones beyond the limit."""
         with _lock:
             self.nbytes += buffer.nbytes
-            self._came += 1
-            self._buffers[self._came] = buffer
-            insort(self._sizes, (buffer.nbytes, -self._came))
+            self._last_number += 1
+            self._buffers[self._last_number] = buffer
+            insort(self._sizes, (buffer.nbytes, -self._last_number))
             while self.nbytes > RETAINED:
-                self._give_up_oldest()
+                self._evict_oldest()
 
-    def _give_up_oldest(self) -> None:
+    def _evict_oldest(self) -> None:
         if not self._buffers:
             self.clear()
             return
@@ -337,7 +346,7 @@ _free = _FreeBuffers()
 
 @contextmanager
 def scratch(shape: tuple[int, ...], dtype: np.dtype) -> Iterator[np.ndarray]:
-    """An uninitialised array, from memory that is used again by later calls."""
+    """Return a context with an uninitialised array, whose memory later calls use again."""
     size = math.prod(shape) * dtype.itemsize
     buffer = _free.take(size)
     try:
@@ -346,12 +355,12 @@ def scratch(shape: tuple[int, ...], dtype: np.dtype) -> Iterator[np.ndarray]:
         _free.keep(buffer)
 
 
-# Rates ---------------------------------------------------------------------------------------------------------------
+# Rates of this machine -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class MachineRates:
-    """What this machine does at best: matrix products in flop/s, copies in bytes/s read and written."""
+    """The peak rates of this machine: matrix products in flop/s, and copies in bytes/s, read and written bytes counted."""
 
     float32_rate: float
     float64_rate: float
@@ -374,21 +383,21 @@ def peak_rates(*, measure: bool) -> MachineRates:
 
 @lru_cache(maxsize=1)
 def machine_rates() -> MachineRates:
-    """Measure the rates, once per process (about 50 ms)."""
+    """Return the rates, measured once per process (about 50 ms)."""
 
     def product(dtype: type) -> float:
-        left = np.ones((768, 768), dtype)
-        out = np.empty_like(left)
-        return 2 * 768**3 / _best(lambda: np.matmul(left, left, out=out))
+        matrix: np.ndarray = np.ones((768, 768), dtype)
+        out = np.empty_like(matrix)
+        return 2 * 768**3 / _best_seconds(lambda: np.matmul(matrix, matrix, out=out))
 
     source = np.ones(2**25, np.uint8)
     target = np.empty_like(source)
-    copied = 2 * source.nbytes / _best(lambda: np.copyto(target, source))
+    copied = 2 * source.nbytes / _best_seconds(lambda: np.copyto(target, source))
     return MachineRates(product(np.float32), product(np.float64), copied)
 
 
-def _best(work: Callable[[], Any], repeats: int = 4) -> float:
-    """Seconds of the fastest of some runs: the others were disturbed."""
+def _best_seconds(work: Callable[[], Any], repeats: int = 4) -> float:
+    """Return the seconds of the fastest run: slower ones were disturbed by other processes."""
     times = []
     for _ in range(repeats):
         begin = time.perf_counter()

@@ -94,7 +94,7 @@ def run(
         return
     plan = _dispatch.choose(operator, request, CPU, variant).plan
     arrays = {name: array(tensor) for name, tensor in tensors.items()}
-    with workers.wishing(torch.get_num_threads()):
+    with workers.prefer_threads(torch.get_num_threads()):
         plan.run(arrays)
     for name in results:
         _take(tensors[name], arrays[name])

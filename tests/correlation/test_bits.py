@@ -4,6 +4,7 @@ import ast
 import os
 import threading
 
+import bits
 import numpy as np
 import pytest
 from bits import digests, problems
@@ -15,7 +16,7 @@ from cupycorr._cpu import workers
 
 @pytest.fixture(scope="module")
 def alone():
-    """What one thread computes."""
+    """Return the digests of results that one thread computes."""
     with workers.team_of(1):
         return digests()
 
@@ -58,7 +59,7 @@ IN_ANOTHER_PROCESS = """
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are chosen by calls of Linux")
 @pytest.mark.parametrize("where", ["on one core", "forked"])
 def test_bits_do_not_depend_on_the_process(where, alone):
-    program = IN_ANOTHER_PROCESS.format(folder=os.path.dirname(__file__), where=repr(where))
+    program = IN_ANOTHER_PROCESS.format(folder=os.path.dirname(bits.__file__), where=repr(where))
     assert ast.literal_eval(python(program)) == alone
 
 

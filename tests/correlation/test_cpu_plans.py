@@ -1,4 +1,4 @@
-"""What a call on the CPU costs, counted: products, elements packed and sums written, beside those that the definition needs.
+"""The work of a call on the CPU, counted: products, packed elements and sums, compared with those that the definition needs.
 
 Nothing is computed and no time is measured: an engine that only counts takes the place of the real ones.
 """
@@ -24,7 +24,7 @@ ENGINES = {"simd": simd.ENGINE, "blas": blas.ENGINE}
 
 @dataclass
 class Counted:
-    """An engine that counts what another one would compute, by whose estimates it is planned."""
+    """An engine that counts the work of another one, whose estimates it uses for its plans."""
 
     planned_by: object
     products: int = 0
@@ -51,25 +51,24 @@ class Counted:
 
     def _count(self, block, each, total):
         _, _, columns, _, ns = block.region.lengths
-        rows = sum(end - begin for begin, end in block.counting) / (1 if block.window.taps == 1 else block.window.taps)
+        rows = sum(end - begin for begin, end in block.valid_rows) / (1 if block.window.taps == 1 else block.window.taps)
         self.products += int(rows) * ns * padded(columns) * each
         self.sums += total.size
         self.tasks += 1
         total.fill(0)
 
-    def pack(self, item):
-        target, *_ = item
-        self.packed += target.size
-        target.fill(0)
+    def pack(self, rectangle):
+        self.packed += rectangle.target.size
+        rectangle.target.fill(0)
 
     @property
     def work(self):
-        """Everything counted, in products; a task costs about as much as 30 000 of them."""
+        """All that was counted, in products; a task costs about as much as 30 000 of them."""
         return self.products + self.packed + self.sums + 30_000 * self.tasks
 
 
 def work_of(asked, dtype, which, monkeypatch):
-    """What a call of a problem costs, and what the definition needs at least."""
+    """Return the work of a call of a problem, and the least work that the definition needs."""
     needs = which != "gradient2", which != "gradient1"
     request = Request(FORWARD if which == "forward" else VJP, asked, dtype.name, dtype.name, needs=needs)
     chosen = choose(OPERATOR, request, CPU).variant
@@ -86,7 +85,7 @@ def work_of(asked, dtype, which, monkeypatch):
     return engine.work, least + asked.channels * asked.batch * (np.prod(asked.size1) + np.prod(asked.size2)) // 8
 
 
-# Problems that once cost a hundred to ten thousand times what the definition takes.
+# Problems that once cost a hundred to ten thousand times the work of the definition.
 CLIFFS = {
     "a stride beyond the patch": same((1, 64, 256, 256), patch_size=(1, 9), stride=16),
     "a stride far beyond the patch": same((1, 512, 4, 8192), stride=(1, 4096)),

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 import cupycorr
 from cupycorr import spatial_correlation_sample as correlate
 from cupycorr import spatial_correlation_sample_vjp as correlate_vjp
+from cupycorr._correlation.cpu import block_plan, planner
 from cupycorr._correlation.cpu import forward as cpu_forward
 from cupycorr._correlation.cpu import gradient as cpu_gradient
-from cupycorr._correlation.cpu import planner
 from cupycorr._cpu import workers
 
 variants = pytest.mark.parametrize("variant", CPU_VARIANTS)
@@ -40,9 +40,8 @@ def check_against_oracle(case, variant):
 def budgets(packed, task):
     """Blocks and tasks of at most so many bytes."""
     with pytest.MonkeyPatch.context() as patched:
-        for module in (cpu_forward, cpu_gradient):
-            patched.setattr(module, "PACKED_BYTES", packed)
-            patched.setattr(module, "TASK_BYTES", task)
+        patched.setattr(block_plan, "PACKED_BYTES", packed)
+        patched.setattr(block_plan, "TASK_BYTES", task)
         patched.setattr(cpu_forward, "FEWEST_CHANNELS", 2)
         forget_plans()  # made with other budgets
         yield
@@ -81,7 +80,7 @@ def test_drawn_problems_equal_the_oracle(case, variant, packed, task):
 @example(case=cases.same((1, 300, 3, 130), patch_size=(3, 12)), packed=2**24)
 @example(case=cases.same((1, 1, 130, 3), patch_size=(12, 1), kernel_size=(32, 1)), packed=2**14)
 def test_wide_problems_equal_the_oracle_across_every_seam(case, variant, packed):
-    with budgets(packed, cpu_forward.TASK_BYTES):
+    with budgets(packed, block_plan.TASK_BYTES):
         check_against_oracle(case, variant)
 
 

@@ -1,4 +1,4 @@
-"""Windows and lattices, one axis at a time: sums of neighbours and their transpose, and which pixels meet which."""
+"""Windows and lattices of one axis: window sums and their transpose, and the pairs of pixels that are multiplied."""
 
 from collections import Counter
 from contextlib import ExitStack
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from strategies import axes
 
 from cupycorr._correlation.cpu import window_sums
-from cupycorr._correlation.cpu.lattice import Window, axis_plans, bounds
+from cupycorr._correlation.cpu.lattice import Window, axis_plans, valid_bounds
 from cupycorr._correlation.cpu.packing import packed_axis, packed_length
 from cupycorr._correlation.problem import Axis
 from cupycorr._cpu import workers
@@ -20,17 +20,17 @@ windows = st.builds(Window, taps=st.integers(1, 40), dilation=st.integers(1, 4),
 
 
 def ints(shape, seed, dtype=np.float64):
-    """Whole numbers, whose sums are exact in any order."""
+    """Return whole numbers, whose sums are exact in any order."""
     return np.random.default_rng(seed).integers(-8, 9, shape).astype(dtype)
 
 
 def along(values, axis):
-    """The values with their last axis moved to ``axis``."""
+    """Return the values with their last axis moved to ``axis``."""
     return np.ascontiguousarray(np.moveaxis(values, -1, axis))
 
 
 def in_dirty_memory(function, *arguments):
-    """The result of a function that works in scratch memory, where that holds NaN so far."""
+    """Return the result of a function whose scratch memory was filled with NaN before."""
     workers._free.clear()
     with ExitStack() as memory:
         for _ in range(4):
@@ -43,12 +43,12 @@ def window_sum(*arguments):
     return in_dirty_memory(window_sums.window_sum, *arguments)
 
 
-def window_spread(*arguments):
-    return in_dirty_memory(window_sums.window_spread, *arguments)
+def window_transpose(*arguments):
+    return in_dirty_memory(window_sums.window_transpose, *arguments)
 
 
 def plain_sum(values, window, count):
-    """Sums along the last axis, written out."""
+    """Return window sums along the last axis, computed by loops."""
     out = np.zeros((*values.shape[:-1], count), values.dtype)
     for i in range(count):
         for u in range(window.taps):
@@ -56,8 +56,8 @@ def plain_sum(values, window, count):
     return out
 
 
-def plain_spread(values, window, begin, end):
-    """The transpose along the last axis, written out."""
+def plain_transpose(values, window, begin, end):
+    """Return the transpose along the last axis, computed by loops."""
     out = np.zeros((*values.shape[:-1], end - begin), values.dtype)
     for i in range(values.shape[-1]):
         for u in range(window.taps):
@@ -93,36 +93,36 @@ def test_window_sums_are_the_loops(window, count, spare, axis, seed):
 )
 @example(window=Window(32, 1, 1), count=60, cut=(0, 1), axis=2, seed=0)  # by doubling
 @example(window=Window(2, 3, 5), count=9, cut=(0, 1), axis=1, seed=0)  # each tap by itself
-def test_window_spreads_are_the_loops(window, count, cut, axis, seed):
+def test_transposed_window_sums_are_the_loops(window, count, cut, axis, seed):
     reach = (count - 1) * window.stride + (window.taps - 1) * window.dilation + 1
     begin, end = sorted(round(share * reach) for share in cut)
     if begin == end:
         begin, end = 0, reach
     values = ints((2, 3, count), seed)
-    got = window_spread(along(values, axis), axis, window, begin, end)
-    assert np.array_equal(np.moveaxis(got, axis, -1), plain_spread(values, window, begin, end))
+    got = window_transpose(along(values, axis), axis, window, begin, end)
+    assert np.array_equal(np.moveaxis(got, axis, -1), plain_transpose(values, window, begin, end))
 
 
 @given(window=windows, count=st.integers(1, 30), seed=st.integers(0, 9))
-def test_spread_is_the_transpose_of_sum(window, count, seed):
+def test_the_transpose_is_the_adjoint_of_the_sum(window, count, seed):
     reach = (count - 1) * window.stride + (window.taps - 1) * window.dilation + 1
     values, cotangent = ints((4, reach), seed), ints((4, count), seed + 1)
-    summed, spread = window_sum(values, 1, window), window_spread(cotangent, 1, window, 0, reach)
-    assert np.vdot(cotangent, summed) == np.vdot(spread, values)
+    summed, transposed = window_sum(values, 1, window), window_transpose(cotangent, 1, window, 0, reach)
+    assert np.vdot(cotangent, summed) == np.vdot(transposed, values)
 
 
-@pytest.mark.parametrize("function", ["sum", "spread"])
+@pytest.mark.parametrize("function", ["sum", "transpose"])
 @given(window=windows, count=st.integers(1, 20), at=st.floats(0, 1), value=st.sampled_from([np.inf, -np.inf, np.nan]))
 @example(window=Window(32, 1, 1), count=60, at=0.4, value=np.inf)
 @example(window=Window(32, 1, 1), count=60, at=0.4, value=np.nan)
-def test_what_is_not_finite_stays_inside_its_own_windows(function, window, count, at, value):
+def test_values_that_are_not_finite_affect_their_own_windows_only(function, window, count, at, value):
     reach = (count - 1) * window.stride + (window.taps - 1) * window.dilation + 1
     values = ints((1, reach if function == "sum" else count), 0)
     values[0, round(at * (values.shape[1] - 1))] = value
     if function == "sum":
         got, want = window_sum(values, 1, window), plain_sum(values, window, count)
     else:
-        got, want = window_spread(values, 1, window, 0, reach), plain_spread(values, window, 0, reach)
+        got, want = window_transpose(values, 1, window, 0, reach), plain_transpose(values, window, 0, reach)
     assert np.array_equal(got, want, equal_nan=True)
 
 
@@ -139,23 +139,23 @@ def test_the_values_summed_are_left_as_they_were(window):
     values = ints((3, 40), 0)
     values.flags.writeable = False
     window_sum(values, 1, window)
-    window_spread(values, 1, window, 0, 40)
+    window_transpose(values, 1, window, 0, 40)
     assert np.array_equal(values, ints((3, 40), 0))
 
 
-# Which pixels meet ---------------------------------------------------------------------------------------------------
+# Pairs of pixels -----------------------------------------------------------------------------------------------------
 
 
 def definition(axis):
-    """How often each (output, displacement, position in input1, position in input2) counts: once, for each that does."""
-    met = oracle.pairs(
+    """Return the valid (output, displacement, position in input1, position in input2), each counted once."""
+    pairs = oracle.pairs(
         axis.size1, axis.size2, axis.kernel, axis.patch, axis.stride, axis.padding, axis.dilation, axis.step, axis.offset
     )
-    return Counter(met)
+    return Counter(pairs)
 
 
 def volumes_of(axis):
-    """Of every plan: its lattices, and for each index of their one-pixel volume the outputs that sum it."""
+    """Yield the lattices of every plan, and for each index of their one-pixel volume the outputs that sum it."""
     for plan in axis_plans(axis):
         readers = {}
         for i in range(axis.out):
@@ -168,11 +168,11 @@ def positions(lattice, t, m):
     return lattice.first + lattice.stride * t, lattice.origin + lattice.spacing * (lattice.pitch * t + lattice.advance * m)
 
 
-def seen_lattices(axis):
-    """Every lattice of an axis, from input1 and from input2."""
+def all_lattices(axis):
+    """Yield every lattice of an axis, with input1 and with input2 as the query image."""
     for lattices, _ in volumes_of(axis):
         for lattice in lattices:
-            yield from (lattice, *lattice.seen_from_input2())
+            yield from (lattice, *lattice.with_roles_exchanged())
 
 
 @settings(max_examples=300)
@@ -185,7 +185,7 @@ def test_every_plan_has_the_products_of_the_definition_exactly_once(axis):
         found = Counter()
         for lattice in lattices:
             for m in range(lattice.patch):
-                for t in range(*lattice.meets(m)):
+                for t in range(*lattice.valid_queries(m)):
                     y, y2 = positions(lattice, t, m)
                     found.update((i, m, y, y2) for i in readers.get(t, ()))
         assert found == definition(axis)
@@ -199,29 +199,29 @@ def test_input2_has_the_same_products(axis):
     for lattices, readers in volumes_of(axis):
         found = Counter()
         for lattice in lattices:
-            for seen in lattice.seen_from_input2():
-                for k in range(seen.patch):
-                    m = seen.patch_first + seen.patch_step * k
-                    for t in range(*seen.meets(k)):
-                        y2, y = positions(seen, t, k)
-                        found.update((i, m, y, y2) for i in readers.get(t + seen.skew_first + seen.skew * k, ()))
+            for exchanged in lattice.with_roles_exchanged():
+                for k in range(exchanged.patch):
+                    m = exchanged.patch_first + exchanged.patch_step * k
+                    for t in range(*exchanged.valid_queries(k)):
+                        y2, y = positions(exchanged, t, k)
+                        found.update((i, m, y, y2) for i in readers.get(t + exchanged.skew_first + exchanged.skew * k, ()))
         assert found == definition(axis)
 
 
 @settings(max_examples=200)
 @given(axis=axes())
-def test_what_counts_lies_within_the_bounds_of_its_lattice(axis):
-    for seen in seen_lattices(axis):
-        queries, ms = bounds(seen)
-        counting = [(t, m) for m in range(seen.patch) for t in range(*seen.meets(m))]
-        assert bool(counting) <= (queries[0] < queries[1] and ms[0] < ms[1])
-        for t, m in counting:
-            y, y2 = positions(seen, t, m)
-            assert 0 <= y < seen.size
-            assert seen.low <= y2 < seen.high
+def test_all_valid_pairs_are_within_the_bounds_of_their_lattice(axis):
+    for lattice in all_lattices(axis):
+        queries, ms = valid_bounds(lattice)
+        valid = [(t, m) for m in range(lattice.patch) for t in range(*lattice.valid_queries(m))]
+        assert bool(valid) <= (queries[0] < queries[1] and ms[0] < ms[1])
+        for t, m in valid:
+            y, y2 = positions(lattice, t, m)
+            assert 0 <= y < lattice.size
+            assert lattice.low <= y2 < lattice.high
             assert queries[0] <= t < queries[1]
             assert ms[0] <= m < ms[1]
-            assert seen.volume_inside()[0] <= t + seen.skew_first + seen.skew * m < seen.volume_inside()[1]
+            assert lattice.volume_inside()[0] <= t + lattice.skew_first + lattice.skew * m < lattice.volume_inside()[1]
 
 
 @settings(max_examples=300)
@@ -229,34 +229,34 @@ def test_what_counts_lies_within_the_bounds_of_its_lattice(axis):
 @example(axis=Axis(1, 3, 7, 0, 1, 1, 0, 40, 40), data=None)  # a stride beyond the patch: only what is read is packed
 @example(axis=Axis(1, 9, 1, 0, 1, 50, 0, 20, 500), data=None)  # steps beyond the queries
 def test_a_packed_axis_holds_what_its_queries_read_and_nothing_between(axis, data):
-    for seen in seen_lattices(axis):
-        begin, end, m, m_end = 0, seen.count, 0, seen.patch
+    for lattice in all_lattices(axis):
+        begin, end, m, m_end = 0, lattice.count, 0, lattice.patch
         if data is not None:
-            begin, end = sorted(data.draw(st.tuples(st.integers(0, seen.count), st.integers(0, seen.count))))
-            m, m_end = sorted(data.draw(st.tuples(st.integers(0, seen.patch), st.integers(0, seen.patch))))
+            begin, end = sorted(data.draw(st.tuples(st.integers(0, lattice.count), st.integers(0, lattice.count))))
+            m, m_end = sorted(data.draw(st.tuples(st.integers(0, lattice.patch), st.integers(0, lattice.patch))))
         if begin == end or m == m_end:
             continue
-        packed = packed_axis(seen, begin, end - begin, (m, m_end))
+        packed = packed_axis(lattice, begin, end - begin, (m, m_end))
         held = {index: run.first + run.step * (index - at) for (at, at_end), run in packed.runs for index in range(at, at_end)}
         assert sorted(held) == list(range(packed.length))
-        assert packed.length == packed_length(seen, end - begin, m_end - m)
+        assert packed.length == packed_length(lattice, end - begin, m_end - m)
         found = {}
         first, first_m = (begin + end) // 2, (m + m_end) // 2
-        for phase in packed.part(first - begin, (first_m - m, m_end - m)):
+        for phase in packed.phases_of(first - begin, (first_m - m, m_end - m)):
             for k in range(phase.count):
                 for t in range(end - first):
                     index = phase.base + t + packed.step * k
                     found[first + t, first_m + phase.first + packed.pitch * k] = held[index]
-        wanted = {(t, n): positions(seen, t, n)[1] for t in range(first, end) for n in range(first_m, m_end)}
+        wanted = {(t, n): positions(lattice, t, n)[1] for t in range(first, end) for n in range(first_m, m_end)}
         assert found == wanted
-        read = {positions(seen, t, n)[1] for t in range(begin, end) for n in range(m, m_end)}
+        read = {positions(lattice, t, n)[1] for t in range(begin, end) for n in range(m, m_end)}
         assert set(held.values()) == read
 
 
 @given(taps=st.integers(1, 9), dilation=st.integers(1, 4), stride=st.integers(1, 6), begin=st.integers(0, 9), n=st.integers(1, 9))
 def test_a_window_reaches_from_its_first_tap_to_its_last(taps, dilation, stride, begin, n):
     read = [i * stride + u * dilation for i in range(begin, begin + n) for u in range(taps)]
-    assert Window(taps, dilation, stride).reach(begin, begin + n) == (min(read), max(read) + 1)
+    assert Window(taps, dilation, stride).input_range(begin, begin + n) == (min(read), max(read) + 1)
 
 
 def test_a_window_is_summed_in_memory_or_tap_by_tap():

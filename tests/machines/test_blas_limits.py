@@ -1,4 +1,4 @@
-"""BLAS computes in one thread for us, with the same bits for whoever calls, and has its own number of threads back afterwards."""
+"""The package calls BLAS in one thread, with the same bits from every thread, and restores BLAS's own number of threads."""
 
 import sys
 import threading
@@ -17,13 +17,13 @@ from cupycorr._cpu.blas_limits import Library, with_one_blas_thread
 
 
 def blas_settings():
-    """How many threads each BLAS in this process would use now."""
+    """Return the number of threads that each BLAS in this process would use now."""
     return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
 
 
 @pytest.fixture
 def own_setting():
-    """BLAS set to two threads of its own, so that being held to one shows."""
+    """Set BLAS to two threads, so that a limit of one is visible, and return its settings."""
     with threadpoolctl.threadpool_limits(2, "blas"):
         setting = blas_settings()
         assert setting
@@ -38,7 +38,7 @@ def call_blas(variant="blas", channels=32):
 
 
 def in_thread(task):
-    """What a task returns in another thread."""
+    """Return the result of a task in another thread."""
     results, errors = [], []
 
     def work():
@@ -58,7 +58,7 @@ def in_thread(task):
 
 @contextmanager
 def another_thread():
-    """A thread that does what it is told, one task after the other, until the end."""
+    """Return a context with a function that runs a task in another thread and returns its result."""
     told, done = [], []
     asked, answered, ended = threading.Semaphore(0), threading.Semaphore(0), object()
 
@@ -249,15 +249,18 @@ class SettingHere(threading.local, Setting):
     """A library's number of threads: one for each thread."""
 
 
-KINDS = {"one for the process": (Setting, blas_limits._Held), "one for each thread": (SettingHere, blas_limits._HeldHere)}
+KINDS = {
+    "one for the process": (Setting, blas_limits._ProcessState),
+    "one for each thread": (SettingHere, blas_limits._ThreadState),
+}
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
 def setting(request, monkeypatch):
-    """The setting of the only library there is, at four threads."""
-    kind, held = request.param
+    """Return the setting of a library at four threads, which takes the place of all that were found."""
+    kind, state = request.param
     setting = kind(4)
-    monkeypatch.setattr(blas_limits, "_found", (Library(setting.read, setting.write, held()),))
+    monkeypatch.setattr(blas_limits, "_found", (Library(setting.read, setting.write, state()),))
     return setting
 
 
@@ -357,14 +360,14 @@ def test_an_interrupt_in_one_thread_leaves_the_library_held_for_another(setting)
 
 
 class Dll:
-    """Functions of a library by their names."""
+    """A library with functions of these names."""
 
     def __init__(self, **functions):
         vars(self).update(functions)
 
 
 class Controller:
-    """threadpoolctl's view of a library that must not be set through it."""
+    """A stand-in for threadpoolctl's controller of a library."""
 
     def __init__(self, internal_api, threading_layer, dynlib):
         self.internal_api, self.threading_layer, self.dynlib = internal_api, threading_layer, dynlib
@@ -377,20 +380,20 @@ class Controller:
 
 
 @pytest.mark.parametrize(
-    ("names", "layer", "held"),
+    ("names", "layer", "state"),
     [
-        (("openblas_get_num_threads", "openblas_set_num_threads"), "pthreads", blas_limits._Held),
-        (("scipy_openblas_get_num_threads64_", "scipy_openblas_set_num_threads64_"), "pthreads", blas_limits._Held),
-        (("openblas_get_num_threads_64", "openblas_set_num_threads_64"), "unknown", blas_limits._Held),
-        (("omp_get_max_threads", "omp_set_num_threads"), "openmp", blas_limits._HeldHere),
+        (("openblas_get_num_threads", "openblas_set_num_threads"), "pthreads", blas_limits._ProcessState),
+        (("scipy_openblas_get_num_threads64_", "scipy_openblas_set_num_threads64_"), "pthreads", blas_limits._ProcessState),
+        (("openblas_get_num_threads_64", "openblas_set_num_threads_64"), "unknown", blas_limits._ProcessState),
+        (("omp_get_max_threads", "omp_set_num_threads"), "openmp", blas_limits._ThreadState),
     ],
 )
-def test_builds_of_openblas_are_set_by_their_own_functions(names, layer, held):
+def test_builds_of_openblas_are_set_by_their_own_functions(names, layer, state):
     setting = Setting(4)
     library = blas_limits._library(
         Controller("openblas", layer, Dll(**dict(zip(names, (setting.read, setting.write), strict=True))))
     )
-    assert type(library._held) is held
+    assert type(library._state) is state
     library.hold("one")
     assert setting.threads == 1
     library.release("one")
@@ -400,7 +403,7 @@ def test_builds_of_openblas_are_set_by_their_own_functions(names, layer, held):
 def test_other_libraries_are_set_through_threadpoolctl_for_each_thread():
     library = blas_limits._library(Controller("mkl", "intel", Dll()))
     assert library._read() == "its own"
-    assert type(library._held) is blas_limits._HeldHere
+    assert type(library._state) is blas_limits._ThreadState
 
 
 FORKED = """

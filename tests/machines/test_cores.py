@@ -1,4 +1,4 @@
-"""How many threads a call uses: what is wished for, but no more than the cores and a control group's CPU quota allow."""
+"""The number of threads of a call: the preferred one, but no more than the cores and a control group's CPU quota allow."""
 
 import os
 import threading
@@ -14,7 +14,7 @@ from cupycorr._cpu import cores, workers
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
-    """Sets the cores and the quota of the machine; without it 4 cores and no quota. No variable is set."""
+    """Return a function that sets the cores and the quota of the machine, at first 4 and none; no variable is set."""
 
     def put(runnable, quota=None):
         monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(10, 10 + runnable)), raising=False)
@@ -26,7 +26,7 @@ def machine(monkeypatch):
     return put
 
 
-# The wish ------------------------------------------------------------------------------------------------------------
+# The preference ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("asked", "count"), [("1", 1), ("3", 3), ("0002", 2)])
@@ -40,7 +40,7 @@ def test_our_variable_says_how_many_threads(asked, count, monkeypatch):
 @pytest.mark.parametrize(("asked", "count"), [("1", 1), ("3,2,1", 3), (" 2 , 8", 2)])
 def test_openmps_variable_says_so_where_ours_is_not_set(asked, count, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
-    with workers.wishing(4):
+    with workers.prefer_threads(4):
         assert workers.thread_count() == count
     assert workers.thread_rule() == f"{count}: OMP_NUM_THREADS"
 
@@ -49,7 +49,7 @@ def test_openmps_variable_says_so_where_ours_is_not_set(asked, count, monkeypatc
 def test_nonsense_in_openmps_variable_is_ignored(nonsense, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", nonsense)
     assert workers.thread_count() == 4
-    with workers.wishing(2):
+    with workers.prefer_threads(2):
         assert workers.thread_count() == 2
 
 
@@ -61,33 +61,33 @@ def test_nonsense_in_our_variable_is_refused(monkeypatch):
             workers.thread_count()
 
 
-def test_a_front_ends_wish_holds_for_calls_inside_it_in_its_own_thread():
+def test_a_front_ends_preference_holds_for_calls_inside_its_context_in_its_own_thread():
     elsewhere = []
-    with workers.wishing(3):
+    with workers.prefer_threads(3):
         assert workers.thread_count() == 3
         assert workers.thread_rule() == "3: the front end"
         thread = threading.Thread(target=lambda: elsewhere.append(workers.thread_count()))
         thread.start()
         thread.join()
-        with workers.wishing(1):
+        with workers.prefer_threads(1):
             assert workers.thread_count() == 1
-        with workers.wishing(None):
+        with workers.prefer_threads(None):
             assert workers.thread_count() == 4
-        with pytest.raises(ArithmeticError), workers.wishing(2):
+        with pytest.raises(ArithmeticError), workers.prefer_threads(2):
             raise ArithmeticError
         assert workers.thread_count() == 3
     assert workers.thread_count() == 4
     assert elsewhere == [4]
 
 
-def test_a_front_ends_wish_holds_for_the_helpers_of_a_call():
+def test_a_front_ends_preference_holds_for_the_helpers_of_a_call():
     barrier, seen = threading.Barrier(2), []
 
     def task(_):
         barrier.wait(60)
         seen.append((threading.get_ident(), workers.thread_count()))
 
-    with workers.wishing(3):
+    with workers.prefer_threads(3):
         workers.run(task, range(2), 2)
     workers.run(task, range(2), 2)
     assert [count for _, count in seen] == [3, 3, 4, 4]
@@ -97,7 +97,7 @@ def test_a_front_ends_wish_holds_for_the_helpers_of_a_call():
 # The ceiling ---------------------------------------------------------------------------------------------------------
 
 
-def test_without_a_wish_all_cores_are_used_that_this_process_may_run_on(machine, monkeypatch):
+def test_without_a_preference_all_cores_are_used_that_this_process_may_run_on(machine, monkeypatch):
     machine(3)
     assert workers.thread_rule() == "3: the cores that this process may run on"
     assert workers.thread_count() == 3
@@ -116,7 +116,7 @@ def test_the_smaller_of_cores_and_quota_counts(cpus, quota, count, machine):
 
 
 @pytest.mark.parametrize("variable", ["CUPYCORR_NUM_THREADS", "OMP_NUM_THREADS"])
-def test_no_wish_exceeds_the_ceiling(variable, machine, monkeypatch):
+def test_no_preference_exceeds_the_ceiling(variable, machine, monkeypatch):
     machine(2)
     monkeypatch.setenv(variable, "16")
     assert workers.thread_count() == 2
@@ -124,7 +124,7 @@ def test_no_wish_exceeds_the_ceiling(variable, machine, monkeypatch):
     machine(8, 3)
     assert workers.thread_count() == 3
     monkeypatch.delenv(variable)
-    with workers.wishing(16):
+    with workers.prefer_threads(16):
         assert workers.thread_count() == 3
 
 
@@ -170,7 +170,7 @@ def test_a_call_runs_in_a_team_of_that_size(variant, monkeypatch):
 
 
 def group_files(root, files):
-    """A folder with these files of control groups and of this process."""
+    """Return a folder with these files of control groups and of this process."""
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)

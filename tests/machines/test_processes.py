@@ -97,7 +97,7 @@ FRONT_ENDS = {"NumPy": CALLS, "torch": CALLS + TORCH}
 
 @lru_cache
 def digests(front_end):
-    """The bits of every call in the main thread of a program that goes on."""
+    """Return the digests of every call in the main thread of a program that is not ending."""
     return python(FRONT_ENDS[front_end] + "digests()")
 
 
@@ -232,7 +232,7 @@ WHY = "this system does not let memory become executable, so code that LLVM comp
 
 @pytest.fixture
 def no_execution(monkeypatch):
-    """A system on which llvmlite finds that memory cannot become executable."""
+    """Make llvmlite find that memory cannot become executable on this system."""
 
     def refuse():
         raise OSError(13, "cannot allocate executable memory")
@@ -245,7 +245,7 @@ def no_execution(monkeypatch):
 
 def test_where_memory_cannot_become_executable_blas_answers_and_simd_says_why(no_execution):
     x = np.ones((1, 64, 48, 64), np.float32)
-    assert register_tile.missing() == WHY
+    assert register_tile.why_not() == WHY
     told = cupycorr.explain(x, x, patch_size=9)
     assert told.variant == "blas"
     assert f"not run    simd: {WHY}" in str(told)
@@ -283,7 +283,7 @@ DENIED = """
 
 
 def denies():
-    """Whether this kernel can deny a process that memory becomes executable."""
+    """Return whether this Linux kernel can deny executable memory to a process."""
     program = "import ctypes; print(ctypes.CDLL(None).prctl(65, 1, 0, 0, 0))"
     return sys.platform == "linux" and python(program) == "0"
 

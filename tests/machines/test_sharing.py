@@ -1,4 +1,4 @@
-"""No lock of ours is inherited held by a forked child, and nothing half done; properties computed once need no lock."""
+"""A forked child inherits no held lock of the package and no unfinished change; cached properties need no lock."""
 
 import pytest
 from processes import needs_fork, python
@@ -7,7 +7,7 @@ from cupycorr._sharing import CachedProperty
 
 
 class Counted:
-    """Counts how often its property is computed."""
+    """An object that counts how often its property is computed."""
 
     def __init__(self):
         self.computed = 0

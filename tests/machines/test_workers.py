@@ -18,7 +18,7 @@ from cupycorr._cpu import workers
 
 
 def in_threads(*tasks):
-    """Run the tasks in a Python thread each; their results, or the first error."""
+    """Run each task in a Python thread of its own; return the results, or raise the first error."""
     results, errors = [None] * len(tasks), []
 
     def work(index):
@@ -98,7 +98,7 @@ def test_after_an_error_no_new_item_is_begun():
     barrier, noticed, begun = threading.Barrier(2), threading.Event(), []
 
     def notice_the_return_of(caller):
-        """Note when the function that called the task returns: it has seen the task's error by then."""
+        """Set an event when the function that called the task returns: it has handled the task's error by then."""
 
         def profile(frame, event, argument):
             if event == "return" and frame is caller:
@@ -339,7 +339,7 @@ def test_scratch_memory_kept_for_later_is_bounded():
 
 
 def keep(*sizes):
-    """Scratch buffers of these sizes, kept for later in this order."""
+    """Create scratch buffers of these sizes and release them in this order."""
     with ExitStack() as stack:
         for size in reversed(sizes):
             stack.enter_context(workers.scratch((size,), np.dtype(np.uint8)))

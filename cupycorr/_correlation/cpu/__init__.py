@@ -1,1 +1,1 @@
-"""The fixed-grid operator on the CPU: plans of packed blocks, and the engines that multiply them."""
+"""The correlation on the CPU: plans of packed blocks, and the engines that sum their products."""

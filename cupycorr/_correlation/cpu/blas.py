@@ -1,47 +1,45 @@
-"""The products of a block through NumPy's BLAS: a search along a row is a band of a matrix product.
+"""The engine of the ``blas`` variant: a search along a row is a band of a matrix product.
 
-For one row of queries and the searched rows it meets,
+For one row of queries and the search rows that it reads,
 
-    (columns x channels) . (channels x searched columns)
+    (columns x channels) . (channels x search columns)
 
-holds every score of the search in a band of its diagonals, which a strided view picks out; gradients multiply the cotangent
-spread over the same band. With few channels a product has nothing to sum, and shifted rows are multiplied instead.
+holds the products of all displacements in a band of its diagonals, which a strided view selects; gradients multiply the cotangent
+written into the same band. With few channels a product has little to sum, and shifted rows are multiplied instead. This module
+knows packed blocks, and neither windows nor threads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from ..._cpu import workers
 from ..._cpu.blas_limits import with_one_blas_thread
-from .blocks import COLUMNS, ROWS, overlap
-from .engine import Products
-from .packing import Block, BlockAxis
+from ..._dtypes import LONGEST_CHAIN_BLAS
+from .blocks import COLUMNS, ROWS, intersection
+from .costs import BAND_VALUE, PRODUCT_CALL, PRODUCT_RATE, SHIFTED_VALUE
+from .engine import Workload
+from .packing import Block, BlockAxis, Phase
 
-FEW_CHANNELS = 4  # up to here shifted products are faster than a matrix product with its band
-TERMS = 512  # channels summed in one product
-ROWS_TOGETHER = 8  # query rows that share one copy of the searched rows, where they have to be copied
+FEW_CHANNELS = 4  # up to this number products of shifted rows are faster than a matrix product and its band
+ROWS_PER_COPY = 8  # query rows that share a copy of the search rows, where these have to be copied
 
 
 def tile_columns(channels: int) -> int:
-    """Queries in one product: wide tiles copy the band in longer runs, narrow ones waste fewer products outside it."""
+    """Return the number of queries of a product: wide tiles copy the band in longer runs, narrow ones waste fewer products."""
     return 64 if channels <= 64 else 32
-
-
-# Estimates for the cost model: operations per second of one thread's products, seconds of a call of NumPy, of a value of a band
-# that is copied, and of a product of shifted rows.
-_RATE, _CALL, _COPY, _SHIFTED = 4e10, 8e-6, 1.5e-9, 1.5e-9
 
 
 @dataclass(frozen=True, slots=True)
 class _Band:
-    """Queries ``begin, begin + step, ...`` of a row and the displacements that read a common set of searched columns.
+    """The queries ``begin, begin + step, ...`` of a row, and displacements at which they read the same search columns.
 
-    Query ``begin + step j`` reads, at displacement index ``ns[k]``, packed column ``column + step (j + k)``: a dense band.
+    Query ``begin + step j`` reads, at displacement index ``ns[k]``, packed column ``column + step (j + k)``: a band of diagonals.
     """
 
     begin: int
@@ -51,7 +49,7 @@ class _Band:
 
 
 def _bands(block: Block) -> Iterator[_Band]:
-    """Split a search of any pitch and step into dense bands."""
+    """Divide the queries and displacements of a row, of any pitch and step, into bands."""
     axis, columns = block.columns, block.region.lengths[COLUMNS]
     for phase in axis.phases:
         ns = range(phase.first, phase.first + axis.pitch * (phase.count - 1) + 1, axis.pitch)
@@ -63,33 +61,32 @@ class BandedProducts:
     """The engine of the ``blas`` variant."""
 
     name = "blas"
+    sums_rows = False
 
     @property
     def description(self) -> str:
-        """The number of threads, in words."""
+        """See `engine.Engine`."""
         return f"banded matrix products in {workers.blas_threads()} thread(s)"
 
     def threads(self) -> int:
-        """Threads that may call BLAS at once."""
+        """Return how many threads may call BLAS at once."""
         return workers.blas_threads()
 
-    sums_rows = False  # a product has no room for rows of other queries
-
-    def seconds(self, products: Products) -> float:
+    def seconds(self, workload: Workload) -> float:
         """See `engine.Engine`."""
-        bytes_each = products.itemsize / 4
-        if products.channels <= FEW_CHANNELS:
-            calls = products.patch_rows * products.patch_columns * 2 * _CALL
-            values = products.row_pairs * products.patch_columns * products.columns * products.channels
-            return calls + values * _SHIFTED * bytes_each
-        queries = -(-products.columns // products.column_step)
-        displacements = -(-products.patch_columns // products.column_phases)
-        size = min(tile_columns(products.channels), queries)
-        tiles = products.column_phases * products.column_step * -(-queries // size)
-        multiplied = 2 * products.channels * size * (size + displacements - 1) / _RATE * bytes_each
-        band = displacements * size * _COPY * bytes_each
-        calls = products.rows * products.row_phases * 3 * _CALL
-        return tiles * (calls + products.row_pairs * (_CALL / 4 + multiplied + band))
+        element = workload.itemsize / 4
+        if workload.channels <= FEW_CHANNELS:
+            calls = workload.patch_rows * workload.patch_columns * 2 * PRODUCT_CALL
+            values = workload.row_pairs * workload.patch_columns * workload.columns * workload.channels
+            return calls + values * SHIFTED_VALUE * element
+        queries = -(-workload.columns // workload.column_step)
+        displacements = -(-workload.patch_columns // workload.column_phases)
+        size = min(tile_columns(workload.channels), queries)
+        tiles = workload.column_phases * workload.column_step * -(-queries // size)
+        multiplied = 2 * workload.channels * size * (size + displacements - 1) / PRODUCT_RATE * element
+        band = displacements * size * BAND_VALUE * element
+        calls = workload.rows * workload.row_phases * 3 * PRODUCT_CALL
+        return tiles * (calls + workload.row_pairs * (PRODUCT_CALL / 4 + multiplied + band))
 
     def volume(self, block: Block, query: np.ndarray, total: np.ndarray) -> None:
         """See `engine.Engine`."""
@@ -101,52 +98,61 @@ class BandedProducts:
 
     def _volume(self, block: Block, query: np.ndarray, total: np.ndarray) -> None:
         if query.shape[1] <= FEW_CHANNELS:
-            for out, queries, searched in _shifted(block, query, total):
-                out += np.einsum("tcx,tcx->tx", queries, searched)
+            for shifted in _shifted_rows(block, query, total):
+                shifted.of_displacement[...] += np.einsum("tcx,tcx->tx", shifted.of_queries, shifted.search)
             return
         for tile in _tiles(block, query.shape[1]):
-            size = tile.columns
-            for t, searched, ms in tile.rows(channels_first=False):
-                scores = _product(query[t, :, tile.queries].T, searched)
-                along_m, row, column = scores.strides
-                band = as_strided(scores, (len(searched), len(tile.band.ns), size), (along_m, column, row + column))
-                total[ms, tile.ns, t, tile.queries] += band
+            for row in tile.rows(channels_first=False):
+                products = _product(query[row.t, :, tile.queries].T, row.search)
+                along_m, along_query, along_column = products.strides
+                shape = len(row.search), len(tile.band.ns), tile.columns
+                band = as_strided(products, shape, (along_m, along_column, along_query + along_column))
+                total[row.ms, tile.ns, row.t, tile.queries] += band
 
     def _gradient(self, block: Block, cotangent: np.ndarray, total: np.ndarray) -> None:
         if total.shape[1] <= FEW_CHANNELS:
-            for values, out, searched in _shifted(block, total, cotangent):
-                out += values[:, None] * searched
+            for shifted in _shifted_rows(block, total, cotangent):
+                shifted.of_queries[...] += shifted.of_displacement[:, None] * shifted.search
             return
         for tile in _tiles(block, total.shape[1]):
             size, ns = tile.columns, len(tile.band.ns)
             most = max(phase.count for phase in block.rows.phases)
-            spread = np.zeros((most, tile.reach, size), total.dtype)
-            row, column, item = spread.strides
-            band = as_strided(spread, (most, ns, size), (row, column, column + item))
-            for t, searched, ms in tile.rows(channels_first=True):
-                values = cotangent[ms, tile.ns, t, tile.queries]
+            factors = np.zeros((most, tile.search_columns, size), total.dtype)
+            along_m, along_column, along_query = factors.strides
+            band = as_strided(factors, (most, ns, size), (along_m, along_column, along_column + along_query))
+            for row in tile.rows(channels_first=True):
+                values = cotangent[row.ms, tile.ns, row.t, tile.queries]
                 band[: len(values)] = values
-                # One product over all searched rows side by side adds them up as well.
-                sums = searched.reshape(len(searched), -1) @ spread[: len(values)].reshape(-1, size)
+                # One product over all search rows side by side also sums over the displacement rows.
+                sums = row.search.reshape(len(row.search), -1) @ factors[: len(values)].reshape(-1, size)
                 if not np.isfinite(sums).all():
-                    # Zeros beside the band must not be multiplied with what is not finite: add the band's own products.
+                    # Zeros beside the band times Inf are NaN: sum the products of the band only.
                     sums = np.zeros_like(sums)
                     for m, n in np.ndindex(len(values), ns):
-                        sums += values[m, n] * searched[:, m, n : n + size]
-                total[t, :, tile.queries] += sums
+                        sums += values[m, n] * row.search[:, m, n : n + size]
+                total[row.t, :, tile.queries] += sums
 
 
 def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """``left @ right`` in runs of bounded length: BLAS may sum a small product from end to end, which loses digits."""
-    product = left[:, :TERMS] @ right[:, :TERMS]
-    for begin in range(TERMS, right.shape[1], TERMS):
-        product += left[:, begin : begin + TERMS] @ right[:, begin : begin + TERMS]
+    """Return ``left @ right``, summed in chains of bounded length."""
+    product = left[:, :LONGEST_CHAIN_BLAS] @ right[:, :LONGEST_CHAIN_BLAS]
+    for begin in range(LONGEST_CHAIN_BLAS, right.shape[1], LONGEST_CHAIN_BLAS):
+        chain = slice(begin, begin + LONGEST_CHAIN_BLAS)
+        product += left[:, chain] @ right[:, chain]
     return product
+
+
+class _SearchRows(NamedTuple):
+    """A query row ``t``, the search rows that it reads, and the displacement rows ``ms`` at which it reads them."""
+
+    t: int
+    search: np.ndarray
+    ms: slice
 
 
 @dataclass(frozen=True, slots=True)
 class _Tile:
-    """The queries of a band in a range of columns, over all rows of a block."""
+    """Queries of a band in a range of columns, for all rows of a block."""
 
     block: Block
     band: _Band
@@ -154,13 +160,13 @@ class _Tile:
     columns: int
 
     @property
-    def reach(self) -> int:
-        """Searched columns that the queries read."""
+    def search_columns(self) -> int:
+        """The number of search columns that the queries read."""
         return self.columns + len(self.band.ns) - 1
 
     @property
     def queries(self) -> slice:
-        """The queries' columns in the block."""
+        """The columns of the queries in the block."""
         first = self.band.begin + self.band.step * self.begin
         return slice(first, first + self.band.step * (self.columns - 1) + 1, self.band.step)
 
@@ -169,37 +175,45 @@ class _Tile:
         """The displacement indices of the band."""
         return slice(self.band.ns.start, self.band.ns.stop, self.band.ns.step)
 
-    def rows(self, channels_first: bool) -> Iterator[tuple[int, np.ndarray, slice]]:
-        """For each row of queries and phase of rows: the row, the searched rows it reads, and their displacement indices.
+    def rows(self, channels_first: bool) -> Iterator[_SearchRows]:
+        """Yield each query row with the search rows that it reads in a phase.
 
-        The searched rows are (channels, rows, columns) or (rows, channels, columns), neighbouring columns adjoining.
+        The search rows are (channels, rows, columns) or (rows, channels, columns), with contiguous columns.
         """
         block, axis = self.block, self.block.rows
-        rows, step = block.region.lengths[ROWS], axis.step
-        column = self.band.column + self.band.step * self.begin
-        columns = slice(column, column + self.band.step * (self.reach - 1) + 1, self.band.step)
         for phase in axis.phases:
-            counting = block.counting[phase.first :: axis.pitch][: phase.count]
-            for residue in range(min(step, rows)):
-                queries = range(residue, rows, step)
-                for at in range(0, len(queries), ROWS_TOGETHER):
-                    together = queries[at : at + ROWS_TOGETHER]
-                    row, reach = phase.base + together[0], len(together) + phase.count - 1
-                    searched = block.searched[row : row + step * (reach - 1) + 1 : step, :, columns]
-                    if channels_first:
-                        searched = np.ascontiguousarray(searched.transpose(1, 0, 2))
-                    elif self.band.step > 1:
-                        searched = np.ascontiguousarray(searched)
-                    for index, t in enumerate(together):
-                        counted = [k for k, (low, high) in enumerate(counting) if low <= t < high]
-                        if counted:
-                            first, last = counted[0], counted[-1]
-                            read = slice(index + first, index + last + 1)
-                            ms = slice(phase.first + axis.pitch * first, phase.first + axis.pitch * last + 1, axis.pitch)
-                            yield t, searched[:, read] if channels_first else searched[read], ms
+            valid_rows = block.valid_rows[phase.first :: axis.pitch][: phase.count]
+            for group in _row_groups(block.region.lengths[ROWS], axis.step):
+                search = self._search(phase, group, channels_first)
+                for index, t in enumerate(group):
+                    valid = [k for k, (low, high) in enumerate(valid_rows) if low <= t < high]
+                    if valid:
+                        first, last = valid[0], valid[-1]
+                        read = slice(index + first, index + last + 1)
+                        ms = slice(phase.first + axis.pitch * first, phase.first + axis.pitch * last + 1, axis.pitch)
+                        yield _SearchRows(t, search[:, read] if channels_first else search[read], ms)
+
+    def _search(self, phase: Phase, group: range, channels_first: bool) -> np.ndarray:
+        """Return the search rows that a group of query rows reads in a phase, copied if their columns are not contiguous."""
+        step, rows = self.block.rows.step, len(group) + phase.count - 1
+        row, column = phase.base + group[0], self.band.column + self.band.step * self.begin
+        columns = slice(column, column + self.band.step * (self.search_columns - 1) + 1, self.band.step)
+        search = self.block.search[row : row + step * (rows - 1) + 1 : step, :, columns]
+        if channels_first:
+            return np.ascontiguousarray(search.transpose(1, 0, 2))
+        return np.ascontiguousarray(search) if self.band.step > 1 else search
+
+
+def _row_groups(rows: int, step: int) -> Iterator[range]:
+    """Yield groups of query rows that are ``step`` apart, so that neighbours read neighbouring search rows of a phase."""
+    for residue in range(min(step, rows)):
+        queries = range(residue, rows, step)
+        for at in range(0, len(queries), ROWS_PER_COPY):
+            yield queries[at : at + ROWS_PER_COPY]
 
 
 def _tiles(block: Block, channels: int) -> Iterator[_Tile]:
+    """Divide the bands of a block into tiles."""
     columns, size = block.region.lengths[COLUMNS], tile_columns(channels)
     for band in _bands(block):
         queries = len(range(band.begin, columns, band.step))
@@ -207,20 +221,28 @@ def _tiles(block: Block, channels: int) -> Iterator[_Tile]:
             yield _Tile(block, band, begin, min(size, queries - begin))
 
 
-def _shifted(block: Block, by_row: np.ndarray, by_displacement: np.ndarray) -> Iterator[tuple]:
-    """For each displacement: its rows in ``by_displacement``, those of ``by_row``, and the searched rows they read."""
+class _ShiftedRows(NamedTuple):
+    """The valid rows of one displacement: views of two arrays, and the search rows that they read."""
+
+    of_displacement: np.ndarray  # (rows, columns)
+    of_queries: np.ndarray  # (rows, channels, columns)
+    search: np.ndarray  # (rows, channels, columns)
+
+
+def _shifted_rows(block: Block, by_query: np.ndarray, by_displacement: np.ndarray) -> Iterator[_ShiftedRows]:
+    """Yield the valid rows of each displacement of an array of query rows and one of displacements."""
     rows, columns = block.region.lengths[ROWS], block.region.lengths[COLUMNS]
     for m, row in _packed_indices(block.rows):
-        begin, end = overlap(block.counting[m], (0, rows))
+        begin, end = intersection(block.valid_rows[m], (0, rows))
         if begin >= end:
             continue
         for n, column in _packed_indices(block.columns):
-            searched = block.searched[row + begin : row + end, :, column : column + columns]
-            yield by_displacement[m, n, begin:end, :columns], by_row[begin:end, :, :columns], searched
+            search = block.search[row + begin : row + end, :, column : column + columns]
+            yield _ShiftedRows(by_displacement[m, n, begin:end, :columns], by_query[begin:end, :, :columns], search)
 
 
 def _packed_indices(axis: BlockAxis) -> Iterator[tuple[int, int]]:
-    """Every displacement index of a block and the packed index that query 0 reads there."""
+    """Yield every displacement index of a block and the packed index that query 0 reads there."""
     for phase in axis.phases:
         for k in range(phase.count):
             yield phase.first + axis.pitch * k, phase.base + axis.step * k

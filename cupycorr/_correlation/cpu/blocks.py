@@ -1,7 +1,7 @@
-"""Boxes of a volume, and how they are cut into blocks that fit the workspace and into tasks that fit a core's cache.
+"""Boxes of a volume, and their division into blocks that fit the workspace and into tasks that fit a core's cache.
 
-Cuts follow from the problem alone, never from the number of threads: the order in which products are summed, and so the bits of a
-result, is the same on every machine. Nothing here knows arrays.
+A division follows from the problem alone and never from the number of threads: the order of summation, and with it the bits of a
+result, is the same on every machine. This module knows neither arrays nor engines.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from itertools import product
 from math import prod
 
 from ..._arguments import Pair
+from ..._cpu.register_tile import VECTOR_BYTES
 
-LANES = 16  # columns are packed in multiples of this, so that vectors need no tail
+LANES = VECTOR_BYTES // 4  # columns are packed in multiples of this: whole vectors of any register width and element type
 
-BATCH, ROWS, COLUMNS, MS, NS, CHANNELS = range(6)  # the fields of a Region, and the channels beside it
+BATCH, ROWS, COLUMNS, MS, NS, CHANNELS = range(6)  # indices of the lengths of a Region, and of the channels behind them
 
-Size = Callable[[Sequence[int]], float]  # of the lengths of a block or task
-Order = tuple[tuple[int, int], ...]  # (field, floor): which lengths to halve, the first that is still above its floor
+Size = Callable[[Sequence[int]], float]  # a size or a cost as a function of lengths
+Order = tuple[tuple[int, int], ...]  # (index, minimum) of the lengths that may be halved, in order of preference
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +41,16 @@ class Region:
         (b, b_end), (y, y_end), (x, x_end), (m, m_end), (n, n_end) = self.batch, self.rows, self.columns, self.ms, self.ns
         return b_end - b, y_end - y, x_end - x, m_end - m, n_end - n
 
-    def pieces(self, lengths: Sequence[int]) -> list[Region]:
-        """Cut the region into pieces of at most these lengths."""
+    def split(self, lengths: Sequence[int]) -> list[Region]:
+        """Split the region into regions of at most these lengths."""
         if all(length >= whole for length, whole in zip(lengths, self.lengths, strict=True)):
             return [self]
-        cuts = [cut(begin, end, length) for (begin, end), length in zip(self, lengths, strict=True)]
-        return [Region(*ranges) for ranges in product(*cuts)]
+        ranges = [split_range(begin, end, length) for (begin, end), length in zip(self, lengths, strict=True)]
+        return [Region(*each) for each in product(*ranges)]
 
 
-def cut(begin: int, end: int, length: int) -> list[Pair]:
-    """Cut a range into ranges of at most ``length``."""
+def split_range(begin: int, end: int, length: int) -> list[Pair]:
+    """Split a range into ranges of at most ``length``."""
     return [(at, min(at + length, end)) for at in range(begin, end, length)]
 
 
@@ -58,45 +59,48 @@ def padded(columns: int) -> int:
     return -(-columns // LANES) * LANES
 
 
-def count(lengths: Sequence[int], pieces: Sequence[int]) -> int:
-    """Return how many pieces of these lengths a box of those lengths is cut into."""
-    return prod(-(-length // piece) for length, piece in zip(lengths, pieces, strict=True))
+def grid_size(lengths: Sequence[int], box: Sequence[int]) -> int:
+    """Return the number of boxes into which `Region.split` divides a region of these lengths."""
+    return prod(-(-length // side) for length, side in zip(lengths, box, strict=True))
 
 
-def half(length: int, field: int, floor: int) -> int:
-    """Half a length. Columns are cut between vectors, so that no piece's last vector overhangs what is packed."""
-    found = max(-(-length // 2), floor)
-    return min(padded(found), length) if field == COLUMNS else found
+def half(length: int, index: int, minimum: int) -> int:
+    """Return half a length. Columns are halved to whole vectors, so that no box reads beyond what is packed."""
+    found = max(-(-length // 2), minimum)
+    return min(padded(found), length) if index == COLUMNS else found
 
 
-def halved(lengths: Sequence[int], size: Size, limit: float, order: Order) -> tuple[int, ...]:
-    """Halve lengths in order until the size is within the limit, or every length is at its floor."""
+def halve_in_order(lengths: Sequence[int], size: Size, limit: float, order: Order) -> tuple[int, ...]:
+    """Halve lengths in the given order until the size is within the limit or every length is at its minimum."""
     found = list(lengths)
-    for field, floor in order:
-        while size(found) > limit and found[field] > floor:
-            found[field] = half(found[field], field, floor)
+    for index, minimum in order:
+        while size(found) > limit and found[index] > minimum:
+            found[index] = half(found[index], index, minimum)
     return tuple(found)
 
 
-def cheapest(lengths: Sequence[int], size: Size, limit: float, cost: Size, floors: Order, pieces: int = 1) -> tuple[int, ...]:
-    """Halve the length whose cut costs least, until the size is within the limit and there are as many pieces as wanted.
+def halve_at_least_cost(
+    lengths: Sequence[int], size: Size, limit: float, cost: Size, order: Order, boxes: int = 1
+) -> tuple[int, ...]:
+    """Halve the length that costs least to halve, until the size is within the limit and there are at least ``boxes`` boxes.
 
-    ``cost`` is that of one piece; a cut that computes something twice costs more in sum. Ties go to the first field.
+    ``cost`` is the cost of one box, so that a division that computes something twice has a larger total cost. Of equal costs the
+    first in ``order`` is taken.
     """
     found = list(lengths)
-    while size(found) > limit or count(lengths, found) < pieces:
+    while size(found) > limit or grid_size(lengths, found) < boxes:
         candidates = []
-        for field, floor in floors:
+        for index, minimum in order:
             shorter = list(found)
-            shorter[field] = half(found[field], field, floor)
-            if found[field] > floor and shorter[field] < found[field]:
-                candidates.append((count(lengths, shorter) * cost(shorter), shorter))
+            shorter[index] = half(found[index], index, minimum)
+            if found[index] > minimum and shorter[index] < found[index]:
+                candidates.append((grid_size(lengths, shorter) * cost(shorter), shorter))
         if not candidates:
             break
         found = min(candidates, key=lambda candidate: candidate[0])[1]
     return tuple(found)
 
 
-def overlap(one: Pair, two: Pair) -> Pair:
-    """Return the range both have in common; it ends before it begins where there is none."""
+def intersection(one: Pair, two: Pair) -> Pair:
+    """Return the range that two ranges have in common; where there is none, its end lies before its begin."""
     return max(one[0], two[0]), min(one[1], two[1])

@@ -1,9 +1,11 @@
-"""A window of many pixels as sums over a volume of one-pixel windows, and which pixels that volume reads.
+"""The geometry of one axis: windows as sums over a volume of one-pixel windows, and the pixels which that volume multiplies.
 
-Along each axis a `Problem` is taken apart in two steps. An `AxisPlan` says at which positions of input1 the one-pixel volume is
-computed and how its values are summed into outputs. A `Lattice` says which position of the searched image each of them is
-multiplied with at each displacement. Gradient 1 reads the same lattice; gradient 2 reads it from the other side
-(`seen_from_input2`), so that an engine needs two maps only: a volume, and the gradient of a volume with respect to its query.
+A `Problem` is taken apart along each axis in two steps. An `AxisPlan` says at which positions of input1 the one-pixel volume is
+computed and how its values are summed into outputs. A `Lattice` gives the position of the search image that each of them is
+multiplied with at each displacement. For the forward map and gradient 1 the query image is input1 and the search image input2;
+for gradient 2 they are exchanged (`Lattice.with_roles_exchanged`), so that an engine needs two maps only: a volume, and the
+gradient of a volume with respect to its query image. A query and a displacement are a valid pair if both positions are inside
+their images. This module knows neither arrays nor engines.
 """
 
 from __future__ import annotations
@@ -18,15 +20,23 @@ from ..problem import Axis, lattice_inside
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """``taps`` neighbours, ``dilation`` apart, summed at every ``stride``-th index of a lattice."""
+    """A window sum over lattice indices: ``out[i] = sum over u < taps of values[i stride + u dilation]``."""
 
     taps: int
     dilation: int
     stride: int
 
-    def reach(self, begin: int, end: int) -> Pair:
-        """The lattice indices that outputs ``[begin, end)`` read."""
+    def input_range(self, begin: int, end: int) -> Pair:
+        """Return the range of indices that outputs ``[begin, end)`` read."""
         return begin * self.stride, (end - 1) * self.stride + (self.taps - 1) * self.dilation + 1
+
+    def input_length(self, outputs: int) -> int:
+        """Return the length of the range of indices that so many outputs read."""
+        return (outputs - 1) * self.stride + (self.taps - 1) * self.dilation + 1
+
+    def output_length(self, inputs: int) -> int:
+        """Return the number of outputs that fit into so many indices."""
+        return (inputs - 1 - (self.taps - 1) * self.dilation) // self.stride + 1
 
 
 ONE_PIXEL = Window(1, 1, 1)
@@ -34,12 +44,23 @@ ONE_PIXEL = Window(1, 1, 1)
 
 @dataclass(frozen=True, slots=True)
 class Lattice:
-    """Query positions ``first + stride t``, ``t < count``; query t meets, at displacement index m, the searched position
+    """The queries of one axis, and the search position that each is multiplied with at each displacement.
 
-        origin + spacing (pitch t + advance m)
-
-    which counts if it lies in ``[low, high)``, just as the query must lie in ``[0, size)``. Its cotangent stands at displacement
-    ``patch_first + patch_step m`` and lattice index ``t + skew_first + skew m`` of the forward volume.
+    Attributes
+    ----------
+    first, stride, count, size
+        Query t < ``count`` stands at position ``first + stride t`` of the query image, which has the positions ``[0, size)``.
+    patch
+        The number of displacements.
+    origin, spacing, pitch, advance
+        At displacement index m, query t is multiplied with the search position ``origin + spacing (pitch t + advance m)``.
+        ``pitch`` and ``advance`` have no common divisor.
+    low, high
+        The search positions inside the image are ``[low, high)``.
+    patch_first, patch_step
+        Displacement index m is index ``patch_first + patch_step m`` of the forward volume.
+    skew_first, skew
+        Query t at displacement index m is lattice index ``t + skew_first + skew m`` of the forward volume.
     """
 
     first: int
@@ -59,47 +80,44 @@ class Lattice:
     skew: int = 0
 
     def queries_inside(self, begin: int, end: int) -> Pair:
-        """The queries whose position lies in ``[begin, end)`` of the query image."""
+        """Return the range of queries whose position is in ``[begin, end)``."""
         return lattice_inside(self.first, self.stride, self.count, begin, end)
 
-    def meets(self, m: int) -> Pair:
-        """The queries ``[begin, end)`` that count at displacement index ``m``: both positions inside."""
+    def valid_queries(self, m: int) -> Pair:
+        """Return the range of queries that are a valid pair with displacement index ``m``."""
         begin, end = self.queries_inside(0, self.size)
         at = self.origin + self.spacing * self.advance * m
         low, high = lattice_inside(at, self.spacing * self.pitch, self.count, self.low, self.high)
         return max(begin, low), max(min(end, high), begin, low)
 
-    def position(self, t: int, m: int) -> int:
-        """The searched position of query ``t`` at displacement index ``m``, inside the image or not."""
+    def search_position(self, t: int, m: int) -> int:
+        """Return the search position of query ``t`` at displacement index ``m``, inside the image or not."""
         return self.origin + self.spacing * (self.pitch * t + self.advance * m)
 
-    def searched_inside(self) -> Pair:
-        """The searched indices whose position counts (it may begin below 0)."""
-        return -((self.origin - self.low) // self.spacing), -((self.origin - self.high) // self.spacing)
-
     def volume_inside(self) -> Pair:
-        """The indices of the forward volume whose position in input1 lies inside it."""
+        """Return the range of indices of the forward volume whose position in input1 is inside the image."""
         if not self.skew:
             return self.queries_inside(0, self.size)
-        begin, end = self.searched_inside()
+        begin = -((self.origin - self.low) // self.spacing)
+        end = -((self.origin - self.high) // self.spacing)
         return begin + self.skew_first, end + self.skew_first
 
-    def moved(self, offset: int) -> Lattice:
-        """The lattice of another tap: both positions ``offset`` further."""
+    def shifted(self, offset: int) -> Lattice:
+        """Return the lattice of another tap, whose positions in both images are ``offset`` further."""
         return replace(self, first=self.first + offset, origin=self.origin + offset)
 
-    def seen_from_input2(self) -> list[Lattice]:
-        """The same meetings with the roles exchanged: one lattice for each class of input2's positions that is met.
+    def with_roles_exchanged(self) -> list[Lattice]:
+        """Return the lattices of the same pairs with input2 as the query image: one for each phase of displacements.
 
-        Query t meets y' = first + shift + stride t + step m. With m = c + (stride / spacing) m~, that is one lattice for each
-        c, with index t'' = t + advance m~; displacements are taken in reverse so that the searched position grows with m.
+        Query t is multiplied with y' = first + shift + stride t + step m. With m = c + (stride / spacing) m~ that is one lattice
+        for each phase c, of queries t'' = t + advance m~. Displacements are reversed so that the search position grows with m.
         """
-        classes = []
+        phases = []
         inside = lattice_inside(self.first, self.stride, self.count, 0, self.size)
         for c in range(min(self.pitch, self.patch)):
             patch = -((c - self.patch) // self.pitch)
             back = self.advance * (patch - 1)
-            classes.append(
+            phases.append(
                 Lattice(
                     first=self.origin + self.spacing * self.advance * c,
                     stride=self.stride,
@@ -118,15 +136,15 @@ class Lattice:
                     skew=self.advance,
                 )
             )
-        return classes
+        return phases
 
 
 @dataclass(frozen=True, slots=True)
 class AxisPlan:
-    """One way to compute the windows of one axis: a one-pixel lattice for each tap, and the window summed over its volume.
+    """One way to compute the windows of an axis: a one-pixel lattice for each tap, and a window sum over each volume.
 
-    There are two ways. Either the products of every position that a window reads are computed once and summed in memory (one tap,
-    a window of many), or the products of every tap are computed for each output (many taps, a window of one pixel).
+    There are two ways. Either the products at every position that a window reads are computed once and summed in memory (one tap,
+    a window of many pixels), or the products of every tap are computed for each output (many taps, a window of one pixel).
     """
 
     lattice: Lattice
@@ -136,16 +154,16 @@ class AxisPlan:
     @property
     def lattices(self) -> list[Lattice]:
         """The lattice of each tap."""
-        return [self.lattice.moved(tap) for tap in self.taps]
+        return [self.lattice.shifted(tap) for tap in self.taps]
 
     def lattice_count(self, side: int) -> int:
-        """Return how many lattices read the image of a side: for input2 (1), one for each class of its positions."""
+        """Return the number of lattices with input1 (side 0) or input2 (side 1) as the query image."""
         return len(self.taps) * (min(self.lattice.pitch, self.lattice.patch) if side else 1)
 
 
 @lru_cache(maxsize=1024)
 def axis_plans(axis: Axis) -> tuple[AxisPlan, ...]:
-    """Return the ways to compute the windows of an axis; a window of one pixel has only one."""
+    """Return the ways to compute the windows of an axis; there is only one for windows of one pixel."""
     tap_by_tap = AxisPlan(_lattice(axis, axis.stride, axis.out), range(0, axis.kernel * axis.dilation, axis.dilation), ONE_PIXEL)
     if axis.kernel == 1:
         return (tap_by_tap,)
@@ -153,44 +171,6 @@ def axis_plans(axis: Axis) -> tuple[AxisPlan, ...]:
     span = ((axis.out - 1) * axis.stride + axis.dilation * (axis.kernel - 1)) // spacing + 1
     window = Window(axis.kernel, axis.dilation // spacing, axis.stride // spacing)
     return AxisPlan(_lattice(axis, spacing, span), range(1), window), tap_by_tap
-
-
-@lru_cache(maxsize=1024)
-def all_meets(lattice: Lattice) -> tuple[Pair, ...]:
-    """Return the queries that count at each displacement index."""
-    return tuple(lattice.meets(m) for m in range(lattice.patch))
-
-
-NOTHING = (0, 0), (0, 0)  # empty ranges of queries and of displacement indices
-
-
-@lru_cache(maxsize=1024)
-def bounds(lattice: Lattice) -> tuple[Pair, Pair]:
-    """Return ranges of queries and of displacement indices outside which nothing counts: `NOTHING` if nothing does at all."""
-    begin, end = lattice.queries_inside(0, lattice.size)
-    if begin >= end:
-        return NOTHING
-    step = lattice.spacing * lattice.advance
-    # Index m counts only if the last query's position is not before the image and the first query's not behind it.
-    first, last = lattice.position(begin, 0), lattice.position(end - 1, 0)
-    ms = lattice_inside(first, step, lattice.patch, lattice.low - (last - first), lattice.high)
-    if ms[0] >= ms[1]:
-        return NOTHING
-    at, reach = lattice.position(0, ms[0]), step * (ms[1] - 1 - ms[0])
-    low, high = lattice_inside(at, lattice.stride, lattice.count, lattice.low - reach, lattice.high)
-    queries = max(low, begin), min(high, end)
-    return (queries, ms) if queries[0] < queries[1] else NOTHING
-
-
-def counted_share(lattice: Lattice, queries: Pair, ms: Pair, samples: int = 16) -> float:
-    """Estimate which part of all pairs of a query and a displacement index counts, from a few of the indices."""
-    patch, length = ms[1] - ms[0], queries[1] - queries[0]
-    picked = range(ms[0], ms[1], -(-patch // samples))
-    counted = 0
-    for m in picked:
-        begin, end = lattice.meets(m)
-        counted += max(min(end, queries[1]) - max(begin, queries[0]), 0)
-    return counted / (length * len(picked))
 
 
 def _lattice(axis: Axis, stride: int, count: int) -> Lattice:
@@ -208,3 +188,41 @@ def _lattice(axis: Axis, stride: int, count: int) -> Lattice:
         low=0,
         high=axis.size2,
     )
+
+
+@lru_cache(maxsize=1024)
+def all_valid_queries(lattice: Lattice) -> tuple[Pair, ...]:
+    """Return `Lattice.valid_queries` of each displacement index."""
+    return tuple(lattice.valid_queries(m) for m in range(lattice.patch))
+
+
+NO_BOUNDS = (0, 0), (0, 0)  # empty ranges of queries and of displacement indices
+
+
+@lru_cache(maxsize=1024)
+def valid_bounds(lattice: Lattice) -> tuple[Pair, Pair]:
+    """Return ranges of queries and of displacement indices that contain all valid pairs; `NO_BOUNDS` if there is none."""
+    begin, end = lattice.queries_inside(0, lattice.size)
+    if begin >= end:
+        return NO_BOUNDS
+    step = lattice.spacing * lattice.advance
+    # At a valid m, the last query's search position is not before the image and the first query's is not behind it.
+    first, last = lattice.search_position(begin, 0), lattice.search_position(end - 1, 0)
+    ms = lattice_inside(first, step, lattice.patch, lattice.low - (last - first), lattice.high)
+    if ms[0] >= ms[1]:
+        return NO_BOUNDS
+    at, reach = lattice.search_position(0, ms[0]), step * (ms[1] - 1 - ms[0])
+    low, high = lattice_inside(at, lattice.stride, lattice.count, lattice.low - reach, lattice.high)
+    queries = max(low, begin), min(high, end)
+    return (queries, ms) if queries[0] < queries[1] else NO_BOUNDS
+
+
+def valid_fraction(lattice: Lattice, queries: Pair, ms: Pair, samples: int = 16) -> float:
+    """Estimate the fraction of pairs of a query and a displacement index that are valid, from about ``samples`` indices."""
+    patch, length = ms[1] - ms[0], queries[1] - queries[0]
+    sampled = range(ms[0], ms[1], -(-patch // samples))
+    valid = 0
+    for m in sampled:
+        begin, end = lattice.valid_queries(m)
+        valid += max(min(end, queries[1]) - max(begin, queries[0]), 0)
+    return valid / (length * len(sampled))

@@ -27,7 +27,7 @@ from .engine import THREAD_SECONDS, Engine
 from .forward import ForwardPlan
 from .gradient import GradientPlan
 from .lattice import AxisPlan, axis_plans
-from .packing import Values
+from .packing import Elementwise
 
 MOST_LATTICES = 4096  # of a window that is computed tap by tap: beyond, even planning takes long
 
@@ -111,7 +111,7 @@ class Gradients:
             searched, gradient = arrays[("input2", "input1")[side]], arrays[("gradient1", "gradient2")[side]]
             most = 1 if side_by_side else threads
             gradient_pass.run(plans[side], cotangent, searched, gradient, most)
-            if plans[side].spreads:
+            if plans[side].uses_window_sums:
                 linear = _linear(self.engine, self.problem, cotangent, searched, side, most)
                 non_finite.correct(gradient, linear, self.problem.parameters.scale)
 
@@ -124,10 +124,10 @@ def _linear(
     """Return the gradient as a function of the values that it is linear in, without the scale."""
     unscaled = replace(problem.parameters, scale=1.0)
 
-    def linear(batch: slice, channels: slice, result: np.ndarray, of_cotangent: Values, of_searched: Values) -> None:
+    def linear(batch: slice, channels: slice, result: np.ndarray, of_cotangent: Elementwise, of_search: Elementwise) -> None:
         part = replace(problem, parameters=unscaled, batch=result.shape[0], channels=result.shape[1])
         found = gradient_plan(engine, part, result.dtype, side)
-        gradient_pass.run(found, cotangent[batch], searched[batch, channels], result, threads, of_cotangent, of_searched)
+        gradient_pass.run(found, cotangent[batch], searched[batch, channels], result, threads, of_cotangent, of_search)
 
     return linear
 

@@ -1,9 +1,9 @@
-"""The products of a block in register tiles: tables that tell `register_tile` what to multiply.
+"""The engine of the ``simd`` variant: tables that tell `register_tile` which products of a block to sum.
 
-Two reuses make a tile. Query rows one `step` apart read the same searched row, at neighbouring displacement rows of a phase: they
-are the tile's rows. And one value of them is multiplied with many shifts of that searched row (forward: displacements) or many
-channels of it (gradients): the tile's width. Only products that count are computed; rows outside the image are left out of the
-table.
+A register tile reuses each loaded value in two ways. Its rows are query rows that read the same search row, each at another
+displacement row of a phase: query rows one ``step`` apart do so at neighbouring displacement rows. Its width multiplies each
+query value with several shifts of that search row (forward: displacements) or each cotangent with several of its channels
+(gradients). The tables list valid rows only. This module knows packed blocks, and neither threads nor windows over columns.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import numpy as np
 
 from ..._arguments import Pair
 from ..._cpu import register_tile, workers
+from ..._dtypes import LONGEST_CHAIN_SIMD
 from ..problem import lattice_inside
 from .blocks import COLUMNS, NS, ROWS
-from .engine import Products
+from .costs import ADDITION_CYCLES, CYCLE, ENTRY_CYCLES, KERNEL_CALLS
+from .engine import Workload
 from .lattice import ONE_PIXEL, Window
 from .packing import Block, BlockAxis, Phase
 
-TERMS = 128  # products summed in registers before they are added to memory: bounds the rounding error and the cache footprint
-
-# (rows, width) -> cycles for one term of a vector of columns, measured on Zen 4 with 32 vector registers of 64 bytes.
-# A width that would spill is not in the table.
+# Number of registers -> rows -> width -> cycles of a tile for one term of a vector of columns, measured on Zen 4 with 32
+# registers of 64 bytes. Tiles that would spill registers are not in the table.
 _CYCLES: dict[int, dict[int, dict[int, float]]] = {
     32: {
         1: {q: 2 * q + 1 for q in range(1, 11)},
@@ -38,29 +38,23 @@ _CYCLES: dict[int, dict[int, dict[int, float]]] = {
 }
 
 
-# Estimates for the cost model, of a processor of 3 GHz: cycles that a table's entry takes beside its products, and that adding a
-# vector to memory takes; seconds of a cycle and of a call of the kernels from Python.
-_ENTRY, _ADDITION = 60, 6
-_CYCLE, _CALL = 0.4e-9, 50e-6
-
-
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How many query rows a tile has, and the widths that a count of displacements or channels is cut into."""
+    """The number of query rows of a tile, and the widths into which a number of displacements or channels is divided."""
 
     rows: int
     widths: tuple[int, ...]
 
 
 @lru_cache(maxsize=256)
-def tiling(count: int, query_rows: int, register_count: int) -> Tiling:
-    """The cheapest tiles for ``count`` displacements (or channels) where ``query_rows`` meet the same searched row."""
+def tiling(count: int, row_reuse: int, register_count: int) -> Tiling:
+    """Return the cheapest tiles for ``count`` displacements (or channels), where ``row_reuse`` query rows read one search row."""
     candidates = []
     for rows, cycles in _CYCLES[register_count].items():
-        if rows <= query_rows or rows == 1:
-            pieces = -(-count // max(cycles))
-            widths = tuple(count // pieces + (index < count % pieces) for index in range(pieces))
-            candidates.append((sum(cycles[w] for w in widths) / rows, Tiling(rows, widths)))
+        if rows <= row_reuse or rows == 1:
+            tiles = -(-count // max(cycles))
+            widths = tuple(count // tiles + (index < count % tiles) for index in range(tiles))
+            candidates.append((sum(cycles[width] for width in widths) / rows, Tiling(rows, widths)))
     return min(candidates, key=lambda candidate: candidate[0])[1]
 
 
@@ -68,81 +62,76 @@ class RegisterTiles:
     """The engine of the ``simd`` variant."""
 
     name = "simd"
+    sums_rows = True
 
     @property
     def description(self) -> str:
-        """The width of the vectors and the number of threads, in words."""
+        """See `engine.Engine`."""
         widest = max(register_tile.registers().widths)
         return f"register tiles of {8 * widest}-bit vectors in {workers.thread_count()} thread(s)"
 
     def threads(self) -> int:
-        """All threads: the kernels release the interpreter's lock."""
+        """Return the number of all threads: kernels run without the interpreter's lock."""
         return workers.thread_count()
 
-    sums_rows = True
-
-    def seconds(self, products: Products) -> float:
+    def seconds(self, workload: Workload) -> float:
         """See `engine.Engine`."""
-        if products.gradient:
-            sums, width = float(products.rows), products.channels
-            terms = products.patch_rows * products.patch_columns * products.share
+        if workload.gradient:
+            sums, width = float(workload.rows), workload.channels
+            terms = workload.patch_rows * workload.patch_columns * workload.valid_fraction
         else:
-            sums, width = products.row_pairs, products.patch_columns
-            terms = float(products.taps * products.channels)
+            sums, width = workload.row_pairs, workload.patch_columns
+            terms = float(workload.taps * workload.channels)
         registers = register_tile.registers()
-        tiles = tiling(width, max(products.alike, 1), registers.count)
+        tiles = tiling(width, max(workload.row_reuse, 1), registers.count)
         cycles = _CYCLES[registers.count][tiles.rows]
-        vectors = -(-products.columns * products.itemsize // max(registers.widths))
-        per_term = vectors * sum(cycles[each] for each in tiles.widths) / tiles.rows
-        per_run = len(tiles.widths) * _ENTRY / tiles.rows + width * vectors * _ADDITION
-        return _CALL + sums * (terms * per_term + (1 + terms // TERMS) * per_run) * _CYCLE
+        vectors = -(-workload.columns * workload.itemsize // max(registers.widths))
+        term_cycles = vectors * sum(cycles[each] for each in tiles.widths) / tiles.rows
+        chain_cycles = len(tiles.widths) * ENTRY_CYCLES / tiles.rows + width * vectors * ADDITION_CYCLES
+        return KERNEL_CALLS + sums * (terms * term_cycles + (1 + terms // LONGEST_CHAIN_SIMD) * chain_cycles) * CYCLE
 
     def volume(self, block: Block, query: np.ndarray, total: np.ndarray) -> None:
         """See `engine.Engine`."""
         table = _volume_table(
             block.region.lengths[ROWS],
-            block.counting,
-            _from_first(block.rows),
+            block.valid_rows,
+            _rebased(block.rows),
             block.window,
-            _offsets(block.columns, _width(block)),
+            _column_offsets(block.columns, block.region.lengths[NS]),
             query.shape[1],
             total.dtype,
             _strides(query),
-            _strides(block.searched),
+            _strides(block.search),
             _strides(total),
         )
-        _run(table, query, _searched_at(block), total, block.region.lengths[COLUMNS], _strides(total)[1])
+        _run(table, query, block, total)
 
     def gradient(self, block: Block, cotangent: np.ndarray, total: np.ndarray) -> None:
         """See `engine.Engine`."""
         table = _gradient_table(
             block.region.lengths[ROWS],
-            block.counting,
-            _from_first(block.rows),
-            _offsets(block.columns, _width(block)),
+            block.valid_rows,
+            _rebased(block.rows),
+            _column_offsets(block.columns, block.region.lengths[NS]),
             total.shape[1],
             total.dtype,
             _strides(cotangent),
-            _strides(block.searched),
+            _strides(block.search),
             _strides(total),
         )
-        _run(table, cotangent, _searched_at(block), total, block.region.lengths[COLUMNS], _strides(total)[1])
-
-
-def _width(block: Block) -> int:
-    return block.region.lengths[NS]
+        _run(table, cotangent, block, total)
 
 
 @lru_cache(maxsize=1024)
-def _from_first(axis: BlockAxis) -> BlockAxis:
-    """Return the axis with packed indices counted from its first phase's, so that blocks that differ in these share a table."""
+def _rebased(axis: BlockAxis) -> BlockAxis:
+    """Return the axis with packed indices counted from its first phase, so that blocks which differ only in it share a table."""
     base = axis.phases[0].base
     return BlockAxis(axis.pitch, axis.step, tuple(Phase(each.first, each.count, each.base - base) for each in axis.phases))
 
 
 @lru_cache(maxsize=1024)
-def _offsets(axis: BlockAxis, width: int) -> tuple[int, ...]:
-    """Return the packed column of each displacement index for query 0, counted from the first phase's."""
+def _column_offsets(axis: BlockAxis, width: int) -> tuple[int, ...]:
+    """Return the packed column that query 0 reads at each displacement index, counted from the first phase."""
     offsets = [0] * width
     for phase in axis.phases:
         for k in range(phase.count):
@@ -151,54 +140,66 @@ def _offsets(axis: BlockAxis, width: int) -> tuple[int, ...]:
 
 
 def _strides(array: np.ndarray) -> tuple[int, ...]:
+    """Return the strides in elements."""
     return tuple(stride // array.itemsize for stride in array.strides)
-
-
-def _searched_at(block: Block) -> tuple[np.ndarray, int]:
-    """Return the searched array, and the element of it that query 0 reads at the first displacement of the first phases."""
-    strides = _strides(block.searched)
-    return block.searched, block.rows.phases[0].base * strides[0] + block.columns.phases[0].base * strides[2]
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """What one block asks of the kernels: for each tile shape its kernel and entries, and the offsets they share."""
-
-    calls: tuple[tuple[Callable[..., None], int, int], ...]  # kernel, address of its entries, their number
-    shared: tuple[int, int, int]  # addresses of left_k, right_k, right_q
-    arrays: tuple[np.ndarray, ...]  # what the addresses point into
-
-
-def _run(table: _Table, left: np.ndarray, right_at: tuple[np.ndarray, int], total: np.ndarray, columns: int, along: int) -> None:
-    right, offset = right_at
-    addresses = _address(left), _address(right) + offset * right.itemsize, _address(total)
-    vectors = _vectors(columns, total.itemsize)
-    for compiled, entries, count in table.calls:
-        compiled(*addresses, entries, count, *table.shared, along, *vectors)
 
 
 def _address(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
+@dataclass(frozen=True, slots=True)
+class _KernelCall:
+    """A kernel for one tile shape, with the address and the number of its entries."""
+
+    kernel: Callable[..., None]
+    entries: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """The kernel calls of a block, one for each tile shape, and the lists of offsets that they share."""
+
+    calls: tuple[_KernelCall, ...]
+    offsets: tuple[int, int, int]  # addresses of left_k, right_k, right_q
+    arrays: tuple[np.ndarray, ...]  # the owners of the memory at these addresses
+
+
+def _run(table: _Table, left: np.ndarray, block: Block, total: np.ndarray) -> None:
+    """Call the kernels of a table on the arrays of a block."""
+    search, total_q = block.search, _strides(total)[1]
+    row, _, column = _strides(search)
+    first = block.rows.phases[0].base * row + block.columns.phases[0].base * column
+    addresses = _address(left), _address(search) + first * search.itemsize, _address(total)
+    vectors = _vectors(block.region.lengths[COLUMNS], total.itemsize)
+    for call in table.calls:
+        call.kernel(*addresses, call.entries, call.count, *table.offsets, total_q, *vectors)
+
+
 @lru_cache(maxsize=256)
 def _vectors(columns: int, itemsize: int) -> tuple[int, ...]:
-    """How many vectors of each width cover the columns, the last one overhanging as little as may be."""
+    """Return how many vectors of each register width cover the columns, with the least overhang of the last vector."""
     counts: list[int] = []
     widths = [width // itemsize for width in register_tile.registers().widths]
     for lanes in widths[:-1]:
-        # A remainder that a narrower vector cannot hold is left to one more of this width.
-        count, rest = divmod(columns, lanes)
-        count += rest > widths[len(counts) + 1]
+        # A remainder beyond one vector of the next width takes one more vector of this width.
+        count, remainder = divmod(columns, lanes)
+        count += remainder > widths[len(counts) + 1]
         counts.append(count)
         columns = max(columns - count * lanes, 0)
     return (*counts, -(-columns // widths[-1]))
 
 
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
-class _Rows:
-    """The rows of a tile: row r is query row ``t + r t_step`` at the phase's displacement row ``m - r m_step``, r < count, each
-    summed over the window's taps in ``[taps[0], taps[1])``. They all read the same searched rows."""
+class _TileRows:
+    """The rows of a tile, which all read the same search rows, each summed over the window's taps ``[taps[0], taps[1])``.
+
+    Row r < ``count`` is query row ``t + r t_step`` at displacement row ``m - r m_step`` of the phase.
+    """
 
     t: int
     m: int
@@ -207,92 +208,91 @@ class _Rows:
     m_step: int
     taps: Pair
 
-    def each(self) -> list[Pair]:
-        """(t, m) of every row."""
+    def pairs(self) -> list[Pair]:
+        """Return the query row and the displacement row of every row."""
         return [(self.t + r * self.t_step, self.m - r * self.m_step) for r in range(self.count)]
 
 
-def _outputs(rows: int, window: Window) -> int:
-    return (rows - 1 - (window.taps - 1) * window.dilation) // window.stride + 1
-
-
-def _steps(step: int, window: Window) -> Pair:
-    """Rows this far apart in t, at displacement rows of a phase this far apart in m, read the same searched row."""
+def _reuse_steps(step: int, window: Window) -> Pair:
+    """Return the distances in query rows and in displacement rows of a phase between two rows that read the same search row."""
     t_step = lcm(step, window.stride)
     return t_step, t_step // step
 
 
-def _tile_rows(rows: int, counting: tuple[Pair, ...], step: int, window: Window, most: int) -> Iterator[_Rows]:
-    """Yield every row of a block at every displacement row of a phase that counts, in tiles of up to ``most`` rows.
+def _tile_rows(rows: int, valid_rows: tuple[Pair, ...], step: int, window: Window, most: int) -> Iterator[_TileRows]:
+    """Yield all valid pairs of a block's query row and a displacement row of a phase, in tiles of up to ``most`` rows.
 
-    ``counting`` has the phase's displacement rows, ``rows`` are the block's.
+    ``rows`` is the number of rows of the block; ``valid_rows`` are those of the displacement rows of the phase.
     """
-    t_step, m_step = _steps(step, window)
-    ts = range(0, _outputs(rows, window) * window.stride, window.stride)
+    t_step, m_step = _reuse_steps(step, window)
+    ts = range(0, window.output_length(rows) * window.stride, window.stride)
     for residue in range(min(t_step // window.stride, len(ts))):
-        alike = ts[residue :: t_step // window.stride]
-        for at in range(0, len(alike), most):
-            group = alike[at : at + most]
-            for m in range(len(counting) + (len(group) - 1) * m_step):
-                taps = [_taps_counting(counting, m - r * m_step, t, window) for r, t in enumerate(group)]
-                for range_of_taps, alike_rows in groupby(range(len(group)), key=taps.__getitem__):
-                    if range_of_taps[0] < range_of_taps[1]:
-                        found = list(alike_rows)
-                        yield _Rows(group[found[0]], m - found[0] * m_step, len(found), t_step, m_step, range_of_taps)
+        reusing = ts[residue :: t_step // window.stride]
+        for at in range(0, len(reusing), most):
+            group = reusing[at : at + most]
+            for m in range(len(valid_rows) + (len(group) - 1) * m_step):
+                taps = [_valid_taps(valid_rows, m - r * m_step, t, window) for r, t in enumerate(group)]
+                for common, indices in groupby(range(len(group)), key=taps.__getitem__):
+                    if common[0] < common[1]:
+                        found = list(indices)
+                        yield _TileRows(group[found[0]], m - found[0] * m_step, len(found), t_step, m_step, common)
 
 
-def _taps_counting(counting: Sequence[Pair], m: int, t: int, window: Window) -> Pair:
-    """Return the taps ``[begin, end)`` of the window at row t that count at displacement row m."""
-    if not 0 <= m < len(counting):
+def _valid_taps(valid_rows: Sequence[Pair], m: int, t: int, window: Window) -> Pair:
+    """Return the range of taps of the window at row ``t`` that are valid pairs with displacement row ``m``."""
+    if not 0 <= m < len(valid_rows):
         return 0, 0
-    return lattice_inside(t, window.dilation, window.taps, *counting[m])
+    return lattice_inside(t, window.dilation, window.taps, *valid_rows[m])
 
 
 def _tiling(rows: int, axis: BlockAxis, window: Window, count: int) -> Tiling:
     """Return the tiles for ``count`` displacements or channels of a block."""
-    t_step, m_step = _steps(axis.step, window)
+    t_step, m_step = _reuse_steps(axis.step, window)
     longest = max(phase.count for phase in axis.phases)
-    alike = min(-(-_outputs(rows, window) * window.stride // t_step), 1 + (longest - 1) // m_step)
-    return tiling(count, alike, register_tile.registers().count)
+    row_reuse = min(-(-window.output_length(rows) * window.stride // t_step), 1 + (longest - 1) // m_step)
+    return tiling(count, row_reuse, register_tile.registers().count)
 
 
 @lru_cache(maxsize=256)
 def _volume_table(
     rows: int,
-    counting: tuple[Pair, ...],
+    valid_rows: tuple[Pair, ...],
     axis: BlockAxis,
     window: Window,
     offsets: tuple[int, ...],
     channels: int,
     dtype: np.dtype,
     query: tuple[int, ...],
-    searched: tuple[int, ...],
+    search: tuple[int, ...],
     total: tuple[int, ...],
 ) -> _Table:
-    """Tile width: displacements. Terms: taps and channels."""
+    """Return the table of `RegisterTiles.volume`: q are displacements, k are taps and channels.
+
+    ``query``, ``search`` and ``total`` are the strides of the arrays in elements.
+    """
     tiles = _tiling(rows, axis, window, len(offsets))
     entries: dict[tuple[int, int], list[list[int]]] = {}
     for phase in axis.phases:
-        of_phase = counting[phase.first :: axis.pitch][: phase.count]
+        of_phase = valid_rows[phase.first :: axis.pitch][: phase.count]
         for tile in _tile_rows(rows, of_phase, axis.step, window, tiles.rows):
-            right = (phase.base + tile.t + axis.step * tile.m) * searched[0]
-            lefts = [t * query[0] for t, _ in tile.each()]
-            totals = [(phase.first + axis.pitch * m) * total[0] + t // window.stride * total[2] for t, m in tile.each()]
+            right = (phase.base + tile.t + axis.step * tile.m) * search[0]
+            lefts = [t * query[0] for t, _ in tile.pairs()]
+            totals = [(phase.first + axis.pitch * m) * total[0] + t // window.stride * total[2] for t, m in tile.pairs()]
             first, end = (tap * channels for tap in tile.taps)
-            for k in range(first, end, TERMS):
+            for k in range(first, end, LONGEST_CHAIN_SIMD):
                 q = 0
                 for width in tiles.widths:
-                    entry = [right, q, k, min(TERMS, end - k), *lefts, *(at + q * total[1] for at in totals)]
+                    entry = [right, q, k, min(LONGEST_CHAIN_SIMD, end - k), *lefts, *(at + q * total[1] for at in totals)]
                     entries.setdefault((tile.count, width), []).append(entry)
                     q += width
     taps, channel = window.dilation * np.arange(window.taps)[:, None], np.arange(channels)
     left_k = taps * query[0] + channel * query[1]
-    right_k = taps * searched[0] + channel * searched[1]
-    return _table(dtype, entries, left_k.ravel(), right_k.ravel(), np.array(offsets) * searched[2])
+    right_k = taps * search[0] + channel * search[1]
+    return _table(dtype, entries, left_k.ravel(), right_k.ravel(), np.array(offsets) * search[2])
 
 
-def _runs(rows: Iterator[_Rows]) -> Iterator[tuple[_Rows, int]]:
-    """Tiles that differ by one in m only, and nothing else, as the first of them and their number."""
+def _runs(rows: Iterator[_TileRows]) -> Iterator[tuple[_TileRows, int]]:
+    """Yield the runs of tiles at consecutive m that are equal otherwise: the first tile and the length of the run."""
     first, length = None, 0
     for tile in rows:
         if first is not None and tile == replace(first, m=first.m + length):
@@ -308,36 +308,39 @@ def _runs(rows: Iterator[_Rows]) -> Iterator[tuple[_Rows, int]]:
 @lru_cache(maxsize=256)
 def _gradient_table(
     rows: int,
-    counting: tuple[Pair, ...],
+    valid_rows: tuple[Pair, ...],
     axis: BlockAxis,
     offsets: tuple[int, ...],
     channels: int,
     dtype: np.dtype,
     cotangent: tuple[int, ...],
-    searched: tuple[int, ...],
+    search: tuple[int, ...],
     total: tuple[int, ...],
 ) -> _Table:
-    """Tile width: channels. Terms: displacements."""
+    """Return the table of `RegisterTiles.gradient`: q are channels, k are displacements.
+
+    ``cotangent``, ``search`` and ``total`` are the strides of the arrays in elements.
+    """
     tiles = _tiling(rows, axis, ONE_PIXEL, channels)
     width = len(offsets)
     entries: dict[tuple[int, int], list[list[int]]] = {}
     for phase in axis.phases:
-        of_phase = counting[phase.first :: axis.pitch][: phase.count]
+        of_phase = valid_rows[phase.first :: axis.pitch][: phase.count]
         for tile, length in _runs(_tile_rows(rows, of_phase, axis.step, ONE_PIXEL, tiles.rows)):
-            # The offsets of a term are counted from the run's first displacement row, so that every run can use one list.
-            right = (phase.base + tile.t + axis.step * tile.m) * searched[0]
-            lefts = [t * cotangent[2] + (phase.first + axis.pitch * m) * cotangent[0] for t, m in tile.each()]
-            for k in range(0, length * width, TERMS):
+            # Offsets of k are counted from the first displacement row of the run, so that all runs share one list.
+            right = (phase.base + tile.t + axis.step * tile.m) * search[0]
+            lefts = [t * cotangent[2] + (phase.first + axis.pitch * m) * cotangent[0] for t, m in tile.pairs()]
+            for k in range(0, length * width, LONGEST_CHAIN_SIMD):
                 c = 0
-                for channels_of_tile in tiles.widths:
-                    totals = [t * total[0] + c * total[1] for t, _ in tile.each()]
-                    entry = [right, c, k, min(TERMS, length * width - k), *lefts, *totals]
-                    entries.setdefault((tile.count, channels_of_tile), []).append(entry)
-                    c += channels_of_tile
+                for tile_channels in tiles.widths:
+                    totals = [t * total[0] + c * total[1] for t, _ in tile.pairs()]
+                    entry = [right, c, k, min(LONGEST_CHAIN_SIMD, length * width - k), *lefts, *totals]
+                    entries.setdefault((tile.count, tile_channels), []).append(entry)
+                    c += tile_channels
     ms = np.arange(max(phase.count for phase in axis.phases))[:, None]
     left_k = ms * axis.pitch * cotangent[0] + np.arange(width) * cotangent[1]
-    right_k = ms * axis.step * searched[0] + np.array(offsets) * searched[2]
-    return _table(dtype, entries, left_k.ravel(), right_k.ravel(), np.arange(channels) * searched[1])
+    right_k = ms * axis.step * search[0] + np.array(offsets) * search[2]
+    return _table(dtype, entries, left_k.ravel(), right_k.ravel(), np.arange(channels) * search[1])
 
 
 def _table(
@@ -347,12 +350,13 @@ def _table(
     right_k: np.ndarray,
     right_q: np.ndarray,
 ) -> _Table:
-    shared = tuple(np.ascontiguousarray(values, np.int64) for values in (left_k, right_k, right_q))
-    first, second, third = map(_address, shared)
-    listed = tuple(np.array(rows, np.int64) for rows in entries.values())
+    """Compile the kernels of all tile shapes, and put their entries and offsets into arrays."""
+    offsets = tuple(np.ascontiguousarray(values, np.int64) for values in (left_k, right_k, right_q))
+    first, second, third = map(_address, offsets)
+    arrays = tuple(np.array(rows, np.int64) for rows in entries.values())
     kernels = (register_tile.kernel(*shape, dtype) for shape in entries)
-    calls = tuple((kernel, _address(rows), len(rows)) for kernel, rows in zip(kernels, listed, strict=True))
-    return _Table(calls, (first, second, third), shared + listed)
+    calls = tuple(_KernelCall(kernel, _address(rows), len(rows)) for kernel, rows in zip(kernels, arrays, strict=True))
+    return _Table(calls, (first, second, third), offsets + arrays)
 
 
 ENGINE = RegisterTiles()

@@ -1,9 +1,9 @@
-"""Sums over windows along one axis, and their transpose, in whichever order costs fewer additions.
+"""Sums over windows along one axis of an array, and their transpose, in whichever order takes fewer additions.
 
-A window of w taps is summed by doubling: sums of 2 neighbours, of 4, of 8 and so on, of which the binary digits of w pick
-theirs. That is pairwise summation: no running total, so nothing large is ever subtracted again, and what is not finite stays
-inside its own windows. Results live in scratch memory, for as long as the caller's `ExitStack` is open: in fresh memory these
-few additions would be lost in page faults.
+A window of w taps is summed by doubling: from sums of 2, 4, 8, ... neighbours, the binary digits of w select those that add up to
+the window. That is pairwise summation: there is no running total, so that no large number is subtracted again and an Inf or NaN
+affects its own windows only. Results are in scratch memory as long as the caller's `ExitStack` is open, since page faults of
+fresh memory would take longer than these few additions. This module knows arrays and `Window` only.
 """
 
 from __future__ import annotations
@@ -18,94 +18,96 @@ from .lattice import Window
 
 
 def window_sum(values: np.ndarray, axis: int, window: Window, memory: ExitStack) -> np.ndarray:
-    """``out[i] = sum over u < taps of values[i stride + u dilation]`` along ``axis``, for every i that fits."""
+    """Return ``out[i] = sum over u < taps of values[i stride + u dilation]`` along ``axis``, for every i that fits."""
     if window.taps == 1 and window.stride == 1:
         return values
-    count = (values.shape[axis] - 1 - (window.taps - 1) * window.dilation) // window.stride + 1
+    count = window.output_length(values.shape[axis])
     out = memory.enter_context(_scratch_like(values, axis, count))
     doubling = _doubling_costs_less(window, values.shape[axis], count)
     with ExitStack() as temporary:
-        terms = _doubled(values, axis, window, temporary) if doubling else _single(values, window)
+        terms = _doubled_terms(values, axis, window, temporary) if doubling else _single_terms(values, window)
         for number, (term, begin) in enumerate(terms):
-            picked = term[_along(axis, begin, begin + (count - 1) * window.stride + 1, window.stride)]
+            selected = term[_along(axis, begin, begin + (count - 1) * window.stride + 1, window.stride)]
             if number:
-                np.add(out, picked, out=out)
+                np.add(out, selected, out=out)
             else:
-                np.copyto(out, picked)
+                np.copyto(out, selected)
     return out
 
 
 def sum_costs(window: Window, length: int) -> tuple[int, int]:
-    """Return how many calls of NumPy `window_sum` takes along an axis of ``length``, and how many values these write of a row."""
+    """Return the number of NumPy calls of `window_sum` along an axis of ``length``, and the number of values they write."""
     if window.taps == 1 and window.stride == 1:
         return 0, 0
-    count = (length - 1 - (window.taps - 1) * window.dilation) // window.stride + 1
+    count = window.output_length(length)
     if not _doubling_costs_less(window, length, count):
         return window.taps, window.taps * count
-    calls, picked = _doublings(window), window.taps.bit_count()
-    return calls + picked, calls * length + picked * count
+    doublings, terms = _doublings(window), window.taps.bit_count()
+    return doublings + terms, doublings * length + terms * count
 
 
 def _doubling_costs_less(window: Window, length: int, count: int) -> bool:
     return _doublings(window) * length + window.taps.bit_count() * count < window.taps * count
 
 
-def window_spread(values: np.ndarray, axis: int, window: Window, begin: int, end: int, memory: ExitStack) -> np.ndarray:
-    """The transpose of `window_sum`: ``out[t - begin] = sum over i, u with i stride + u dilation = t of values[i]``, t < end."""
+def window_transpose(values: np.ndarray, axis: int, window: Window, begin: int, end: int, memory: ExitStack) -> np.ndarray:
+    """Return the transpose of `window_sum`: ``out[t - begin] = sum of values[i]`` over i, u with i stride + u dilation = t."""
     if window.taps == 1 and window.stride == 1:
         return values[_along(axis, begin, end, 1)]
     margin = (window.taps - 1) * window.dilation
-    if _spreads_by_doubling(window, end - begin):
-        stuffed = memory.enter_context(_scratch_like(values, axis, end - begin + margin))
-        stuffed.fill(0)
-        _add_stuffed(stuffed, values, axis, window.stride, begin - margin)
-        return window_sum(stuffed, axis, Window(window.taps, window.dilation, 1), memory)
+    if _transposes_by_doubling(window, end - begin):
+        upsampled = memory.enter_context(_scratch_like(values, axis, end - begin + margin))
+        upsampled.fill(0)
+        _add_upsampled(upsampled, values, axis, window.stride, begin - margin)
+        return window_sum(upsampled, axis, Window(window.taps, window.dilation, 1), memory)
     if window.dilation == 1:
-        return _spread_in_blocks(values, axis, window, begin, end, memory)
+        return _transpose_by_strides(values, axis, window, begin, end, memory)
     out = memory.enter_context(_scratch_like(values, axis, end - begin))
     out.fill(0)
     for u in range(window.taps):
-        _add_stuffed(out, values, axis, window.stride, begin - u * window.dilation)
+        _add_upsampled(out, values, axis, window.stride, begin - u * window.dilation)
     return out
 
 
-def _spreads_by_doubling(window: Window, length: int) -> bool:
+def _transposes_by_doubling(window: Window, length: int) -> bool:
     margin = (window.taps - 1) * window.dilation
     costs_less = _doublings(window) * (length + margin) + length < window.taps * length // window.stride
     return costs_less and (window.stride == 1 or window.dilation > 1)
 
 
-def spread_costs(window: Window, length: int) -> tuple[int, int]:
-    """Return how many calls of NumPy `window_spread` takes for ``length`` indices, and how many values these write of a row."""
+def transpose_costs(window: Window, length: int) -> tuple[int, int]:
+    """Return the number of NumPy calls of `window_transpose` for ``length`` indices, and the number of values they write."""
     if window.taps == 1 and window.stride == 1:
         return 0, 0
-    if _spreads_by_doubling(window, length):
-        stuffed = length + (window.taps - 1) * window.dilation
-        calls, written = sum_costs(Window(window.taps, window.dilation, 1), stuffed)
-        return calls + 2, written + 2 * stuffed
+    if _transposes_by_doubling(window, length):
+        upsampled = length + (window.taps - 1) * window.dilation
+        calls, written = sum_costs(Window(window.taps, window.dilation, 1), upsampled)
+        return calls + 2, written + 2 * upsampled
     if window.dilation == 1:
         added = window.taps // window.stride + 1
         return added + 3, added * -(-length // window.stride) + 2 * length
     return window.taps + 1, window.taps * -(-length // window.stride) + length
 
 
-def _spread_in_blocks(values: np.ndarray, axis: int, window: Window, begin: int, end: int, memory: ExitStack) -> np.ndarray:
-    """`window_spread` of adjoining taps: ``t = block stride + place`` is met by values ``block - j``, place + j stride < taps.
+def _transpose_by_strides(values: np.ndarray, axis: int, window: Window, begin: int, end: int, memory: ExitStack) -> np.ndarray:
+    """Return the `window_transpose` of a window without dilation.
 
-    So a block holds two sums only: one of its first places, which one value more still reaches, and one of the others.
+    Index ``t = q stride + r``, r < stride, is the sum of the values ``q - j`` for all j with ``r + j stride < taps``. So every
+    stretch q of ``stride`` indices holds two different sums only: one for r < taps % stride, with one more value, and one for
+    the other r.
     """
     stride = window.stride
-    first, blocks = begin // stride, (end - 1) // stride - begin // stride + 1
-    whole, rest = divmod(window.taps, stride)
-    sums = memory.enter_context(_scratch_like(values, axis, blocks))
+    first, stretches = begin // stride, (end - 1) // stride - begin // stride + 1
+    whole, remainder = divmod(window.taps, stride)
+    sums = memory.enter_context(_scratch_like(values, axis, stretches))
     sums.fill(0)
-    out = memory.enter_context(_scratch_like(values, axis, blocks * stride))
-    placed = out.reshape(*out.shape[:axis], blocks, stride, *out.shape[axis + 1 :])
+    out = memory.enter_context(_scratch_like(values, axis, stretches * stride))
+    by_stretch = out.reshape(*out.shape[:axis], stretches, stride, *out.shape[axis + 1 :])
     for j in range(whole + 1):
         if j == whole:
-            placed[_along(axis + 1, rest, stride, 1)] = np.expand_dims(sums, axis + 1)
-        _add_stuffed(sums, values, axis, 1, first - j)
-    placed[_along(axis + 1, 0, rest, 1)] = np.expand_dims(sums, axis + 1)
+            by_stretch[_along(axis + 1, remainder, stride, 1)] = np.expand_dims(sums, axis + 1)
+        _add_upsampled(sums, values, axis, 1, first - j)
+    by_stretch[_along(axis + 1, 0, remainder, 1)] = np.expand_dims(sums, axis + 1)
     return out[_along(axis, begin - first * stride, end - first * stride, 1)]
 
 
@@ -113,15 +115,15 @@ def _doublings(window: Window) -> int:
     return window.taps.bit_length() - 1
 
 
-def _single(values: np.ndarray, window: Window) -> Iterator[tuple[np.ndarray, int]]:
-    """Each tap by itself."""
+def _single_terms(values: np.ndarray, window: Window) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield the array for each tap, and the index where the tap begins."""
     for u in range(window.taps):
         yield values, u * window.dilation
 
 
-def _doubled(values: np.ndarray, axis: int, window: Window, temporary: ExitStack) -> Iterator[tuple[np.ndarray, int]]:
-    """The sums of 1, 2, 4, ... neighbours whose lengths add up to the window, each with where it begins in it."""
-    # Each level is made from the one before it, so two buffers take turns.
+def _doubled_terms(values: np.ndarray, axis: int, window: Window, temporary: ExitStack) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield the sums of 1, 2, 4, ... neighbours whose lengths add up to the window, each with the index where it begins."""
+    # Each sum is computed from the one before it: double buffering.
     buffers = [temporary.enter_context(_scratch_like(values, axis, values.shape[axis])) for _ in range(2)]
     width, begin, remaining = 1, 0, window.taps
     while True:
@@ -140,8 +142,8 @@ def _doubled(values: np.ndarray, axis: int, window: Window, temporary: ExitStack
         width *= 2
 
 
-def _add_stuffed(out: np.ndarray, values: np.ndarray, axis: int, stride: int, begin: int) -> None:
-    """``out[t - begin] += values[t / stride]`` wherever both are indices."""
+def _add_upsampled(out: np.ndarray, values: np.ndarray, axis: int, stride: int, begin: int) -> None:
+    """Add upsampled values: ``out[t - begin] += values[t / stride]`` wherever ``t / stride`` is an index."""
     low = max(-(-begin // stride), 0)
     high = min(-(-(begin + out.shape[axis]) // stride), values.shape[axis])
     if low < high:

@@ -1,0 +1,25 @@
+"""The constants of the cost model of the CPU: estimates in seconds of one thread, from which plans and engines are chosen.
+
+They were fitted to a Zen 4 processor of about 3 GHz. They are constants and not measured at run time, so that the same plan, and
+with it the same bits, is chosen on every machine.
+"""
+
+# Plans: overheads in Python and NumPy.
+TASK = 80e-6  # a task, apart from its products
+BLOCK = 150e-6  # a block
+COPY = 10e-6  # a rectangle that is packed
+LOOP = 15e-9  # an innermost loop of a copy in NumPy
+ELEMENT = 0.8e-9  # a float32 value that is copied or added in memory
+NUMPY_CALL = 3e-6  # an addition or copy in NumPy, apart from its elements
+
+# Register tiles.
+CYCLE = 0.4e-9  # a cycle of the processor
+KERNEL_CALLS = 50e-6  # all calls of compiled kernels that one task makes
+ENTRY_CYCLES = 60  # an entry of a kernel's table, apart from its products
+ADDITION_CYCLES = 6  # the addition of a vector of sums to memory
+
+# BLAS.
+PRODUCT_RATE = 4e10  # float32 operations per second in a matrix product
+PRODUCT_CALL = 8e-6  # a call of a matrix product or einsum, apart from its operations
+BAND_VALUE = 1.5e-9  # a value that is copied out of a band
+SHIFTED_VALUE = 1.5e-9  # a product of shifted rows, without BLAS
