@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from .device import Device
+from .limits import WARP
 
 LAUNCH = 2e-6  # seconds that a launch takes beside its work
 
@@ -19,7 +20,6 @@ _CACHE_BYTES = 128  # that a multiprocessor reads of shared memory or of its fir
 _REACHED = 0.75  # of a peak
 _SECOND_CACHE = 1.2  # of the bandwidth of memory
 _WARPS_TO_HIDE = 8  # of a multiprocessor, below which latency shows
-_WARP = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Machine:
 
     def tiled(self, blocks: int, warps: int, multiply_adds: float, shared_bytes: float) -> float:
         """Seconds of blocks whose threads keep sums in registers; a thread's multiply-adds and bytes read of shared memory."""
-        of_block = warps * _WARP * max(multiply_adds / self.multiply_adds, shared_bytes / self.cache) / _REACHED
+        of_block = warps * WARP * max(multiply_adds / self.multiply_adds, shared_bytes / self.cache) / _REACHED
         most = -(-blocks // self.multiprocessors)  # that a multiprocessor gets
         return most * of_block / min(most * warps / _WARPS_TO_HIDE, 1.0) if blocks else 0.0
 

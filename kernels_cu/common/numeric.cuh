@@ -94,46 +94,46 @@ DEVICE void store(Element* to, Sum sum) {
 // A run of elements -----------------------------------------------------------------------------------------------------------------
 
 template <class Element>
-struct RunOf {
-    static constexpr int length = sizeof(Words16) / sizeof(Element);
+struct VectorOf {
+    static constexpr int width = sizeof(Words16) / sizeof(Element);
 };
 
 // Whether `count` elements, `stride` apart from `at` on, can be moved as one: they are neighbours, fill 16 bytes and are aligned.
 template <int count, class Element>
-DEVICE bool moves_as_one(const Element* at, Index stride, Index wanted) {
-    return count == RunOf<Element>::length && stride == 1 && wanted >= count &&
+DEVICE bool is_vector(const Element* at, Index stride, Index wanted) {
+    return count == VectorOf<Element>::width && stride == 1 && wanted >= count &&
            reinterpret_cast<unsigned long long>(at) % sizeof(Words16) == 0;
 }
 
 // The first `wanted` of `count` elements, `stride` apart from `from` on; 0 in place of the others.
 template <int count, class Element, class Sum>
-DEVICE void load_run(const Element* from, Index stride, Index wanted, Sum (&run)[count]) {
-    if (moves_as_one<count>(from, stride, wanted)) {
+DEVICE void load_vector(const Element* from, Index stride, Index wanted, Sum (&values)[count]) {
+    if (is_vector<count>(from, stride, wanted)) {
         const Words16 words = load_global_16(from);
-        Element elements[RunOf<Element>::length];
+        Element elements[VectorOf<Element>::width];
         memcpy(elements, &words, sizeof words);
 #pragma unroll
-        for (int r = 0; r < count; r++) run[r] = static_cast<Sum>(widen(elements[r]));
+        for (int r = 0; r < count; r++) values[r] = static_cast<Sum>(widen(elements[r]));
     } else {
 #pragma unroll
-        for (int r = 0; r < count; r++) run[r] = r < wanted ? static_cast<Sum>(load(from + r * stride)) : Sum(0);
+        for (int r = 0; r < count; r++) values[r] = r < wanted ? static_cast<Sum>(load(from + r * stride)) : Sum(0);
     }
 }
 
 // The first `wanted` of `count` sums to elements `stride` apart from `to` on.
 template <int count, class Element, class Sum>
-DEVICE void store_run(Element* to, Index stride, Index wanted, const Sum (&run)[count]) {
-    if (moves_as_one<count>(to, stride, wanted)) {
-        Element elements[RunOf<Element>::length];
+DEVICE void store_vector(Element* to, Index stride, Index wanted, const Sum (&values)[count]) {
+    if (is_vector<count>(to, stride, wanted)) {
+        Element elements[VectorOf<Element>::width];
 #pragma unroll
-        for (int r = 0; r < count; r++) elements[r] = Narrow<Element>::from(run[r]);
+        for (int r = 0; r < count; r++) elements[r] = Narrow<Element>::from(values[r]);
         Words16 words;
         memcpy(&words, elements, sizeof words);
         store_global_16(to, words);
     } else {
 #pragma unroll
         for (int r = 0; r < count; r++)
-            if (r < wanted) store(to + r * stride, run[r]);
+            if (r < wanted) store(to + r * stride, values[r]);
     }
 }
 
@@ -145,14 +145,14 @@ constexpr int FOLD = 128;
 
 template <class Sum, int count>
 struct Sums {
-    Sum part[count];
+    Sum partial[count];
     Sum total[count];
     int terms;
 
     DEVICE void clear() {
         terms = 0;
 #pragma unroll
-        for (int r = 0; r < count; r++) part[r] = total[r] = Sum(0);
+        for (int r = 0; r < count; r++) partial[r] = total[r] = Sum(0);
     }
 
     // So many terms were added to each part.
@@ -165,8 +165,8 @@ struct Sums {
         terms = 0;
 #pragma unroll
         for (int r = 0; r < count; r++) {
-            total[r] += part[r];
-            part[r] = Sum(0);
+            total[r] += partial[r];
+            partial[r] = Sum(0);
         }
     }
 };

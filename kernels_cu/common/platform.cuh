@@ -108,7 +108,7 @@ DEVICE void copy_async_wait() {}
 #endif
 
 // The same number, of which the compiler does not know that: what follows from it is worked out where it is needed, not kept.
-DEVICE int unknown(int number) {
+DEVICE int opaque(int number) {
     asm volatile("" : "+r"(number));
     return number;
 }

@@ -55,11 +55,13 @@ def planned(module, g, inputs, results, device, **parameters):
     """The plan of a problem, or the reason why there is none."""
     lines, operands = lines_of(asked(*inputs, **parameters)), operands_of(inputs, results)
     layout = layouts.layout("cotangent", g)
-    why = module.reason(*lines, layout, operands)
+    why = module.why_not(*lines, layout, operands)
     if why is not None:
         return why
     scale, workspace = parameters.get("scale", 1.0), Pointer("workspace", 256)
-    return gradient_phases.plan(module.tilings, *lines, (layout, Pointer("cotangent")), operands, scale, device, workspace)
+    return gradient_phases.plan(
+        module.__name__, module.tilings, *lines, (layout, Pointer("cotangent")), operands, scale, device, workspace
+    )
 
 
 def plan_for(module, shape, device, dtype="float32", **parameters):
@@ -69,7 +71,7 @@ def plan_for(module, shape, device, dtype="float32", **parameters):
     what = asked(x, x, **parameters)
     g = layouts.new_layout(np.dtype(dtype).name, what.out_shape)
     arrays = (g, Pointer("cotangent")), operands_of((x, x), (x, x))
-    return gradient_phases.plan(module.tilings, *lines_of(what), *arrays, 1.0, device, Pointer("workspace"))
+    return gradient_phases.plan(module.__name__, module.tilings, *lines_of(what), *arrays, 1.0, device, Pointer("workspace"))
 
 
 def gradients(
