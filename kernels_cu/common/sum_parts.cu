@@ -1,8 +1,8 @@
-// The sum of parts that several blocks have of the same sums, always in the same order:
+// Adds up partial sums (split-K), always in the same order:
 //
-//     to[a, b, c, d, x] = scale * sum over k < parts of  from[k, a, b, c, d, x]
+//     to[a, b, c, d, x] = scale * sum over k < splits of  from[k, a, b, c, d, x]
 //
-// A thread answers VECTOR neighbours of a row, by 16-byte accesses where they are aligned.
+// Tile: a thread computes a vector of a row (VECTOR elements), so that loads and stores of aligned rows move 16 bytes.
 //
 // Macros: FROM, TO, INDEX.
 #include "common/numeric.cuh"
@@ -13,9 +13,10 @@ constexpr int THREADS = 256;
 constexpr int VECTOR = VectorOf<FROM>::width;
 
 KERNEL(THREADS)
-sum_parts(const FROM* from, TO* to, Index threads, Index splits, Index size_b, Index size_c, Index size_d, Index size_x, Index split_stride_from,
-          Index a_stride_from, Index b_stride_from, Index c_stride_from, Index d_stride_from, Index x_stride_from,
-          Index a_stride_to, Index b_stride_to, Index c_stride_to, Index d_stride_to, Index x_stride_to, Sum scale) {
+sum_parts(const FROM* from, TO* to, Index threads, Index splits, Index size_b, Index size_c, Index size_d, Index size_x,
+          Index split_stride_from, Index a_stride_from, Index b_stride_from, Index c_stride_from, Index d_stride_from,
+          Index x_stride_from, Index a_stride_to, Index b_stride_to, Index c_stride_to, Index d_stride_to, Index x_stride_to,
+          Sum scale) {
     const Index vectors = (size_x + VECTOR - 1) / VECTOR;
     const Index all = gridDim.x * static_cast<Index>(THREADS);
     for (Index at = blockIdx.x * static_cast<Index>(THREADS) + threadIdx.x; at < threads; at += all) {

@@ -1,4 +1,4 @@
-// Tiles of images in shared memory: how wide they are laid, how runs of elements get there, and how threads read them.
+// Tiles of images in shared memory: row pitches without bank conflicts, ways to fill them, and vector accesses.
 #pragma once
 #include "common/numeric.cuh"
 
@@ -14,23 +14,23 @@ DEVICE int digit(int& number, int base) {
     return last;
 }
 
-// Elements from one row to the next, `width` of which are used, in vectors of 16 bytes. Eight lanes read a vector each at a time: of
-// `rows` neighbouring rows where a warp reads that many, and two neighbours in each if the rows are four. With this pitch they lie
-// in different banks, four or eight rows.
+// The elements from one row to the next, of which `width` are used, in vectors of 16 bytes. Eight lanes load a vector each at a
+// time: from eight neighbouring rows, or, if `rows` is 4, two neighbouring vectors from each of four rows. This pitch avoids bank
+// conflicts in both cases.
 DEVICE constexpr int pitch(int width, int vector, int rows) {
     const int vectors = ceil_div(width, vector);
     return vector * (rows == 4 ? vectors + (6 - vectors % 4) % 4 : vectors | 1);
 }
 
-// How many elements an access from there can move: `vector_width`, a power of two, or fewer where the address is not a multiple of their size.
+// The elements that an access at this address can move: `vector_width`, a power of two, or fewer if the address is not aligned.
 template <class Element>
 DEVICE int aligned(const Element* from, int vector_width) {
     while (reinterpret_cast<unsigned long long>(from) % (vector_width * sizeof(Element))) vector_width /= 2;
     return vector_width;
 }
 
-// `count` elements from global to shared memory, by copies of so many bytes: each is `distance` of them from the one before, in both
-// places. Those whose first element has no bit in `inside` become 0.
+// Copies `count` elements from global to shared memory, by copies of `bytes` each. Copies are `distance` of their width apart, in
+// both places. Copies whose first element has no bit in `inside` store 0.
 template <int bytes, int count, class Element>
 DEVICE void copy_vectors(Element* to, const Element* from, uint32 inside, int distance) {
     constexpr int width = bytes / sizeof(Element);
@@ -47,12 +47,13 @@ DEVICE void copy_columns(Element* to, const Element* from, uint32 inside, int ve
     else if constexpr (bytes <= 4) copy_vectors<4, count>(to, from, inside, distance);
 }
 
-// The same, one by one, from elements `stride` apart. Those of 2 bytes are too small to be copied asynchronously.
+// The same, one by one, from elements `stride` apart. Elements of 2 bytes are too small for asynchronous copies.
 template <int count, class Element>
 DEVICE void copy_elements(Element* to, const Element* from, uint32 inside, int distance, int stride) {
     if constexpr (sizeof(Element) >= 4) {
 #pragma unroll
-        for (int k = 0; k < count; k++) copy_async<sizeof(Element)>(to + k * distance, from + k * distance * stride, (inside >> k & 1) != 0);
+        for (int k = 0; k < count; k++)
+            copy_async<sizeof(Element)>(to + k * distance, from + k * distance * stride, (inside >> k & 1) != 0);
     } else {
         Element elements[count];
 #pragma unroll
@@ -62,7 +63,7 @@ DEVICE void copy_elements(Element* to, const Element* from, uint32 inside, int d
     }
 }
 
-// Elements `stride` apart, as they are, by one access where they are neighbours and aligned; those without a bit in `inside` are 0.
+// Loads elements `stride` apart, by one vector access if they are contiguous and aligned; those without a bit in `inside` are 0.
 template <int count, class Element>
 DEVICE void load_vector(const Element* from, uint32 inside, Index stride, Element (&values)[count]) {
     constexpr uint32 all = (1u << count) - 1;
@@ -75,7 +76,7 @@ DEVICE void load_vector(const Element* from, uint32 inside, Index stride, Elemen
     }
 }
 
-// Neighbouring vectors of 16 bytes.
+// Loads contiguous vectors of 16 bytes.
 template <int count, class Sum>
 DEVICE void load_shared_vectors(const Sum* from, Sum (&values)[count]) {
     constexpr int vector = sizeof(Words16) / sizeof(Sum);
@@ -94,7 +95,7 @@ DEVICE void store_shared_vector(Sum* to, const Sum (&values)[count]) {
     store_shared_16(to, words);
 }
 
-// Neighbours of a row, widened, to `phases` rows that are `phase` apart: every element to the next of them in turn.
+// Stores contiguous elements, widened, to `phases` rows that are `phase` apart: one element to each row in turn.
 template <int phases, class Element, int count, class Sum>
 DEVICE void store_deinterleaved(Sum* to, int phase, const Element (&elements)[count]) {
     constexpr int each = count / phases, vector = sizeof(Words16) / sizeof(Sum);
@@ -105,7 +106,8 @@ DEVICE void store_deinterleaved(Sum* to, int phase, const Element (&elements)[co
             for (int k = 0; k < each; k += vector) {
                 Sum values[vector];
 #pragma unroll
-                for (int v = 0; v < vector; v++) values[v] = widen(elements[(k + v) * phases + p < count ? (k + v) * phases + p : 0]);
+                for (int v = 0; v < vector; v++)
+                    values[v] = widen(elements[(k + v) * phases + p < count ? (k + v) * phases + p : 0]);
                 store_shared_vector(to + p * phase + k, values);
             }
         } else {
@@ -115,7 +117,7 @@ DEVICE void store_deinterleaved(Sum* to, int phase, const Element (&elements)[co
     }
 }
 
-// Elements, widened, `distance` from each other.
+// Stores elements, widened, `distance` apart.
 template <class Element, int count, class Sum>
 DEVICE void store_strided(Sum* to, int distance, const Element (&elements)[count]) {
 #pragma unroll

@@ -1,14 +1,15 @@
-// The window of one axis, and its transpose, over a volume (b, m, n, y, x). A pass along each axis makes the whole window:
+// The window along one axis, or its transpose, over a volume (b, m, n, y, x). A pass along each axis sums a whole window:
 //
 //     TRANSPOSED 0:  to[b, m, n, i, x] = scale * sum over u < k of  from[b, m, n, i s + u d, x]
-//     TRANSPOSED 1:  to[b, m, n, y, x] = scale * sum of  from[b, m, n, i, x]  over the outputs i that read position y (window.cuh)
+//     TRANSPOSED 1:  to[b, m, n, y, x] = scale * sum of  from[b, m, n, i, x]  over the outputs i that read y (window.cuh)
 //
-// and likewise along x. A thread answers one element; along y, VECTOR neighbours of a row, by 16-byte accesses where they are aligned.
+// and likewise along x. Tile: a thread computes one element; along y, a vector of a row (VECTOR elements), so that loads and
+// stores of aligned rows move 16 bytes.
 //
 // Macros: FROM, TO, INDEX, ALONG_Y, TRANSPOSED.
 #include "correlation/window.cuh"
 
-// The sums' own type stands on one side: the volume's.
+// Either the source or the target has the type of the sums.
 #if TRANSPOSED
 typedef SumOf<TO>::type Sum;
 #else
@@ -28,7 +29,8 @@ box_filter(const FROM* from, TO* to, Index threads, Index patch_y, Index patch_x
     const Index all = gridDim.x * static_cast<Index>(THREADS);
     for (Index at = blockIdx.x * static_cast<Index>(THREADS) + threadIdx.x; at < threads; at += all) {
         const Index x = at % vectors * VECTOR, y = at / vectors % height;
-        const Index plane = at / vectors / height, n = plane % patch_x, m = plane / patch_x % patch_y, b = plane / patch_x / patch_y;
+        const Index plane = at / vectors / height, n = plane % patch_x, m = plane / patch_x % patch_y,
+                    b = plane / patch_x / patch_y;
         const Index along = ALONG_Y ? y : x, along_stride = ALONG_Y ? row_stride_from : column_stride_from;
         const Progression terms = TRANSPOSED ? outputs_at_position(window, along) : positions_of_output(window, along);
         const FROM* source = from + (b * batch_stride_from + m * m_stride_from + n * n_stride_from +

@@ -1,14 +1,15 @@
-// The correlation, each output by itself:
+// The correlation, each output on its own:
 //
 //     out[b, m, n, i, j] = scale * sum over c, u < kH, v < kW of  X1[b, c, y, x] * X2[b, c, y + dy(m), x + dx(n)]
 //     y = i sH + u dH - aH,   x = j sW + v dW - aW,   dy(m) = first + m step;   both positions inside their images
 //
-// It takes any parameters, strides and types, and reuses nothing but what the caches hold: the safety net and the second opinion.
+// It supports all parameters, strides and types, and has no reuse but that of the caches: the fallback, and a second
+// implementation for tests.
 //
-// A block answers POSITIONS neighbouring outputs (i, j) of one displacement. SPLITS threads share an output's channels, each taking
-// every SPLITS-th run of VECTOR channels, and their sums are added in a fixed order.
-//     rows (NCHW):      lanes lie along x, so that a warp reads whole lines; a split is a warp or more, VECTOR is 1
-//     CHANNELS_LAST:    the parts are neighbouring lanes, VECTOR channels are one 16-byte load, so that SPLITS lanes read 128 bytes
+// Tile: a block computes POSITIONS neighbouring outputs (i, j) of one displacement. SPLITS threads share the channels of an
+// output, each taking every SPLITS-th vector of VECTOR channels, and their sums are added in a fixed order.
+//     rows (NCHW):      lanes are along x, so that loads of a warp are coalesced; a split is a warp or more, VECTOR is 1
+//     CHANNELS_LAST:    splits are neighbouring lanes, a vector of channels is one 16-byte load: SPLITS lanes read 128 bytes
 //
 // Macros: INPUT, OUTPUT, INDEX, SPLITS, CHANNELS_LAST.
 #include "common/numeric.cuh"
@@ -18,9 +19,9 @@ typedef SumOf<INPUT>::type Sum;
 constexpr int THREADS = 256;
 constexpr int POSITIONS = THREADS / SPLITS;
 constexpr int VECTOR = CHANNELS_LAST ? VectorOf<INPUT>::width : 1;
-constexpr int UNROLLED = CHANNELS_LAST ? 1 : 4;  // loads under way at once: as many as fit without spills
+constexpr int UNROLLED = CHANNELS_LAST ? 1 : 4;  // loads in flight: as many as fit without spills
 
-// One axis: sizes of the images, displacements, and where the taps of the outputs stand.
+// One axis: sizes of the images, displacements, and the positions of the outputs' taps.
 struct Axis {
     Index size1, size2;
     Index patch, first, step;
@@ -55,7 +56,7 @@ DEVICE void add_pixels(Sums<Sum, 1>& sums, const Image& image1, const INPUT* pix
     }
 }
 
-// The sum of one split over the window's taps.
+// The sum of one split over the taps of the window.
 DEVICE Sum sum_of_taps(const Image& image1, const Image& image2, const Axis& vertical, const Axis& horizontal, Index channels,
                        Index b, Index m, Index n, Index i, Index j, int split) {
     Sums<Sum, 1> sums;
@@ -75,7 +76,7 @@ DEVICE Sum sum_of_taps(const Image& image1, const Image& image2, const Axis& ver
     return sums.total[0];
 }
 
-// Adds the parts of each position; split 0 gets the total. Every thread of the block must call it.
+// Adds the sums of the splits of each position; split 0 gets the total. Every thread of the block must call it.
 #if SPLITS == 1
 DEVICE Sum total_of_splits(Sum sum, int, int) { return sum; }
 #elif CHANNELS_LAST
@@ -100,12 +101,12 @@ DEVICE Sum total_of_splits(Sum sum, int position, int split) {
 
 KERNEL(THREADS)
 forward_direct(const INPUT* input1, const INPUT* input2, OUTPUT* out, Index tiles, Index channels, Index batch_stride_input1,
-               Index channel_stride_input1, Index row_stride_input1, Index column_stride_input1, Index batch_stride_input2, Index channel_stride_input2,
-               Index row_stride_input2, Index column_stride_input2, Index batch_stride_out, Index m_stride_out, Index n_stride_out,
-               Index row_stride_out, Index column_stride_out, Index size1_y, Index size2_y, Index patch_y, Index first_y,
-               Index step_y, Index out_y, Index kernel_y, Index stride_y, Index dilation_y, Index padding_y, Index size1_x,
-               Index size2_x, Index patch_x, Index first_x, Index step_x, Index out_x, Index kernel_x, Index stride_x,
-               Index dilation_x, Index padding_x, Sum scale) {
+               Index channel_stride_input1, Index row_stride_input1, Index column_stride_input1, Index batch_stride_input2,
+               Index channel_stride_input2, Index row_stride_input2, Index column_stride_input2, Index batch_stride_out,
+               Index m_stride_out, Index n_stride_out, Index row_stride_out, Index column_stride_out, Index size1_y,
+               Index size2_y, Index patch_y, Index first_y, Index step_y, Index out_y, Index kernel_y, Index stride_y,
+               Index dilation_y, Index padding_y, Index size1_x, Index size2_x, Index patch_x, Index first_x, Index step_x,
+               Index out_x, Index kernel_x, Index stride_x, Index dilation_x, Index padding_x, Sum scale) {
     const Image image1 = {input1, batch_stride_input1, channel_stride_input1, row_stride_input1, column_stride_input1};
     const Image image2 = {input2, batch_stride_input2, channel_stride_input2, row_stride_input2, column_stride_input2};
     const Axis vertical = {size1_y, size2_y, patch_y, first_y, step_y, out_y, kernel_y, stride_y, dilation_y, padding_y};
@@ -116,7 +117,7 @@ forward_direct(const INPUT* input1, const INPUT* input2, OUTPUT* out, Index tile
     const Index plane = out_y * out_x;
     const Index chunks = (plane + POSITIONS - 1) / POSITIONS;
     for (Index tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        // Neighbouring displacements next to each other in time: they read the same pixels.
+        // Neighbouring displacements are consecutive, as they read the same pixels.
         const Index n = tile % patch_x, m = tile / patch_x % patch_y, chunk = tile / patch_x / patch_y % chunks;
         const Index b = tile / patch_x / patch_y / chunks;
         const Index at = chunk * POSITIONS + position, i = at / out_x, j = at % out_x;

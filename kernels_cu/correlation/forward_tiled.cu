@@ -1,27 +1,27 @@
-// The correlation over tiles of shared memory, for windows that sum one pixel, or several that stand close together:
+// The correlation over tiles in shared memory, for windows of one pixel, or of several that are close together:
 //
 //     V[m, n, p, r] = sum over c of  X1[c, y1(p), x1(r)] * X2[c, y2(p, m), x2(r, n)]            0 where a position is outside
 //     out[m, n, i, j] = scale * sum over u < kH, v < kW of  V[m, n, p(i, u), r(j, v)]
 //
-// Along each axis the problem falls into phases that never meet (struct Axis): a block has outputs of one phase, `spacing` pixels
-// between its positions, and a displacement moves it by whole positions. Where displacements are two pixels apart and rows lie
-// side by side, a block takes both phases of x, so that whole sectors are read; they are kept apart in shared memory.
+// A block computes outputs of one phase of each axis (forward_phases.cuh). Where displacements are two pixels apart and rows are
+// contiguous, it takes both phases of x, so that it reads whole sectors; they are deinterleaved in shared memory.
 //
-//     a block     TILE_ROWS x (PHASES * TILE_COLUMNS) positions, PATCH_ROWS x (GROUPS * DISPLACEMENTS) displacements
-//     a thread    ROWS x COLUMNS positions, DISPLACEMENTS along x. All its ROWS meet one row of input2, so that row r of them has
-//                 displacement m - r: of it, a window of COLUMNS + DISPLACEMENTS - 1 values slides along in registers
-//     a warp      LANES_X threads along x; the others, fastest, are neighbours in m, whose rows lie in different banks
-//     channels    CHANNELS at a time, while the next are on their way; WARP_SPLITS groups of warps take turns at them
+//     thread block tile   TILE_ROWS x (PHASES * TILE_COLUMNS) positions, PATCH_ROWS x (GROUPS * DISPLACEMENTS) displacements
+//     thread              ROWS x COLUMNS positions, DISPLACEMENTS along x. One row of input2 serves all its ROWS: for row r it is
+//                         at displacement m - r. A window of COLUMNS + DISPLACEMENTS - 1 values of it slides along in
+//                         registers, so that a value loaded is used ROWS * DISPLACEMENTS times
+//     warp                LANES_X threads along x; the other lanes, fastest, are neighbours in m, whose rows are in other banks
+//     pipeline stage      CHANNELS channels, double buffered; WARP_SPLITS groups of warps take turns at them
 //
-// Macros: INPUT, OUTPUT (the input's type or that of its sums), STAGING, PHASES, ROWS, TILE_ROWS, PATCH_ROWS, DISPLACEMENTS, GROUPS,
-// LANES_X, WARP_SPLITS, CHANNELS, LEADING_COLUMNS (columns by which input2's tile begins early, to begin where 16 bytes do), SHARED_EPILOGUE (outputs go
-// through shared memory), and THREADS and SHARED, which the host launches with.
+// Macros: INPUT, OUTPUT (the input's type or that of its sums), STAGING, PHASES, ROWS, TILE_ROWS, PATCH_ROWS, DISPLACEMENTS,
+// GROUPS, LANES_X, WARP_SPLITS, CHANNELS, LEADING_COLUMNS (columns of input2's tile before the first displacement's, for
+// alignment), SHARED_EPILOGUE (outputs go through shared memory), and THREADS and SHARED, which the host computes too.
 #include "correlation/forward_phases.cuh"
 
 constexpr int COLUMNS = sizeof(Words16) / sizeof(Sum);
 constexpr int TILE_COLUMNS = LANES_X * COLUMNS;  // of each phase
 constexpr int LANES_M = WARP / LANES_X;
-constexpr int THREAD_ROWS2 = PATCH_ROWS + ROWS - 1;  // rows of input2 that the rows of a thread meet
+constexpr int THREAD_ROWS2 = PATCH_ROWS + ROWS - 1;  // rows of input2 for the rows of a thread
 constexpr int PAIRS = TILE_ROWS / ROWS * THREAD_ROWS2;
 constexpr int PAIR_WARPS = ceil_div(PAIRS, LANES_M);
 constexpr int WINDOW_VECTORS = ceil_div(LEADING_COLUMNS + COLUMNS + DISPLACEMENTS - 1, COLUMNS);  // of a thread's window
@@ -35,28 +35,32 @@ constexpr int PHASE1 = ROWS1 * PITCH1, PHASE2 = ROWS2 * PITCH2;
 constexpr int CHANNEL = PHASES * (PHASE1 + PHASE2);  // elements of both images, first those of input1
 constexpr int STAGE = CHANNELS * CHANNEL;
 
-// Neighbouring threads take the runs of channels that fill a sector of 32 bytes, if a stage has as many.
+// Neighbouring threads take the vectors of channels that fill a sector of 32 bytes, if a stage has as many.
 constexpr int SECTOR_VECTORS = STAGING != CHANNELWISE || CHANNELS < 2 * VECTOR ? 1 : 2;
-// Channels under way at a time in registers, of which many sums leave few.
-constexpr int STEP_CHANNELS = STAGING == CHANNELWISE ? SECTOR_VECTORS * VECTOR : WARP_SPLITS > 1 ? WARP_SPLITS : ROWS * DISPLACEMENTS > 40 ? 1 : 2;
-constexpr int ITEM_COLUMNS = STAGING == CHANNELWISE ? 1 : VECTOR;                               // columns of an item
+// Channels in flight in registers at a time; many sums leave few registers.
+constexpr int STEP_CHANNELS = STAGING == CHANNELWISE      ? SECTOR_VECTORS * VECTOR
+                              : WARP_SPLITS > 1           ? WARP_SPLITS
+                              : ROWS * DISPLACEMENTS > 40 ? 1
+                                                          : 2;
+constexpr int ITEM_COLUMNS = STAGING == CHANNELWISE ? 1 : VECTOR;  // columns of an item
 constexpr int ROW1 = PHASES * WIDTH1 / ITEM_COLUMNS, ROW2 = PHASES * WIDTH2 / ITEM_COLUMNS;  // items of a row
 constexpr int ITEMS1 = ROWS1 * ROW1, ITEMS2 = ROWS2 * ROW2;
 constexpr int SLOTS = ceil_div((ITEMS1 + ITEMS2) * SECTOR_VECTORS, THREADS);
 
-static_assert(THREADS == WARP * PAIR_WARPS * PHASES * GROUPS * WARP_SPLITS, "the host counts threads as the kernel does");
-static_assert(SHARED == 2 * STAGE * sizeof(Sum), "the host counts shared memory as the kernel does");
-static_assert(CHANNELS % STEP_CHANNELS == 0 && STEP_CHANNELS % WARP_SPLITS == 0, "units and shares of the channels come out even");
-static_assert(STAGING == CHANNELWISE || (ROW1 % PHASES == 0 && ROW2 % PHASES == 0), "the pieces of an item are of one phase");
+static_assert(THREADS == WARP * PAIR_WARPS * PHASES * GROUPS * WARP_SPLITS, "the host and the kernel agree on the threads");
+static_assert(SHARED == 2 * STAGE * sizeof(Sum), "the host and the kernel agree on shared memory");
+static_assert(CHANNELS % STEP_CHANNELS == 0 && STEP_CHANNELS % WARP_SPLITS == 0,
+              "a stage is whole steps, a step has a channel for each warp split");
+static_assert(STAGING == CHANNELWISE || (ROW1 % PHASES == 0 && ROW2 % PHASES == 0), "the vectors of an item are of one phase");
 static_assert(GROUPS == 1 || DISPLACEMENTS % COLUMNS == 0, "every group's window begins at a vector");
-static_assert(SHARED_EPILOGUE || (PHASES == 1 && WARP_SPLITS == 1), "phases and shares meet in shared memory");
+static_assert(SHARED_EPILOGUE || (PHASES == 1 && WARP_SPLITS == 1), "phases and warp splits are combined in shared memory");
 
-// An item of a block's tiles, first those of input1: where it begins among a channel's elements in global memory and in shared
-// memory, and a bit for each of its columns that is inside the image. Its columns are neighbours where they are moved by one access.
-// Where `vector_width` of them are, the pieces stand a row's items apart, so that neighbouring threads move neighbouring pieces.
+// One item of a block's tiles, first those of input1: its offset in a channel in global memory and in shared memory, and a bit
+// for each of its columns that is inside the image. If one access moves the whole item, its columns are contiguous. If it moves
+// `vector_width` columns, these vectors are a row's items apart, so that neighbouring threads move neighbouring vectors.
 struct Slot {
     int from;
-    int packed;  // `to` and, above it, `inside`, in one register, of which sums leave few; negative: no item for this thread
+    int packed;  // `to`, above it `inside`, in one register, as sums leave few; negative: no item for this thread
 
     DEVICE bool none() const { return packed < 0; }
     DEVICE int to() const { return packed & 0xffff; }
@@ -64,13 +68,15 @@ struct Slot {
     DEVICE bool second() const { return to() >= PHASES * PHASE1; }  // of input2
 };
 
-static_assert(CHANNEL < 0x10000, "a place in shared memory fits into half a register");
+static_assert(CHANNEL < 0x10000, "an offset in shared memory fits into half a register");
 
-// Of an item's column, the distance to its first in columns.
-DEVICE int column_of(int k, int vector_width, bool second) { return k / vector_width * vector_width * (second ? ROW2 : ROW1) + k % vector_width; }
+// The distance of an item's column k from its first, in columns.
+DEVICE int column_of(int k, int vector_width, bool second) {
+    return k / vector_width * vector_width * (second ? ROW2 : ROW1) + k % vector_width;
+}
 
-DEVICE Slot slot_of(int item, int vector_width, const Image& image1, const Image& image2, const Axis& vertical, const Axis& horizontal,
-                    const AxisTile& rows, const AxisTile& columns) {
+DEVICE Slot slot_of(int item, int vector_width, const Image& image1, const Image& image2, const Axis& vertical,
+                    const Axis& horizontal, const AxisTile& rows, const AxisTile& columns) {
     if (item >= ITEMS1 + ITEMS2) return Slot{0, -1};
     const bool second = item >= ITEMS1;
     const int within = second ? item - ITEMS1 : item, items = second ? ROW2 : ROW1;
@@ -79,7 +85,8 @@ DEVICE Slot slot_of(int item, int vector_width, const Image& image1, const Image
     const int to = row_to + column / PHASES + column % PHASES * (second ? PHASE2 : PHASE1);
 
     const int y = (second ? rows.start2 : rows.start1) + row * vertical.spacing;
-    const int x = (second ? columns.start2 - LEADING_COLUMNS * PHASES * horizontal.spacing : columns.start1) + column * horizontal.spacing;
+    const int x =
+        (second ? columns.start2 - LEADING_COLUMNS * PHASES * horizontal.spacing : columns.start1) + column * horizontal.spacing;
     if (y < 0 || y >= (second ? vertical.size2 : vertical.size1)) return Slot{0, to};
     int inside = 0;
 #pragma unroll
@@ -88,18 +95,19 @@ DEVICE Slot slot_of(int item, int vector_width, const Image& image1, const Image
         if (at >= 0 && at < (second ? horizontal.size2 : horizontal.size1)) inside |= 1 << k;
     }
     if (!inside) return Slot{0, to};
-    const int from = y * (second ? image2.row_stride : image1.row_stride) + x * (second ? image2.column_stride : image1.column_stride);
+    const int from =
+        y * (second ? image2.row_stride : image1.row_stride) + x * (second ? image2.column_stride : image1.column_stride);
     return Slot{from, to | inside << 16};
 }
 
-// What one thread brings of the images, channel after channel.
+// Moves one thread's items of the images to shared memory, stage after stage.
 struct Loader {
     Slot slots[SLOTS];
-    const INPUT* next1;  // the channels to fetch next
+    const INPUT* next1;  // the next channels to load
     const INPUT* next2;
     long long channel_stride1, channel_stride2;
     int column_stride1, column_stride2;
-    int left;   // channels
+    int left;  // channels to load
     int vector_width;  // columns that one access moves
 
     DEVICE const INPUT* source(const Slot& slot, int channel) const {
@@ -113,7 +121,7 @@ struct Loader {
     }
 
 #if STAGING == COPIED
-    // Asks for all of a stage; it lands when it is waited for.
+    // Starts asynchronous copies of a stage.
     DEVICE void load_stage(Sum* stage) {
 #pragma unroll
         for (int s = 0; s < SLOTS; s++) {
@@ -134,12 +142,13 @@ struct Loader {
 #else
     INPUT staged[SLOTS][STAGING == CHANNELWISE ? 1 : STEP_CHANNELS][VECTOR];
 
-    // Elements in global memory from one column of an item to the next.
+    // The elements in global memory from one column of an item to the next.
     DEVICE int distance(const Slot& slot) const {
-        return slot.second() ? column_stride2 * (vector_width == VECTOR ? 1 : ROW2) : column_stride1 * (vector_width == VECTOR ? 1 : ROW1);
+        return slot.second() ? column_stride2 * (vector_width == VECTOR ? 1 : ROW2)
+                             : column_stride1 * (vector_width == VECTOR ? 1 : ROW1);
     }
 
-    // Asks for a unit of channels, into registers.
+    // Loads some channels into registers.
     DEVICE void load_step() {
 #pragma unroll
         for (int s = 0; s < SLOTS; s++) {
@@ -149,13 +158,14 @@ struct Loader {
             } else {
 #pragma unroll
                 for (int channel = 0; channel < STEP_CHANNELS; channel++)
-                    load_vector(source(slots[s], channel), channel < left ? slots[s].inside() : 0, distance(slots[s]), staged[s][channel]);
+                    load_vector(source(slots[s], channel), channel < left ? slots[s].inside() : 0, distance(slots[s]),
+                                staged[s][channel]);
             }
         }
         advance(STEP_CHANNELS);
     }
 
-    // What was asked for, to shared memory.
+    // Stores the loaded channels to shared memory.
     DEVICE void store_step(Sum* step) const {
 #pragma unroll
         for (int s = 0; s < SLOTS; s++) {
@@ -164,12 +174,14 @@ struct Loader {
             if (STAGING == CHANNELWISE) {
 #pragma unroll
                 for (int channel = 0; channel < VECTOR; channel++)
-                    store_shared(to + (threadIdx.x % SECTOR_VECTORS * VECTOR + channel) * CHANNEL, Sum(widen(staged[s][0][channel])));
+                    store_shared(to + (threadIdx.x % SECTOR_VECTORS * VECTOR + channel) * CHANNEL,
+                                 Sum(widen(staged[s][0][channel])));
             } else {
 #pragma unroll
                 for (int channel = 0; channel < STEP_CHANNELS; channel++) {
                     if (vector_width == VECTOR)
-                        store_deinterleaved<PHASES>(to + channel * CHANNEL, slots[s].second() ? PHASE2 : PHASE1, staged[s][channel]);
+                        store_deinterleaved<PHASES>(to + channel * CHANNEL, slots[s].second() ? PHASE2 : PHASE1,
+                                                    staged[s][channel]);
                     else
                         store_strided(to + channel * CHANNEL, (slots[s].second() ? ROW2 : ROW1) / PHASES, staged[s][channel]);
                 }
@@ -190,32 +202,34 @@ struct Loader {
 #endif
 };
 
-// Where a thread stands in its block.
+// The tile of a thread within that of its block.
 struct Thread {
     int warp_split, group, phase;
-    int column;  // its first position among its phase's
-    int rows;    // its first position's row
-    int row2;     // the row of input2 that its rows meet, counted from the one its first row meets at the block's first displacement
-    bool idle;   // there are more threads than pairs
+    int column;  // first column, in its phase
+    int rows;  // first row
+    int row2;  // row of input2, counted from that of the thread's first row at the block's first displacement
+    bool idle;  // there are more threads than tiles
 
     DEVICE static Thread here() {
         const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
         const int pair = warp % PAIR_WARPS * LANES_M + lane % LANES_M, last = min(pair, PAIRS - 1);
         const int group_index = warp / PAIR_WARPS;
-        return Thread{group_index / PHASES / GROUPS, group_index / PHASES % GROUPS, group_index % PHASES, lane / LANES_M * COLUMNS,
-                      last / THREAD_ROWS2 * ROWS,    last % THREAD_ROWS2,           pair >= PAIRS};
+        return Thread{
+            group_index / PHASES / GROUPS, group_index / PHASES % GROUPS, group_index % PHASES, lane / LANES_M * COLUMNS,
+            last / THREAD_ROWS2 * ROWS,    last % THREAD_ROWS2,           pair >= PAIRS};
     }
 
-    // The block's patch row of one of its rows; outside [0, PATCH_ROWS) it is another thread's, or nobody's.
+    // The patch row of one of the thread's rows; if it is outside [0, PATCH_ROWS), another thread has the product, or none.
     DEVICE int patch_row(int row) const { return row2 - row; }
 };
 
 typedef Sum Products[ROWS][DISPLACEMENTS][COLUMNS];
 
-// Adds the products of some channels of a stage, those of one share.
+// Adds the products of some channels of a stage, those of one warp split.
 DEVICE void add_products(Products& products, const Sum* rows1, const Sum* window2) {
 #pragma unroll
-    for (int channel = 0; channel < STEP_CHANNELS; channel += WARP_SPLITS, rows1 += WARP_SPLITS * CHANNEL, window2 += WARP_SPLITS * CHANNEL) {
+    for (int channel = 0; channel < STEP_CHANNELS;
+         channel += WARP_SPLITS, rows1 += WARP_SPLITS * CHANNEL, window2 += WARP_SPLITS * CHANNEL) {
         Sum row[ROWS][COLUMNS], window[WINDOW_VECTORS * COLUMNS];
 #pragma unroll
         for (int r = 0; r < ROWS; r++) load_shared_vectors(rows1 + r * PITCH1, row[r]);
@@ -225,34 +239,36 @@ DEVICE void add_products(Products& products, const Sum* rows1, const Sum* window
 #pragma unroll
             for (int r = 0; r < ROWS; r++)
 #pragma unroll
-                for (int k = 0; k < COLUMNS; k++) products[r][n][k] = multiply_add(row[r][k], window[LEADING_COLUMNS + n + k], products[r][n][k]);
+                for (int k = 0; k < COLUMNS; k++)
+                    products[r][n][k] = multiply_add(row[r][k], window[LEADING_COLUMNS + n + k], products[r][n][k]);
     }
 }
 
-// The products of all the channels, a stage of shared memory after the other. Every thread of the block must call it.
+// Adds the products of all channels, stage by stage. Every thread of the block must call it.
 DEVICE void add_channels(Products& products, Loader& loader, Sum* shared, const Thread& thread, bool overlaps) {
     const int warp_split = thread.warp_split * CHANNEL;
     const int rows1 = warp_split + thread.phase * PHASE1 + thread.rows * PITCH1 + thread.column;
-    const int window2 = warp_split + PHASES * PHASE1 + thread.phase * PHASE2 + (thread.rows + thread.row2) * PITCH2 + thread.column +
-                        thread.group * DISPLACEMENTS;
+    const int window2 = warp_split + PHASES * PHASE1 + thread.phase * PHASE2 + (thread.rows + thread.row2) * PITCH2 +
+                        thread.column + thread.group * DISPLACEMENTS;
     int offset = 0, stages = ceil_div(loader.left, CHANNELS);
     loader.fill_first_stage(shared);
 #pragma unroll 1
     for (; stages > 0; stages--, offset = STAGE - offset) {
         loader.wait();
-        __syncthreads();  // the stage is there, and nobody reads the other one any more
+        __syncthreads();  // the stage is complete, and the other one has been read
         const bool more = stages > 1;
         if (more) loader.load_stage(shared + (STAGE - offset));
 #pragma unroll 1
         for (int step = 0; step < CHANNELS; step += STEP_CHANNELS) {
             if (more) loader.load_step();
-            if (overlaps) add_products(products, shared + offset + step * CHANNEL + rows1, shared + offset + step * CHANNEL + window2);
+            if (overlaps)
+                add_products(products, shared + offset + step * CHANNEL + rows1, shared + offset + step * CHANNEL + window2);
             if (more) loader.store_step(shared + (STAGE - offset) + step * CHANNEL);
         }
     }
 }
 
-// Which outputs of a thread are of positions inside both images: bounds of its columns, and of columns and displacements together.
+// The outputs of a thread at positions inside both images: ranges of columns, and of columns plus displacements.
 struct Inside {
     bool row[ROWS];
     int begin1, end1, begin2, end2;
@@ -262,7 +278,8 @@ struct Inside {
     }
 };
 
-DEVICE Inside inside_of(const Thread& thread, const Axis& vertical, const Axis& horizontal, const AxisTile& rows, const AxisTile& columns) {
+DEVICE Inside inside_of(const Thread& thread, const Axis& vertical, const Axis& horizontal, const AxisTile& rows,
+                        const AxisTile& columns) {
     Inside inside;
     const int y2 = rows.start2 + (thread.rows + thread.row2) * vertical.spacing;
 #pragma unroll
@@ -280,12 +297,13 @@ DEVICE Inside inside_of(const Thread& thread, const Axis& vertical, const Axis& 
 
 #if SHARED_EPILOGUE
 
-// Outputs by way of shared memory, which takes all positions of some displacements at a time: from there the shares are added in a
-// fixed order, the windows' taps too, and the phases of a row stand side by side.
-constexpr int ROW_PITCH = TILE_COLUMNS + COLUMNS;  // of a phase's row, in different banks than the next
+// Epilogue through shared memory, which holds all positions of some displacements at a time. From there the warp splits and the
+// taps of the windows are added in a fixed order, and the phases of a row are interleaved again.
+constexpr int ROW_PITCH = TILE_COLUMNS + COLUMNS;  // of a phase's row, against bank conflicts
 constexpr int DISPLACEMENT_SIZE = PATCH_ROWS * TILE_ROWS * PHASES * ROW_PITCH;
 constexpr int FITTING_DISPLACEMENTS = SHARED / static_cast<int>(sizeof(Sum)) / (WARP_SPLITS * GROUPS * DISPLACEMENT_SIZE);
-constexpr int STORED_DISPLACEMENTS = FITTING_DISPLACEMENTS < DISPLACEMENTS ? FITTING_DISPLACEMENTS : DISPLACEMENTS;  // displacements of a group
+constexpr int STORED_DISPLACEMENTS =
+    FITTING_DISPLACEMENTS < DISPLACEMENTS ? FITTING_DISPLACEMENTS : DISPLACEMENTS;  // displacements of a group
 static_assert(STORED_DISPLACEMENTS > 0, "one displacement of each group fits into shared memory");
 
 DEVICE Sum* shared_row(Sum* shared, int warp_split, int group, int n, int patch_row, int row, int phase) {
@@ -293,7 +311,7 @@ DEVICE Sum* shared_row(Sum* shared, int warp_split, int group, int n, int patch_
     return shared + (((displacement * PATCH_ROWS + patch_row) * TILE_ROWS + row) * PHASES + phase) * ROW_PITCH;
 }
 
-// The sum of an output's taps, each the sum of its shares.
+// The sum of an output's taps, each the sum of its warp splits.
 DEVICE Sum sum_of_taps(Sum* shared, int group, int n, int patch_row, int i, int j, const Axis& vertical, const Axis& horizontal) {
     Sum sum = 0;
     for (int u = 0, p = i * vertical.output_step; u < vertical.taps; u++, p += vertical.tap_step)
@@ -307,13 +325,14 @@ DEVICE Sum sum_of_taps(Sum* shared, int group, int n, int patch_row, int i, int 
     return sum;
 }
 
-DEVICE void store_displacements(Sum* shared, int first, const Output& out, const Axis& vertical, const Axis& horizontal, const AxisTile& rows,
-                                const AxisTile& columns) {
+DEVICE void store_displacements(Sum* shared, int first, const Output& out, const Axis& vertical, const Axis& horizontal,
+                                const AxisTile& rows, const AxisTile& columns) {
     const int vectors = ceil_div(columns.outputs, COLUMNS), lines = rows.outputs * PATCH_ROWS * GROUPS * STORED_DISPLACEMENTS;
     for (int item = threadIdx.x; item < lines * vectors; item += THREADS) {
         const int j = item % vectors * COLUMNS, line = item / vectors;
         const int i = line % rows.outputs, plane = line / rows.outputs;
-        const int patch_row = plane % PATCH_ROWS, n = plane / PATCH_ROWS % STORED_DISPLACEMENTS, group = plane / PATCH_ROWS / STORED_DISPLACEMENTS;
+        const int patch_row = plane % PATCH_ROWS, n = plane / PATCH_ROWS % STORED_DISPLACEMENTS,
+                  group = plane / PATCH_ROWS / STORED_DISPLACEMENTS;
         const int patch_column = group * DISPLACEMENTS + first + n;
         if (patch_row >= rows.patches || first + n >= DISPLACEMENTS || patch_column >= columns.patches) continue;
         Sum values[COLUMNS];
@@ -322,9 +341,11 @@ DEVICE void store_displacements(Sum* shared, int first, const Output& out, const
             values[k] = j + k < columns.outputs
                          ? out.scale * sum_of_taps(shared, group, n, patch_row, i, j + k, vertical, horizontal)
                          : Sum(0);
-        store_vector(out.at(rows.first_patch + patch_row * vertical.patch_phase_stride, columns.first_patch + patch_column * horizontal.patch_phase_stride,
-                         rows.first_output + i * vertical.output_phase_stride, columns.first_output + j * horizontal.output_phase_stride),
-                  horizontal.output_phase_stride * out.column_stride, columns.outputs - j, values);
+        store_vector(out.at(rows.first_patch + patch_row * vertical.patch_phase_stride,
+                            columns.first_patch + patch_column * horizontal.patch_phase_stride,
+                            rows.first_output + i * vertical.output_phase_stride,
+                            columns.first_output + j * horizontal.output_phase_stride),
+                     horizontal.output_phase_stride * out.column_stride, columns.outputs - j, values);
     }
 }
 
@@ -343,9 +364,10 @@ DEVICE void store_products(const Products& products, Sum* shared, const Thread& 
                 Sum values[COLUMNS];
 #pragma unroll
                 for (int k = 0; k < COLUMNS; k++) values[k] = inside.holds(r, n, k) ? products[r][n][k] : Sum(0);
-                store_shared_vector(shared_row(shared, thread.warp_split, thread.group, n - first, patch_row, thread.rows + r, thread.phase) +
-                                 thread.column,
-                             values);
+                store_shared_vector(
+                    shared_row(shared, thread.warp_split, thread.group, n - first, patch_row, thread.rows + r, thread.phase) +
+                        thread.column,
+                    values);
             }
         }
         __syncthreads();
@@ -355,7 +377,7 @@ DEVICE void store_products(const Products& products, Sum* shared, const Thread& 
 
 #else
 
-// Outputs straight from registers: a thread's columns are neighbours, the warp's lanes beside it make them whole lines.
+// Epilogue from registers: a thread's columns are contiguous, and those of a warp's lanes along x make whole lines.
 DEVICE void store_products(const Products& products, Sum*, const Thread& thread, const Inside& inside, const Output& out,
                            const Axis& vertical, const Axis& horizontal, const AxisTile& rows, const AxisTile& columns) {
     if (thread.idle) return;
@@ -365,7 +387,8 @@ DEVICE void store_products(const Products& products, Sum*, const Thread& thread,
         if (patch_row < 0 || patch_row >= rows.patches || row >= rows.outputs || thread.column >= columns.outputs) continue;
         OUTPUT* to = out.at(rows.first_patch + patch_row * vertical.patch_phase_stride,
                             columns.first_patch + thread.group * DISPLACEMENTS * horizontal.patch_phase_stride,
-                            rows.first_output + row * vertical.output_phase_stride, columns.first_output + thread.column * horizontal.output_phase_stride);
+                            rows.first_output + row * vertical.output_phase_stride,
+                            columns.first_output + thread.column * horizontal.output_phase_stride);
 #pragma unroll
         for (int n = 0; n < DISPLACEMENTS; n++, to += horizontal.patch_phase_stride * out.n_stride) {
             if (thread.group * DISPLACEMENTS + n >= columns.patches) break;
@@ -379,7 +402,7 @@ DEVICE void store_products(const Products& products, Sum*, const Thread& thread,
 
 #endif
 
-// Whether a row of the warp's threads and the row it meets are both inside.
+// Whether a row of the warp's threads and its displaced row are both inside.
 DEVICE bool warp_overlaps(const Thread& thread, const Axis& vertical, const AxisTile& rows) {
     const int y2 = rows.start2 + (thread.rows + thread.row2) * vertical.spacing;
     bool overlaps = false;
@@ -392,9 +415,9 @@ DEVICE bool warp_overlaps(const Thread& thread, const Axis& vertical, const Axis
 }
 
 KERNEL(THREADS)
-forward_tiled(const INPUT* input1, const INPUT* input2, OUTPUT* out, int tiles, int channels, int split_channels, int vector_width,
-              GRID_PARAMETERS, IMAGE_PARAMETERS(1), IMAGE_PARAMETERS(2), OUTPUT_PARAMETERS, AXIS_PARAMETERS(y), AXIS_PARAMETERS(x),
-              Sum scale) {
+forward_tiled(const INPUT* input1, const INPUT* input2, OUTPUT* out, int tiles, int channels, int split_channels,
+              int vector_width, GRID_PARAMETERS, IMAGE_PARAMETERS(1), IMAGE_PARAMETERS(2), OUTPUT_PARAMETERS, AXIS_PARAMETERS(y),
+              AXIS_PARAMETERS(x), Sum scale) {
     DYNAMIC_SHARED_ARRAY(Sum, shared);
     const Image image1 = IMAGE_OF_PARAMETERS(1), image2 = IMAGE_OF_PARAMETERS(2);
     const Axis vertical = AXIS_OF_PARAMETERS(y), horizontal = AXIS_OF_PARAMETERS(x);
@@ -411,23 +434,24 @@ forward_tiled(const INPUT* input1, const INPUT* input2, OUTPUT* out, int tiles, 
 #pragma unroll
                 for (int k = 0; k < COLUMNS; k++) products[r][n][k] = Sum(0);
         const bool overlaps = warp_overlaps(thread, vertical, block.rows);
-        if (__syncthreads_or(overlaps)) {  // and nobody reads the tile before any more
+        if (__syncthreads_or(overlaps)) {  // and the tile before has been read
             const int begin = block.split * split_channels;
             Loader loader;
             loader.next1 = input1 + (block.b * batch_stride_input1 + begin * channel_stride_input1);
             loader.next2 = input2 + (block.b * batch_stride_input2 + begin * channel_stride_input2);
             loader.channel_stride1 = channel_stride_input1, loader.channel_stride2 = channel_stride_input2;
-            loader.column_stride1 = horizontal.spacing * column_stride_input1, loader.column_stride2 = horizontal.spacing * column_stride_input2;
+            loader.column_stride1 = horizontal.spacing * column_stride_input1,
+            loader.column_stride2 = horizontal.spacing * column_stride_input2;
             loader.left = min(split_channels, channels - begin);
             loader.vector_width = STAGING == CHANNELWISE ? 1 : min(aligned(input1, vector_width), aligned(input2, vector_width));
             if (STAGING == COLUMNWISE && loader.vector_width < VECTOR) loader.vector_width = 1;
 #pragma unroll
             for (int s = 0; s < SLOTS; s++)
-                loader.slots[s] = slot_of((threadIdx.x + s * THREADS) / SECTOR_VECTORS, loader.vector_width, image1, image2, vertical, horizontal,
-                                          block.rows, block.columns);
+                loader.slots[s] = slot_of((threadIdx.x + s * THREADS) / SECTOR_VECTORS, loader.vector_width, image1, image2,
+                                          vertical, horizontal, block.rows, block.columns);
             add_channels(products, loader, shared, thread, overlaps);
         }
-        // Worked result again: the products leave no registers to keep it in.
+        // Computed again, as the products leave no registers to keep it.
         block = block_of(opaque(tile), grid, vertical, horizontal, PATCH_ROWS, GROUPS * DISPLACEMENTS, PHASES);
         const Output result = {out + (block.split * split_stride_out + block.b * batch_stride_out), m_stride_out, n_stride_out,
                             row_stride_out, column_stride_out, scale};

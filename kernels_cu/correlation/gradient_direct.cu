@@ -1,16 +1,16 @@
-// The gradient of one input, each element by itself, in gather form:
+// The gradient of one input, each element on its own, as a gather:
 //
 //     OPERAND 1:  G1[b, c, y, x] = scale * sum over m, n of  X2[b, c, y + dy(m), x + dx(n)] * sum of g[b, m, n, i, j]
 //     OPERAND 2:  G2[b, c, y, x] = scale * sum over m, n of  X1[b, c, y - dy(m), x - dx(n)] * sum of g[b, m, n, i, j]
-//     dy(m) = first + m step; the inner sum over the outputs (i, j) that read input1 there (window.cuh);
+//     dy(m) = first + m step; the inner sum is over the outputs (i, j) that read input1 there (window.cuh);
 //     both positions inside their images
 //
-// A thread answers VECTOR channels of one position, so that the cotangent's sum is made once for all of them.
-//     rows (NCHW):      lanes lie along x; each channel of the run is one coalesced load
-//     CHANNELS_LAST:    lanes lie along the channels; the run is one 16-byte load
+// Tile: a thread computes a vector of VECTOR channels at one position, so that the inner sum is computed once for all of them.
+//     rows (NCHW):      lanes are along x; each channel of the vector is one coalesced load
+//     CHANNELS_LAST:    lanes are along the channels; the vector is one 16-byte load
 //
-// A sum over the displacements may be cut into several launches: each but the first begins with what the one before `previous_sums`, each
-// but the last stores its own to `next_sums` and leaves the gradient alone; a null pointer stands for neither.
+// A sum over the displacements may be split over several launches: all but the first start from `previous_sums`, all but the last
+// store to `next_sums` instead of the gradient; the pointers are null elsewhere.
 //
 // Macros: INPUT (of the other input and the gradient), COTANGENT, INDEX, OPERAND, CHANNELS_LAST.
 #include "correlation/window.cuh"
@@ -26,13 +26,13 @@ struct Axis {
     Index patch, first, step, padding;
     Window window;
 
-    // Where the other image is met at displacement m.
+    // The position in the other image at displacement m.
     DEVICE Index other(Index position, Index m) const {
         const Index displacement = first + m * step;
         return OPERAND == 1 ? position + displacement : position - displacement;
     }
 
-    // The outputs of displacement m that read input1 where this position meets the other image; none outside of it.
+    // The outputs of displacement m whose products have this position and one inside the other image as factors.
     DEVICE Progression outputs(Index position, Index m) const {
         const Index other_position = other(position, m);
         if (other_position < 0 || other_position >= other_size) return Progression{0, 0, 0};
@@ -63,19 +63,21 @@ struct Cotangent {
 };
 
 KERNEL(THREADS)
-gradient_direct(const COTANGENT* cotangent, const INPUT* other, INPUT* gradient, const Sum* previous_sums, Sum* next_sums, Index threads, Index channels,
-                Index batch_stride_cotangent, Index m_stride_cotangent, Index n_stride_cotangent, Index row_stride_cotangent, Index column_stride_cotangent,
-                Index batch_stride_other, Index channel_stride_other, Index row_stride_other, Index column_stride_other,
-                Index batch_stride_gradient, Index channel_stride_gradient, Index row_stride_gradient, Index column_stride_gradient, Index size_y,
-                Index other_size_y, Index patch_y, Index first_y, Index step_y, Index padding_y, Index kernel_y, Index out_y,
-                Index common_y, Index inverse_y, Index tap_step_y, Index output_step_y, Index size_x, Index other_size_x,
-                Index patch_x, Index first_x, Index step_x, Index padding_x, Index kernel_x, Index out_x, Index common_x,
-                Index inverse_x, Index tap_step_x, Index output_step_x, Sum scale) {
+gradient_direct(const COTANGENT* cotangent, const INPUT* other, INPUT* gradient, const Sum* previous_sums, Sum* next_sums,
+                Index threads, Index channels, Index batch_stride_cotangent, Index m_stride_cotangent, Index n_stride_cotangent,
+                Index row_stride_cotangent, Index column_stride_cotangent, Index batch_stride_other, Index channel_stride_other,
+                Index row_stride_other, Index column_stride_other, Index batch_stride_gradient, Index channel_stride_gradient,
+                Index row_stride_gradient, Index column_stride_gradient, Index size_y, Index other_size_y, Index patch_y,
+                Index first_y, Index step_y, Index padding_y, Index kernel_y, Index out_y, Index common_y, Index inverse_y,
+                Index tap_step_y, Index output_step_y, Index size_x, Index other_size_x, Index patch_x, Index first_x,
+                Index step_x, Index padding_x, Index kernel_x, Index out_x, Index common_x, Index inverse_x, Index tap_step_x,
+                Index output_step_x, Sum scale) {
     const Axis vertical = {size_y, other_size_y, patch_y, first_y, step_y, padding_y,
                            {kernel_y, out_y, common_y, inverse_y, tap_step_y, output_step_y}};
     const Axis horizontal = {size_x, other_size_x, patch_x, first_x, step_x, padding_x,
                              {kernel_x, out_x, common_x, inverse_x, tap_step_x, output_step_x}};
-    const Cotangent g = {cotangent, batch_stride_cotangent, m_stride_cotangent, n_stride_cotangent, row_stride_cotangent, column_stride_cotangent};
+    const Cotangent g = {cotangent,          batch_stride_cotangent, m_stride_cotangent,
+                         n_stride_cotangent, row_stride_cotangent,   column_stride_cotangent};
     const Index vectors = (channels + VECTOR - 1) / VECTOR;
     const Index all = gridDim.x * static_cast<Index>(THREADS);
     for (Index at = blockIdx.x * static_cast<Index>(THREADS) + threadIdx.x; at < threads; at += all) {
@@ -114,8 +116,9 @@ gradient_direct(const COTANGENT* cotangent, const INPUT* other, INPUT* gradient,
         } else {
 #pragma unroll
             for (int r = 0; r < VECTOR; r++) sums.total[r] *= scale;
-            store_vector(gradient + (b * batch_stride_gradient + c * channel_stride_gradient + y * row_stride_gradient + x * column_stride_gradient),
-                      channel_stride_gradient, channels - c, sums.total);
+            store_vector(gradient + (b * batch_stride_gradient + c * channel_stride_gradient + y * row_stride_gradient +
+                                     x * column_stride_gradient),
+                         channel_stride_gradient, channels - c, sums.total);
         }
     }
 }

@@ -1,25 +1,26 @@
-// The gradients of windows of one pixel on tensor cores: the sum at the top of gradient_phases.cuh as products of matrices.
-// For a row of X and a row of the gradient that meet at displacement m,
+// The gradients of windows of one pixel on tensor cores: the sum at the top of gradient_phases.cuh as banded matrix products. For
+// a row of X and a row of the gradient at displacement m,
 //
 //     G[c, t] += sum over k of  X[c, k] * E[k, t],      E[t + n, t] = g[m, n, output of t and m],  0 off this band
 //
-// A product takes 16 channels, SIDE columns t and, of the band, BAND rows k from the first that these columns meet: a band of
-// at most BAND - SIDE + 1 displacements fits; more are taken in several steps. A block streams the rows of X past, once in
-// each step; a warp adds to CHANNEL_TILES x 16 channels, ROWS rows and COLUMN_TILES x SIDE columns. Two buffers take turns:
-// one is worked on, while the other is filled.
+// A matrix product takes 16 channels, SIDE columns t and BAND rows k of the band, from the first one of these columns: BAND -
+// SIDE + 1 displacements fit; more are taken in several steps.
 //
-// Where step is 2 and stride 1, PHASES is 2: both phases of the columns in one block, so that whole rows are read and written;
-// they lie apart in shared memory, and each warp has one of them. E is laid out there, SIDE columns to a row. What is off the
-// band is set to 0 once for a tile. The band may begin a few rows into it, so that X is loaded from multiples of 16 bytes;
-// that depends on positions only, not on where arrays lie, so that the sums do not either.
+//     thread block tile   TILE_CHANNELS channels x TILE_ROWS rows x TILE_COLUMNS columns. Rows of X stream past, once a step
+//     warp tile           CHANNEL_TILES x 16 channels, ROWS rows, COLUMN_TILES x SIDE columns of one phase
+//     pipeline stage      one row of X and its band E, double buffered
 //
-// What counts for nothing is 0 in both factors. But X is also multiplied by what E has off the band, which the definition does
-// not, and where X is not finite that makes NaN, whatever else is added. So a sum that is NaN is made again, over just the
-// products that the definition has, in order. Factors that are rounded on the way to the tensor cores are rounded alike then.
+// Where step is 2 and stride 1, PHASES is 2: a block takes both phases of the columns, so that it reads and writes whole rows;
+// they are deinterleaved in shared memory. E is stored there with SIDE columns to a row; its zeros off the band are stored once
+// for a tile. The band may begin a few rows into E, so that loads of X are aligned to 16 bytes; that depends on positions only,
+// not on addresses, so the bits of the sums do not depend on addresses either.
 //
-// Macros: INPUT, COTANGENT (the same), INDEX, PHASES, CHANNELS_LAST (1: channels of X are neighbours in memory), DEPTHS (BAND
-// / 16), WIDTH (displacements of a row taken in one step, at most), CHANNEL_TILES, ROWS, COLUMN_TILES, CHANNEL_WARPS,
-// ROW_WARPS, and THREADS and SHARED, which the host launches with.
+// Padding is 0 in both operands; Inf * 0 off the band gives NaN, so NaN sums are recomputed exactly, from the products of the
+// definition in order, with factors rounded as the tensor cores round them.
+//
+// Macros: INPUT, COTANGENT (the same), INDEX, PHASES, CHANNELS_LAST (1: channels of X are contiguous), DEPTHS (BAND / 16), WIDTH
+// (the most displacements of a row taken in one step), CHANNEL_TILES, ROWS, COLUMN_TILES, CHANNEL_WARPS, ROW_WARPS, and THREADS
+// and SHARED, which the host computes too.
 #include "correlation/gradient_phases.cuh"
 #include "common/mma.cuh"
 
@@ -28,20 +29,20 @@ typedef Multiplier<INPUT> Multiply;
 constexpr int SIDE = 8;
 constexpr int BAND = 2 * SIDE * DEPTHS;
 constexpr int VECTOR = VectorOf<INPUT>::width;
-constexpr bool PAIRED = sizeof(INPUT) == 2;            // two elements to a register
+constexpr bool PAIRED = sizeof(INPUT) == 2;  // two elements to a register
 constexpr bool DEINTERLEAVED = PHASES > 1 && !CHANNELS_LAST;  // neighbours in global memory are of different phases
 
 constexpr int TILE_CHANNELS = 2 * SIDE * CHANNEL_TILES * CHANNEL_WARPS;
 constexpr int TILE_ROWS = ROWS * ROW_WARPS;
 constexpr int TILE_COLUMNS = PHASES * SIDE * COLUMN_TILES;
 
-// Columns of X that a tile's columns meet, in groups of SIDE of each phase.
+// Columns of X that are multiplied for a tile's columns, in groups of SIDE of each phase.
 constexpr int GROUPS = COLUMN_TILES + BAND / SIDE - 1;
 constexpr int IMAGE_COLUMNS = PHASES * SIDE * GROUPS;
 
-// A buffer: X[phase][channel][column], or [phase][column][channel], then E[phase][row][column tile][BAND + 1][SIDE]. Eight
-// rows of X that are read at once lie in different banks; so do four, of eight elements of 32 bits each, where columns are the
-// rows.
+// A buffer: X[phase][channel][column], or [phase][column][channel], then E[phase][row][column tile][BAND + 1][SIDE]. The pitch
+// puts eight rows of X that are read at once into different banks; where columns are the rows, four rows of eight elements of 32
+// bits.
 constexpr int LINE = CHANNELS_LAST ? TILE_CHANNELS : SIDE * GROUPS;
 constexpr int PITCH = PAIRED || !CHANNELS_LAST ? pitch(LINE, VECTOR, SIDE) : LINE + SIDE;
 constexpr int PLANE = (CHANNELS_LAST ? SIDE * GROUPS : TILE_CHANNELS) * PITCH;
@@ -50,12 +51,12 @@ constexpr int BAND_TILE = (BAND + 1) * SIDE;
 constexpr int BANDS = PHASES * TILE_ROWS * COLUMN_TILES * BAND_TILE;
 constexpr int BUFFER = IMAGE + BANDS;
 
-// At the end, sums of one row of each warp: [row warp][channel][phase][column].
+// In the epilogue, sums of one row of each warp: [row warp][channel][phase][column].
 constexpr int SUMS_PITCH = TILE_COLUMNS + SIDE;
 constexpr int SUMS = ROW_WARPS * TILE_CHANNELS * SUMS_PITCH;
 
-static_assert(THREADS == WARP * PHASES * CHANNEL_WARPS * ROW_WARPS, "the host counts threads as the kernel does");
-static_assert(SHARED >= 2 * BUFFER * sizeof(INPUT) && SHARED >= SUMS * sizeof(float), "and shared memory");
+static_assert(THREADS == WARP * PHASES * CHANNEL_WARPS * ROW_WARPS, "the host and the kernel agree on the threads");
+static_assert(SHARED >= 2 * BUFFER * sizeof(INPUT) && SHARED >= SUMS * sizeof(float), "and on shared memory");
 
 DEVICE int plane_offset(int channel, int u) {
     const int column = u / PHASES;
@@ -66,28 +67,29 @@ DEVICE int band(int phase, int row, int column_tile) {
     return ((phase * TILE_ROWS + row) * COLUMN_TILES + column_tile) * BAND_TILE;
 }
 
-// What a block streams past ---------------------------------------------------------------------------------------------------
+// The stream of rows -----------------------------------------------------------------------------------------------------------
 
-// Seen from the tile's first row and column: own rows t, rows k = t + m of X, columns u of all phases, displacements m and n.
+// Indices are counted from the tile's first row and column: own rows t, rows k = t + m of X, columns u of all phases,
+// displacements m and n.
 struct Rows {
-    Range own_range, m;  // rows t that count, displacements that are taken
+    Range own_range, m;  // rows t with products, displacements
 
     DEVICE bool multiplies(int t, int k) const { return own_range.contains(t) && m.contains(k - t); }
 };
 
 struct Stream {
     Rows rows;
-    const INPUT* image;                                   // X at k = u = 0, the tile's first channel
-    const COTANGENT* cotangent;                           // at t = k = u = n = 0
+    const INPUT* image;  // X at k = u = 0, the tile's first channel
+    const COTANGENT* cotangent;  // at t = k = u = n = 0
     long long channel_stride, column_stride, row_stride;  // of X
-    long long stride_k, stride_t, stride_n, stride_u;                     // strides of cotangents
-    Range own_columns, other_columns;                      // those that count: of the gradient, and of X at n = 0
-    int channels;                                         // that there are, of the tile's
-    int leading_rows;                                            // rows of the band before the first displacement's
-    long long second;                                     // whether it is operand 2
+    long long stride_k, stride_t, stride_n, stride_u;  // strides of cotangents
+    Range own_columns, other_columns;  // those with products: of the gradient, and of X at n = 0
+    int channels;  // of the tile, inside the image
+    int leading_rows;  // rows of the band before the first displacement's
+    long long second;  // whether it is operand 2
 };
 
-// It is kept in shared memory: registers are full of sums.
+// It is kept in shared memory, as registers are full of sums.
 constexpr int STREAM_WORDS = ceil_div(sizeof(Stream), sizeof(Words16));
 
 DEVICE void store_stream(Words16* to, const Stream& stream) {
@@ -97,7 +99,7 @@ DEVICE void store_stream(Words16* to, const Stream& stream) {
     for (int i = 0; i < STREAM_WORDS; i++) store_shared_16(to + i, words[i]);
 }
 
-// All of it, or what it begins with.
+// Loads all of it, or the struct that it begins with.
 template <class Begin>
 DEVICE Begin load_stream(const Words16* from) {
     constexpr int count = ceil_div(sizeof(Begin), sizeof(Words16));
@@ -109,8 +111,8 @@ DEVICE Begin load_stream(const Words16* from) {
     return begin;
 }
 
-// As many rows before the first displacement's as let columns of X begin at a multiple of 16 bytes, or of as many as there is
-// room for.
+// The rows of the band before the first displacement's, so that columns of X begin at a multiple of 16 bytes, or of as many as
+// fit.
 DEVICE int leading_rows_of(const Tile& tile, int width) {
     const int column = tile.x.other_origin + (tile.column + PHASES * tile.n.begin) * tile.x.step;
 #pragma unroll
@@ -152,7 +154,7 @@ DEVICE Stream stream_of(const Tile& tile, const Image& image, const Cotangent& c
     return stream;
 }
 
-// Loading X -------------------------------------------------------------------------------------------------------------------
+// Loading X --------------------------------------------------------------------------------------------------------------------
 
 // Elements that are moved together.
 template <class Element, int count>
@@ -160,19 +162,19 @@ struct __attribute__((aligned(count * sizeof(Element)))) Packed {
     Element of[count];
 };
 
-// The axis along which elements of X are neighbours, and the other one.
+// The axis along which elements of X are contiguous, and the other one.
 constexpr int INNER = CHANNELS_LAST ? TILE_CHANNELS : IMAGE_COLUMNS;
 constexpr int OUTER = CHANNELS_LAST ? IMAGE_COLUMNS : TILE_CHANNELS;
 
 struct Segment {
     const INPUT* data;
     long long inner_stride, outer_stride;
-    Range inner, outer;  // what counts
+    Range inner, outer;  // with products
 
     DEVICE bool valid(int i, int o) const { return inner.contains(i) && outer.contains(o); }
     DEVICE const INPUT* at(int i, int o) const { return data + (i * inner_stride + o * outer_stride); }
 
-    // Neighbours that can be moved together wherever they are, which count or not as one: a power of two.
+    // The contiguous elements that one access can move at every index, wholly inside or outside: a power of two.
     DEVICE int packed() const {
         if (inner_stride != 1) return 1;
         const unsigned long long at = reinterpret_cast<unsigned long long>(data) / sizeof(INPUT);
@@ -187,20 +189,22 @@ DEVICE constexpr int power_of_two(int least) {
     return power;
 }
 
-DEVICE INPUT* image_place(INPUT* image, int i, int o) { return image + (CHANNELS_LAST ? plane_offset(i, o) : plane_offset(o, i)); }
+DEVICE INPUT* image_place(INPUT* image, int i, int o) {
+    return image + (CHANNELS_LAST ? plane_offset(i, o) : plane_offset(o, i));
+}
 
-// Two elements of 16 bits at a multiple of 4 bytes, or one of any size.
+// Loads two elements of 16 bits at a multiple of 4 bytes, or one of any size.
 DEVICE void load_packed(const INPUT* from, INPUT (&to)[1]) { to[0] = load_element(from); }
 DEVICE void load_packed(const INPUT* from, INPUT (&to)[2]) {
     const float both = load_global(reinterpret_cast<const float*>(from));
     memcpy(to, &both, sizeof both);
 }
 
-// A thread has the same neighbours of every so many rows.
+// Copies asynchronously; a thread has the same elements of every `distance`-th row.
 template <int packed>
 DEVICE void copy_image(const Segment& segment, INPUT* to) {
     constexpr int lanes = power_of_two(ceil_div(INNER, packed)), distance = THREADS / lanes;
-    static_assert(lanes <= THREADS, "a row has no more pieces than a block threads");
+    static_assert(lanes <= THREADS, "a block has a thread for each access of a row");
     const int i = threadIdx.x % lanes * packed;
     if (i >= INNER) return;
 #pragma unroll 4
@@ -210,7 +214,7 @@ DEVICE void copy_image(const Segment& segment, INPUT* to) {
     }
 }
 
-// Elements that are too small for asynchronous copies, or neighbours that are to be parted.
+// Loads elements that are too small for asynchronous copies, or are deinterleaved.
 template <int packed>
 DEVICE void load_image(const Segment& segment, INPUT* to) {
     constexpr int lanes = power_of_two(INNER / packed), distance = THREADS / lanes, count = 8;
@@ -230,7 +234,7 @@ DEVICE void load_image(const Segment& segment, INPUT* to) {
     }
 }
 
-// Runs of neighbours that are to be parted wait in registers while a row is worked on.
+// Vectors that are deinterleaved wait in registers while a row is multiplied.
 constexpr int LINE_VECTORS = IMAGE_COLUMNS / VECTOR;
 constexpr int IMAGE_VECTORS = DEINTERLEAVED ? ceil_div(TILE_CHANNELS * LINE_VECTORS, THREADS) : 0;
 
@@ -264,9 +268,10 @@ DEVICE void store_image_vectors(const ImageVectors& vectors, INPUT* to) {
     }
 }
 
-// Row k of X for all channels of the tile: to shared memory, or, if it returns true, to registers.
+// Loads row k of X for all channels of the tile: to shared memory, or, if it returns true, to registers.
 DEVICE bool stage_image(const Stream& stream, Step at, int width, INPUT* to, ImageVectors& vectors) {
-    const int first = PHASES * (at.n - stream.leading_rows), needed = round_up(TILE_COLUMNS + PHASES * (stream.leading_rows + width - 1), VECTOR);
+    const int first = PHASES * (at.n - stream.leading_rows),
+              needed = round_up(TILE_COLUMNS + PHASES * (stream.leading_rows + width - 1), VECTOR);
     const INPUT* const data = stream.image + (at.k * stream.row_stride + first * stream.column_stride);
     Range columns = from(first, stream.other_columns).intersect(Range{0, min(needed, IMAGE_COLUMNS)});
     if (columns.begin >= columns.end) columns = Range{0, 0};
@@ -288,17 +293,17 @@ DEVICE bool stage_image(const Stream& stream, Step at, int width, INPUT* to, Ima
     }
 }
 
-// Loading cotangents ----------------------------------------------------------------------------------------------------------
+// Loading cotangents -----------------------------------------------------------------------------------------------------------
 
-// Runs of VECTOR columns of one row and one displacement, each of which begins at a multiple of 16 bytes if they are neighbours.
-constexpr int ROW_VECTORS = TILE_COLUMNS / VECTOR + 1;  // of a row, wherever it begins
+// Vectors of VECTOR columns of one row and one displacement, each aligned to 16 bytes if cotangents are contiguous.
+constexpr int ROW_VECTORS = TILE_COLUMNS / VECTOR + 1;  // of a row, at any alignment
 constexpr int THREAD_VECTORS = ceil_div(ROW_VECTORS * TILE_ROWS * WIDTH, THREADS);
 
-// Where in the band a run belongs.
+// The place of a vector in the band.
 struct BandPlace {
     int vector, row, n;
 
-    // The last runs, which only some rows have, come after all others.
+    // The last vectors, which only some rows have, come after all others.
     DEVICE explicit BandPlace(int number) {
         constexpr int others = (ROW_VECTORS - 1) * TILE_ROWS * WIDTH;
         const bool last = number >= others;
@@ -309,12 +314,12 @@ struct BandPlace {
     }
 };
 
-// The first column of a run, and those of the tile's columns that count.
+// The first column of a vector, and the tile's columns with products.
 struct Columns {
     int first;
     Range valid;
 
-    // In one register, with a bit for there being such a row and such a displacement.
+    // Packed into one register, with a bit that is set if there is such a row and displacement.
     DEVICE uint32 packed() const { return 1u << 24 | valid.end << 16 | valid.begin << 8 | (first + SIDE); }
     DEVICE explicit Columns(uint32 packed)
         : first(int(packed & 0xff) - SIDE), valid{int(packed >> 8 & 0xff), int(packed >> 16 & 0xff)} {}
@@ -326,7 +331,7 @@ struct CotangentVector {
     uint32 columns;
 };
 
-// A band holds `width` displacements from at.n on, of which those before `end` count.
+// Loads a vector. A band holds `width` displacements from at.n on; those from `end` on are padding.
 DEVICE CotangentVector load_cotangent(const BandPlace& place, const Stream& stream, Step at, int width, int end) {
     CotangentVector vector = {};
     if (place.n >= width || !stream.rows.multiplies(place.row, at.k)) return vector;
@@ -357,7 +362,8 @@ DEVICE half rounded(half element) { return element; }
 DEVICE bfloat16 rounded(bfloat16 element) { return element; }
 DEVICE float rounded(float element) { return float_of_bits(Multiply::rounded(bits_of_float(element))); }
 
-// To the band, one column after the other; lanes that would meet the same banks begin at other words of their runs.
+// Stores a vector to the band, column by column; lanes that would have bank conflicts begin at other words of their vectors
+// (swizzle).
 DEVICE void store_cotangent(const BandPlace& place, const CotangentVector& vector, int leading_rows, INPUT* bands) {
     if (vector.columns == 0) return;
     constexpr int per_word = sizeof(uint32) / sizeof(INPUT);
@@ -394,16 +400,17 @@ DEVICE void load_cotangents(const Stream& stream, Step at, int width, int end, C
 
 DEVICE void store_cotangents(const CotangentVectors& vectors, int leading_rows, INPUT* bands) {
 #pragma unroll
-    for (int k = 0; k < THREAD_VECTORS; k++) store_cotangent(BandPlace(opaque(threadIdx.x) + k * THREADS), vectors.of[k], leading_rows, bands);
+    for (int k = 0; k < THREAD_VECTORS; k++)
+        store_cotangent(BandPlace(opaque(threadIdx.x) + k * THREADS), vectors.of[k], leading_rows, bands);
 }
 
 DEVICE void clear(INPUT* bands) {
     for (int i = threadIdx.x * VECTOR; i < BANDS; i += THREADS * VECTOR) store_shared_16(bands + i, Words16{});
 }
 
-// Products --------------------------------------------------------------------------------------------------------------------
+// Products ---------------------------------------------------------------------------------------------------------------------
 
-// The warp's place in its tile.
+// The first element of the warp's tile within that of its block.
 struct WarpOrigin {
     int phase, channel, row;
 
@@ -419,7 +426,7 @@ struct WarpSums {
     float of[ROWS][CHANNEL_TILES][COLUMN_TILES][4];
 };
 
-// Of 16 channels, SIDE columns at a time: half of a fragment of paired elements, a whole one of others.
+// X of 16 channels and SIDE columns: half of a fragment of 16-bit elements, a whole one of TF32.
 constexpr int GROUP_REGISTERS = PAIRED ? 2 : 4;
 
 struct Groups {
@@ -428,7 +435,7 @@ struct Groups {
 
 constexpr int GROUPS_AT_ONCE = 4 / GROUP_REGISTERS;
 
-// Elements of 16 bits, group g and the next one.
+// 16-bit elements: group g and the next one.
 DEVICE void load_groups(uint32 (&groups)[GROUPS][2], int g, const INPUT* image) {
     const int lane = threadIdx.x % WARP, row = lane % SIDE, lower = lane / SIDE % 2 * SIDE;
     const int column = (g + lane / (2 * SIDE)) * SIDE;
@@ -443,7 +450,7 @@ DEVICE void load_groups(uint32 (&groups)[GROUPS][2], int g, const INPUT* image) 
     }
 }
 
-// Elements of 32 bits.
+// TF32 elements.
 DEVICE void load_groups(uint32 (&groups)[GROUPS][4], int g, const INPUT* image) {
     const int lane = threadIdx.x % WARP;
     if constexpr (CHANNELS_LAST) {
@@ -461,7 +468,7 @@ DEVICE void load_groups(uint32 (&groups)[GROUPS][4], int g, const INPUT* image) 
     for (int r = 0; r < 4; r++) groups[g][r] = Multiply::rounded(groups[g][r]);
 }
 
-// Of the band of a column tile: fragments for BAND rows, or for two tiles where that is 16 rows of 16 bits.
+// Loads the band of a column tile: fragments for BAND rows, or for two tiles if BAND is 16 rows of 16-bit elements.
 constexpr int TILES_AT_ONCE = PAIRED && DEPTHS == 1 ? 2 : 1;
 constexpr int BAND_REGISTERS = TILES_AT_ONCE * GROUP_REGISTERS * BAND / (2 * SIDE);
 
@@ -480,7 +487,7 @@ DEVICE void load_band(uint32 (&registers)[count], const INPUT* tile) {
     }
 }
 
-// One column tile with the whole depth of its band.
+// Multiplies one column tile with the whole depth of its band.
 DEVICE void multiply(float (&sums)[4], const uint32 (&groups)[GROUPS][GROUP_REGISTERS], int column_tile, const uint32* band) {
 #pragma unroll
     for (int d = 0; d < BAND / Multiply::depth; d++) {
@@ -493,17 +500,18 @@ DEVICE void multiply(float (&sums)[4], const uint32 (&groups)[GROUPS][GROUP_REGI
     }
 }
 
-// The column tile that first takes a group, of those that are taken at once.
+// The first column tile, of those that are taken at once, that uses a group.
 DEVICE constexpr int first_tile(int group) {
     const int after = group - (TILES_AT_ONCE + BAND / SIDE - 2);
     return after > 0 ? round_up(after, TILES_AT_ONCE) : 0;
 }
 
-// A row of X; `multiplied` has a bit for each of the warp's rows that meets it. Groups are loaded when they are needed: all of them
-// would take too many registers.
+// Adds the products of a row of X; `row_mask` has a bit for each of the warp's rows that it is multiplied for. Groups are loaded
+// when they are needed, as all of them would take too many registers.
 DEVICE void add_row(WarpSums& sums, const WarpOrigin& warp_origin, uint32 row_mask, const INPUT* buffer) {
     if (!row_mask) return;
-    const INPUT* const image = buffer + (CHANNELS_LAST ? warp_origin.channel : warp_origin.channel * PITCH) + warp_origin.phase * PLANE;
+    const INPUT* const image =
+        buffer + (CHANNELS_LAST ? warp_origin.channel : warp_origin.channel * PITCH) + warp_origin.phase * PLANE;
     Groups groups[CHANNEL_TILES];
 #pragma unroll
     for (int j = 0; j < COLUMN_TILES; j += TILES_AT_ONCE) {
@@ -533,9 +541,9 @@ DEVICE uint32 row_mask_of(const Rows& rows, int first, int k) {
     return row_mask;
 }
 
-// Sums that are NaN -----------------------------------------------------------------------------------------------------------
+// Sums that are NaN ------------------------------------------------------------------------------------------------------------
 
-// The products of one element of the gradient that the definition has, row after row.
+// One element of the gradient, from the products of the definition, row by row.
 DEVICE float recomputed_sum(const Image& image, const Cotangent& cotangent, const Tile& tile, int channel, int row, int u) {
     const int t = tile.row + row, first = tile.column + u;
     const INPUT* const plane =
@@ -565,7 +573,7 @@ DEVICE float* sum_offset(float* sums, int row_warp, int channel, int u) {
     return sums + (row_warp * TILE_CHANNELS + channel) * SUMS_PITCH + u % PHASES * (SIDE * COLUMN_TILES) + u / PHASES;
 }
 
-// The gathered sums of row q of each warp.
+// Recomputes NaN among the sums in shared memory, of row q of each warp.
 DEVICE void recompute_nans(const Image& image, const Cotangent& cotangent, const Tile& tile, int q, int channels, float* sums) {
 #pragma unroll 1
     for (int number = threadIdx.x; number < ROW_WARPS * TILE_CHANNELS * TILE_COLUMNS; number += THREADS) {
@@ -578,12 +586,13 @@ DEVICE void recompute_nans(const Image& image, const Cotangent& cotangent, const
     }
 }
 
-// Storing ---------------------------------------------------------------------------------------------------------------------
+// Epilogue ---------------------------------------------------------------------------------------------------------------------
 
-// The sums of one row of each warp to shared memory, where the phases come together again; whether one of them is NaN.
+// Stores the sums of one row of each warp to shared memory, where the phases are interleaved again. Returns whether one is NaN.
 DEVICE bool store_shared_sums(const float (&sums)[CHANNEL_TILES][COLUMN_TILES][4], const WarpOrigin& warp_origin, float* shared) {
     const int lane = threadIdx.x % WARP;
-    float* const target = sum_offset(shared, warp_origin.row / ROWS, warp_origin.channel + lane / 4, warp_origin.phase) + lane % 4 * 2;
+    float* const target =
+        sum_offset(shared, warp_origin.row / ROWS, warp_origin.channel + lane / 4, warp_origin.phase) + lane % 4 * 2;
     bool any = false;
 #pragma unroll
     for (int c = 0; c < CHANNEL_TILES; c++)
@@ -599,12 +608,12 @@ DEVICE bool store_shared_sums(const float (&sums)[CHANNEL_TILES][COLUMN_TILES][4
     return any;
 }
 
-// Where row q of a warp's goes, and how elements of it lie.
+// The address of a tile's result, and its strides.
 template <class Result>
 struct Target {
     Result* data;  // of the tile's first row, channel and column
     long long channel_stride, row_stride, column_stride;
-    int rows, channels, columns;  // those that there are
+    int rows, channels, columns;  // inside the image
 
     DEVICE Target(const Gradient<Result>& to, const Tile& tile, int every) {
         data = to.data + (tile.split * to.split_stride + tile.sample * to.batch_stride + tile.channel * to.channel_stride +
@@ -622,9 +631,10 @@ struct Target {
     DEVICE Result* at(int row, int channel, int u) const {
         return data + (channel * channel_stride + row * row_stride + u * column_stride);
     }
-    // Whether neighbours that fill 16 bytes begin at multiples of that, rows or channels apart.
+    // Whether all vectors are aligned, `distance` elements apart.
     DEVICE bool aligned(long long distance) const {
-        return (reinterpret_cast<unsigned long long>(data) / sizeof(Result) | distance | row_stride) % VectorOf<Result>::width == 0;
+        return (reinterpret_cast<unsigned long long>(data) / sizeof(Result) | distance | row_stride) % VectorOf<Result>::width ==
+               0;
     }
 };
 
@@ -632,7 +642,7 @@ template <bool of_channels, class Result>
 DEVICE void store_row_vectors(const Target<Result>& to, int q, float scale, float* sums) {
     constexpr int width = VectorOf<Result>::width, vectors = (of_channels ? TILE_CHANNELS : TILE_COLUMNS) / width;
     constexpr int outers = of_channels ? TILE_COLUMNS : TILE_CHANNELS;
-    // Lanes with all of a row, or with a sector of each column.
+    // Lanes take all of a row, or a sector of each column.
     constexpr int lanes = of_channels ? SECTOR / sizeof(Words16) : vectors;
 #pragma unroll 1
     for (int number = threadIdx.x; number < ROW_WARPS * outers * vectors; number += THREADS) {
@@ -662,7 +672,7 @@ DEVICE void store_row_vectors(const Target<Result>& to, int q, float scale, floa
     }
 }
 
-// One by one, whatever the strides.
+// Stores one by one, for any strides.
 template <class Result>
 DEVICE void store_elements(const Target<Result>& to, int q, float scale, float* sums) {
     const Lanes lanes(to.channel_stride == 1 && to.column_stride != 1, sizeof(Result));
@@ -684,9 +694,9 @@ DEVICE void store_row(const Target<Result>& to, int q, float scale, float* sums)
     else store_elements(to, q, scale, sums);
 }
 
-// The kernel ------------------------------------------------------------------------------------------------------------------
+// Kernel -----------------------------------------------------------------------------------------------------------------------
 
-// Where there are several parts, gradients are of sums.
+// Partial sums have another type than the gradient.
 template <class Result>
 DEVICE Gradient<Result> of_type(const Gradient<INPUT>& to) {
     Result* const data = reinterpret_cast<Result*>(to.data);
@@ -727,7 +737,7 @@ gradient_mma(GRADIENT_PARAMETERS(INPUT), int width, Sum scale) {
             const int leading_rows = leading_rows_of(tile, width);
             const Step none = {0, tile.n.end};
             Step now = none, next = rows.begin < rows.end ? Step{rows.begin, tile.n.begin} : none;
-            int buffer = 0;  // which of the two is worked on
+            int buffer = 0;  // the one that is multiplied; the other one is filled
 #pragma unroll 1
             while (now.n < none.n || next.n < none.n) {
                 const bool loads = next.n < none.n;
@@ -741,7 +751,8 @@ gradient_mma(GRADIENT_PARAMETERS(INPUT), int width, Sum scale) {
                     image_in_registers = stage_image(all, next, width, load, image_vectors);
                     copy_async_commit();
                 }
-                if (now.n < none.n) add_row(sums, warp_origin, row_mask_of(load_stream<Rows>(stream), warp_origin.row, now.k), work);
+                if (now.n < none.n)
+                    add_row(sums, warp_origin, row_mask_of(load_stream<Rows>(stream), warp_origin.row, now.k), work);
                 if (loads) store_cotangents(vectors, leading_rows, load + IMAGE);
                 if (image_in_registers) store_image_vectors(image_vectors, load);
                 copy_async_wait<0>();
@@ -751,7 +762,7 @@ gradient_mma(GRADIENT_PARAMETERS(INPUT), int width, Sum scale) {
                 buffer = 1 - buffer;
             }
         }
-        // What is known of the tile is worked out again where it is needed: registers are full of sums.
+        // The tile is computed again where it is needed, as registers are full of sums.
 #pragma unroll 1
         for (int q = 0; q < ROWS; q++) {
             bool any = false;

@@ -1,12 +1,12 @@
-// The gradients of windows of one pixel in phases, and what a block has of them. The positions of an axis fall into `step`
-// phases; seen from one of them, the other image is a dense one that begins at `other_origin`, and both gradients are the same sum:
+// The gradients of windows of one pixel in phases (forward_phases.cuh), and the tile of a block. The positions of an axis have
+// `step` phases; for one of them, the other image is a dense one that begins at `other`, and both gradients are the same sum:
 //
 //     G[c, t] = scale * sum over m, n of  X[c, other + step (t + m)] * g[m, n, output of t and m]    (t stands for both axes)
 //
-//     operand 1:  X is input2, other = phase + first,                    and the output stands at the gradient's own position
-//     operand 2:  X is input1, other = phase - first - step (patch - 1), and the output stands at X's; g's m counts backwards
+//     operand 1:  X is input2, other = phase + first,                    and the output is at the gradient's own position
+//     operand 2:  X is input1, other = phase - first - step (patch - 1), and the output is at X's; g's m is reversed
 //
-// A block answers a tile of channels, rows and columns; these are of PHASES phases, taken as one. Positions and offsets within
+// A block computes a tile of channels, rows and columns; the columns are of PHASES phases, combined. Positions and offsets within
 // a plane have 32 bits, offsets from plane to plane 64.
 //
 // Macros: INPUT, COTANGENT, PHASES.
@@ -15,7 +15,7 @@
 
 typedef SumOf<INPUT>::type Sum;
 
-constexpr int SECTOR = 32;  // bytes that global memory moves at least
+constexpr int SECTOR = 32;  // the least bytes that global memory moves
 
 struct Range {
     int begin, end;
@@ -24,24 +24,24 @@ struct Range {
     DEVICE Range intersect(Range outer) const { return Range{max(begin, outer.begin), min(end, outer.end)}; }
 };
 
-// The indices i for which first + i step lies in 0 .. size.
+// The indices i for which first + i step is in [0, size).
 DEVICE Range inside(int first, int step, int size) {
     const int below = first < 0 ? (step - 1 - first) / step : -(first / step);
     const int left = size - first;
     return Range{below, left > 0 ? (left + step - 1) / step : -(-left / step)};
 }
 
-// Phases of one axis taken as one: indices t of the gradient's own positions, k of the other image's.
+// Phases of one axis, combined into one: indices t of the gradient's own positions, k of the other image's.
 struct Phase {
     int origin, other_origin, output;  // of index 0
     int step, output_step;
     int patch;
     bool second;  // operand 2
-    int size;    // the gradient's positions are the indices 0 .. size
-    Range own_range;  // those of them that count: for operand 1, where there is an output
-    Range other_range;   // the indices of the other image that count: where there is a pixel, for operand 2 with an output
+    int size;  // the gradient's positions are the indices [0, size)
+    Range own_range;  // those with products: for operand 1, where there is an output
+    Range other_range;  // indices of the other image with products: where there is a pixel, and for operand 2 an output
 
-    // Of the cotangent where t meets k at displacement m.
+    // The offset of the cotangent for t and k at displacement m.
     DEVICE long long offset(int t, int k, int m, long long patch_stride, int stride) const {
         const long long at = output + static_cast<long long>(output_step) * (second ? k : t);
         return (second ? patch - 1 - m : m) * patch_stride + at * stride;
@@ -54,7 +54,7 @@ struct Axis {
     bool second;  // operand 2
 
     DEVICE int phases(int combined) const { return min(own_size, step / combined); }
-    // Positions of one phase, at most.
+    // The most positions of one phase.
     DEVICE int longest(int combined) const { return (own_size + step / combined - 1) / (step / combined); }
 
     DEVICE Phase phase(int number, int combined) const {
@@ -96,13 +96,13 @@ struct Gradient {
     int row_stride, column_stride;
 };
 
-// How the displacements are shared between blocks that each make a part of the sum.
+// The division of the displacements among blocks, each of which makes a partial sum.
 struct Splits {
-    int row_splits, rows;        // how many, of so many displacements each
-    int column_splits, columns;  // likewise
+    int row_splits, rows;  // number of splits, and displacements of each
+    int column_splits, columns;
 };
 
-// Lanes of a warp over channels and columns, so that they meet whole sectors.
+// Lanes of a warp over channels and columns, so that they access whole sectors.
 struct Lanes {
     int channels, channel, columns, column;
 
@@ -115,12 +115,12 @@ struct Lanes {
     }
 };
 
-// What a block answers at most; its columns are those of all its phases.
+// The largest tile of a block; its columns are those of all its phases.
 struct Extent {
     int channels, rows, columns;
 };
 
-// The tile of a block: what it answers, and which displacements.
+// The tile of a block, and its displacements.
 struct Tile {
     Extent extent;
     int sample, channel, split;
@@ -128,14 +128,14 @@ struct Tile {
     int row, column;  // first index of either
     Range m, n;
 
-    // The rows of X that meet any of the tile's.
+    // The rows of X that have products with the tile's rows.
     DEVICE Range streamed_rows() const {
         const Range rows = Range{row, min(row + extent.rows, y.size)}.intersect(y.own_range);
         if (rows.begin >= rows.end) return Range{0, 0};
         return Range{rows.begin + m.begin, rows.end + m.end - 1}.intersect(y.other_range);
     }
 
-    // Whether row k of X meets row t of the gradient at one of the displacements.
+    // Whether row k of X is multiplied for row t of the gradient, at one of the displacements.
     DEVICE bool multiplies(int t, int k) const { return y.own_range.contains(t) && m.contains(k - t); }
 };
 
@@ -155,12 +155,12 @@ DEVICE Tile tile_of(int number, Extent extent, int channels, const Axis& vertica
     return tile;
 }
 
-// A row of X, and the first of the displacements taken with it.
+// A pipeline step: a row of X, and the first of the displacements taken with it.
 struct Step {
     int k, n;
 };
 
-// What a kernel is called with, and what it makes of it.
+// Parameters of the kernels, and initialisers from them.
 #define GRADIENT_PARAMETERS(Result)                                                                                          \
     const COTANGENT *cotangent, const INPUT *input1, const INPUT *input2, Result *gradient1, Result *gradient2,              \
         long long batch_stride_cotangent, long long m_stride_cotangent, long long n_stride_cotangent,                        \

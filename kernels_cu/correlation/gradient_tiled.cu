@@ -1,28 +1,29 @@
-// The gradients of windows of one pixel, through tiles in shared memory: the sum at the top of gradient_phases.cuh,
+// The gradients of windows of one pixel over tiles in shared memory: the sum at the top of gradient_phases.cuh,
 //
 //     G[c, t] = scale * sum over m, n of  X[c, other + step (t + m)] * g[m, n, output of t and m]
 //
-// A block answers a tile of channels, rows and columns. It streams the rows of X past, once each, with the cotangents that meet
-// them; a thread keeps those of ROWS rows, COLUMNS columns and a part of the displacements in registers while channels go by:
+//     thread block tile   TILE_CHANNELS channels x TILE_ROWS rows x TILE_COLUMNS columns. Rows of X stream past, once each, with
+//                         the cotangents that are multiplied with them
+//     thread              CHANNELS channels x ROWS rows x COLUMNS columns. It holds cotangents of some displacements in registers
+//                         for all its channels: sum[c][q][i] += g[q][n][i] * X[c][i + n]
+//     warp                four channels, then columns, then the other channels, so that the 16-byte loads of eight lanes have no
+//                         bank conflicts
+//     pipeline stage      one row of X and WIDTH displacements, double buffered
 //
-//     sum[c][q][i] += g[q][n][i] * X[c][i + n]
+// Where step is 2 and stride 1, PHASES is 2: a block takes both phases of the columns, so that it reads and writes whole rows;
+// they are deinterleaved in shared memory.
 //
-// Lanes: four channels, then columns, then the other channels, so that the 16-byte loads of eight lanes meet every bank of
-// shared memory once. Where step is 2 and stride 1, PHASES is 2: both phases of the columns in one block, so that whole rows
-// are read and written; they lie apart in shared memory. Two buffers take turns: one is worked on, while the other is filled.
+// Padding is 0 in both operands, as Inf * 0 would give NaN; displacements of a row beyond the patch are skipped, and pixels that
+// no output reads are set to 0 in the epilogue.
 //
-// What the definition does not multiply may be infinite, so it is not multiplied by 0 here either: what counts for nothing is
-// 0 in both factors, displacements of a row beyond the patch are left out, and pixels that no output reads get their 0 at the
-// end.
-//
-// Macros: INPUT, COTANGENT, RESULT (of the gradient, or the sums' own type for a part of one), INDEX, PHASES, COLUMN_LANES,
-// CHANNEL_WARPS, ROW_WARPS, WIDTH (displacements of a row taken at once, at most), EXACT (never fewer), and THREADS and SHARED,
-// which the host launches with.
+// Macros: INPUT, COTANGENT, RESULT (the gradient's type, or that of the sums for partial sums), INDEX, PHASES, COLUMN_LANES,
+// CHANNEL_WARPS, ROW_WARPS, WIDTH (the most displacements of a row taken at once), EXACT (never fewer), and THREADS and SHARED,
+// which the host computes too.
 #include "correlation/gradient_phases.cuh"
 
-constexpr int ROWS = 2;                                 // of a thread
-constexpr int CHANNELS = 8;                             // of a thread
-constexpr int COLUMNS = sizeof(Words16) / sizeof(Sum);  // of a thread: one access
+constexpr int ROWS = 2;  // of a thread
+constexpr int CHANNELS = 8;  // of a thread
+constexpr int COLUMNS = sizeof(Words16) / sizeof(Sum);  // of a thread: one vector
 constexpr int CHANNEL_LANES = WARP / COLUMN_LANES;
 constexpr int WARPS = PHASES * CHANNEL_WARPS * ROW_WARPS;
 
@@ -31,27 +32,28 @@ constexpr int TILE_ROWS = ROWS * ROW_WARPS;
 constexpr int PHASE_COLUMNS = COLUMNS * COLUMN_LANES;
 constexpr int TILE_COLUMNS = PHASES * PHASE_COLUMNS;
 
-// A buffer: X[phase][channel][PITCH], then g[phase][row][WIDTH][PHASE_COLUMNS]; two phases lie half of the banks apart.
+// A buffer: X[phase][channel][PITCH], then g[phase][row][WIDTH][PHASE_COLUMNS]; the two phases are half of the banks apart.
 constexpr int BETWEEN_PHASES = PHASES > 1 ? 64 / sizeof(Sum) : 0;
 constexpr int PITCH = pitch(PHASE_COLUMNS + round_up(WIDTH - 1, COLUMNS), COLUMNS, 4);
 constexpr int IMAGE_PLANE = TILE_CHANNELS * PITCH + BETWEEN_PHASES;
 constexpr int COTANGENT_PLANE = TILE_ROWS * WIDTH * PHASE_COLUMNS + BETWEEN_PHASES;
 constexpr int BUFFER = PHASES * (IMAGE_PLANE + COTANGENT_PLANE);
 
-static_assert(THREADS == WARP * WARPS, "the host counts threads as the kernel does");
-static_assert(SHARED == 2 * BUFFER * sizeof(Sum), "the host counts shared memory as the kernel does");
+static_assert(THREADS == WARP * WARPS, "the host and the kernel agree on the threads");
+static_assert(SHARED == 2 * BUFFER * sizeof(Sum), "the host and the kernel agree on shared memory");
 static_assert(ROW_WARPS * PHASES * IMAGE_PLANE <= 2 * BUFFER, "the sums of one row of each thread fit into shared memory");
 
 constexpr int SCHEDULERS = 4;  // of a multiprocessor
 
-// Loading ---------------------------------------------------------------------------------------------------------------------
+// Loading ----------------------------------------------------------------------------------------------------------------------
 
-// Column u of a tile's combined phases, where it lies in planes of each.
+// The offset of column u of a tile's combined phases, in a plane for each phase.
 DEVICE int plane_offset(int u, int plane) { return u % PHASES * plane + u / PHASES; }
 
 constexpr int VECTOR = VectorOf<INPUT>::width;
 
-// What a step takes of X: columns u < end, which are the indices first + u of a phase. Not all of them count, nor all channels.
+// The row segment of X for a step: columns u < end, which are the indices first + u of a phase. Some columns and channels may be
+// outside.
 struct Segment {
     const INPUT* data;  // of the tile's first channel, and of u = 0
     long long channel_stride, column_stride;
@@ -60,25 +62,27 @@ struct Segment {
 
     DEVICE bool valid(int u, int c) const { return other_range.contains(first + u) && c < channels; }
 
-    // Whether runs of columns can be loaded, which count as a whole or not at all.
+    // Whether the segment can be loaded by vectors of columns, each wholly inside or outside.
     DEVICE bool has_vectors() const {
         const bool aligned = reinterpret_cast<unsigned long long>(data) % sizeof(Words16) == 0 && channel_stride % VECTOR == 0;
-        return column_stride == 1 && aligned && (other_range.begin - first) % VECTOR == 0 && (other_range.end - first) % VECTOR == 0;
+        return column_stride == 1 && aligned && (other_range.begin - first) % VECTOR == 0 &&
+               (other_range.end - first) % VECTOR == 0;
     }
 };
 
-// Loads of a thread under way, where rows lie as they should. Loops that are not constant want the registers they wait in.
+// Loads in flight of a thread, where rows are aligned. Loops of variable length need registers of their own.
 constexpr int LOADS_IN_FLIGHT = EXACT ? 8 : 4;
 
-// By runs of columns, of which a thread has the same of every so many channels.
+// Loads by vectors of columns, of which a thread has the same one of every CHANNEL_DISTANCE-th channel.
 constexpr int COLUMN_VECTORS = ceil_div(TILE_COLUMNS + PHASES * (WIDTH - 1), VECTOR);
 constexpr int VECTOR_LANES = COLUMN_VECTORS <= 8 ? 8 : COLUMN_VECTORS <= 16 ? 16 : COLUMN_VECTORS <= 32 ? 32 : 64;
 constexpr int CHANNEL_DISTANCE = THREADS / VECTOR_LANES;
 
-static_assert(VECTOR_LANES * CHANNEL_DISTANCE == THREADS && TILE_CHANNELS % CHANNEL_DISTANCE == 0, "every thread has as many runs");
-static_assert(PHASES * PITCH >= COLUMN_VECTORS * VECTOR, "runs of columns end within the row");
+static_assert(VECTOR_LANES * CHANNEL_DISTANCE == THREADS && TILE_CHANNELS % CHANNEL_DISTANCE == 0,
+              "every thread loads as many vectors");
+static_assert(PHASES * PITCH >= COLUMN_VECTORS * VECTOR, "vectors of columns end within the row");
 
-// A run of columns to the planes of the phases, as many at a time as are neighbours there.
+// Stores a vector of columns to the planes of the phases, as many elements at a time as are contiguous there.
 DEVICE void store_vector_phases(Sum* to, Words16 words) {
     INPUT elements[VECTOR];
     memcpy(elements, &words, sizeof words);
@@ -115,7 +119,7 @@ DEVICE void stage_column_vectors(const Segment& segment, Sum* to) {
     }
 }
 
-// By runs of channels: two lanes to a sector, then the columns.
+// Loads by vectors of channels: two lanes to a sector, then the columns.
 DEVICE void stage_channel_vectors(const Segment& segment, Sum* to) {
     constexpr int count = 4, distance = WARP / 2;
     const int lane = threadIdx.x % WARP;
@@ -140,12 +144,12 @@ DEVICE void stage_channel_vectors(const Segment& segment, Sum* to) {
     }
 }
 
-// One by one, whatever the strides: lanes along the columns.
+// Loads one by one, for any strides, with lanes along the columns.
 DEVICE void stage_elements(const Segment& segment, Sum* to) {
     constexpr int count = 4;
-    static_assert(TILE_CHANNELS % (count * WARPS) == 0, "every thread has as many");
+    static_assert(TILE_CHANNELS % (count * WARPS) == 0, "every thread loads as many");
     const int first = threadIdx.x / WARP;
-    // Lanes begin where a sector does.
+    // Lanes begin at a sector.
     const int before = reinterpret_cast<unsigned long long>(segment.data) / sizeof(INPUT) % (SECTOR / sizeof(INPUT));
 #pragma unroll 1
     for (int u = static_cast<int>(threadIdx.x % WARP) - before; u < segment.end; u += WARP) {
@@ -165,7 +169,7 @@ DEVICE void stage_elements(const Segment& segment, Sum* to) {
     }
 }
 
-// Row k of X for all channels of the tile.
+// Loads row k of X for all channels of the tile.
 DEVICE void stage_image(const Image& image, const Tile& tile, Step at, int count, int channels, Sum* to) {
     const int first = tile.column + PHASES * at.n, column = tile.x.other_origin + first * tile.x.step;
     const INPUT* const data = image.data + (tile.sample * image.batch_stride + tile.channel * image.channel_stride +
@@ -179,7 +183,8 @@ DEVICE void stage_image(const Image& image, const Tile& tile, Step at, int count
     else stage_elements(segment, to);
 }
 
-// The cotangents of the outputs that meet row k of X; a thread has those of one column for every so many displacements.
+// Loads the cotangents of the outputs whose products have row k of X; a thread loads one column of every `distance`-th
+// displacement.
 DEVICE void stage_cotangent(const Cotangent& cotangent, const Tile& tile, Step at, int count, Sum* to) {
     constexpr int distance = THREADS / TILE_COLUMNS, batch = LOADS_IN_FLIGHT / TILE_ROWS;
     const int u = threadIdx.x % TILE_COLUMNS, t = tile.column + u;
@@ -199,7 +204,8 @@ DEVICE void stage_cotangent(const Cotangent& cotangent, const Tile& tile, Step a
         Sum values[batch][TILE_ROWS];
 #pragma unroll
         for (int k = 0; k < batch; k++, from += next) {
-            const bool valid = own_range && n + k * distance < count && tile.x.other_range.contains(t + PHASES * (at.n + n + k * distance));
+            const bool valid =
+                own_range && n + k * distance < count && tile.x.other_range.contains(t + PHASES * (at.n + n + k * distance));
 #pragma unroll
             for (int q = 0; q < TILE_ROWS; q++)
                 values[k][q] = valid && tile.multiplies(tile.row + q, at.k) ? load(from + q * next_row) : Sum(0);
@@ -219,13 +225,13 @@ DEVICE void stage(const Image& image, const Cotangent& cotangent, const Tile& ti
     stage_cotangent(cotangent, tile, at, count, to + PHASES * IMAGE_PLANE);
 }
 
-// Sums ------------------------------------------------------------------------------------------------------------------------
+// Sums -------------------------------------------------------------------------------------------------------------------------
 
 struct ThreadSums {
     Sum of[CHANNELS][ROWS][COLUMNS];
 };
 
-// `count` displacements from n on for the first `rows` of the thread's rows. n is a multiple of COLUMNS.
+// Adds `count` displacements from n on for the first `rows` of the thread's rows. n is a multiple of COLUMNS.
 template <int rows, int count>
 DEVICE void add_displacements(ThreadSums& sums, const Sum* image, const Sum* cotangent, int n) {
     Sum g[rows][count][COLUMNS];
@@ -247,9 +253,9 @@ DEVICE void add_displacements(ThreadSums& sums, const Sum* image, const Sum* cot
     }
 }
 
-constexpr int MAX_DISPLACEMENTS = 12;  // displacements whose cotangents the registers hold
+constexpr int MAX_DISPLACEMENTS = 12;  // whose cotangents fit the registers
 
-// As many displacements as there are in WIDTH, from n on.
+// Adds the displacements from n on, WIDTH - n of them.
 template <int n>
 DEVICE void add_exactly(ThreadSums& sums, const Sum* image, const Sum* cotangent) {
     constexpr int left = WIDTH - n, count = left > MAX_DISPLACEMENTS ? MAX_DISPLACEMENTS : left;
@@ -257,7 +263,7 @@ DEVICE void add_exactly(ThreadSums& sums, const Sum* image, const Sum* cotangent
     if constexpr (left > count) add_exactly<n + count>(sums, image, cotangent);
 }
 
-// `count` displacements, whatever their number.
+// Adds `count` displacements.
 template <int rows>
 DEVICE void add_any(ThreadSums& sums, const Sum* image, const Sum* cotangent, int count) {
     constexpr int split = rows == ROWS ? 8 : 4;
@@ -273,7 +279,7 @@ DEVICE void add_any(ThreadSums& sums, const Sum* image, const Sum* cotangent, in
     else if (n + 1 == count) add_displacements<rows, 1>(sums, image, cotangent, n);
 }
 
-// Registers have no numbers: where only the second row has something to add, it takes the place of the first.
+// Registers cannot be indexed: if only the second row has something to add, it is swapped with the first.
 DEVICE void swap_rows(ThreadSums& sums) {
 #pragma unroll
     for (int c = 0; c < CHANNELS; c++)
@@ -285,7 +291,7 @@ DEVICE void swap_rows(ThreadSums& sums) {
         }
 }
 
-// The thread's place in its tile.
+// The first element of the thread's tile within that of its block.
 struct ThreadOrigin {
     int phase, channel, row, column;
 
@@ -316,11 +322,11 @@ DEVICE void add_row(ThreadSums& sums, const Tile& tile, const ThreadOrigin& thre
     }
 }
 
-// Storing ---------------------------------------------------------------------------------------------------------------------
+// Epilogue ---------------------------------------------------------------------------------------------------------------------
 
-// Through shared memory, where the phases come together again, one of each thread's rows at a time.
-DEVICE void store_sums(const ThreadSums& sums, const Gradient<RESULT>& to, const Tile& tile, const ThreadOrigin& thread, int channels,
-                       Sum scale, Sum* shared) {
+// Stores through shared memory, where the phases are interleaved again, one of each thread's rows at a time.
+DEVICE void store_sums(const ThreadSums& sums, const Gradient<RESULT>& to, const Tile& tile, const ThreadOrigin& thread,
+                       int channels, Sum scale, Sum* shared) {
     RESULT* const plane = to.data + (tile.split * to.split_stride + tile.sample * to.batch_stride +
                                      tile.channel * to.channel_stride);
     const Lanes lanes(to.channel_stride == 1 && to.column_stride != 1, sizeof(RESULT));
@@ -351,7 +357,7 @@ DEVICE void store_sums(const ThreadSums& sums, const Gradient<RESULT>& to, const
     }
 }
 
-// The kernel ------------------------------------------------------------------------------------------------------------------
+// Kernel -----------------------------------------------------------------------------------------------------------------------
 
 KERNEL(THREADS)
 gradient_tiled(GRADIENT_PARAMETERS(RESULT), Sum scale) {
@@ -361,7 +367,7 @@ gradient_tiled(GRADIENT_PARAMETERS(RESULT), Sum scale) {
     const Gradient<RESULT> result1 = GRADIENT_OF_PARAMETERS(1), result2 = GRADIENT_OF_PARAMETERS(2);
     const Splits splits = SPLITS_OF_PARAMETERS;
     const ThreadOrigin thread;
-    // Of two warps that share a scheduler, one waits for what it loads while the other one adds.
+    // Of two warps with the same scheduler, one waits for its loads while the other one adds.
     const int loads_in_half = threadIdx.x / WARP / SCHEDULERS % 2;
 #pragma unroll 1
     for (int number = blockIdx.x; number < tiles; number += gridDim.x) {
