@@ -19,7 +19,7 @@ THREADS = 256  # of a block, for kernels that do not choose
 IMAGE_AXES = ("batch", "channel", "row", "column")
 VOLUME_AXES = ("batch", "m", "n", "row", "column")
 
-INDEX_TYPES = {np.int32: "int", np.int64: "long long"}  # NumPy's type -> value of the macro INDEX
+INDEX_TYPES: dict[type, str] = {np.int32: "int", np.int64: "long long"}  # NumPy's type -> value of the macro INDEX
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Signature:
             if given.keys() != wanted.keys():
                 missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
                 raise TypeError(f"{self.name} has other parameters: missing {missing}, unexpected {extra}")
-        types = {"int": np.int32, "long long": np.int64, "Sum": accumulator.type}
+        types: dict[str, Any] = {"int": np.int32, "long long": np.int64, "Sum": accumulator.type}
         if "Index" in self.scalars.values():
             numbers = (abs(scalars[name]) for name, c_type in self.scalars.items() if c_type == "Index")
             types["Index"] = np.int32 if max(largest, *numbers) < SAFE_INDEX else np.int64

@@ -188,10 +188,10 @@ class Arrays:
 
 # Tilings ----------------------------------------------------------------------------------------------------------------------
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-def tile_table(tile: Callable[..., T], columns: str, *rows: Sequence[Any]) -> tuple[T, ...]:
+def tile_table(tile: Callable[..., _T], columns: str, *rows: Sequence[Any]) -> tuple[_T, ...]:
     """Return the tiles of a table whose columns have these names; columns at the end of a row may be left to defaults."""
     names = columns.split()
     return tuple(tile(**dict(zip(names, row, strict=False))) for row in rows)

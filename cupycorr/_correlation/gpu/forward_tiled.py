@@ -225,8 +225,8 @@ def best(vertical: Line, horizontal: Line, arrays: Arrays, device: Device, room:
 
 def tilings(vertical: Line, horizontal: Line, arrays: Arrays) -> Iterator[Tiling]:
     """Yield every plan with a tile of the table."""
-    for tile, axes in _supported(vertical, horizontal, arrays):
-        yield from _tilings(tile, *axes, arrays)
+    for tile, staging, axes in _supported(vertical, horizontal, arrays):
+        yield from _tilings(tile, staging, *axes, arrays)
 
 
 def why_not(vertical: Line, horizontal: Line, arrays: Arrays) -> str | None:
@@ -239,15 +239,17 @@ def why_not(vertical: Line, horizontal: Line, arrays: Arrays) -> str | None:
     return next(filter(None, reasons), large)
 
 
-def _supported(vertical: Line, horizontal: Line, arrays: Arrays) -> Iterator[tuple[Tile, tuple[TiledAxis, TiledAxis]]]:
-    """Yield the tiles that support a problem, with its axes in their positions."""
+def _supported(vertical: Line, horizontal: Line, arrays: Arrays) -> Iterator[tuple[Tile, int, tuple[TiledAxis, TiledAxis]]]:
+    """Yield the tiles that support a problem, how each is filled, and the axes in its positions."""
     if why_not_tiled(vertical, 1):
         return
     along_y = tiled_axis(vertical, 1)
     along_x = {phases: tiled_axis(horizontal, phases) for phases in (1, 2) if not why_not_tiled(horizontal, phases)}
     for tile in TILES:
-        if tile.phases in along_x and _supports(tile, along_y, along_x[tile.phases], arrays):
-            yield tile, (along_y, along_x[tile.phases])
+        if tile.phases in along_x and _holds_windows(tile, along_y, along_x[tile.phases], arrays):
+            staging = _staging(tile, along_x[tile.phases], arrays)
+            if staging is not None:
+                yield tile, staging, (along_y, along_x[tile.phases])
 
 
 def needed_splits(image: Layout, out: Layout) -> int:
@@ -256,12 +258,11 @@ def needed_splits(image: Layout, out: Layout) -> int:
     return chains if chains > 1 or out.dtype not in (image.dtype, image.accumulator.name) else 0
 
 
-def _supports(tile: Tile, vertical: TiledAxis, horizontal: TiledAxis, arrays: Arrays) -> bool:
-    """Return whether a tile supports the windows and the memory layouts of a problem."""
+def _holds_windows(tile: Tile, vertical: TiledAxis, horizontal: TiledAxis, arrays: Arrays) -> bool:
+    """Return whether a tile holds whole windows and can sum them."""
     windowed = vertical.taps * horizontal.taps > 1
     whole = vertical.tile_outputs(tile.tile_rows) > 0 and horizontal.tile_outputs(tile.columns(arrays.sum_bytes)) > 0
-    summed = _shared_epilogue(tile, windowed) or not windowed
-    return whole and summed and _staging(tile, horizontal, arrays) is not None
+    return whole and (_shared_epilogue(tile, windowed) or not windowed)
 
 
 def _shared_epilogue(tile: Tile, windowed: bool) -> bool:
@@ -293,10 +294,9 @@ def _may_lead(tile: Tile, staging: int, dtype: str) -> bool:
     return dtype == "float32" and (staging == COPIED or (tile.phases > 1 and staging == COLUMNWISE))
 
 
-def _tilings(tile: Tile, vertical: TiledAxis, horizontal: TiledAxis, arrays: Arrays) -> Iterator[Tiling]:
+def _tilings(tile: Tile, staging: int, vertical: TiledAxis, horizontal: TiledAxis, arrays: Arrays) -> Iterator[Tiling]:
     """Yield plans with a tile: with as few splits of the channels as chains of sums allow, then twice as many, and so on."""
     channels = max(arrays.input1.shape[1], 1)
-    staging = _staging(tile, horizontal, arrays)
     splits = ceil_div(channels, LONGEST_CHAIN.cuda * tile.warp_splits)
     most = ceil_div(channels, tile.channels)
     while True:

@@ -220,7 +220,7 @@ class Tiling:
         for operand, target in zip(self.operands, targets, strict=True):
             arrays[f"input{3 - operand.number}"] = operand.other
             arrays[f"gradient{operand.number}"] = target
-        gradient_strides = {}
+        gradient_strides: dict[str, int] = {}
         for name in ("gradient1", "gradient2"):
             each = arrays[name][0].strides
             gradient_strides |= strides(name, _GRADIENT_AXES, (0,) * (len(_GRADIENT_AXES) - len(each)) + each)

@@ -115,9 +115,9 @@ class Tile:
 _LARGE = dict(column_lanes=8, channel_warps=2, row_warps=2)
 _SMALL = dict(column_lanes=8, channel_warps=1, row_warps=1)
 _NARROW = dict(column_lanes=2, channel_warps=1, row_warps=1)
-_ANY = dict(width=20, exact=False)  # for every patch
+_ANY = 20  # width of the tiles for every patch
 
-_GENERAL = tuple(Tile(phases=phases, **shape, **_ANY) for phases, shape in product((1, 2), (_LARGE, _SMALL)))
+_GENERAL = tuple(Tile(phases=phases, **shape, width=_ANY, exact=False) for phases, shape in product((1, 2), (_LARGE, _SMALL)))
 _EXACT = (
     *(Tile(phases=1, **shape, width=width, exact=True) for width, shape in product((7, 9, 21), (_LARGE, _SMALL, _NARROW))),
     *(Tile(phases=2, **shape, width=21, exact=True) for shape in (_LARGE, _SMALL)),
@@ -126,7 +126,7 @@ _EXACT = (
 _TILES = {
     "float16": _GENERAL,
     "bfloat16": _GENERAL,
-    "float32": (*_EXACT, *_GENERAL, Tile(phases=1, **_NARROW, **_ANY)),
+    "float32": (*_EXACT, *_GENERAL, Tile(phases=1, **_NARROW, width=_ANY, exact=False)),
     "float64": _GENERAL,
 }
 
