@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,23 @@ ELEMENT_TYPES = {
         ElementType("float64", "float64", "double", 8),
     )
 }
+
+
+class LongestChain(NamedTuple):
+    """The most terms that each way of summing adds one after the other to one number, before it goes to a larger sum.
+
+    The error of a chain grows with its length, the bound that tests hold results against with the square root of that.
+    """
+
+    reference: int  # channels of a slice, by NumPy
+    blas: int  # channels of one matrix product
+    registers: int  # products in the CPU's register tiles; also bounds what they keep in cache
+    cuda: int  # products of a thread of the tiled kernels
+    tensor_cores: int  # products of matrices, which may truncate where others round
+    cuda_direct: int  # FOLD in numeric.cuh
+
+
+LONGEST_CHAIN = LongestChain(reference=256, blas=512, registers=128, cuda=512, tensor_cores=256, cuda_direct=128)
 
 # C types of sums.
 SUM_TYPES = tuple(dict.fromkeys(ELEMENT_TYPES[row.accumulator].c_type for row in ELEMENT_TYPES.values()))

@@ -1,44 +1,55 @@
-"""Calls of kernels, worked out but not launched: a build, its pointers and its scalars of the right width. Knows no operator."""
+"""Kernel calls, planned but not launched: a build, its pointers, and its scalars of the right width. Knows no operator."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import product, repeat
 from typing import Any
 
 import numpy as np
 
-from .layout import Layout, Numbers
+from .layout import Layout
+from .limits import SAFE_INDEX
 from .source import Kernel
 
-THREADS = 256  # of every block
+THREADS = 256  # of a block, for kernels that do not choose
 
-_SAFE = 2**30  # two integers below it have a sum of 32 bits
-INDEX_TYPES = {np.int32: "int", np.int64: "long long"}  # of the macro INDEX
+# Axes of images (B, C, H, W) and of volumes (B, PH, PW, oH, oW), as kernels name their strides.
+IMAGE_AXES = ("batch", "channel", "row", "column")
+VOLUME_AXES = ("batch", "m", "n", "row", "column")
+
+INDEX_TYPES: dict[type, str] = {np.int32: "int", np.int64: "long long"}  # NumPy's type -> value of the macro INDEX
 
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """Where an argument begins: so many bytes into a named buffer."""
+    """The address of an argument: a named buffer and an offset in bytes."""
 
     buffer: str
     offset: int = 0
 
     def at(self, offset: int) -> Pointer:
-        """So many bytes further."""
+        """Return the address ``offset`` bytes further."""
         return replace(self, offset=self.offset + offset)
 
 
 Array = tuple[Layout, Pointer]
-NOWHERE = Pointer("nowhere")  # of an argument that is not used
+NOWHERE = Pointer("nowhere")  # a null pointer, for arguments that are not used
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A kernel and its arguments: pointers first, then scalars of the right width. ``blocks`` may exceed what a grid can hold.
+    """A kernel and its arguments: pointers first, then scalars of the right width.
 
-    ``threads`` are those of a block, ``shared`` its bytes of dynamic shared memory.
+    Attributes
+    ----------
+    blocks
+        Blocks that there is work for; they may exceed what a grid can hold.
+    threads
+        Threads of a block.
+    shared
+        Bytes of dynamic shared memory of a block.
     """
 
     kernel: Kernel
@@ -49,26 +60,83 @@ class Call:
     shared: int = 0
 
 
-def accumulator_scalar(summed: Layout, scale: float) -> np.generic:
-    """Return a factor in the type that elements of a layout are summed in."""
-    return summed.accumulator.type(scale)
+@dataclass(frozen=True)
+class Signature:
+    """The parameters of the entry point of one ``.cu`` file, by name and in order.
+
+    Attributes
+    ----------
+    name
+        The file without its suffix, such as ``"common/sum_parts"``; the entry point has the last part of it.
+    pointers
+        Names of the pointers, which come first.
+    scalars
+        Name of each scalar -> its C type: ``"int"``, ``"long long"``, ``"Index"`` (the value of the macro INDEX, which the
+        call chooses) or ``"Sum"`` (the accumulator).
+    """
+
+    name: str
+    pointers: tuple[str, ...]
+    scalars: Mapping[str, str]
+
+    def call(
+        self,
+        *,
+        macros: Mapping[str, object],
+        pointers: Mapping[str, Pointer],
+        scalars: Mapping[str, float],
+        accumulator: np.dtype,
+        blocks: int,
+        threads: int = THREADS,
+        shared: int = 0,
+        largest: int = 0,
+    ) -> Call:
+        """Return a call of the kernel.
+
+        Parameters
+        ----------
+        macros
+            Macros of the build, all but the INDEX that a kernel with scalars of that type is built with.
+        pointers, scalars
+            The argument of each parameter, in any order.
+        accumulator
+            The type of the scalars that are a ``Sum``.
+        blocks, threads, shared
+            As `Call` has them.
+        largest
+            The largest magnitude that the kernel computes with, if no scalar exceeds it. INDEX has 32 bits where that fits.
+
+        Raises
+        ------
+        TypeError
+            An argument is missing, or there is no such parameter.
+        """
+        for wanted, given in ((dict.fromkeys(self.pointers), pointers), (self.scalars, scalars)):
+            if given.keys() != wanted.keys():
+                missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+                raise TypeError(f"{self.name} has other parameters: missing {missing}, unexpected {extra}")
+        types: dict[str, Any] = {"int": np.int32, "long long": np.int64, "Sum": accumulator.type}
+        if "Index" in self.scalars.values():
+            numbers = (abs(scalars[name]) for name, c_type in self.scalars.items() if c_type == "Index")
+            types["Index"] = np.int32 if max(largest, *numbers) < SAFE_INDEX else np.int64
+            macros = {**macros, "INDEX": INDEX_TYPES[types["Index"]]}
+        return Call(
+            kernel(self.name, macros),
+            tuple([pointers[name] for name in self.pointers]),
+            tuple([types[c_type](scalars[name]) for name, c_type in self.scalars.items()]),
+            blocks,
+            threads,
+            shared,
+        )
 
 
-def call(
-    name: str,
-    macros: Mapping[str, object],
-    pointers: tuple[Pointer, ...],
-    layouts: Sequence[Layout],
-    integers: Numbers,
-    reach: int,
-    tail: tuple[np.generic, ...],
-    blocks: int,
-) -> Call:
-    """With integers of 32 bits where all of them, every offset and every position up to ``reach`` fit, else of 64."""
-    largest = max(reach, *map(abs, integers), *(layout.extent for layout in layouts))
-    index = np.int32 if largest < _SAFE else np.int64
-    built = kernel(name, {**macros, "INDEX": INDEX_TYPES[index]})
-    return Call(built, pointers, (*(index(value) for value in integers), *tail), blocks)
+def strides(array: str, axes: Sequence[str], values: str | Sequence[Any]) -> dict[str, Any]:
+    """Return the parameters for the strides of an array, such as ``row_stride_out``, with their values or C types.
+
+    A single C type is that of all of them.
+    """
+    every = repeat(values, len(axes)) if isinstance(values, str) else values
+    return {f"{axis}_stride_{array}": value for axis, value in zip(axes, every, strict=True)}
 
 
 def kernel(name: str, macros: Mapping[str, object]) -> Kernel:

@@ -1,7 +1,7 @@
-"""How long work takes on a device, by counting: what ways to answer a problem are compared by before anything is run.
+"""The cost model: the seconds that work is expected to take on a device, by which plans are compared before anything runs.
 
-A model, not a measurement: rates come from the device's own description, the shares of them that kernels reach are estimates. It
-need only be right about which of two ways is faster.
+It is a model, not a measurement: rates come from the device's own description, the fractions of them that kernels reach are
+estimates. It need only be right about which of two plans is faster.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from .device import Device
+from .limits import WARP
 
-LAUNCH = 2e-6  # seconds that a launch takes beside its work
+LAUNCH = 2e-6  # seconds of a launch, beside its work
 
-_CLOCK, _LANES, _BANDWIDTH = 1.5e9, 64, 1.5e12  # of a device whose driver does not tell
+_CLOCK, _LANES, _BANDWIDTH = 1.5e9, 64, 1.5e12  # of a device whose driver does not report them
 _MATRIX_LANES = 512  # of such a device's tensor cores
-_CACHE_BYTES = 128  # that a multiprocessor reads of shared memory or of its first cache in a cycle
-_REACHED = 0.75  # of a peak
-_SECOND_CACHE = 1.2  # of the bandwidth of memory
-_WARPS_TO_HIDE = 8  # of a multiprocessor, below which latency shows
-_WARP = 32
+_CACHE_BYTES = 128  # per cycle, that a multiprocessor reads from shared memory or its first-level cache
+_REACHED = 0.75  # fraction of a peak
+_SECOND_CACHE = 1.2  # bandwidth of the second-level cache, relative to that of memory
+_WARPS_TO_HIDE = 8  # warps of a multiprocessor, below which latency shows
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What sums of one type get of a device; the rates are of one multiprocessor, in multiply-adds and bytes per second."""
+    """The rates of a device for sums of one type: multiply-adds and bytes per second of one multiprocessor, bandwidth of all."""
 
     multiprocessors: int
     multiply_adds: float
@@ -32,33 +32,39 @@ class Machine:
     bandwidth: float
 
     def tiled(self, blocks: int, warps: int, multiply_adds: float, shared_bytes: float) -> float:
-        """Seconds of blocks whose threads keep sums in registers; a thread's multiply-adds and bytes read of shared memory."""
-        of_block = warps * _WARP * max(multiply_adds / self.multiply_adds, shared_bytes / self.cache) / _REACHED
-        most = -(-blocks // self.multiprocessors)  # that a multiprocessor gets
+        """Return the seconds of blocks whose threads keep sums in registers.
+
+        ``multiply_adds`` and ``shared_bytes``, which it reads from shared memory, are those of a thread.
+        """
+        of_block = warps * WARP * max(multiply_adds / self.multiply_adds, shared_bytes / self.cache) / _REACHED
+        most = -(-blocks // self.multiprocessors)  # blocks of one multiprocessor
         return most * of_block / min(most * warps / _WARPS_TO_HIDE, 1.0) if blocks else 0.0
 
     def on_tensor_cores(self, blocks: int, warps: int, multiply_adds: float, shared_bytes: float, rate: float) -> float:
-        """Seconds of blocks that multiply matrices; what a block multiplies, and what it moves of shared memory."""
+        """Return the seconds of blocks that multiply matrices.
+
+        ``multiply_adds`` and ``shared_bytes``, which it moves to and from shared memory, are those of a block.
+        """
         of_block = max(multiply_adds / rate, shared_bytes / self.cache) / _REACHED
         most = -(-blocks // self.multiprocessors)
         return most * of_block / min(most * warps / _WARPS_TO_HIDE, 1.0) if blocks else 0.0
 
     def from_caches(self, multiply_adds: float, itemsize: int) -> float:
-        """Seconds of products both of whose factors come from the first cache each time, or from the second now and then."""
+        """Return the seconds of products whose factors are both loaded each time, mostly from the first-level cache."""
         return multiply_adds * 2 * itemsize / (self.cache / 2 * self.multiprocessors)
 
     def loaded(self, count: float) -> float:
-        """Seconds that blocks take to load so many bytes, most of which other blocks load too: from the second cache."""
+        """Return the seconds to load bytes that most blocks have in common: from the second-level cache."""
         return count / (self.bandwidth * _SECOND_CACHE)
 
     def moved(self, count: float) -> float:
-        """Seconds that so many bytes take to or from global memory."""
+        """Return the seconds to move bytes to or from global memory."""
         return count / (self.bandwidth * _REACHED)
 
 
 @lru_cache
 def machine(device: Device, accumulator: str) -> Machine:
-    """What sums of a type get of a device."""
+    """Return the rates of a device for sums of a type."""
     rate = device.float64_rate if accumulator == "float64" else device.float32_rate
     count = max(device.multiprocessors, 1)
     each = _LANES * _CLOCK if rate is None else rate / 2 / count
@@ -67,6 +73,6 @@ def machine(device: Device, accumulator: str) -> Machine:
 
 @lru_cache
 def matrix_rate(device: Device, dtype: str) -> float:
-    """Multiply-adds per second of the tensor cores of one multiprocessor, for inputs of a type."""
+    """Return the multiply-adds per second of the tensor cores of one multiprocessor, for inputs of a type."""
     rate = device.matrix_rate(dtype)
     return _MATRIX_LANES * _CLOCK if rate is None else rate / 2 / max(device.multiprocessors, 1)

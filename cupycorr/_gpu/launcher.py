@@ -12,9 +12,8 @@ from typing import Any
 
 from . import compiler
 from . import device as devices
+from .limits import LARGEST_GRID
 from .source import Kernel
-
-LARGEST_GRID = 2**31 - 1
 
 
 def bind(kernel: Kernel, device: int, grid: int, block: int, shared: int, scalars: Sequence[Any] = ()) -> Callable[..., None]:

@@ -15,7 +15,8 @@ import numpy as np
 from .._sharing import CachedProperty
 from .call import NOWHERE, Call, Pointer
 from .device import import_cupy
-from .launcher import LARGEST_GRID, bind
+from .launcher import bind
+from .limits import LARGEST_GRID
 
 WORKSPACE = "workspace"  # the buffer that a plan's own volumes are in
 

@@ -1,16 +1,18 @@
-// Products of small matrices on tensor cores, by the instructions' own names and fragments, which are the registers of a whole warp:
-// all 32 lanes take part in each call. With lane l, g = l / 4 and t = l % 4, and elements of 16 bits two to a register, lower first:
+// Matrix products on tensor cores, by the names and fragments of the PTX instructions.
+//
+// A fragment is spread over the registers of a warp: all 32 lanes take part in each call. With lane l, g = l / 4 and t = l % 4,
+// and two elements of 16 bits to a register, the lower one first:
 //
 //     A (16 x 16)   a[0]: row g, columns 2 t, 2 t + 1   a[1]: row g + 8   a[2]: columns + 8   a[3]: row g + 8, columns + 8
 //     B (16 x 8)    b[0]: rows 2 t, 2 t + 1, column g   b[1]: rows + 8
 //     C (16 x 8)    c[0], c[1]: row g, columns 2 t, 2 t + 1    c[2], c[3]: row g + 8
 //
-// Elements of 32 bits, of which the unit reads sign, exponent and 10 bits of the fraction, sit one to a register:
+// TF32 elements (sign, exponent and 10 bits of the fraction of a float) take one register each:
 //
 //     A (16 x 8)    a[0]: row g, column t   a[1]: row g + 8   a[2]: column t + 4   a[3]: row g + 8, column t + 4
 //     B (8 x 8)     b[0]: row t, column g   b[1]: row t + 4
 //
-// Where CUPYCORR_EMULATED is defined, the emulator brings the same functions.
+// Where CUPYCORR_EMULATED is defined, the emulator provides the same functions.
 #pragma once
 #include "common/tile.cuh"
 
@@ -22,8 +24,8 @@ using emulator::mma_m16n8k8_tf32;
 using emulator::nearest_tf32;
 #else
 
-// Matrices of 8 x 8 elements of 16 bits in shared memory: lane l brings the address of row l % 8 of matrix l / 8, a multiple of 16
-// bytes, and takes of each matrix elements 2 t and 2 t + 1 of row g, or, transposed, of column g.
+// Loads 8 x 8 matrices of 16-bit elements from shared memory. Lane l passes the address of row l % 8 of matrix l / 8, a multiple
+// of 16 bytes, and receives elements 2 t and 2 t + 1 of row g of each matrix, or of column g if transposed.
 template <int count, bool transposed>
 DEVICE void load_matrices(uint32 (&registers)[count], const void* row) {
     static_assert(count == 2 || count == 4, "two matrices or four");
@@ -53,7 +55,7 @@ DEVICE void load_matrices(uint32 (&registers)[count], const void* row) {
     }
 }
 
-// C += A B. Compute capability 7.5 has a product of half the depth: two of them, the second one's sum on top of the first one's.
+// C += A B. Compute capability 7.5 has a product of half the depth, which is called twice.
 DEVICE void mma_m16n8k16_f16(float (&c)[4], const uint32 (&a)[4], const uint32 (&b)[2]) {
 #if __CUDA_ARCH__ >= 800
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
@@ -81,7 +83,7 @@ DEVICE void mma_m16n8k8_tf32(float (&c)[4], const uint32 (&a)[4], const uint32 (
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// The nearest number of which the unit reads everything, ties away from zero.
+// Rounds a float to the nearest TF32 number, ties away from zero.
 DEVICE uint32 nearest_tf32(uint32 float_bits) {
     uint32 bits;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(float_of_bits(float_bits)));
@@ -91,7 +93,7 @@ DEVICE uint32 nearest_tf32(uint32 float_bits) {
 
 #endif
 
-// A product of fragments as the element type has it: its depth, and what becomes of a register before it.
+// The matrix product for an element type: its depth, and the rounding of a register before it.
 template <class Element>
 struct Multiplier;
 

@@ -1,5 +1,7 @@
-// Element types, what they are summed in, and how they are moved: one at a time, or a run of them by one 16-byte access where they
-// are neighbours in memory and aligned. The only file that knows how a 16-bit number is made of bits.
+// Element types, the types they are summed in, and loads and stores of single elements and of vectors.
+//
+// A vector is the elements that one 16-byte access moves, if they are contiguous and aligned; else they are moved one by one.
+// This is the only file that knows the bits of 16-bit numbers.
 //
 // Macros of every kernel: INDEX, the integer of offsets and positions (int, or long long where a tensor or a position needs it).
 #pragma once
@@ -15,7 +17,7 @@ struct bfloat16 {
     uint16 bits;
 };
 
-// What sums are kept in.
+// The type of sums of elements.
 template <class Element>
 struct SumOf {
     typedef float type;
@@ -26,20 +28,22 @@ struct SumOf<double> {
     typedef double type;
 };
 
-// Element -> sum. No bit is lost.
+// Element -> sum, exactly.
 DEVICE float widen(half element) { return half_to_float(element.bits); }
 DEVICE float widen(bfloat16 element) { return float_of_bits(static_cast<uint32>(element.bits) << 16); }
 DEVICE float widen(float element) { return element; }
 DEVICE double widen(double element) { return element; }
 
-// The nearest bfloat16, ties to even: half a unit of the last place that stays is added to the bits, a little less before an even one.
+// Rounds to the nearest bfloat16, ties to even, by adding half a unit of the last place that stays (a little less if that is
+// even).
 DEVICE bfloat16 nearest_bfloat16(float value) {
     const uint32 bits = bits_of_float(value);
     if (value != value) return bfloat16{static_cast<uint16>((bits >> 16) | 0x40)};
     return bfloat16{static_cast<uint16>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
 }
 
-// A float between a double and zero whose last bit is set where something was cut off: rounding it further is rounding the double once.
+// Rounds a double to a float towards zero and sets the last bit if the result is not exact ("round to odd"): rounding that
+// further gives the same number as rounding the double once.
 DEVICE float sticky_float(double value) {
     const float cut = double_to_float_towards_zero(value);
     const bool exact = cut == value || value != value;
@@ -74,7 +78,7 @@ struct Narrow<double> {
     DEVICE static double from(double sum) { return sum; }
 };
 
-// One element ---------------------------------------------------------------------------------------------------------------------
+// Single elements --------------------------------------------------------------------------------------------------------------
 
 DEVICE half load_element(const half* from) { return half{load_global(&from->bits)}; }
 DEVICE bfloat16 load_element(const bfloat16* from) { return bfloat16{load_global(&from->bits)}; }
@@ -91,71 +95,71 @@ DEVICE void store(Element* to, Sum sum) {
     store_global(to, Narrow<Element>::from(sum));
 }
 
-// A run of elements -----------------------------------------------------------------------------------------------------------------
+// Vectors ----------------------------------------------------------------------------------------------------------------------
 
 template <class Element>
-struct RunOf {
-    static constexpr int length = sizeof(Words16) / sizeof(Element);
+struct VectorOf {
+    static constexpr int width = sizeof(Words16) / sizeof(Element);
 };
 
-// Whether `count` elements, `stride` apart from `at` on, can be moved as one: they are neighbours, fill 16 bytes and are aligned.
+// Whether `count` elements, `stride` apart from `at` on, can be moved as one vector: contiguous, of 16 bytes, and aligned.
 template <int count, class Element>
-DEVICE bool moves_as_one(const Element* at, Index stride, Index wanted) {
-    return count == RunOf<Element>::length && stride == 1 && wanted >= count &&
+DEVICE bool is_vector(const Element* at, Index stride, Index wanted) {
+    return count == VectorOf<Element>::width && stride == 1 && wanted >= count &&
            reinterpret_cast<unsigned long long>(at) % sizeof(Words16) == 0;
 }
 
-// The first `wanted` of `count` elements, `stride` apart from `from` on; 0 in place of the others.
+// Loads the first `wanted` of `count` elements, `stride` apart from `from` on; the others become 0.
 template <int count, class Element, class Sum>
-DEVICE void load_run(const Element* from, Index stride, Index wanted, Sum (&run)[count]) {
-    if (moves_as_one<count>(from, stride, wanted)) {
+DEVICE void load_vector(const Element* from, Index stride, Index wanted, Sum (&values)[count]) {
+    if (is_vector<count>(from, stride, wanted)) {
         const Words16 words = load_global_16(from);
-        Element elements[RunOf<Element>::length];
+        Element elements[VectorOf<Element>::width];
         memcpy(elements, &words, sizeof words);
 #pragma unroll
-        for (int r = 0; r < count; r++) run[r] = static_cast<Sum>(widen(elements[r]));
+        for (int r = 0; r < count; r++) values[r] = static_cast<Sum>(widen(elements[r]));
     } else {
 #pragma unroll
-        for (int r = 0; r < count; r++) run[r] = r < wanted ? static_cast<Sum>(load(from + r * stride)) : Sum(0);
+        for (int r = 0; r < count; r++) values[r] = r < wanted ? static_cast<Sum>(load(from + r * stride)) : Sum(0);
     }
 }
 
-// The first `wanted` of `count` sums to elements `stride` apart from `to` on.
+// Stores the first `wanted` of `count` sums to elements `stride` apart from `to` on.
 template <int count, class Element, class Sum>
-DEVICE void store_run(Element* to, Index stride, Index wanted, const Sum (&run)[count]) {
-    if (moves_as_one<count>(to, stride, wanted)) {
-        Element elements[RunOf<Element>::length];
+DEVICE void store_vector(Element* to, Index stride, Index wanted, const Sum (&values)[count]) {
+    if (is_vector<count>(to, stride, wanted)) {
+        Element elements[VectorOf<Element>::width];
 #pragma unroll
-        for (int r = 0; r < count; r++) elements[r] = Narrow<Element>::from(run[r]);
+        for (int r = 0; r < count; r++) elements[r] = Narrow<Element>::from(values[r]);
         Words16 words;
         memcpy(&words, elements, sizeof words);
         store_global_16(to, words);
     } else {
 #pragma unroll
         for (int r = 0; r < count; r++)
-            if (r < wanted) store(to + r * stride, run[r]);
+            if (r < wanted) store(to + r * stride, values[r]);
     }
 }
 
-// Sums ------------------------------------------------------------------------------------------------------------------------------
+// Sums -------------------------------------------------------------------------------------------------------------------------
 
-// `count` sums of many terms each. Terms are added to a part, which goes to the total every FOLD terms: the error of one long chain
-// would grow with the number of terms, and so leave the bound that grows with its root.
+// `count` sums of many terms each. Terms are added to a partial sum, which is added to the total every FOLD terms: the error of
+// one long chain would grow faster than the square root of the number of terms, which tests bound it by.
 constexpr int FOLD = 128;
 
 template <class Sum, int count>
 struct Sums {
-    Sum part[count];
+    Sum partial[count];
     Sum total[count];
     int terms;
 
     DEVICE void clear() {
         terms = 0;
 #pragma unroll
-        for (int r = 0; r < count; r++) part[r] = total[r] = Sum(0);
+        for (int r = 0; r < count; r++) partial[r] = total[r] = Sum(0);
     }
 
-    // So many terms were added to each part.
+    // Counts terms that were added to each partial sum.
     DEVICE void added(int number) {
         terms += number;
         if (terms >= FOLD) fold();
@@ -165,8 +169,8 @@ struct Sums {
         terms = 0;
 #pragma unroll
         for (int r = 0; r < count; r++) {
-            total[r] += part[r];
-            part[r] = Sum(0);
+            total[r] += partial[r];
+            partial[r] = Sum(0);
         }
     }
 };

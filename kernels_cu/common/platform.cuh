@@ -1,14 +1,13 @@
-// What a kernel may assume about the machine it runs on, by name: types, every access to global and shared memory, and the few
-// operations that are an instruction of their own. On a device each of these is that instruction and nothing else. Where
-// CUPYCORR_EMULATED is defined, emulator.hpp brings the same names for a processor without a GPU, and checks and counts what
-// they do; no other file but mma.cuh knows that there are two. Thread indices, barriers, shuffles and votes are called by CUDA's
-// own names.
+// Everything that kernels assume about the machine: types, all accesses to global and shared memory, and operations that are one
+// instruction. On a device each function is that instruction and nothing else. Where CUPYCORR_EMULATED is defined, emulator.hpp
+// provides the same names for a CPU, checking and counting what they do; only this file and mma.cuh know of the two. Thread
+// indices, barriers, shuffles and votes have CUDA's own names.
 #pragma once
 
 typedef unsigned short uint16;
 typedef unsigned int uint32;
 
-// 16 bytes of memory, as one instruction moves them.
+// The 16 bytes that one instruction moves.
 struct __attribute__((aligned(16))) Words16 {
     uint32 word[4];
 };
@@ -19,13 +18,13 @@ struct __attribute__((aligned(16))) Words16 {
 
 #define DEVICE __device__ __forceinline__
 #define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
-// An array in shared memory; where its size is only known at the launch, it takes all the dynamic shared memory there is.
+// An array in shared memory. A dynamic one takes all the shared memory that the launch asks for.
 #define SHARED_ARRAY(type, name, count) __shared__ type name[count]
 #define DYNAMIC_SHARED_ARRAY(type, name)                            \
     extern __shared__ __attribute__((aligned(16))) uint32 name##_words[]; \
     type* const name = reinterpret_cast<type*>(name##_words)
 
-// Global memory. What a kernel loads, it does not store to: loads go through the read-only path.
+// Global memory. Kernels do not store to what they load, so loads go through the read-only path.
 DEVICE uint16 load_global(const uint16* from) { return __ldg(from); }
 DEVICE float load_global(const float* from) { return __ldg(from); }
 DEVICE double load_global(const double* from) { return __ldg(from); }
@@ -40,7 +39,7 @@ DEVICE void store_global(T* to, T value) {
     *to = value;
 }
 
-// In assembly: as an assignment, the compiler may take it apart into single stores.
+// In assembly, because the compiler may split an assignment into single stores.
 DEVICE void store_global_16(void* to, Words16 value) {
     asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(value.word[0]), "r"(value.word[1]),
                  "r"(value.word[2]), "r"(value.word[3])
@@ -67,9 +66,9 @@ DEVICE void store_shared_16(void* to, Words16 value) {
     *static_cast<uint4*>(to) = make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]);
 }
 
-// Copies from global to shared memory, of 4, 8 or 16 bytes at addresses that are multiples of that; where not `valid`, zeros. They
-// land at some time between the call and the wait for their group, and other threads may count on them after the next barrier.
-// Devices of before compute capability 8.0 copy at once.
+// Copies 4, 8 or 16 bytes, aligned to their size, from global to shared memory; zeros if not `valid`. The copy completes between
+// the call and the wait for its group, and is visible to other threads after the next barrier. Devices before compute capability
+// 8.0 copy synchronously.
 #if __CUDA_ARCH__ >= 800
 template <int bytes>
 DEVICE void copy_async(void* to_shared, const void* from_global, bool valid) {
@@ -84,7 +83,7 @@ DEVICE void copy_async(void* to_shared, const void* from_global, bool valid) {
 
 DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits until no more than `pending` of this thread's groups are under way.
+// Waits until at most `pending` of this thread's groups are in flight.
 template <int pending>
 DEVICE void copy_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
@@ -107,17 +106,17 @@ template <int pending>
 DEVICE void copy_async_wait() {}
 #endif
 
-// The same number, of which the compiler does not know that: what follows from it is worked out where it is needed, not kept.
-DEVICE int unknown(int number) {
+// Optimisation barrier: forces recomputation instead of keeping registers.
+DEVICE int opaque(int number) {
     asm volatile("" : "+r"(number));
     return number;
 }
 
-// Arithmetic that is rounded once.
+// Multiply-adds that round once.
 DEVICE float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 DEVICE double multiply_add(double a, double b, double c) { return fma(a, b, c); }
 
-// Conversions, with half-precision numbers as the bits they are. A narrowing one rounds to nearest, ties to even.
+// Conversions, with half-precision numbers as bits. Narrowing rounds to nearest, ties to even.
 DEVICE uint32 bits_of_float(float value) { return __float_as_uint(value); }
 DEVICE float float_of_bits(uint32 bits) { return __uint_as_float(bits); }
 DEVICE float double_to_float_towards_zero(double value) { return __double2float_rz(value); }

@@ -1,73 +1,79 @@
-// The correlation on tensor cores, for windows of one pixel: a banded product of matrices for each row y of input1 and each row y'
-// of input2 that it meets,
+// The correlation on tensor cores, for windows of one pixel: a banded matrix product for each row y of input1 and each of its
+// displaced rows y' of input2,
 //
 //     D[r', r] = sum over c of  X2[c, y', r'] * X1[c, y, r]
-//     out[m, n, y, r] = scale * D[r + n, r]                      at the displacement m that takes y to y'
+//     out[m, n, y, r] = scale * D[r + n, r]                      at the displacement m from y to y'
 //
-// of which the band 0 <= r' - r < patch is kept. Positions r, r' are those of a phase (phases.cuh). An element of D sums the channels
-// of its own two positions alone, so that nothing infinite gets where the definition does not put it; what is outside is 0 there,
-// and its outputs are 0 whatever they sum.
+// of which the band 0 <= r' - r < patch is kept. Positions r, r' are those of a phase (forward_phases.cuh). An element of D has
+// only the channels of its own two positions as terms, so Inf and NaN do not spread to other outputs. Positions outside an image
+// are 0 in shared memory, and their outputs are set to 0 whatever the sums are.
 //
-// X2 is on the longer side of the instruction's product: 8 positions r meet 16 MATRICES positions r', of which the band has
-// 8 patch products; 9 / 16 of them with a patch of 9, 21 / 32 with one of 21.
+// X2 takes the longer side of the matrix instruction: 8 positions r are multiplied with 16 MATRICES positions r', and 8 patch of
+// these products are in the band: 9 / 16 with a patch of 9, 21 / 32 with a patch of 21.
 //
-//     a block     TILE_ROWS rows x PHASES x WIDTH1 columns of input1, ROWS2 rows of input2, on which it slides `passes` times
-//     a warp      ROWS rows of input1 and MET_ROWS rows of input2: of the block's, or, SKEWED, at the block's displacements
-//     channels    CHANNELS in a stage of shared memory, while others are on their way; SHARES groups of warps take turns at them
+//     thread block tile   TILE_ROWS rows x PHASES x WIDTH1 columns of input1; ROWS2 rows of input2, in each of `passes` passes
+//     warp tile           WARP_ROWS1 rows of input1, WARP_ROWS2 rows of input2: those of the block, or, SKEWED, those at the
+//                         block's displacements
+//     pipeline stage      CHANNELS channels, STAGES stages; WARP_SPLITS groups of warps take turns at them
 //
-// input1 stays in shared memory from pass to pass: where there are several, the `kept` stages of it are all there are.
+// Many rows of either image for one load of the other: that is what keeps loads few. input1 stays in shared memory from pass to
+// pass: if there are several passes, `stages1` stages hold all its channels.
 //
-// Macros: INPUT, OUTPUT (the input's type or float), STAGING, PHASES, MATRICES, ROWS, MET_ROWS, ROW_WARPS, MET_WARPS, SKEWED, SHARES,
-// CHANNELS, STAGES, and THREADS, BYTES1 and BYTES2 (of a stage of either image), which the host launches with.
+// Macros: INPUT, OUTPUT (the input's type or float), STAGING, PHASES, MATRICES, WARP_ROWS1, WARP_ROWS2, ROW_WARPS1, ROW_WARPS2,
+// SKEWED, WARP_SPLITS, CHANNELS, STAGES, and THREADS, BYTES1 and BYTES2 (of a stage of either image), which the host computes
+// too.
 #include "common/mma.cuh"
 #include "correlation/forward_phases.cuh"
 
 typedef Multiplier<INPUT> Multiply;
 
-constexpr int GROUP = 8;                                           // columns of a matrix
-constexpr int GROUPS1 = 4, GROUPS2 = GROUPS1 + 2 * MATRICES - 1;   // of a row and phase
+constexpr int GROUP = 8;  // columns of a matrix
+constexpr int GROUPS1 = 4, GROUPS2 = GROUPS1 + 2 * MATRICES - 1;  // of a row and a phase
 constexpr int WIDTH1 = GROUP * GROUPS1, WIDTH2 = GROUP * GROUPS2;
-constexpr int DISPLACEMENTS = 2 * GROUP * MATRICES - GROUP + 1;    // along x, that the band has at most
-constexpr int TILE_ROWS = ROWS * ROW_WARPS, MET = MET_ROWS * MET_WARPS;
-constexpr int ROWS1 = TILE_ROWS, ROWS2 = SKEWED ? TILE_ROWS + MET - 1 : MET;
-constexpr int PAIRS = ROWS * MET_ROWS;                             // of rows, of a warp
-constexpr int BLOCK_WARPS = PHASES * ROW_WARPS * MET_WARPS * SHARES;
+constexpr int DISPLACEMENTS = 2 * GROUP * MATRICES - GROUP + 1;  // the most along x that the band holds
+constexpr int TILE_ROWS = WARP_ROWS1 * ROW_WARPS1, PASS_ROWS = WARP_ROWS2 * ROW_WARPS2;
+constexpr int ROWS1 = TILE_ROWS, ROWS2 = SKEWED ? TILE_ROWS + PASS_ROWS - 1 : PASS_ROWS;
+constexpr int PAIRS = WARP_ROWS1 * WARP_ROWS2;  // of rows, of a warp
+constexpr int BLOCK_WARPS = PHASES * ROW_WARPS1 * ROW_WARPS2 * WARP_SPLITS;
 
-constexpr int RUN = RunOf<INPUT>::length;
-constexpr int UNIT = Multiply::depth * SHARES;  // channels taken at once
+constexpr int VECTOR = VectorOf<INPUT>::width;
+constexpr int STEP_CHANNELS = Multiply::depth * WARP_SPLITS;  // channels taken at once
 constexpr bool CHANNELS_LAST = STAGING == CHANNELWISE, ASYNCHRONOUS = STAGING != COLUMNWISE;
 
-// A stage of an image: columns of rows of channels, or, as it comes, channels of pixels. From what a lane reads to what the next one
-// does is an odd number of 16 bytes, or a number of words that takes four channels to different banks.
+// A stage of an image: columns of rows of channels, or, if channels are contiguous, channels of pixels. The distance from one
+// lane's address to the next is an odd multiple of 16 bytes, or a number of words that puts four channels into different banks,
+// so that loads of fragments have no bank conflicts.
 DEVICE constexpr int channel_pitch(int plane) {
-    return sizeof(INPUT) == 2 ? (plane / RUN | 1) * RUN : round_up(plane, WARP) + GROUP;
+    return sizeof(INPUT) == 2 ? (plane / VECTOR | 1) * VECTOR : round_up(plane, WARP) + GROUP;
 }
-constexpr int PIXEL = CHANNELS_LAST ? CHANNELS + RUN : 1;
+constexpr int PIXEL = CHANNELS_LAST ? CHANNELS + VECTOR : 1;
 constexpr int PLANE1 = ROWS1 * PHASES * WIDTH1 * PIXEL, PLANE2 = ROWS2 * PHASES * WIDTH2 * PIXEL;
 constexpr int PITCH1 = CHANNELS_LAST ? 1 : channel_pitch(PLANE1), PITCH2 = CHANNELS_LAST ? 1 : channel_pitch(PLANE2);
 constexpr int STAGE1 = CHANNELS_LAST ? PLANE1 : CHANNELS * PITCH1, STAGE2 = CHANNELS_LAST ? PLANE2 : CHANNELS * PITCH2;
 
-// Items of a channel: runs of columns, or pixels; and threads that share one, of which each has other channels.
-constexpr int ROW1 = PHASES * WIDTH1 / (CHANNELS_LAST ? 1 : RUN), ROW2 = PHASES * WIDTH2 / (CHANNELS_LAST ? 1 : RUN);
+// Items of a channel: vectors of columns, or pixels; and threads that share an item, each with other channels.
+constexpr int ROW1 = PHASES * WIDTH1 / (CHANNELS_LAST ? 1 : VECTOR), ROW2 = PHASES * WIDTH2 / (CHANNELS_LAST ? 1 : VECTOR);
 constexpr int ITEMS1 = ROWS1 * ROW1, ITEMS = ITEMS1 + ROWS2 * ROW2;
 DEVICE constexpr int power_of_two_within(int number) { return number < 2 ? 1 : 2 * power_of_two_within(number / 2); }
-DEVICE constexpr int lesser(int a, int b) { return a < b ? a : b; }
-constexpr int SHARERS = CHANNELS_LAST ? CHANNELS / RUN : power_of_two_within(lesser(THREADS / ITEMS, Multiply::depth));
-constexpr int SLOTS = ceil_div(ITEMS * SHARERS, THREADS);
+DEVICE constexpr int smaller(int a, int b) { return a < b ? a : b; }
+constexpr int ITEM_THREADS = CHANNELS_LAST ? CHANNELS / VECTOR : power_of_two_within(smaller(THREADS / ITEMS, Multiply::depth));
+constexpr int SLOTS = ceil_div(ITEMS * ITEM_THREADS, THREADS);
 
-static_assert(THREADS == WARP * BLOCK_WARPS, "the host counts threads as the kernel does");
-static_assert(BYTES1 == STAGE1 * sizeof(INPUT) && BYTES2 == STAGE2 * sizeof(INPUT), "the host counts shared memory as the kernel does");
-static_assert(!SKEWED || ROWS == 1, "a warp's pairs of rows have displacements of their own");
-static_assert(CHANNELS % UNIT == 0 && CHANNELS / RUN % 2 == 0, "units come out even, and pixels end between 16 bytes of each other");
-static_assert(!CHANNELS_LAST || THREADS % SHARERS == 0, "a thread has the same channels of every pixel");
-static_assert(STAGES == 2 || ASYNCHRONOUS, "registers bring one stage at a time");
-static_assert(PLANE1 < 0x10000 && PLANE2 < 0x10000, "a place in a plane fits into half a register");
+static_assert(THREADS == WARP * BLOCK_WARPS, "the host and the kernel agree on the threads");
+static_assert(BYTES1 == STAGE1 * sizeof(INPUT) && BYTES2 == STAGE2 * sizeof(INPUT),
+              "the host and the kernel agree on shared memory");
+static_assert(!SKEWED || WARP_ROWS1 == 1, "each pair of rows of a warp has its own displacement");
+static_assert(CHANNELS % STEP_CHANNELS == 0 && CHANNELS / VECTOR % 2 == 0,
+              "a stage is whole steps, and pixels are an odd multiple of 16 bytes apart");
+static_assert(!CHANNELS_LAST || THREADS % ITEM_THREADS == 0, "a thread loads the same channels of every pixel");
+static_assert(STAGES == 2 || ASYNCHRONOUS, "staging through registers is double buffered");
+static_assert(PLANE1 < 0x10000 && PLANE2 < 0x10000, "an offset in a plane fits into half a register");
 
-// Loading ---------------------------------------------------------------------------------------------------------------------
+// Loading ----------------------------------------------------------------------------------------------------------------------
 
-// An item of a block's tiles: where it begins in a channel of its image, in global and in shared memory; and a bit for each column
-// of a run that is inside the image. Where `piece` of them move together, pieces stand a row's items apart, so that neighbouring
-// threads move neighbouring pieces.
+// One item of a block's tiles: its offset in a channel in global memory and in shared memory, and a bit for each column of a
+// vector that is inside the image. If one access moves `vector_width` columns, these vectors are a row's items apart, so that
+// neighbouring threads move neighbouring vectors.
 struct Slot {
     int from;
     int packed;  // `to`, above it `inside`, above that whether it is of input2; negative: no item for this thread
@@ -77,53 +83,55 @@ struct Slot {
     DEVICE uint32 inside() const { return static_cast<uint32>(packed) >> 16 & 0xff; }
     DEVICE bool second() const { return (packed >> 24 & 1) != 0; }
     DEVICE int pitch() const { return second() ? PITCH2 : PITCH1; }
-    DEVICE int apart() const { return second() ? ROW2 : ROW1; }
+    DEVICE int distance() const { return second() ? ROW2 : ROW1; }
 };
 
-// The number of this thread's slot s among the items, and which of those who share it the thread is.
+// The item of this thread's slot s, and the number of this thread among those that share it.
 DEVICE int item_of(int s) {
     const int number = threadIdx.x + s * THREADS;
-    if (CHANNELS_LAST) return number / SHARERS;
-    if (SHARERS == 1) return number;
-    return number / ITEMS < SHARERS ? number % ITEMS : ITEMS;
+    if (CHANNELS_LAST) return number / ITEM_THREADS;
+    if (ITEM_THREADS == 1) return number;
+    return number / ITEMS < ITEM_THREADS ? number % ITEMS : ITEMS;
 }
-DEVICE int sharer() { return CHANNELS_LAST ? threadIdx.x % SHARERS : SHARERS == 1 ? 0 : threadIdx.x / ITEMS; }
+DEVICE int item_thread() { return CHANNELS_LAST ? threadIdx.x % ITEM_THREADS : ITEM_THREADS == 1 ? 0 : threadIdx.x / ITEMS; }
 
-DEVICE Slot slot_of(int item, int piece, int early, const Image& image1, const Image& image2, const Axis& vertical,
-                    const Axis& horizontal, const Part& rows, const Part& columns) {
+DEVICE Slot slot_of(int item, int vector_width, int leading_columns, const Image& image1, const Image& image2,
+                    const Axis& vertical, const Axis& horizontal, const AxisTile& rows, const AxisTile& columns) {
     if (item >= ITEMS) return Slot{0, -1};
     const bool second = item >= ITEMS1;
     const int within = second ? item - ITEMS1 : item, items = second ? ROW2 : ROW1;
-    const int row = within / items, column = within % items * (CHANNELS_LAST ? 1 : piece);
+    const int row = within / items, column = within % items * (CHANNELS_LAST ? 1 : vector_width);
     const int to = ((row * PHASES + column % PHASES) * (second ? WIDTH2 : WIDTH1) + column / PHASES) * PIXEL | second << 24;
 
-    const int y = (second ? rows.at2 : rows.at1) + row * vertical.spacing;
-    const int x = (second ? columns.at2 - early * PHASES * horizontal.spacing : columns.at1) + column * horizontal.spacing;
+    const int y = (second ? rows.start2 : rows.start1) + row * vertical.spacing;
+    const int x =
+        (second ? columns.start2 - leading_columns * PHASES * horizontal.spacing : columns.start1) + column * horizontal.spacing;
     if (y < 0 || y >= (second ? vertical.size2 : vertical.size1)) return Slot{0, to};
     int inside = 0;
 #pragma unroll
-    for (int k = 0; k < (CHANNELS_LAST ? 1 : RUN); k++) {
-        const int at = x + (k / piece * piece * items + k % piece) * horizontal.spacing;
+    for (int k = 0; k < (CHANNELS_LAST ? 1 : VECTOR); k++) {
+        const int at = x + (k / vector_width * vector_width * items + k % vector_width) * horizontal.spacing;
         if (at >= 0 && at < (second ? horizontal.size2 : horizontal.size1)) inside |= 1 << k;
     }
     if (!inside) return Slot{0, to};
-    const int from = y * (second ? image2.row_stride : image1.row_stride) + x * (second ? image2.column_stride : image1.column_stride);
+    const int from =
+        y * (second ? image2.row_stride : image1.row_stride) + x * (second ? image2.column_stride : image1.column_stride);
     return Slot{from, to | inside << 16};
 }
 
-// What one thread brings of the images, channel after channel.
+// Moves one thread's items of the images to shared memory, stage after stage.
 struct Loader {
     Slot slots[SLOTS];
-    const INPUT* next1;  // the channels to fetch next
+    const INPUT* next1;  // the next channels to load
     const INPUT* next2;
     long long channel_stride1, channel_stride2;
     int column_stride1, column_stride2;
-    int left;     // channels
-    int piece;    // neighbours that one access moves
-    bool second;  // only input2: input1 is there already
+    int left;  // channels to load
+    int vector_width;  // contiguous elements that one access moves
+    bool second;  // only input2, as input1 is in shared memory
 
-    // Taken apart where it is used: products leave no registers to keep the parts in.
-    DEVICE Slot slot(int s) const { return Slot{unknown(slots[s].from), unknown(slots[s].packed)}; }
+    // Unpacked where it is used, as the products leave no registers to keep its fields.
+    DEVICE Slot slot(int s) const { return Slot{opaque(slots[s].from), opaque(slots[s].packed)}; }
     DEVICE bool skips(const Slot& slot) const { return slot.none() || (second && !slot.second()); }
 
     DEVICE const INPUT* source(const Slot& slot, int channel) const {
@@ -137,138 +145,141 @@ struct Loader {
     }
 
 #if STAGING != COLUMNWISE
-    DEVICE void bring(INPUT* to, const INPUT* from, uint32 inside, int apart, int stride) const {
-        if (piece == 1) copy_elements<RUN>(to, from, inside, apart, stride);
-        else copy_columns<RUN>(to, from, inside, piece, apart);
+    DEVICE void copy_item(INPUT* to, const INPUT* from, uint32 inside, int distance, int stride) const {
+        if (vector_width == 1) copy_elements<VECTOR>(to, from, inside, distance, stride);
+        else copy_columns<VECTOR>(to, from, inside, vector_width, distance);
     }
 
-    // Asks for all of a stage; it lands when it is waited for.
-    DEVICE void ask_for_stage(INPUT* stage1, INPUT* stage2) {
+    // Starts asynchronous copies of a stage.
+    DEVICE void load_stage(INPUT* stage1, INPUT* stage2) {
 #pragma unroll
         for (int s = 0; s < SLOTS; s++) {
             const Slot slot = this->slot(s);
             if (skips(slot)) continue;
             INPUT* const to = (slot.second() ? stage2 : stage1) + slot.to();
             if constexpr (CHANNELS_LAST) {
-                const int first = sharer() * RUN, wanted = min(max(left - first, 0), RUN);
-                bring(to + first, source(slot, first), slot.inside() ? (1u << wanted) - 1 : 0, 1, 1);
+                const int first = item_thread() * VECTOR, wanted = min(max(left - first, 0), VECTOR);
+                copy_item(to + first, source(slot, first), slot.inside() ? (1u << wanted) - 1 : 0, 1, 1);
             } else {
 #pragma unroll
-                for (int k = 0; k < CHANNELS; k += SHARERS) {
-                    const int channel = sharer() + k;
-                    bring(to + channel * slot.pitch(), source(slot, channel), channel < left ? slot.inside() : 0, slot.apart(),
-                          slot.second() ? column_stride2 : column_stride1);
+                for (int k = 0; k < CHANNELS; k += ITEM_THREADS) {
+                    const int channel = item_thread() + k;
+                    copy_item(to + channel * slot.pitch(), source(slot, channel), channel < left ? slot.inside() : 0,
+                              slot.distance(), slot.second() ? column_stride2 : column_stride1);
                 }
             }
         }
         advance(CHANNELS);
     }
 
-    DEVICE void ask_for_unit() {}
-    DEVICE void put_unit(INPUT*, INPUT*) const {}
+    DEVICE void load_step() {}
+    DEVICE void store_step(INPUT*, INPUT*) const {}
 #else
-    Words16 staged[SLOTS][UNIT / SHARERS];
+    Words16 staged[SLOTS][STEP_CHANNELS / ITEM_THREADS];
 
-    // Asks for a unit of channels, into registers.
-    DEVICE void ask_for_unit() {
+    // Loads some channels into registers.
+    DEVICE void load_step() {
 #pragma unroll
         for (int s = 0; s < SLOTS; s++) {
             const Slot slot = this->slot(s);
             if (skips(slot)) continue;
-            const int apart = (slot.second() ? column_stride2 : column_stride1) * (piece == RUN ? 1 : slot.apart());
+            const int distance =
+                (slot.second() ? column_stride2 : column_stride1) * (vector_width == VECTOR ? 1 : slot.distance());
 #pragma unroll
-            for (int k = 0; k < UNIT / SHARERS; k++) {
-                const int channel = sharer() + k * SHARERS;
-                INPUT run[RUN];
-                load_run(source(slot, channel), channel < left ? slot.inside() : 0, apart, run);
-                memcpy(&staged[s][k], run, sizeof run);
+            for (int k = 0; k < STEP_CHANNELS / ITEM_THREADS; k++) {
+                const int channel = item_thread() + k * ITEM_THREADS;
+                INPUT values[VECTOR];
+                load_vector(source(slot, channel), channel < left ? slot.inside() : 0, distance, values);
+                memcpy(&staged[s][k], values, sizeof values);
             }
         }
-        advance(UNIT);
+        advance(STEP_CHANNELS);
     }
 
-    // What was asked for, to shared memory.
-    DEVICE void put_unit(INPUT* unit1, INPUT* unit2) const {
+    // Stores the loaded channels to shared memory.
+    DEVICE void store_step(INPUT* step1, INPUT* step2) const {
 #pragma unroll
         for (int s = 0; s < SLOTS; s++) {
             const Slot slot = this->slot(s);
             if (skips(slot)) continue;
-            INPUT* const to = (slot.second() ? unit2 : unit1) + slot.to();
+            INPUT* const to = (slot.second() ? step2 : step1) + slot.to();
 #pragma unroll
-            for (int k = 0; k < UNIT / SHARERS; k++) {
-                INPUT run[RUN];
-                memcpy(run, &staged[s][k], sizeof run);
-                put_run(to + (sharer() + k * SHARERS) * slot.pitch(), run, slot);
+            for (int k = 0; k < STEP_CHANNELS / ITEM_THREADS; k++) {
+                INPUT values[VECTOR];
+                memcpy(values, &staged[s][k], sizeof values);
+                store_item(to + (item_thread() + k * ITEM_THREADS) * slot.pitch(), values, slot);
             }
         }
     }
 
-    // A run to the rows of its phases.
-    DEVICE void put_run(INPUT* to, const INPUT (&run)[RUN], const Slot& slot) const {
-        struct __attribute__((aligned(sizeof(Words16) / PHASES))) Neighbours {
-            INPUT of[RUN / PHASES];
+    // Stores a vector, deinterleaved into the rows of its phases.
+    DEVICE void store_item(INPUT* to, const INPUT (&values)[VECTOR], const Slot& slot) const {
+        struct __attribute__((aligned(sizeof(Words16) / PHASES))) Packed {
+            INPUT of[VECTOR / PHASES];
         };
-        if (piece == RUN) {
+        if (vector_width == VECTOR) {
 #pragma unroll
             for (int phase = 0; phase < PHASES; phase++) {
-                Neighbours part;
+                Packed packed_phase;
 #pragma unroll
-                for (int k = 0; k < RUN / PHASES; k++) part.of[k] = run[k * PHASES + phase];
-                store_shared(reinterpret_cast<Neighbours*>(to + phase * (slot.second() ? WIDTH2 : WIDTH1)), part);
+                for (int k = 0; k < VECTOR / PHASES; k++) packed_phase.of[k] = values[k * PHASES + phase];
+                store_shared(reinterpret_cast<Packed*>(to + phase * (slot.second() ? WIDTH2 : WIDTH1)), packed_phase);
             }
         } else {
 #pragma unroll
-            for (int k = 0; k < RUN; k++) store_shared(to + k * (slot.apart() / PHASES), run[k]);
+            for (int k = 0; k < VECTOR; k++) store_shared(to + k * (slot.distance() / PHASES), values[k]);
         }
     }
 #endif
 };
 
-// Multiplying -----------------------------------------------------------------------------------------------------------------
+// Multiplying ------------------------------------------------------------------------------------------------------------------
 
-// Where a warp stands in its block.
+// The tile of a warp within that of its block.
 struct Warp {
-    int phase, row, met, share;  // row, met: the first of the warp's rows of either image
+    int phase, row, row2, warp_split;  // row, row2: the first row of either image
 
     DEVICE static Warp number(int warp) {
-        const int rows = warp / PHASES, mets = rows / ROW_WARPS;
-        const int row = rows % ROW_WARPS * ROWS;
-        return Warp{warp % PHASES, row, mets % MET_WARPS * MET_ROWS + (SKEWED ? row : 0), mets / MET_WARPS};
+        const int rows = warp / PHASES, rows2 = rows / ROW_WARPS1;
+        const int row = rows % ROW_WARPS1 * WARP_ROWS1;
+        return Warp{warp % PHASES, row, rows2 % ROW_WARPS2 * WARP_ROWS2 + (SKEWED ? row : 0), rows2 / ROW_WARPS2};
     }
 };
 
-// The pairs of a warp: their rows in the block's tiles of either image.
+// A pair of rows of a warp, by their numbers in the block's tiles of either image.
 struct Pair {
-    int row, met;
+    int row, row2;
 };
-DEVICE Pair pair_of(const Warp& warp, int pair) { return Pair{warp.row + pair % ROWS, warp.met + pair / ROWS}; }
+DEVICE Pair pair_of(const Warp& warp, int pair) { return Pair{warp.row + pair % WARP_ROWS1, warp.row2 + pair / WARP_ROWS1}; }
 
-// The patch index that takes a pair's one row to the other; it need not be one of the patch's.
-DEVICE int patch_row(Pair pair, const Axis& vertical, const Part& rows) {
-    return rows.patch + (pair.met - pair.row) * vertical.patches_apart;
+// The patch index that displaces one row of a pair to the other; it may be outside the patch.
+DEVICE int patch_row(Pair pair, const Axis& vertical, const AxisTile& rows) {
+    return rows.first_patch + (pair.row2 - pair.row) * vertical.patch_phase_stride;
 }
-DEVICE bool asked_for(Pair pair, const Axis& vertical, const Part& rows) {
+DEVICE bool in_patch(Pair pair, const Axis& vertical, const AxisTile& rows) {
     const int m = patch_row(pair, vertical, rows);
     return pair.row < rows.outputs && m >= 0 && m < vertical.patch;
 }
-DEVICE bool inside(Pair pair, const Axis& vertical, const Part& rows) {
-    const int y1 = rows.at1 + pair.row * vertical.spacing, y2 = rows.at2 + pair.met * vertical.spacing;
+DEVICE bool inside(Pair pair, const Axis& vertical, const AxisTile& rows) {
+    const int y1 = rows.start1 + pair.row * vertical.spacing, y2 = rows.start2 + pair.row2 * vertical.spacing;
     return y1 >= 0 && y1 < vertical.size1 && y2 >= 0 && y2 < vertical.size2;
 }
 
 // A bit for each pair of a warp that has products.
-DEVICE uint32 pairs_with_products(const Warp& warp, const Axis& vertical, const Part& rows) {
+DEVICE uint32 pairs_with_products(const Warp& warp, const Axis& vertical, const AxisTile& rows) {
     uint32 pairs = 0;
 #pragma unroll
     for (int p = 0; p < PAIRS; p++)
-        if (asked_for(pair_of(warp, p), vertical, rows) && inside(pair_of(warp, p), vertical, rows)) pairs |= 1u << p;
+        if (in_patch(pair_of(warp, p), vertical, rows) && inside(pair_of(warp, p), vertical, rows)) pairs |= 1u << p;
     return pairs;
 }
 
-// Whether the block's rows of both images may meet, the same for all its threads.
-DEVICE bool rows_meet(const Axis& vertical, const Part& rows) {
-    const bool any1 = first_inside(rows.at1, vertical.spacing) < min(ROWS1, end_inside(rows.at1, vertical.spacing, vertical.size1));
-    const bool any2 = first_inside(rows.at2, vertical.spacing) < min(ROWS2, end_inside(rows.at2, vertical.spacing, vertical.size2));
+// Whether any of the block's rows have products; the same for all its threads.
+DEVICE bool rows_overlap(const Axis& vertical, const AxisTile& rows) {
+    const bool any1 =
+        first_inside(rows.start1, vertical.spacing) < min(ROWS1, end_inside(rows.start1, vertical.spacing, vertical.size1));
+    const bool any2 =
+        first_inside(rows.start2, vertical.spacing) < min(ROWS2, end_inside(rows.start2, vertical.spacing, vertical.size2));
     return any1 && any2 && patch_row(Pair{SKEWED ? 0 : TILE_ROWS - 1, 0}, vertical, rows) < vertical.patch;
 }
 
@@ -279,15 +290,15 @@ DEVICE void clear(Products& products) {
     for (int i = 0; i < PAIRS * GROUPS1 * MATRICES * 4; i++) (&products[0][0][0][0])[i] = 0;
 }
 
-// What a lane brings to the loads of fragments: an offset in a stage.
-DEVICE int lanes_place(int pitch) {
+// The offset in a stage of the address that a lane passes to the loads of fragments.
+DEVICE int lane_offset(int pitch) {
     const int lane = threadIdx.x % WARP, row = lane % 8, matrix = lane / 8;
-    if (CHANNELS_LAST) return (row + 8 * (matrix / 2)) * PIXEL + matrix % 2 * RUN;
+    if (CHANNELS_LAST) return (row + 8 * (matrix / 2)) * PIXEL + matrix % 2 * VECTOR;
     if (sizeof(INPUT) == 2) return (row + 8 * (matrix % 2)) * pitch + matrix / 2 * 8;
     return lane % 4 * pitch + lane / 4;
 }
 
-// The fragments of neighbouring groups of columns, for one depth of channels.
+// Loads the fragments of neighbouring groups of columns, for one matrix depth of channels.
 template <int pitch, int count>
 DEVICE void load_groups(const INPUT* from, uint32 (&groups)[count][2]) {
     if constexpr (CHANNELS_LAST || sizeof(INPUT) == 2) {
@@ -307,53 +318,57 @@ DEVICE void load_groups(const INPUT* from, uint32 (&groups)[count][2]) {
                 groups[g][half] = load_shared(reinterpret_cast<const uint32*>(from + g * GROUP + half * 4 * pitch));
     }
 #pragma unroll
-    for (int g = 0; g < count; g++) groups[g][0] = Multiply::rounded(groups[g][0]), groups[g][1] = Multiply::rounded(groups[g][1]);
+    for (int g = 0; g < count; g++)
+        groups[g][0] = Multiply::rounded(groups[g][0]), groups[g][1] = Multiply::rounded(groups[g][1]);
 }
 
-// Adds the products of one depth of channels.
+// Adds the products of one matrix depth of channels.
 DEVICE void add_products(Products& products, const INPUT* from1, const INPUT* from2, uint32 pairs) {
-    uint32 groups1[ROWS][GROUPS1][2];
+    uint32 groups1[WARP_ROWS1][GROUPS1][2];
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) load_groups<PITCH1>(from1 + r * PHASES * WIDTH1 * PIXEL, groups1[r]);
+    for (int r = 0; r < WARP_ROWS1; r++) load_groups<PITCH1>(from1 + r * PHASES * WIDTH1 * PIXEL, groups1[r]);
 #pragma unroll
-    for (int u = 0; u < MET_ROWS; u++) {
+    for (int u = 0; u < WARP_ROWS2; u++) {
         uint32 groups2[GROUPS2][2];
         load_groups<PITCH2>(from2 + u * PHASES * WIDTH2 * PIXEL, groups2);
 #pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            if (!(pairs >> (u * ROWS + r) & 1)) continue;
+        for (int r = 0; r < WARP_ROWS1; r++) {
+            if (!(pairs >> (u * WARP_ROWS1 + r) & 1)) continue;
 #pragma unroll
             for (int j = 0; j < GROUPS1; j++)
 #pragma unroll
                 for (int k = 0; k < MATRICES; k++) {
                     const int g = j + 2 * k;
                     const uint32 a[4] = {groups2[g][0], groups2[g + 1][0], groups2[g][1], groups2[g + 1][1]};
-                    Multiply::add(products[u * ROWS + r][j][k], a, groups1[r][j]);
+                    Multiply::add(products[u * WARP_ROWS1 + r][j][k], a, groups1[r][j]);
                 }
         }
     }
 }
 
-// Makes the products of all the channels. Every thread of the block must call it; nobody may read the stages any more.
-DEVICE void add_channels(Products& products, Loader& loader, INPUT* shared1, INPUT* shared2, int kept, const Warp& warp, uint32 pairs) {
-    constexpr int AHEAD = STAGES - 1;  // stages under way
+// Computes the products of all channels. Every thread of the block must call it, and all must have read the stages of before.
+DEVICE void add_channels(Products& products, Loader& loader, INPUT* shared1, INPUT* shared2, int stages1, const Warp& warp,
+                         uint32 pairs) {
+    constexpr int AHEAD = STAGES - 1;  // stages in flight
     constexpr int DEPTH1 = CHANNELS_LAST ? 1 : PITCH1, DEPTH2 = CHANNELS_LAST ? 1 : PITCH2;  // from channel to channel
-    const int lanes1 = (warp.row * PHASES + warp.phase) * WIDTH1 * PIXEL + lanes_place(PITCH1) + warp.share * Multiply::depth * DEPTH1;
-    const int lanes2 = (warp.met * PHASES + warp.phase) * WIDTH2 * PIXEL + lanes_place(PITCH2) + warp.share * Multiply::depth * DEPTH2;
+    const int offset1 =
+        (warp.row * PHASES + warp.phase) * WIDTH1 * PIXEL + lane_offset(PITCH1) + warp.warp_split * Multiply::depth * DEPTH1;
+    const int offset2 =
+        (warp.row2 * PHASES + warp.phase) * WIDTH2 * PIXEL + lane_offset(PITCH2) + warp.warp_split * Multiply::depth * DEPTH2;
     const int stages = ceil_div(loader.left, CHANNELS);
-    const auto place1 = [&](int stage) { return shared1 + (kept > STAGES ? stage : stage % STAGES) * STAGE1; };
-    const auto place2 = [&](int stage) { return shared2 + stage % STAGES * STAGE2; };
+    const auto stage_of_input1 = [&](int stage) { return shared1 + (stages1 > STAGES ? stage : stage % STAGES) * STAGE1; };
+    const auto stage_of_input2 = [&](int stage) { return shared2 + stage % STAGES * STAGE2; };
 #if STAGING != COLUMNWISE
 #pragma unroll 1
     for (int stage = 0; stage < AHEAD; stage++) {
-        if (stage < stages) loader.ask_for_stage(place1(stage), place2(stage));
+        if (stage < stages) loader.load_stage(stage_of_input1(stage), stage_of_input2(stage));
         copy_async_commit();
     }
 #else
 #pragma unroll 1
-    for (int unit = 0; unit < CHANNELS; unit += UNIT) {
-        loader.ask_for_unit();
-        loader.put_unit(shared1 + unit * PITCH1, shared2 + unit * PITCH2);
+    for (int step = 0; step < CHANNELS; step += STEP_CHANNELS) {
+        loader.load_step();
+        loader.store_step(shared1 + step * PITCH1, shared2 + step * PITCH2);
     }
 #endif
     clear(products);
@@ -361,159 +376,169 @@ DEVICE void add_channels(Products& products, Loader& loader, INPUT* shared1, INP
     for (int stage = 0; stage < stages; stage++) {
         const bool more = stage + AHEAD < stages;
         if (ASYNCHRONOUS) copy_async_wait<AHEAD - 1>();
-        __syncthreads();  // the stage is there, and nobody reads the one before any more
+        __syncthreads();  // the stage is complete, and the one before has been read
 #if STAGING != COLUMNWISE
-        if (more) loader.ask_for_stage(place1(stage + AHEAD), place2(stage + AHEAD));
+        if (more) loader.load_stage(stage_of_input1(stage + AHEAD), stage_of_input2(stage + AHEAD));
         copy_async_commit();
 #endif
 #pragma unroll
-        for (int unit = 0; unit < CHANNELS; unit += UNIT) {
-            if (more) loader.ask_for_unit();
-            if (pairs) add_products(products, place1(stage) + unit * DEPTH1 + lanes1, place2(stage) + unit * DEPTH2 + lanes2, pairs);
-            if (more) loader.put_unit(place1(stage + AHEAD) + unit * PITCH1, place2(stage + AHEAD) + unit * PITCH2);
+        for (int step = 0; step < CHANNELS; step += STEP_CHANNELS) {
+            if (more) loader.load_step();
+            if (pairs)
+                add_products(products, stage_of_input1(stage) + step * DEPTH1 + offset1,
+                             stage_of_input2(stage) + step * DEPTH2 + offset2, pairs);
+            if (more)
+                loader.store_step(stage_of_input1(stage + AHEAD) + step * PITCH1, stage_of_input2(stage + AHEAD) + step * PITCH2);
         }
     }
 }
 
-// Storing ---------------------------------------------------------------------------------------------------------------------
+// Epilogue ---------------------------------------------------------------------------------------------------------------------
 
-// The band goes through shared memory, some of each warp's pairs at a time: a line for each displacement. With this length the
-// elements that a warp stores meet different banks, and so do those it reads back.
-constexpr int LINE = WIDTH1 + 5;
-constexpr int BAND = DISPLACEMENTS * LINE;
-constexpr int FITTING = STAGES * BYTES2 / static_cast<int>(sizeof(float)) / (BLOCK_WARPS * BAND);
-constexpr int AT_ONCE = lesser(FITTING, PAIRS);
-static_assert(AT_ONCE > 0, "a pair of each warp fits into shared memory");
+// The band goes through shared memory, some of each warp's pairs at a time: a line for each displacement. This pitch avoids bank
+// conflicts of the stores, and nearly all of the loads.
+constexpr int LINE_PITCH = WIDTH1 + 5;
+constexpr int BAND = DISPLACEMENTS * LINE_PITCH;
+constexpr int FITTING_PAIRS = STAGES * BYTES2 / static_cast<int>(sizeof(float)) / (BLOCK_WARPS * BAND);
+constexpr int STORED_PAIRS = smaller(FITTING_PAIRS, PAIRS);
+static_assert(STORED_PAIRS > 0, "a pair of each warp fits into shared memory");
 
-// The columns of a block for which both images have pixels.
+// The columns of a block at which both images have pixels.
 struct Columns {
     int begin1, end1, begin2, end2;
 
-    DEVICE static Columns of(const Axis& horizontal, const Part& columns) {
-        return Columns{first_inside(columns.at1, horizontal.spacing), end_inside(columns.at1, horizontal.spacing, horizontal.size1),
-                       first_inside(columns.at2, horizontal.spacing), end_inside(columns.at2, horizontal.spacing, horizontal.size2)};
+    DEVICE static Columns of(const Axis& horizontal, const AxisTile& columns) {
+        return Columns{
+            first_inside(columns.start1, horizontal.spacing), end_inside(columns.start1, horizontal.spacing, horizontal.size1),
+            first_inside(columns.start2, horizontal.spacing), end_inside(columns.start2, horizontal.spacing, horizontal.size2)};
     }
-    DEVICE bool hold(int column, int n) const {
-        const int met = column + n * PHASES;
-        return column >= begin1 && column < end1 && met >= begin2 && met < end2;
+    DEVICE bool inside(int column, int n) const {
+        const int row2 = column + n * PHASES;
+        return column >= begin1 && column < end1 && row2 >= begin2 && row2 < end2;
     }
 };
 
-DEVICE void gather_band(const float (&products)[GROUPS1][MATRICES][4], float* lines, int early, int patches) {
+DEVICE void store_band(const float (&products)[GROUPS1][MATRICES][4], float* lines, int leading_columns, int patches) {
     const int lane = threadIdx.x % WARP, row = lane / 4, column = 2 * (lane % 4);
 #pragma unroll
     for (int k = 0; k < MATRICES; k++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int n = GROUP * (2 * k + half) + row - column - early;  // of the first of two columns
+            const int n = GROUP * (2 * k + half) + row - column - leading_columns;  // of the first of two columns
 #pragma unroll
             for (int j = 0; j < GROUPS1; j++) {
-                float* const to = lines + n * LINE + j * GROUP + column;
+                float* const to = lines + n * LINE_PITCH + j * GROUP + column;
                 if (n >= 0 && n < patches) store_shared(to, products[j][k][2 * half]);
-                if (n >= 1 && n <= patches) store_shared(to - LINE + 1, products[j][k][2 * half + 1]);
+                if (n >= 1 && n <= patches) store_shared(to - LINE_PITCH + 1, products[j][k][2 * half + 1]);
             }
         }
 }
 
-// Stores the lines of pairs `first` and on: `count` columns at a time, so that neighbouring threads store neighbours.
+// Stores the lines of pairs from `first` on, `count` columns at a time; neighbouring threads store neighbouring columns.
 template <int count>
-DEVICE void store_lines(const float* shared, int first, const Output& out, const Axis& vertical, const Axis& horizontal,
-                        const Part& rows, const Part& columns) {
+DEVICE void store_lines(const float* shared, int first, const Output& result, const Axis& vertical, const Axis& horizontal,
+                        const AxisTile& rows, const AxisTile& columns) {
     const Columns inside_columns = Columns::of(horizontal, columns);
-    const int runs = ceil_div(columns.outputs, count);
-    for (int item = threadIdx.x; item < runs * columns.patches * AT_ONCE * ROW_WARPS * MET_WARPS; item += THREADS) {
+    const int vectors = ceil_div(columns.outputs, count);
+    for (int item = threadIdx.x; item < vectors * columns.patches * STORED_PAIRS * ROW_WARPS1 * ROW_WARPS2; item += THREADS) {
         int rest = item;
-        const int column = digit(rest, runs) * count, n = digit(rest, columns.patches), p = digit(rest, AT_ONCE);
+        const int column = digit(rest, vectors) * count, n = digit(rest, columns.patches), p = digit(rest, STORED_PAIRS);
         const Pair pair = pair_of(Warp::number(rest * PHASES), first + p);
-        if (first + p >= PAIRS || !asked_for(pair, vertical, rows)) continue;
+        if (first + p >= PAIRS || !in_patch(pair, vertical, rows)) continue;
         const bool row_inside = inside(pair, vertical, rows);
-        Sum run[count];
+        Sum values[count];
 #pragma unroll
         for (int k = 0; k < count; k++) {
-            run[k] = 0;
-            if (!row_inside || column + k >= columns.outputs || !inside_columns.hold(column + k, n)) continue;
+            values[k] = 0;
+            if (!row_inside || column + k >= columns.outputs || !inside_columns.inside(column + k, n)) continue;
             const int warp = rest * PHASES + (column + k) % PHASES;
 #pragma unroll
-            for (int share = 0; share < SHARES; share++) {
-                const int band = (share * (BLOCK_WARPS / SHARES) + warp) * AT_ONCE + p;
-                run[k] += load_shared(shared + band * BAND + n * LINE + (column + k) / PHASES);
+            for (int warp_split = 0; warp_split < WARP_SPLITS; warp_split++) {
+                const int band = (warp_split * (BLOCK_WARPS / WARP_SPLITS) + warp) * STORED_PAIRS + p;
+                values[k] += load_shared(shared + band * BAND + n * LINE_PITCH + (column + k) / PHASES);
             }
-            run[k] *= out.scale;
+            values[k] *= result.scale;
         }
-        store_run(out.at(patch_row(pair, vertical, rows), columns.patch + n * horizontal.patches_apart,
-                         rows.output + pair.row * vertical.outputs_apart, columns.output + column * horizontal.outputs_apart),
-                  horizontal.outputs_apart * out.column_stride, columns.outputs - column, run);
+        store_vector(result.at(patch_row(pair, vertical, rows), columns.first_patch + n * horizontal.patch_phase_stride,
+                               rows.first_output + pair.row * vertical.output_phase_stride,
+                               columns.first_output + column * horizontal.output_phase_stride),
+                     horizontal.output_phase_stride * result.column_stride, columns.outputs - column, values);
     }
 }
 
-DEVICE void store_products(const Products& products, float* shared, int early, bool whole_runs, const Output& out, const Axis& vertical,
-                           const Axis& horizontal, const Part& rows, const Part& columns) {
+DEVICE void store_products(const Products& products, float* shared, int leading_columns, bool vector_stores, const Output& result,
+                           const Axis& vertical, const Axis& horizontal, const AxisTile& rows, const AxisTile& columns) {
 #pragma unroll 1
-    for (int first = 0; first < PAIRS; first += AT_ONCE) {
+    for (int first = 0; first < PAIRS; first += STORED_PAIRS) {
         __syncthreads();  // the last stage, or the pairs before, have been read
 #pragma unroll
         for (int p = 0; p < PAIRS; p++)
-            if (p >= first && p < first + AT_ONCE)
-                gather_band(products[p], shared + (threadIdx.x / WARP * AT_ONCE + p - first) * BAND, early, columns.patches);
+            if (p >= first && p < first + STORED_PAIRS)
+                store_band(products[p], shared + (threadIdx.x / WARP * STORED_PAIRS + p - first) * BAND, leading_columns,
+                           columns.patches);
         __syncthreads();
-        if (whole_runs) store_lines<RunOf<OUTPUT>::length>(shared, first, out, vertical, horizontal, rows, columns);
-        else store_lines<1>(shared, first, out, vertical, horizontal, rows, columns);
+        if (vector_stores) store_lines<VectorOf<OUTPUT>::width>(shared, first, result, vertical, horizontal, rows, columns);
+        else store_lines<1>(shared, first, result, vertical, horizontal, rows, columns);
     }
 }
 
-// `early`: columns by which the tile of input2 begins before the first displacement's; `patch_columns`: displacements of a block along
-// x; `whole_runs`: rows of outputs begin where 16 bytes do, if the first one does.
+// `leading_columns`: columns of input2's tile before the first displacement's; `patch_columns`: displacements of a block along x;
+// `vector_stores`: whether all rows of outputs are aligned if the first one is.
 KERNEL(THREADS)
-forward_mma(const INPUT* input1, const INPUT* input2, OUTPUT* output, int tiles, int channels, int split_channels, int piece,
+forward_mma(const INPUT* input1, const INPUT* input2, OUTPUT* out, int tiles, int channels, int split_channels, int vector_width,
             GRID_PARAMETERS, IMAGE_PARAMETERS(1), IMAGE_PARAMETERS(2), OUTPUT_PARAMETERS, AXIS_PARAMETERS(y), AXIS_PARAMETERS(x),
-            int passes, int kept, int early, int patch_columns, int whole_runs, Sum scale) {
+            int passes, int stages1, int leading_columns, int patch_columns, int vector_stores, Sum scale) {
     DYNAMIC_SHARED_ARRAY(INPUT, shared);
     const Image image1 = IMAGE_OF_PARAMETERS(1), image2 = IMAGE_OF_PARAMETERS(2);
     const Axis vertical = AXIS_OF_PARAMETERS(y), horizontal = AXIS_OF_PARAMETERS(x);
     const Warp warp = Warp::number(threadIdx.x / WARP);
-    INPUT* const shared2 = shared + kept * STAGE1;
+    INPUT* const shared2 = shared + stages1 * STAGE1;
     const Grid grid = GRID_OF_PARAMETERS;
     const auto block_at = [&](int tile, int pass) {
-        Block block = block_of(tile, grid, vertical, horizontal, passes * MET, patch_columns, PHASES);
-        block.rows.patch += pass * MET * vertical.patches_apart;
-        block.rows.at2 += pass * MET * vertical.spacing;
+        Block block = block_of(tile, grid, vertical, horizontal, passes * PASS_ROWS, patch_columns, PHASES);
+        block.rows.first_patch += pass * PASS_ROWS * vertical.patch_phase_stride;
+        block.rows.start2 += pass * PASS_ROWS * vertical.spacing;
         return block;
     };
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        bool there = false;  // input1 is in shared memory: where there are several passes, all its stages have room
+        bool has_input1 = false;  // input1 is in shared memory, with all its stages if there are several passes
 #pragma unroll 1
         for (int pass = 0; pass < passes; pass++) {
             Block block = block_at(tile, pass);
             if (block.rows.outputs <= 0 || block.columns.outputs <= 0 || block.columns.patches <= 0) break;
             Products products;
-            if (rows_meet(vertical, block.rows)) {
+            if (rows_overlap(vertical, block.rows)) {
                 const int begin = block.split * split_channels;
                 Loader loader;
-                loader.next1 = input1 + (block.b * batch_stride1 + begin * channel_stride1);
-                loader.next2 = input2 + (block.b * batch_stride2 + begin * channel_stride2);
-                loader.channel_stride1 = channel_stride1, loader.channel_stride2 = channel_stride2;
-                loader.column_stride1 = horizontal.spacing * column_stride1;
-                loader.column_stride2 = horizontal.spacing * column_stride2;
+                loader.next1 = input1 + (block.b * batch_stride_input1 + begin * channel_stride_input1);
+                loader.next2 = input2 + (block.b * batch_stride_input2 + begin * channel_stride_input2);
+                loader.channel_stride1 = channel_stride_input1, loader.channel_stride2 = channel_stride_input2;
+                loader.column_stride1 = horizontal.spacing * column_stride_input1;
+                loader.column_stride2 = horizontal.spacing * column_stride_input2;
                 loader.left = min(split_channels, channels - begin);
-                loader.piece = min(aligned(input1, piece), aligned(input2, piece));
-                if (STAGING == COLUMNWISE && loader.piece < RUN) loader.piece = 1;
-                loader.second = there;
+                loader.vector_width = min(aligned(input1, vector_width), aligned(input2, vector_width));
+                if (STAGING == COLUMNWISE && loader.vector_width < VECTOR) loader.vector_width = 1;
+                loader.second = has_input1;
 #pragma unroll
                 for (int s = 0; s < SLOTS; s++)
-                    loader.slots[s] =
-                        slot_of(item_of(s), loader.piece, early, image1, image2, vertical, horizontal, block.rows, block.columns);
-                there = true;
-                __syncthreads();  // nobody reads what a pass or a tile before has left
-                add_channels(products, loader, shared, shared2, kept, warp, pairs_with_products(warp, vertical, block.rows));
+                    loader.slots[s] = slot_of(item_of(s), loader.vector_width, leading_columns, image1, image2, vertical,
+                                              horizontal, block.rows, block.columns);
+                has_input1 = true;
+                __syncthreads();  // all have read what the pass or tile before left
+                add_channels(products, loader, shared, shared2, stages1, warp, pairs_with_products(warp, vertical, block.rows));
             } else {
                 clear(products);
             }
-            // Worked out again: the products leave no registers to keep it in.
-            block = block_at(unknown(tile), pass);
-            const Output out = {output + (block.split * split_stride_out + block.b * batch_stride_out), m_stride_out, n_stride_out,
-                                row_stride_out, column_stride_out, scale};
-            store_products(products, reinterpret_cast<float*>(shared2), early, whole_runs != 0, out, vertical, horizontal, block.rows,
-                           block.columns);
+            // Computed again, as the products leave no registers to keep it.
+            block = block_at(opaque(tile), pass);
+            const Output result = {out + (block.split * split_stride_out + block.b * batch_stride_out),
+                                   m_stride_out,
+                                   n_stride_out,
+                                   row_stride_out,
+                                   column_stride_out,
+                                   scale};
+            store_products(products, reinterpret_cast<float*>(shared2), leading_columns, vector_stores != 0, result, vertical,
+                           horizontal, block.rows, block.columns);
         }
     }
 }

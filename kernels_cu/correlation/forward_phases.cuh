@@ -1,5 +1,10 @@
-// The forward problem in phases, and what a block has of it: along each axis, outputs and patch indices fall into phases that never
-// meet. Every number is of positions and elements within 32 bits, but for offsets from plane to plane.
+// The forward problem in phases, and the tile of a block.
+//
+// Along each axis, output i and patch index m read input2 at i stride + m step. With g = gcd(stride, step), outputs step / g
+// apart and patch indices stride / g apart form an independent problem, a phase, in which every displacement is a whole number of
+// positions, stride step / g pixels apart. A phase of a strided lattice is its elements with the same remainder.
+//
+// Positions and offsets within a plane have 32 bits, offsets from plane to plane 64.
 //
 // Macros: INPUT, OUTPUT (the input's type or that of its sums).
 #pragma once
@@ -7,39 +12,41 @@
 
 typedef SumOf<INPUT>::type Sum;
 
-// STAGING: how images get into shared memory.
-#define COPIED 0       // runs of columns, by asynchronous copies
-#define COLUMNWISE 1   // runs of columns, through registers, where they are parted into phases
-#define CHANNELWISE 2  // runs of channels that are neighbours in memory
+// STAGING: how tiles get into shared memory.
+#define COPIED 0  // vectors of columns, by asynchronous copies
+#define COLUMNWISE 1  // vectors of columns, through registers, where they are deinterleaved into phases
+#define CHANNELWISE 2  // vectors of contiguous channels
 
-// One axis. Output i = residue + t outputs_apart stands at tile position t output_step, patch index m = rest + u patches_apart is
-// `shift` u positions away.
+// One axis. Output i = output_phase + t output_phase_stride is at tile position t output_step; patch index
+// m = patch_phase + u patch_phase_stride displaces it by `shift` u positions.
 struct Axis {
     int size1, size2, out, patch;
-    int outputs_apart, patches_apart;
-    int origin1, origin2;        // of position 0 of phase 0: in input1, and displaced by patch index 0 in input2
-    int stride, step, spacing;   // pixels between outputs, patch indices, positions
+    int output_phase_stride, patch_phase_stride;
+    int origin1, origin2;  // of position 0 of phase 0: in input1, and displaced by patch index 0 in input2
+    int stride, step, spacing;  // pixels between outputs, patch indices, positions
     int tile_outputs, output_step, taps, tap_step;  // outputs of a block; positions between outputs, and between taps
 };
 
-// What a block has of one axis.
-struct Part {
-    int output, outputs;  // the first, and how many
-    int patch, patches;
-    int at1, at2;  // where position 0 is in input1, and where the first displacement takes it in input2
+// The tile of a block along one axis: outputs and patch indices of one phase each.
+struct AxisTile {
+    int first_output, outputs;
+    int first_patch, patches;
+    int start1, start2;  // of position 0 in input1, and displaced by the first patch index in input2
 };
 
-DEVICE Part part_of(const Axis& axis, int tile, int residue, int patch_tile, int rest, int patch_tile_size, int shift) {
-    const int first = tile * axis.tile_outputs, patch_first = patch_tile * patch_tile_size;
-    Part part;
-    part.output = residue + first * axis.outputs_apart;
-    part.outputs = min(axis.tile_outputs, ceil_div(axis.out - part.output, axis.outputs_apart));
-    part.patch = rest + patch_first * axis.patches_apart;
-    part.patches = min(patch_tile_size, ceil_div(axis.patch - part.patch, axis.patches_apart));
+DEVICE AxisTile axis_tile(const Axis& axis, int tile, int output_phase, int patch_tile, int patch_phase, int patch_tile_size,
+                          int shift) {
+    const int first = tile * axis.tile_outputs, first_displacement = patch_tile * patch_tile_size;
+    AxisTile result;
+    result.first_output = output_phase + first * axis.output_phase_stride;
+    result.outputs = min(axis.tile_outputs, ceil_div(axis.out - result.first_output, axis.output_phase_stride));
+    result.first_patch = patch_phase + first_displacement * axis.patch_phase_stride;
+    result.patches = min(patch_tile_size, ceil_div(axis.patch - result.first_patch, axis.patch_phase_stride));
     const int position = first * axis.output_step;
-    part.at1 = axis.origin1 + residue * axis.stride + position * axis.spacing;
-    part.at2 = axis.origin2 + residue * axis.stride + rest * axis.step + (position + patch_first * shift) * axis.spacing;
-    return part;
+    result.start1 = axis.origin1 + output_phase * axis.stride + position * axis.spacing;
+    result.start2 = axis.origin2 + output_phase * axis.stride + patch_phase * axis.step +
+                    (position + first_displacement * shift) * axis.spacing;
+    return result;
 }
 
 struct Image {
@@ -53,7 +60,7 @@ DEVICE int first_inside(int at, int spacing) { return at < 0 ? ceil_div(-at, spa
 DEVICE int end_inside(int at, int spacing, int size) { return at < size ? ceil_div(size - at, spacing) : 0; }
 
 struct Output {
-    OUTPUT* data;  // of the block's sample and share of the channels
+    OUTPUT* data;  // of the block's sample and split of the channels
     long long m_stride, n_stride;
     int row_stride, column_stride;
     Sum scale;
@@ -63,51 +70,49 @@ struct Output {
     }
 };
 
-// How many tiles and phases there are along each axis, and splits of the channels.
+// The number of tiles and phases along each axis, and of splits of the channels.
 struct Grid {
-    int tiles_y, patch_tiles_y, residues_y, rests_y, tiles_x, patch_tiles_x, residues_x, rests_x, splits;
+    int tiles_y, patch_tiles_y, output_phases_y, patch_phases_y, tiles_x, patch_tiles_x, output_phases_x, patch_phases_x, splits;
 };
 
 struct Block {
-    Part rows, columns;
+    AxisTile rows, columns;
     int split, b;
 
     DEVICE bool empty() const { return rows.outputs <= 0 || columns.outputs <= 0 || rows.patches <= 0 || columns.patches <= 0; }
 };
 
-// The next of a number's digits, the last first.
-DEVICE int digit(int& number, int base) {
-    const int last = number % base;
-    number /= base;
-    return last;
-}
-
-// Displacements of the same outputs stand next to each other in time: they read the same input1.
-// A block takes so many patch indices of a phase along each axis; one of x moves it by `shift` positions.
+// Displacements of the same outputs are consecutive, as they read the same input1. A block takes so many patch indices of a phase
+// along each axis; one of x displaces it by `shift` positions.
 DEVICE Block block_of(int tile, const Grid& grid, const Axis& vertical, const Axis& horizontal, int patch_rows, int patch_columns,
                       int shift) {
     const int m_tile = digit(tile, grid.patch_tiles_y), n_tile = digit(tile, grid.patch_tiles_x);
-    const int m_rest = digit(tile, grid.rests_y), n_rest = digit(tile, grid.rests_x);
+    const int m_patch_phase = digit(tile, grid.patch_phases_y), n_patch_phase = digit(tile, grid.patch_phases_x);
     const int x_tile = digit(tile, grid.tiles_x), y_tile = digit(tile, grid.tiles_y);
-    const int x_residue = digit(tile, grid.residues_x), y_residue = digit(tile, grid.residues_y);
+    const int x_output_phase = digit(tile, grid.output_phases_x), y_output_phase = digit(tile, grid.output_phases_y);
     const int split = digit(tile, grid.splits);
-    return Block{part_of(vertical, y_tile, y_residue, m_tile, m_rest, patch_rows, 1),
-                 part_of(horizontal, x_tile, x_residue, n_tile, n_rest, patch_columns, shift), split, tile};
+    return Block{axis_tile(vertical, y_tile, y_output_phase, m_tile, m_patch_phase, patch_rows, 1),
+                 axis_tile(horizontal, x_tile, x_output_phase, n_tile, n_patch_phase, patch_columns, shift), split, tile};
 }
 
-// The parameters of a kernel that stand for these.
-#define GRID_PARAMETERS \
-    int splits, int tiles_y, int patch_tiles_y, int residues_y, int rests_y, int tiles_x, int patch_tiles_x, int residues_x, int rests_x
-#define GRID_OF_PARAMETERS {tiles_y, patch_tiles_y, residues_y, rests_y, tiles_x, patch_tiles_x, residues_x, rests_x, splits}
-#define IMAGE_PARAMETERS(n) long long batch_stride##n, long long channel_stride##n, int row_stride##n, int column_stride##n
-#define IMAGE_OF_PARAMETERS(n) {input##n, batch_stride##n, channel_stride##n, row_stride##n, column_stride##n}
-#define OUTPUT_PARAMETERS                                                                                                    \
-    long long split_stride_out, long long batch_stride_out, long long m_stride_out, long long n_stride_out, int row_stride_out, \
+// Parameters of the kernels, and initialisers from them.
+#define GRID_PARAMETERS                                                                                                          \
+    int splits, int tiles_y, int patch_tiles_y, int output_phases_y, int patch_phases_y, int tiles_x, int patch_tiles_x,         \
+        int output_phases_x, int patch_phases_x
+#define GRID_OF_PARAMETERS                                                                                                       \
+    {tiles_y, patch_tiles_y, output_phases_y, patch_phases_y, tiles_x, patch_tiles_x, output_phases_x, patch_phases_x, splits}
+#define IMAGE_PARAMETERS(n)                                                                                                      \
+    long long batch_stride_input##n, long long channel_stride_input##n, int row_stride_input##n, int column_stride_input##n
+#define IMAGE_OF_PARAMETERS(n)                                                                                                   \
+    {input##n, batch_stride_input##n, channel_stride_input##n, row_stride_input##n, column_stride_input##n}
+#define OUTPUT_PARAMETERS                                                                                                        \
+    long long split_stride_out, long long batch_stride_out, long long m_stride_out, long long n_stride_out, int row_stride_out,  \
         int column_stride_out
-#define AXIS_PARAMETERS(a)                                                                                                 \
-    int size1_##a, int size2_##a, int out_##a, int patch_##a, int outputs_apart_##a, int patches_apart_##a, int origin1_##a, \
-        int origin2_##a, int stride_##a, int step_##a, int spacing_##a, int tile_outputs_##a, int output_step_##a, int taps_##a,  \
-        int tap_step_##a
-#define AXIS_OF_PARAMETERS(a)                                                                                                \
-    {size1_##a,  size2_##a, out_##a,     patch_##a,        outputs_apart_##a, patches_apart_##a, origin1_##a, origin2_##a,       \
-     stride_##a, step_##a,  spacing_##a, tile_outputs_##a, output_step_##a,   taps_##a,          tap_step_##a}
+#define AXIS_PARAMETERS(a)                                                                                                       \
+    int size1_##a, int size2_##a, int out_##a, int patch_##a, int output_phase_stride_##a, int patch_phase_stride_##a,           \
+        int origin1_##a, int origin2_##a, int stride_##a, int step_##a, int spacing_##a, int tile_outputs_##a,                   \
+        int output_step_##a, int taps_##a, int tap_step_##a
+#define AXIS_OF_PARAMETERS(a)                                                                                      \
+    {size1_##a,   size2_##a,  out_##a,  patch_##a,   output_phase_stride_##a, patch_phase_stride_##a, origin1_##a, \
+     origin2_##a, stride_##a, step_##a, spacing_##a, tile_outputs_##a,        output_step_##a,        taps_##a,    \
+     tap_step_##a}

@@ -1,62 +1,66 @@
-// The correlation over tiles of shared memory, for windows that sum one pixel, or several that stand close together:
+// The correlation over tiles in shared memory, for windows of one pixel, or of several that are close together:
 //
 //     V[m, n, p, r] = sum over c of  X1[c, y1(p), x1(r)] * X2[c, y2(p, m), x2(r, n)]            0 where a position is outside
 //     out[m, n, i, j] = scale * sum over u < kH, v < kW of  V[m, n, p(i, u), r(j, v)]
 //
-// Along each axis the problem falls into phases that never meet (struct Axis): a block has outputs of one phase, `spacing` pixels
-// between its positions, and a displacement moves it by whole positions. Where displacements are two pixels apart and rows lie
-// side by side, a block takes both phases of x, so that whole sectors are read; they are kept apart in shared memory.
+// A block computes outputs of one phase of each axis (forward_phases.cuh). Where displacements are two pixels apart and rows are
+// contiguous, it takes both phases of x, so that it reads whole sectors; they are deinterleaved in shared memory.
 //
-//     a block     TILE_ROWS x (PHASES * TILE_COLUMNS) positions, PATCH_ROWS x (GROUPS * DISPLACEMENTS) displacements
-//     a thread    ROWS x COLUMNS positions, DISPLACEMENTS along x. All its ROWS meet one row of input2, so that row r of them has
-//                 displacement m - r: of it, a window of COLUMNS + DISPLACEMENTS - 1 values slides along in registers
-//     a warp      LANES_X threads along x; the others, fastest, are neighbours in m, whose rows lie in different banks
-//     channels    CHANNELS at a time, while the next are on their way; SHARES groups of warps take turns at them
+//     thread block tile   TILE_ROWS x (PHASES * TILE_COLUMNS) positions, PATCH_ROWS x (GROUPS * DISPLACEMENTS) displacements
+//     thread              ROWS x COLUMNS positions, DISPLACEMENTS along x. One row of input2 serves all its ROWS: for row r it is
+//                         at displacement m - r. A window of COLUMNS + DISPLACEMENTS - 1 values of it slides along in
+//                         registers, so that a value loaded is used ROWS * DISPLACEMENTS times
+//     warp                LANES_X threads along x; the other lanes, fastest, are neighbours in m, whose rows are in other banks
+//     pipeline stage      CHANNELS channels, double buffered; WARP_SPLITS groups of warps take turns at them
 //
-// Macros: INPUT, OUTPUT (the input's type or that of its sums), STAGING, PHASES, ROWS, TILE_ROWS, PATCH_ROWS, DISPLACEMENTS, GROUPS,
-// LANES_X, SHARES, CHANNELS, SHIFT (columns by which input2's tile begins early, to begin where 16 bytes do), GATHERED (outputs go
-// through shared memory), and THREADS and SHARED, which the host launches with.
+// Macros: INPUT, OUTPUT (the input's type or that of its sums), STAGING, PHASES, ROWS, TILE_ROWS, PATCH_ROWS, DISPLACEMENTS,
+// GROUPS, LANES_X, WARP_SPLITS, CHANNELS, LEADING_COLUMNS (columns of input2's tile before the first displacement's, for
+// alignment), SHARED_EPILOGUE (outputs go through shared memory), and THREADS and SHARED, which the host computes too.
 #include "correlation/forward_phases.cuh"
 
 constexpr int COLUMNS = sizeof(Words16) / sizeof(Sum);
 constexpr int TILE_COLUMNS = LANES_X * COLUMNS;  // of each phase
 constexpr int LANES_M = WARP / LANES_X;
-constexpr int REACH = PATCH_ROWS + ROWS - 1;  // rows of input2 that the rows of a thread meet
-constexpr int PAIRS = TILE_ROWS / ROWS * REACH;
+constexpr int THREAD_ROWS2 = PATCH_ROWS + ROWS - 1;  // rows of input2 for the rows of a thread
+constexpr int PAIRS = TILE_ROWS / ROWS * THREAD_ROWS2;
 constexpr int PAIR_WARPS = ceil_div(PAIRS, LANES_M);
-constexpr int VECTORS = ceil_div(SHIFT + COLUMNS + DISPLACEMENTS - 1, COLUMNS);  // of a thread's window
+constexpr int WINDOW_VECTORS = ceil_div(LEADING_COLUMNS + COLUMNS + DISPLACEMENTS - 1, COLUMNS);  // of a thread's window
 
-constexpr int RUN = RunOf<INPUT>::length;
-constexpr int ROWS1 = TILE_ROWS, ROWS2 = TILE_ROWS - ROWS + REACH;
+constexpr int VECTOR = VectorOf<INPUT>::width;
+constexpr int ROWS1 = TILE_ROWS, ROWS2 = TILE_ROWS - ROWS + THREAD_ROWS2;
 constexpr int WIDTH1 = TILE_COLUMNS;
-constexpr int WIDTH2 = round_up(TILE_COLUMNS - COLUMNS + (GROUPS - 1) * DISPLACEMENTS + VECTORS * COLUMNS, RUN);
+constexpr int WIDTH2 = round_up(TILE_COLUMNS - COLUMNS + (GROUPS - 1) * DISPLACEMENTS + WINDOW_VECTORS * COLUMNS, VECTOR);
 constexpr int PITCH1 = pitch(WIDTH1, COLUMNS, LANES_M), PITCH2 = pitch(WIDTH2, COLUMNS, LANES_M);
 constexpr int PHASE1 = ROWS1 * PITCH1, PHASE2 = ROWS2 * PITCH2;
 constexpr int CHANNEL = PHASES * (PHASE1 + PHASE2);  // elements of both images, first those of input1
 constexpr int STAGE = CHANNELS * CHANNEL;
 
-// Neighbouring threads take the runs of channels that fill a sector of 32 bytes, if a stage has as many.
-constexpr int RUNS = STAGING != CHANNELWISE || CHANNELS < 2 * RUN ? 1 : 2;
-// Channels under way at a time in registers, of which many sums leave few.
-constexpr int UNIT = STAGING == CHANNELWISE ? RUNS * RUN : SHARES > 1 ? SHARES : ROWS * DISPLACEMENTS > 40 ? 1 : 2;
-constexpr int ITEM = STAGING == CHANNELWISE ? 1 : RUN;                               // columns of an item
-constexpr int ROW1 = PHASES * WIDTH1 / ITEM, ROW2 = PHASES * WIDTH2 / ITEM;  // items of a row
+// Neighbouring threads take the vectors of channels that fill a sector of 32 bytes, if a stage has as many.
+constexpr int SECTOR_VECTORS = STAGING != CHANNELWISE || CHANNELS < 2 * VECTOR ? 1 : 2;
+// Channels in flight in registers at a time; many sums leave few registers.
+constexpr int STEP_CHANNELS = STAGING == CHANNELWISE      ? SECTOR_VECTORS * VECTOR
+                              : WARP_SPLITS > 1           ? WARP_SPLITS
+                              : ROWS * DISPLACEMENTS > 40 ? 1
+                                                          : 2;
+constexpr int ITEM_COLUMNS = STAGING == CHANNELWISE ? 1 : VECTOR;  // columns of an item
+constexpr int ROW1 = PHASES * WIDTH1 / ITEM_COLUMNS, ROW2 = PHASES * WIDTH2 / ITEM_COLUMNS;  // items of a row
 constexpr int ITEMS1 = ROWS1 * ROW1, ITEMS2 = ROWS2 * ROW2;
-constexpr int SLOTS = ceil_div((ITEMS1 + ITEMS2) * RUNS, THREADS);
+constexpr int SLOTS = ceil_div((ITEMS1 + ITEMS2) * SECTOR_VECTORS, THREADS);
 
-static_assert(THREADS == WARP * PAIR_WARPS * PHASES * GROUPS * SHARES, "the host counts threads as the kernel does");
-static_assert(SHARED == 2 * STAGE * sizeof(Sum), "the host counts shared memory as the kernel does");
-static_assert(CHANNELS % UNIT == 0 && UNIT % SHARES == 0, "units and shares of the channels come out even");
-static_assert(STAGING == CHANNELWISE || (ROW1 % PHASES == 0 && ROW2 % PHASES == 0), "the pieces of an item are of one phase");
+static_assert(THREADS == WARP * PAIR_WARPS * PHASES * GROUPS * WARP_SPLITS, "the host and the kernel agree on the threads");
+static_assert(SHARED == 2 * STAGE * sizeof(Sum), "the host and the kernel agree on shared memory");
+static_assert(CHANNELS % STEP_CHANNELS == 0 && STEP_CHANNELS % WARP_SPLITS == 0,
+              "a stage is whole steps, a step has a channel for each warp split");
+static_assert(STAGING == CHANNELWISE || (ROW1 % PHASES == 0 && ROW2 % PHASES == 0), "the vectors of an item are of one phase");
 static_assert(GROUPS == 1 || DISPLACEMENTS % COLUMNS == 0, "every group's window begins at a vector");
-static_assert(GATHERED || (PHASES == 1 && SHARES == 1), "phases and shares meet in shared memory");
+static_assert(SHARED_EPILOGUE || (PHASES == 1 && WARP_SPLITS == 1), "phases and warp splits are combined in shared memory");
 
-// An item of a block's tiles, first those of input1: where it begins among a channel's elements in global memory and in shared
-// memory, and a bit for each of its columns that is inside the image. Its columns are neighbours where they are moved by one access.
-// Where `piece` of them are, the pieces stand a row's items apart, so that neighbouring threads move neighbouring pieces.
+// One item of a block's tiles, first those of input1: its offset in a channel in global memory and in shared memory, and a bit
+// for each of its columns that is inside the image. If one access moves the whole item, its columns are contiguous. If it moves
+// `vector_width` columns, these vectors are a row's items apart, so that neighbouring threads move neighbouring vectors.
 struct Slot {
     int from;
-    int packed;  // `to` and, above it, `inside`, in one register, of which sums leave few; negative: no item for this thread
+    int packed;  // `to`, above it `inside`, in one register, as sums leave few; negative: no item for this thread
 
     DEVICE bool none() const { return packed < 0; }
     DEVICE int to() const { return packed & 0xffff; }
@@ -64,43 +68,47 @@ struct Slot {
     DEVICE bool second() const { return to() >= PHASES * PHASE1; }  // of input2
 };
 
-static_assert(CHANNEL < 0x10000, "a place in shared memory fits into half a register");
+static_assert(CHANNEL < 0x10000, "an offset in shared memory fits into half a register");
 
-// Of an item's column, the distance to its first in columns.
-DEVICE int column_of(int k, int piece, bool second) { return k / piece * piece * (second ? ROW2 : ROW1) + k % piece; }
+// The distance of an item's column k from its first, in columns.
+DEVICE int column_of(int k, int vector_width, bool second) {
+    return k / vector_width * vector_width * (second ? ROW2 : ROW1) + k % vector_width;
+}
 
-DEVICE Slot slot_of(int item, int piece, const Image& image1, const Image& image2, const Axis& vertical, const Axis& horizontal,
-                    const Part& rows, const Part& columns) {
+DEVICE Slot slot_of(int item, int vector_width, const Image& image1, const Image& image2, const Axis& vertical,
+                    const Axis& horizontal, const AxisTile& rows, const AxisTile& columns) {
     if (item >= ITEMS1 + ITEMS2) return Slot{0, -1};
     const bool second = item >= ITEMS1;
     const int within = second ? item - ITEMS1 : item, items = second ? ROW2 : ROW1;
-    const int row = within / items, column = within % items * piece;
+    const int row = within / items, column = within % items * vector_width;
     const int row_to = second ? PHASES * PHASE1 + row * PITCH2 : row * PITCH1;
     const int to = row_to + column / PHASES + column % PHASES * (second ? PHASE2 : PHASE1);
 
-    const int y = (second ? rows.at2 : rows.at1) + row * vertical.spacing;
-    const int x = (second ? columns.at2 - SHIFT * PHASES * horizontal.spacing : columns.at1) + column * horizontal.spacing;
+    const int y = (second ? rows.start2 : rows.start1) + row * vertical.spacing;
+    const int x =
+        (second ? columns.start2 - LEADING_COLUMNS * PHASES * horizontal.spacing : columns.start1) + column * horizontal.spacing;
     if (y < 0 || y >= (second ? vertical.size2 : vertical.size1)) return Slot{0, to};
     int inside = 0;
 #pragma unroll
-    for (int k = 0; k < ITEM; k++) {
-        const int at = x + column_of(k, piece, second) * horizontal.spacing;
+    for (int k = 0; k < ITEM_COLUMNS; k++) {
+        const int at = x + column_of(k, vector_width, second) * horizontal.spacing;
         if (at >= 0 && at < (second ? horizontal.size2 : horizontal.size1)) inside |= 1 << k;
     }
     if (!inside) return Slot{0, to};
-    const int from = y * (second ? image2.row_stride : image1.row_stride) + x * (second ? image2.column_stride : image1.column_stride);
+    const int from =
+        y * (second ? image2.row_stride : image1.row_stride) + x * (second ? image2.column_stride : image1.column_stride);
     return Slot{from, to | inside << 16};
 }
 
-// What one thread brings of the images, channel after channel.
+// Moves one thread's items of the images to shared memory, stage after stage.
 struct Loader {
     Slot slots[SLOTS];
-    const INPUT* next1;  // the channels to fetch next
+    const INPUT* next1;  // the next channels to load
     const INPUT* next2;
     long long channel_stride1, channel_stride2;
     int column_stride1, column_stride2;
-    int left;   // channels
-    int piece;  // columns that one access moves
+    int left;  // channels to load
+    int vector_width;  // columns that one access moves
 
     DEVICE const INPUT* source(const Slot& slot, int channel) const {
         return (slot.second() ? next2 + channel * channel_stride2 : next1 + channel * channel_stride1) + slot.from;
@@ -113,146 +121,154 @@ struct Loader {
     }
 
 #if STAGING == COPIED
-    // Asks for all of a stage; it lands when it is waited for.
-    DEVICE void ask_for_stage(Sum* stage) {
+    // Starts asynchronous copies of a stage.
+    DEVICE void load_stage(Sum* stage) {
 #pragma unroll
         for (int s = 0; s < SLOTS; s++) {
             if (slots[s].none()) continue;
 #pragma unroll
             for (int channel = 0; channel < CHANNELS; channel++)
                 copy_columns<COLUMNS>(stage + channel * CHANNEL + slots[s].to(), source(slots[s], channel),
-                                      channel < left ? slots[s].inside() : 0, piece, slots[s].second() ? ROW2 : ROW1);
+                                      channel < left ? slots[s].inside() : 0, vector_width, slots[s].second() ? ROW2 : ROW1);
         }
         copy_async_commit();
         advance(CHANNELS);
     }
 
-    DEVICE void bring_first(Sum* stage) { ask_for_stage(stage); }
+    DEVICE void fill_first_stage(Sum* stage) { load_stage(stage); }
     DEVICE void wait() const { copy_async_wait<0>(); }
-    DEVICE void ask_for_unit() {}
-    DEVICE void put_unit(Sum*) const {}
+    DEVICE void load_step() {}
+    DEVICE void store_step(Sum*) const {}
 #else
-    INPUT staged[SLOTS][STAGING == CHANNELWISE ? 1 : UNIT][RUN];
+    INPUT staged[SLOTS][STAGING == CHANNELWISE ? 1 : STEP_CHANNELS][VECTOR];
 
-    // Elements in global memory from one column of an item to the next.
-    DEVICE int apart(const Slot& slot) const {
-        return slot.second() ? column_stride2 * (piece == RUN ? 1 : ROW2) : column_stride1 * (piece == RUN ? 1 : ROW1);
+    // The elements in global memory from one column of an item to the next.
+    DEVICE int distance(const Slot& slot) const {
+        return slot.second() ? column_stride2 * (vector_width == VECTOR ? 1 : ROW2)
+                             : column_stride1 * (vector_width == VECTOR ? 1 : ROW1);
     }
 
-    // Asks for a unit of channels, into registers.
-    DEVICE void ask_for_unit() {
+    // Loads some channels into registers.
+    DEVICE void load_step() {
 #pragma unroll
         for (int s = 0; s < SLOTS; s++) {
             if (STAGING == CHANNELWISE) {
-                const int first = threadIdx.x % RUNS * RUN, wanted = min(max(left - first, 0), RUN);
-                load_run(source(slots[s], 0) + first, slots[s].inside() ? (1u << wanted) - 1 : 0, 1, staged[s][0]);
+                const int first = threadIdx.x % SECTOR_VECTORS * VECTOR, wanted = min(max(left - first, 0), VECTOR);
+                load_vector(source(slots[s], 0) + first, slots[s].inside() ? (1u << wanted) - 1 : 0, 1, staged[s][0]);
             } else {
 #pragma unroll
-                for (int channel = 0; channel < UNIT; channel++)
-                    load_run(source(slots[s], channel), channel < left ? slots[s].inside() : 0, apart(slots[s]), staged[s][channel]);
+                for (int channel = 0; channel < STEP_CHANNELS; channel++)
+                    load_vector(source(slots[s], channel), channel < left ? slots[s].inside() : 0, distance(slots[s]),
+                                staged[s][channel]);
             }
         }
-        advance(UNIT);
+        advance(STEP_CHANNELS);
     }
 
-    // What was asked for, to shared memory.
-    DEVICE void put_unit(Sum* unit) const {
+    // Stores the loaded channels to shared memory.
+    DEVICE void store_step(Sum* step) const {
 #pragma unroll
         for (int s = 0; s < SLOTS; s++) {
             if (slots[s].none()) continue;
-            Sum* const to = unit + slots[s].to();
+            Sum* const to = step + slots[s].to();
             if (STAGING == CHANNELWISE) {
 #pragma unroll
-                for (int channel = 0; channel < RUN; channel++)
-                    store_shared(to + (threadIdx.x % RUNS * RUN + channel) * CHANNEL, Sum(widen(staged[s][0][channel])));
+                for (int channel = 0; channel < VECTOR; channel++)
+                    store_shared(to + (threadIdx.x % SECTOR_VECTORS * VECTOR + channel) * CHANNEL,
+                                 Sum(widen(staged[s][0][channel])));
             } else {
 #pragma unroll
-                for (int channel = 0; channel < UNIT; channel++) {
-                    if (piece == RUN)
-                        store_parted<PHASES>(to + channel * CHANNEL, slots[s].second() ? PHASE2 : PHASE1, staged[s][channel]);
+                for (int channel = 0; channel < STEP_CHANNELS; channel++) {
+                    if (vector_width == VECTOR)
+                        store_deinterleaved<PHASES>(to + channel * CHANNEL, slots[s].second() ? PHASE2 : PHASE1,
+                                                    staged[s][channel]);
                     else
-                        store_apart(to + channel * CHANNEL, (slots[s].second() ? ROW2 : ROW1) / PHASES, staged[s][channel]);
+                        store_strided(to + channel * CHANNEL, (slots[s].second() ? ROW2 : ROW1) / PHASES, staged[s][channel]);
                 }
             }
         }
     }
 
-    DEVICE void bring_first(Sum* stage) {
+    DEVICE void fill_first_stage(Sum* stage) {
 #pragma unroll 1
-        for (int unit = 0; unit < CHANNELS; unit += UNIT) {
-            ask_for_unit();
-            put_unit(stage + unit * CHANNEL);
+        for (int step = 0; step < CHANNELS; step += STEP_CHANNELS) {
+            load_step();
+            store_step(stage + step * CHANNEL);
         }
     }
 
     DEVICE void wait() const {}
-    DEVICE void ask_for_stage(Sum*) {}
+    DEVICE void load_stage(Sum*) {}
 #endif
 };
 
-// Where a thread stands in its block.
+// The tile of a thread within that of its block.
 struct Thread {
-    int share, group, phase;
-    int column;  // its first position among its phase's
-    int rows;    // its first position's row
-    int met;     // the row of input2 that its rows meet, counted from the one its first row meets at the block's first displacement
-    bool idle;   // there are more threads than pairs
+    int warp_split, group, phase;
+    int column;  // first column, in its phase
+    int rows;  // first row
+    int row2;  // row of input2, counted from that of the thread's first row at the block's first displacement
+    bool idle;  // there are more threads than tiles
 
     DEVICE static Thread here() {
         const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
         const int pair = warp % PAIR_WARPS * LANES_M + lane % LANES_M, last = min(pair, PAIRS - 1);
-        const int rest = warp / PAIR_WARPS;
-        return Thread{rest / PHASES / GROUPS, rest / PHASES % GROUPS, rest % PHASES, lane / LANES_M * COLUMNS,
-                      last / REACH * ROWS,    last % REACH,           pair >= PAIRS};
+        const int group_index = warp / PAIR_WARPS;
+        return Thread{
+            group_index / PHASES / GROUPS, group_index / PHASES % GROUPS, group_index % PHASES, lane / LANES_M * COLUMNS,
+            last / THREAD_ROWS2 * ROWS,    last % THREAD_ROWS2,           pair >= PAIRS};
     }
 
-    // The block's patch row of one of its rows; outside [0, PATCH_ROWS) it is another thread's, or nobody's.
-    DEVICE int patch_row(int row) const { return met - row; }
+    // The patch row of one of the thread's rows; if it is outside [0, PATCH_ROWS), another thread has the product, or none.
+    DEVICE int patch_row(int row) const { return row2 - row; }
 };
 
 typedef Sum Products[ROWS][DISPLACEMENTS][COLUMNS];
 
-// Adds the products of some channels of a stage, those of one share.
+// Adds the products of some channels of a stage, those of one warp split.
 DEVICE void add_products(Products& products, const Sum* rows1, const Sum* window2) {
 #pragma unroll
-    for (int channel = 0; channel < UNIT; channel += SHARES, rows1 += SHARES * CHANNEL, window2 += SHARES * CHANNEL) {
-        Sum row[ROWS][COLUMNS], window[VECTORS * COLUMNS];
+    for (int channel = 0; channel < STEP_CHANNELS;
+         channel += WARP_SPLITS, rows1 += WARP_SPLITS * CHANNEL, window2 += WARP_SPLITS * CHANNEL) {
+        Sum row[ROWS][COLUMNS], window[WINDOW_VECTORS * COLUMNS];
 #pragma unroll
-        for (int r = 0; r < ROWS; r++) load_vectors(rows1 + r * PITCH1, row[r]);
-        load_vectors(window2, window);
+        for (int r = 0; r < ROWS; r++) load_shared_vectors(rows1 + r * PITCH1, row[r]);
+        load_shared_vectors(window2, window);
 #pragma unroll
         for (int n = 0; n < DISPLACEMENTS; n++)
 #pragma unroll
             for (int r = 0; r < ROWS; r++)
 #pragma unroll
-                for (int k = 0; k < COLUMNS; k++) products[r][n][k] = multiply_add(row[r][k], window[SHIFT + n + k], products[r][n][k]);
+                for (int k = 0; k < COLUMNS; k++)
+                    products[r][n][k] = multiply_add(row[r][k], window[LEADING_COLUMNS + n + k], products[r][n][k]);
     }
 }
 
-// The products of all the channels, a stage of shared memory after the other. Every thread of the block must call it.
-DEVICE void add_channels(Products& products, Loader& loader, Sum* shared, const Thread& thread, bool meets) {
-    const int share = thread.share * CHANNEL;
-    const int rows1 = share + thread.phase * PHASE1 + thread.rows * PITCH1 + thread.column;
-    const int window2 = share + PHASES * PHASE1 + thread.phase * PHASE2 + (thread.rows + thread.met) * PITCH2 + thread.column +
-                        thread.group * DISPLACEMENTS;
+// Adds the products of all channels, stage by stage. Every thread of the block must call it.
+DEVICE void add_channels(Products& products, Loader& loader, Sum* shared, const Thread& thread, bool overlaps) {
+    const int warp_split = thread.warp_split * CHANNEL;
+    const int rows1 = warp_split + thread.phase * PHASE1 + thread.rows * PITCH1 + thread.column;
+    const int window2 = warp_split + PHASES * PHASE1 + thread.phase * PHASE2 + (thread.rows + thread.row2) * PITCH2 +
+                        thread.column + thread.group * DISPLACEMENTS;
     int offset = 0, stages = ceil_div(loader.left, CHANNELS);
-    loader.bring_first(shared);
+    loader.fill_first_stage(shared);
 #pragma unroll 1
     for (; stages > 0; stages--, offset = STAGE - offset) {
         loader.wait();
-        __syncthreads();  // the stage is there, and nobody reads the other one any more
+        __syncthreads();  // the stage is complete, and the other one has been read
         const bool more = stages > 1;
-        if (more) loader.ask_for_stage(shared + (STAGE - offset));
+        if (more) loader.load_stage(shared + (STAGE - offset));
 #pragma unroll 1
-        for (int unit = 0; unit < CHANNELS; unit += UNIT) {
-            if (more) loader.ask_for_unit();
-            if (meets) add_products(products, shared + offset + unit * CHANNEL + rows1, shared + offset + unit * CHANNEL + window2);
-            if (more) loader.put_unit(shared + (STAGE - offset) + unit * CHANNEL);
+        for (int step = 0; step < CHANNELS; step += STEP_CHANNELS) {
+            if (more) loader.load_step();
+            if (overlaps)
+                add_products(products, shared + offset + step * CHANNEL + rows1, shared + offset + step * CHANNEL + window2);
+            if (more) loader.store_step(shared + (STAGE - offset) + step * CHANNEL);
         }
     }
 }
 
-// Which outputs of a thread are of positions inside both images: bounds of its columns, and of columns and displacements together.
+// The outputs of a thread at positions inside both images: ranges of columns, and of columns plus displacements.
 struct Inside {
     bool row[ROWS];
     int begin1, end1, begin2, end2;
@@ -262,76 +278,81 @@ struct Inside {
     }
 };
 
-DEVICE Inside inside_of(const Thread& thread, const Axis& vertical, const Axis& horizontal, const Part& rows, const Part& columns) {
+DEVICE Inside inside_of(const Thread& thread, const Axis& vertical, const Axis& horizontal, const AxisTile& rows,
+                        const AxisTile& columns) {
     Inside inside;
-    const int y2 = rows.at2 + (thread.rows + thread.met) * vertical.spacing;
+    const int y2 = rows.start2 + (thread.rows + thread.row2) * vertical.spacing;
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-        const int y1 = rows.at1 + (thread.rows + r) * vertical.spacing;
+        const int y1 = rows.start1 + (thread.rows + r) * vertical.spacing;
         inside.row[r] = y1 >= 0 && y1 < vertical.size1 && y2 >= 0 && y2 < vertical.size2;
     }
     const int spacing = PHASES * horizontal.spacing;
-    const int x1 = columns.at1 + thread.phase * horizontal.spacing + thread.column * spacing;
-    const int x2 = columns.at2 + thread.phase * horizontal.spacing + (thread.column + thread.group * DISPLACEMENTS) * spacing;
+    const int x1 = columns.start1 + thread.phase * horizontal.spacing + thread.column * spacing;
+    const int x2 = columns.start2 + thread.phase * horizontal.spacing + (thread.column + thread.group * DISPLACEMENTS) * spacing;
     inside.begin1 = first_inside(x1, spacing), inside.end1 = end_inside(x1, spacing, horizontal.size1);
     inside.begin2 = first_inside(x2, spacing), inside.end2 = end_inside(x2, spacing, horizontal.size2);
     return inside;
 }
 
-#if GATHERED
+#if SHARED_EPILOGUE
 
-// Outputs by way of shared memory, which takes all positions of some displacements at a time: from there the shares are added in a
-// fixed order, the windows' taps too, and the phases of a row stand side by side.
-constexpr int WIDTH = TILE_COLUMNS + COLUMNS;  // of a phase's row, in different banks than the next
-constexpr int DISPLACEMENT = PATCH_ROWS * TILE_ROWS * PHASES * WIDTH;
-constexpr int FITTING = SHARED / static_cast<int>(sizeof(Sum)) / (SHARES * GROUPS * DISPLACEMENT);
-constexpr int AT_ONCE = FITTING < DISPLACEMENTS ? FITTING : DISPLACEMENTS;  // displacements of a group
-static_assert(AT_ONCE > 0, "one displacement of each group fits into shared memory");
+// Epilogue through shared memory, which holds all positions of some displacements at a time. From there the warp splits and the
+// taps of the windows are added in a fixed order, and the phases of a row are interleaved again.
+constexpr int ROW_PITCH = TILE_COLUMNS + COLUMNS;  // of a phase's row, against bank conflicts
+constexpr int DISPLACEMENT_SIZE = PATCH_ROWS * TILE_ROWS * PHASES * ROW_PITCH;
+constexpr int FITTING_DISPLACEMENTS = SHARED / static_cast<int>(sizeof(Sum)) / (WARP_SPLITS * GROUPS * DISPLACEMENT_SIZE);
+constexpr int STORED_DISPLACEMENTS =
+    FITTING_DISPLACEMENTS < DISPLACEMENTS ? FITTING_DISPLACEMENTS : DISPLACEMENTS;  // displacements of a group
+static_assert(STORED_DISPLACEMENTS > 0, "one displacement of each group fits into shared memory");
 
-DEVICE Sum* gathered_row(Sum* shared, int share, int group, int n, int patch_row, int row, int phase) {
-    const int displacement = (share * GROUPS + group) * AT_ONCE + n;
-    return shared + (((displacement * PATCH_ROWS + patch_row) * TILE_ROWS + row) * PHASES + phase) * WIDTH;
+DEVICE Sum* shared_row(Sum* shared, int warp_split, int group, int n, int patch_row, int row, int phase) {
+    const int displacement = (warp_split * GROUPS + group) * STORED_DISPLACEMENTS + n;
+    return shared + (((displacement * PATCH_ROWS + patch_row) * TILE_ROWS + row) * PHASES + phase) * ROW_PITCH;
 }
 
-// The sum of an output's taps, each the sum of its shares.
+// The sum of an output's taps, each the sum of its warp splits.
 DEVICE Sum sum_of_taps(Sum* shared, int group, int n, int patch_row, int i, int j, const Axis& vertical, const Axis& horizontal) {
     Sum sum = 0;
     for (int u = 0, p = i * vertical.output_step; u < vertical.taps; u++, p += vertical.tap_step)
         for (int v = 0, q = j * horizontal.output_step; v < horizontal.taps; v++, q += horizontal.tap_step) {
             Sum tap = 0;
 #pragma unroll
-            for (int share = 0; share < SHARES; share++)
-                tap += load_shared(gathered_row(shared, share, group, n, patch_row, p, q % PHASES) + q / PHASES);
+            for (int warp_split = 0; warp_split < WARP_SPLITS; warp_split++)
+                tap += load_shared(shared_row(shared, warp_split, group, n, patch_row, p, q % PHASES) + q / PHASES);
             sum += tap;
         }
     return sum;
 }
 
-DEVICE void store_displacements(Sum* shared, int first, const Output& out, const Axis& vertical, const Axis& horizontal, const Part& rows,
-                                const Part& columns) {
-    const int runs = ceil_div(columns.outputs, COLUMNS), lines = rows.outputs * PATCH_ROWS * GROUPS * AT_ONCE;
-    for (int item = threadIdx.x; item < lines * runs; item += THREADS) {
-        const int j = item % runs * COLUMNS, line = item / runs;
+DEVICE void store_displacements(Sum* shared, int first, const Output& out, const Axis& vertical, const Axis& horizontal,
+                                const AxisTile& rows, const AxisTile& columns) {
+    const int vectors = ceil_div(columns.outputs, COLUMNS), lines = rows.outputs * PATCH_ROWS * GROUPS * STORED_DISPLACEMENTS;
+    for (int item = threadIdx.x; item < lines * vectors; item += THREADS) {
+        const int j = item % vectors * COLUMNS, line = item / vectors;
         const int i = line % rows.outputs, plane = line / rows.outputs;
-        const int patch_row = plane % PATCH_ROWS, n = plane / PATCH_ROWS % AT_ONCE, group = plane / PATCH_ROWS / AT_ONCE;
+        const int patch_row = plane % PATCH_ROWS, n = plane / PATCH_ROWS % STORED_DISPLACEMENTS,
+                  group = plane / PATCH_ROWS / STORED_DISPLACEMENTS;
         const int patch_column = group * DISPLACEMENTS + first + n;
         if (patch_row >= rows.patches || first + n >= DISPLACEMENTS || patch_column >= columns.patches) continue;
-        Sum run[COLUMNS];
+        Sum values[COLUMNS];
 #pragma unroll
         for (int k = 0; k < COLUMNS; k++)
-            run[k] = j + k < columns.outputs
+            values[k] = j + k < columns.outputs
                          ? out.scale * sum_of_taps(shared, group, n, patch_row, i, j + k, vertical, horizontal)
                          : Sum(0);
-        store_run(out.at(rows.patch + patch_row * vertical.patches_apart, columns.patch + patch_column * horizontal.patches_apart,
-                         rows.output + i * vertical.outputs_apart, columns.output + j * horizontal.outputs_apart),
-                  horizontal.outputs_apart * out.column_stride, columns.outputs - j, run);
+        store_vector(out.at(rows.first_patch + patch_row * vertical.patch_phase_stride,
+                            columns.first_patch + patch_column * horizontal.patch_phase_stride,
+                            rows.first_output + i * vertical.output_phase_stride,
+                            columns.first_output + j * horizontal.output_phase_stride),
+                     horizontal.output_phase_stride * out.column_stride, columns.outputs - j, values);
     }
 }
 
 DEVICE void store_products(const Products& products, Sum* shared, const Thread& thread, const Inside& inside, const Output& out,
-                           const Axis& vertical, const Axis& horizontal, const Part& rows, const Part& columns) {
+                           const Axis& vertical, const Axis& horizontal, const AxisTile& rows, const AxisTile& columns) {
 #pragma unroll 1
-    for (int first = 0; first < DISPLACEMENTS; first += AT_ONCE) {
+    for (int first = 0; first < DISPLACEMENTS; first += STORED_DISPLACEMENTS) {
         __syncthreads();  // the last stage, or the displacements before, have been read
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
@@ -339,13 +360,14 @@ DEVICE void store_products(const Products& products, Sum* shared, const Thread& 
             if (thread.idle || patch_row < 0 || patch_row >= PATCH_ROWS) continue;
 #pragma unroll
             for (int n = 0; n < DISPLACEMENTS; n++) {
-                if (n < first || n >= first + AT_ONCE) continue;
-                Sum run[COLUMNS];
+                if (n < first || n >= first + STORED_DISPLACEMENTS) continue;
+                Sum values[COLUMNS];
 #pragma unroll
-                for (int k = 0; k < COLUMNS; k++) run[k] = inside.holds(r, n, k) ? products[r][n][k] : Sum(0);
-                store_vector(gathered_row(shared, thread.share, thread.group, n - first, patch_row, thread.rows + r, thread.phase) +
-                                 thread.column,
-                             run);
+                for (int k = 0; k < COLUMNS; k++) values[k] = inside.holds(r, n, k) ? products[r][n][k] : Sum(0);
+                store_shared_vector(
+                    shared_row(shared, thread.warp_split, thread.group, n - first, patch_row, thread.rows + r, thread.phase) +
+                        thread.column,
+                    values);
             }
         }
         __syncthreads();
@@ -355,46 +377,47 @@ DEVICE void store_products(const Products& products, Sum* shared, const Thread& 
 
 #else
 
-// Outputs straight from registers: a thread's columns are neighbours, the warp's lanes beside it make them whole lines.
+// Epilogue from registers: a thread's columns are contiguous, and those of a warp's lanes along x make whole lines.
 DEVICE void store_products(const Products& products, Sum*, const Thread& thread, const Inside& inside, const Output& out,
-                           const Axis& vertical, const Axis& horizontal, const Part& rows, const Part& columns) {
+                           const Axis& vertical, const Axis& horizontal, const AxisTile& rows, const AxisTile& columns) {
     if (thread.idle) return;
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         const int patch_row = thread.patch_row(r), row = thread.rows + r;
         if (patch_row < 0 || patch_row >= rows.patches || row >= rows.outputs || thread.column >= columns.outputs) continue;
-        OUTPUT* to = out.at(rows.patch + patch_row * vertical.patches_apart,
-                            columns.patch + thread.group * DISPLACEMENTS * horizontal.patches_apart,
-                            rows.output + row * vertical.outputs_apart, columns.output + thread.column * horizontal.outputs_apart);
+        OUTPUT* to = out.at(rows.first_patch + patch_row * vertical.patch_phase_stride,
+                            columns.first_patch + thread.group * DISPLACEMENTS * horizontal.patch_phase_stride,
+                            rows.first_output + row * vertical.output_phase_stride,
+                            columns.first_output + thread.column * horizontal.output_phase_stride);
 #pragma unroll
-        for (int n = 0; n < DISPLACEMENTS; n++, to += horizontal.patches_apart * out.n_stride) {
+        for (int n = 0; n < DISPLACEMENTS; n++, to += horizontal.patch_phase_stride * out.n_stride) {
             if (thread.group * DISPLACEMENTS + n >= columns.patches) break;
-            Sum run[COLUMNS];
+            Sum values[COLUMNS];
 #pragma unroll
-            for (int k = 0; k < COLUMNS; k++) run[k] = inside.holds(r, n, k) ? out.scale * products[r][n][k] : Sum(0);
-            store_run(to, horizontal.outputs_apart * out.column_stride, columns.outputs - thread.column, run);
+            for (int k = 0; k < COLUMNS; k++) values[k] = inside.holds(r, n, k) ? out.scale * products[r][n][k] : Sum(0);
+            store_vector(to, horizontal.output_phase_stride * out.column_stride, columns.outputs - thread.column, values);
         }
     }
 }
 
 #endif
 
-// Whether a row of the warp's threads and the row it meets are both inside.
-DEVICE bool meets_anything(const Thread& thread, const Axis& vertical, const Part& rows) {
-    const int y2 = rows.at2 + (thread.rows + thread.met) * vertical.spacing;
-    bool meets = false;
+// Whether a row of the warp's threads and its displaced row are both inside.
+DEVICE bool warp_overlaps(const Thread& thread, const Axis& vertical, const AxisTile& rows) {
+    const int y2 = rows.start2 + (thread.rows + thread.row2) * vertical.spacing;
+    bool overlaps = false;
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-        const int y1 = rows.at1 + (thread.rows + r) * vertical.spacing;
-        meets = meets || (y1 >= 0 && y1 < vertical.size1);
+        const int y1 = rows.start1 + (thread.rows + r) * vertical.spacing;
+        overlaps = overlaps || (y1 >= 0 && y1 < vertical.size1);
     }
-    return __any_sync(0xffffffffu, meets && y2 >= 0 && y2 < vertical.size2);
+    return __any_sync(0xffffffffu, overlaps && y2 >= 0 && y2 < vertical.size2);
 }
 
 KERNEL(THREADS)
-forward_tiled(const INPUT* input1, const INPUT* input2, OUTPUT* output, int tiles, int channels, int split_channels, int piece,
-              GRID_PARAMETERS, IMAGE_PARAMETERS(1), IMAGE_PARAMETERS(2), OUTPUT_PARAMETERS, AXIS_PARAMETERS(y), AXIS_PARAMETERS(x),
-              Sum scale) {
+forward_tiled(const INPUT* input1, const INPUT* input2, OUTPUT* out, int tiles, int channels, int split_channels,
+              int vector_width, GRID_PARAMETERS, IMAGE_PARAMETERS(1), IMAGE_PARAMETERS(2), OUTPUT_PARAMETERS, AXIS_PARAMETERS(y),
+              AXIS_PARAMETERS(x), Sum scale) {
     DYNAMIC_SHARED_ARRAY(Sum, shared);
     const Image image1 = IMAGE_OF_PARAMETERS(1), image2 = IMAGE_OF_PARAMETERS(2);
     const Axis vertical = AXIS_OF_PARAMETERS(y), horizontal = AXIS_OF_PARAMETERS(x);
@@ -410,28 +433,29 @@ forward_tiled(const INPUT* input1, const INPUT* input2, OUTPUT* output, int tile
             for (int n = 0; n < DISPLACEMENTS; n++)
 #pragma unroll
                 for (int k = 0; k < COLUMNS; k++) products[r][n][k] = Sum(0);
-        const bool meets = meets_anything(thread, vertical, block.rows);
-        if (__syncthreads_or(meets)) {  // and nobody reads the tile before any more
+        const bool overlaps = warp_overlaps(thread, vertical, block.rows);
+        if (__syncthreads_or(overlaps)) {  // and the tile before has been read
             const int begin = block.split * split_channels;
             Loader loader;
-            loader.next1 = input1 + (block.b * batch_stride1 + begin * channel_stride1);
-            loader.next2 = input2 + (block.b * batch_stride2 + begin * channel_stride2);
-            loader.channel_stride1 = channel_stride1, loader.channel_stride2 = channel_stride2;
-            loader.column_stride1 = horizontal.spacing * column_stride1, loader.column_stride2 = horizontal.spacing * column_stride2;
+            loader.next1 = input1 + (block.b * batch_stride_input1 + begin * channel_stride_input1);
+            loader.next2 = input2 + (block.b * batch_stride_input2 + begin * channel_stride_input2);
+            loader.channel_stride1 = channel_stride_input1, loader.channel_stride2 = channel_stride_input2;
+            loader.column_stride1 = horizontal.spacing * column_stride_input1,
+            loader.column_stride2 = horizontal.spacing * column_stride_input2;
             loader.left = min(split_channels, channels - begin);
-            loader.piece = STAGING == CHANNELWISE ? 1 : min(aligned(input1, piece), aligned(input2, piece));
-            if (STAGING == COLUMNWISE && loader.piece < RUN) loader.piece = 1;
+            loader.vector_width = STAGING == CHANNELWISE ? 1 : min(aligned(input1, vector_width), aligned(input2, vector_width));
+            if (STAGING == COLUMNWISE && loader.vector_width < VECTOR) loader.vector_width = 1;
 #pragma unroll
             for (int s = 0; s < SLOTS; s++)
-                loader.slots[s] = slot_of((threadIdx.x + s * THREADS) / RUNS, loader.piece, image1, image2, vertical, horizontal,
-                                          block.rows, block.columns);
-            add_channels(products, loader, shared, thread, meets);
+                loader.slots[s] = slot_of((threadIdx.x + s * THREADS) / SECTOR_VECTORS, loader.vector_width, image1, image2,
+                                          vertical, horizontal, block.rows, block.columns);
+            add_channels(products, loader, shared, thread, overlaps);
         }
-        // Worked out again: the products leave no registers to keep it in.
-        block = block_of(unknown(tile), grid, vertical, horizontal, PATCH_ROWS, GROUPS * DISPLACEMENTS, PHASES);
-        const Output out = {output + (block.split * split_stride_out + block.b * batch_stride_out), m_stride_out, n_stride_out,
+        // Computed again, as the products leave no registers to keep it.
+        block = block_of(opaque(tile), grid, vertical, horizontal, PATCH_ROWS, GROUPS * DISPLACEMENTS, PHASES);
+        const Output result = {out + (block.split * split_stride_out + block.b * batch_stride_out), m_stride_out, n_stride_out,
                             row_stride_out, column_stride_out, scale};
         const Inside inside = inside_of(thread, vertical, horizontal, block.rows, block.columns);
-        store_products(products, shared, thread, inside, out, vertical, horizontal, block.rows, block.columns);
+        store_products(products, shared, thread, inside, result, vertical, horizontal, block.rows, block.columns);
     }
 }

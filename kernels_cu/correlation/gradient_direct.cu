@@ -1,16 +1,16 @@
-// The gradient of one input, each element by itself, in gather form:
+// The gradient of one input, each element on its own, as a gather:
 //
 //     OPERAND 1:  G1[b, c, y, x] = scale * sum over m, n of  X2[b, c, y + dy(m), x + dx(n)] * sum of g[b, m, n, i, j]
 //     OPERAND 2:  G2[b, c, y, x] = scale * sum over m, n of  X1[b, c, y - dy(m), x - dx(n)] * sum of g[b, m, n, i, j]
-//     dy(m) = first + m step; the inner sum over the outputs (i, j) that read input1 there (window.cuh);
+//     dy(m) = first + m step; the inner sum is over the outputs (i, j) that read input1 there (window.cuh);
 //     both positions inside their images
 //
-// A thread answers RUN channels of one position, so that the cotangent's sum is made once for all of them.
-//     rows (NCHW):      lanes lie along x; each channel of the run is one coalesced load
-//     CHANNELS_LAST:    lanes lie along the channels; the run is one 16-byte load
+// Tile: a thread computes a vector of VECTOR channels at one position, so that the inner sum is computed once for all of them.
+//     rows (NCHW):      lanes are along x; each channel of the vector is one coalesced load
+//     CHANNELS_LAST:    lanes are along the channels; the vector is one 16-byte load
 //
-// A sum over the displacements may be cut into several launches: each but the first begins with what the one before `carried`, each
-// but the last stores its own to `carry` and leaves the gradient alone; a null pointer stands for neither.
+// A sum over the displacements may be split over several launches: all but the first start from `previous_sums`, all but the last
+// store to `next_sums` instead of the gradient; the pointers are null elsewhere.
 //
 // Macros: INPUT (of the other input and the gradient), COTANGENT, INDEX, OPERAND, CHANNELS_LAST.
 #include "correlation/window.cuh"
@@ -18,7 +18,7 @@
 typedef SumOf<INPUT>::type Sum;
 
 constexpr int THREADS = 256;
-constexpr int RUN = RunOf<INPUT>::length;
+constexpr int VECTOR = VectorOf<INPUT>::width;
 
 // One axis: sizes of the gradient's own image and of the other one, displacements, outputs.
 struct Axis {
@@ -26,17 +26,17 @@ struct Axis {
     Index patch, first, step, padding;
     Window window;
 
-    // Where the other image is met at displacement m.
+    // The position in the other image at displacement m.
     DEVICE Index other(Index position, Index m) const {
         const Index displacement = first + m * step;
         return OPERAND == 1 ? position + displacement : position - displacement;
     }
 
-    // The outputs of displacement m that read input1 where this position meets the other image; none outside of it.
+    // The outputs of displacement m whose products have this position and one inside the other image as factors.
     DEVICE Progression outputs(Index position, Index m) const {
-        const Index met = other(position, m);
-        if (met < 0 || met >= other_size) return Progression{0, 0, 0};
-        return outputs_at_position(window, (OPERAND == 1 ? position : met) + padding);
+        const Index other_position = other(position, m);
+        if (other_position < 0 || other_position >= other_size) return Progression{0, 0, 0};
+        return outputs_at_position(window, (OPERAND == 1 ? position : other_position) + padding);
     }
 };
 
@@ -53,7 +53,7 @@ struct Cotangent {
         for (Index u = 0; u < rows.count; u++, row += rows.step * row_stride) {
             const COTANGENT* at = row;
             for (Index v = 0; v < columns.count; v++, at += columns.step * column_stride) {
-                sums.part[0] += static_cast<Sum>(load(at));
+                sums.partial[0] += static_cast<Sum>(load(at));
                 sums.added(1);
             }
         }
@@ -63,29 +63,31 @@ struct Cotangent {
 };
 
 KERNEL(THREADS)
-gradient_direct(const COTANGENT* cotangent, const INPUT* other, INPUT* gradient, const Sum* carried, Sum* carry, Index threads, Index channels,
-                Index batch_stride, Index m_stride, Index n_stride, Index row_stride, Index column_stride,
-                Index batch_stride_other, Index channel_stride_other, Index row_stride_other, Index column_stride_other,
-                Index batch_stride_out, Index channel_stride_out, Index row_stride_out, Index column_stride_out, Index height,
-                Index height_other, Index patch_y, Index first_y, Index step_y, Index padding_y, Index kernel_y, Index out_y,
-                Index common_y, Index inverse_y, Index tap_step_y, Index output_step_y, Index width, Index width_other,
-                Index patch_x, Index first_x, Index step_x, Index padding_x, Index kernel_x, Index out_x, Index common_x,
-                Index inverse_x, Index tap_step_x, Index output_step_x, Sum scale) {
-    const Axis vertical = {height, height_other, patch_y, first_y, step_y, padding_y,
+gradient_direct(const COTANGENT* cotangent, const INPUT* other, INPUT* gradient, const Sum* previous_sums, Sum* next_sums,
+                Index threads, Index channels, Index batch_stride_cotangent, Index m_stride_cotangent, Index n_stride_cotangent,
+                Index row_stride_cotangent, Index column_stride_cotangent, Index batch_stride_other, Index channel_stride_other,
+                Index row_stride_other, Index column_stride_other, Index batch_stride_gradient, Index channel_stride_gradient,
+                Index row_stride_gradient, Index column_stride_gradient, Index size_y, Index other_size_y, Index patch_y,
+                Index first_y, Index step_y, Index padding_y, Index kernel_y, Index out_y, Index common_y, Index inverse_y,
+                Index tap_step_y, Index output_step_y, Index size_x, Index other_size_x, Index patch_x, Index first_x,
+                Index step_x, Index padding_x, Index kernel_x, Index out_x, Index common_x, Index inverse_x, Index tap_step_x,
+                Index output_step_x, Sum scale) {
+    const Axis vertical = {size_y, other_size_y, patch_y, first_y, step_y, padding_y,
                            {kernel_y, out_y, common_y, inverse_y, tap_step_y, output_step_y}};
-    const Axis horizontal = {width, width_other, patch_x, first_x, step_x, padding_x,
+    const Axis horizontal = {size_x, other_size_x, patch_x, first_x, step_x, padding_x,
                              {kernel_x, out_x, common_x, inverse_x, tap_step_x, output_step_x}};
-    const Cotangent g = {cotangent, batch_stride, m_stride, n_stride, row_stride, column_stride};
-    const Index runs = (channels + RUN - 1) / RUN;
+    const Cotangent g = {cotangent,          batch_stride_cotangent, m_stride_cotangent,
+                         n_stride_cotangent, row_stride_cotangent,   column_stride_cotangent};
+    const Index vectors = (channels + VECTOR - 1) / VECTOR;
     const Index all = gridDim.x * static_cast<Index>(THREADS);
     for (Index at = blockIdx.x * static_cast<Index>(THREADS) + threadIdx.x; at < threads; at += all) {
-        const Index pixel = CHANNELS_LAST ? at / runs : at;
-        const Index x = pixel % width, y = pixel / width % height;
-        const Index rest = pixel / width / height;
-        const Index c = (CHANNELS_LAST ? at % runs : rest % runs) * RUN, b = CHANNELS_LAST ? rest : rest / runs;
+        const Index pixel = CHANNELS_LAST ? at / vectors : at;
+        const Index x = pixel % size_x, y = pixel / size_x % size_y;
+        const Index index = pixel / size_x / size_y;
+        const Index c = (CHANNELS_LAST ? at % vectors : index % vectors) * VECTOR, b = CHANNELS_LAST ? index : index / vectors;
         const INPUT* const image = other + (b * batch_stride_other + c * channel_stride_other);
 
-        Sums<Sum, RUN> sums;
+        Sums<Sum, VECTOR> sums;
         sums.clear();
         for (Index m = 0; m < patch_y; m++) {
             const Progression rows = vertical.outputs(y, m);
@@ -95,27 +97,28 @@ gradient_direct(const COTANGENT* cotangent, const INPUT* other, INPUT* gradient,
                 const Progression columns = horizontal.outputs(x, n);
                 if (columns.count == 0) continue;
                 const Sum weight = g.sum(b, m, n, rows, columns);
-                Sum run[RUN];
-                load_run(row + horizontal.other(x, n) * column_stride_other, channel_stride_other, channels - c, run);
+                Sum values[VECTOR];
+                load_vector(row + horizontal.other(x, n) * column_stride_other, channel_stride_other, channels - c, values);
 #pragma unroll
-                for (int r = 0; r < RUN; r++) sums.part[r] = multiply_add(weight, run[r], sums.part[r]);
+                for (int r = 0; r < VECTOR; r++) sums.partial[r] = multiply_add(weight, values[r], sums.partial[r]);
                 sums.added(1);
             }
         }
         sums.fold();
 
-        if (carried) {
+        if (previous_sums) {
 #pragma unroll
-            for (int r = 0; r < RUN; r++) sums.total[r] += load(carried + at * RUN + r);
+            for (int r = 0; r < VECTOR; r++) sums.total[r] += load(previous_sums + at * VECTOR + r);
         }
-        if (carry) {
+        if (next_sums) {
 #pragma unroll
-            for (int r = 0; r < RUN; r++) store(carry + at * RUN + r, sums.total[r]);
+            for (int r = 0; r < VECTOR; r++) store(next_sums + at * VECTOR + r, sums.total[r]);
         } else {
 #pragma unroll
-            for (int r = 0; r < RUN; r++) sums.total[r] *= scale;
-            store_run(gradient + (b * batch_stride_out + c * channel_stride_out + y * row_stride_out + x * column_stride_out),
-                      channel_stride_out, channels - c, sums.total);
+            for (int r = 0; r < VECTOR; r++) sums.total[r] *= scale;
+            store_vector(gradient + (b * batch_stride_gradient + c * channel_stride_gradient + y * row_stride_gradient +
+                                     x * column_stride_gradient),
+                         channel_stride_gradient, channels - c, sums.total);
         }
     }
 }

@@ -1,63 +1,64 @@
-// The gradients of windows of one pixel on tensor cores: the sum at the top of gradient_phases.cuh as products of matrices.
-// For a row of X and a row of the gradient that meet at displacement m,
+// The gradients of windows of one pixel on tensor cores: the sum at the top of gradient_phases.cuh as banded matrix products. For
+// a row of X and a row of the gradient at displacement m,
 //
 //     G[c, t] += sum over k of  X[c, k] * E[k, t],      E[t + n, t] = g[m, n, output of t and m],  0 off this band
 //
-// A product takes 16 channels, SIDE columns t and, of the band, BAND rows k from the first that these columns meet: a band of
-// at most BAND - SIDE + 1 displacements fits; more are taken in several steps. A block streams the rows of X past, once in
-// each step; a warp adds to CHANNEL_TILES x 16 channels, ROWS rows and COLUMN_TILES x SIDE columns. Two buffers take turns:
-// one is worked on, while the other is filled.
+// A matrix product takes 16 channels, SIDE columns t and BAND rows k of the band, from the first one of these columns: BAND -
+// SIDE + 1 displacements fit; more are taken in several steps.
 //
-// Where step is 2 and stride 1, PHASES is 2: both phases of the columns in one block, so that whole rows are read and written;
-// they lie apart in shared memory, and each warp has one of them. E is laid out there, SIDE columns to a row. What is off the
-// band is set to 0 once for a tile. The band may begin a few rows into it, so that X is loaded from multiples of 16 bytes;
-// that depends on positions only, not on where arrays lie, so that the sums do not either.
+//     thread block tile   TILE_CHANNELS channels x TILE_ROWS rows x TILE_COLUMNS columns. Rows of X stream past, once a step
+//     warp tile           CHANNEL_TILES x 16 channels, ROWS rows, COLUMN_TILES x SIDE columns of one phase
+//     pipeline stage      one row of X and its band E, double buffered
 //
-// What counts for nothing is 0 in both factors. But X is also multiplied by what E has off the band, which the definition does
-// not, and where X is not finite that makes NaN, whatever else is added. So a sum that is NaN is made again, over just the
-// products that the definition has, in order. Factors that are rounded on the way to the tensor cores are rounded alike then.
+// Where step is 2 and stride 1, PHASES is 2: a block takes both phases of the columns, so that it reads and writes whole rows;
+// they are deinterleaved in shared memory. E is stored there with SIDE columns to a row; its zeros off the band are stored once
+// for a tile. The band may begin a few rows into E, so that loads of X are aligned to 16 bytes; that depends on positions only,
+// not on addresses, so the bits of the sums do not depend on addresses either.
 //
-// Macros: INPUT, COTANGENT (the same), INDEX, PHASES, CHANNELS_LAST (1: channels of X are neighbours in memory), DEPTHS (BAND
-// / 16), WIDTH (displacements of a row taken in one step, at most), CHANNEL_TILES, ROWS, COLUMN_TILES, CHANNEL_WARPS,
-// ROW_WARPS, and THREADS and SHARED, which the host launches with.
+// Padding is 0 in both operands; Inf * 0 off the band gives NaN, so NaN sums are recomputed exactly, from the products of the
+// definition in order, with factors rounded as the tensor cores round them.
+//
+// Macros: INPUT, COTANGENT (the same), INDEX, PHASES, CHANNELS_LAST (1: channels of X are contiguous), DEPTHS (BAND / 16), WIDTH
+// (the most displacements of a row taken in one step), CHANNEL_TILES, ROWS, COLUMN_TILES, CHANNEL_WARPS, ROW_WARPS, and THREADS
+// and SHARED, which the host computes too.
 #include "correlation/gradient_phases.cuh"
 #include "common/mma.cuh"
 
-typedef Multiplier<INPUT> Unit;
+typedef Multiplier<INPUT> Multiply;
 
 constexpr int SIDE = 8;
 constexpr int BAND = 2 * SIDE * DEPTHS;
-constexpr int RUN = RunOf<INPUT>::length;
-constexpr bool PAIRED = sizeof(INPUT) == 2;            // two elements to a register
-constexpr bool PARTED = PHASES > 1 && !CHANNELS_LAST;  // neighbours in global memory are of different phases
+constexpr int VECTOR = VectorOf<INPUT>::width;
+constexpr bool PAIRED = sizeof(INPUT) == 2;  // two elements to a register
+constexpr bool DEINTERLEAVED = PHASES > 1 && !CHANNELS_LAST;  // neighbours in global memory are of different phases
 
 constexpr int TILE_CHANNELS = 2 * SIDE * CHANNEL_TILES * CHANNEL_WARPS;
 constexpr int TILE_ROWS = ROWS * ROW_WARPS;
 constexpr int TILE_COLUMNS = PHASES * SIDE * COLUMN_TILES;
 
-// Columns of X that a tile's columns meet, in groups of SIDE of each phase.
+// Columns of X that are multiplied for a tile's columns, in groups of SIDE of each phase.
 constexpr int GROUPS = COLUMN_TILES + BAND / SIDE - 1;
 constexpr int IMAGE_COLUMNS = PHASES * SIDE * GROUPS;
 
-// A buffer: X[phase][channel][column], or [phase][column][channel], then E[phase][row][column tile][BAND + 1][SIDE]. Eight
-// rows of X that are read at once lie in different banks; so do four, of eight elements of 32 bits each, where columns are the
-// rows.
+// A buffer: X[phase][channel][column], or [phase][column][channel], then E[phase][row][column tile][BAND + 1][SIDE]. The pitch
+// puts eight rows of X that are read at once into different banks; where columns are the rows, four rows of eight elements of 32
+// bits.
 constexpr int LINE = CHANNELS_LAST ? TILE_CHANNELS : SIDE * GROUPS;
-constexpr int PITCH = PAIRED || !CHANNELS_LAST ? pitch(LINE, RUN, SIDE) : LINE + SIDE;
+constexpr int PITCH = PAIRED || !CHANNELS_LAST ? pitch(LINE, VECTOR, SIDE) : LINE + SIDE;
 constexpr int PLANE = (CHANNELS_LAST ? SIDE * GROUPS : TILE_CHANNELS) * PITCH;
 constexpr int IMAGE = PHASES * PLANE;
 constexpr int BAND_TILE = (BAND + 1) * SIDE;
 constexpr int BANDS = PHASES * TILE_ROWS * COLUMN_TILES * BAND_TILE;
 constexpr int BUFFER = IMAGE + BANDS;
 
-// At the end, sums of one row of each warp: [row warp][channel][phase][column].
+// In the epilogue, sums of one row of each warp: [row warp][channel][phase][column].
 constexpr int SUMS_PITCH = TILE_COLUMNS + SIDE;
 constexpr int SUMS = ROW_WARPS * TILE_CHANNELS * SUMS_PITCH;
 
-static_assert(THREADS == WARP * PHASES * CHANNEL_WARPS * ROW_WARPS, "the host counts threads as the kernel does");
-static_assert(SHARED >= 2 * BUFFER * sizeof(INPUT) && SHARED >= SUMS * sizeof(float), "and shared memory");
+static_assert(THREADS == WARP * PHASES * CHANNEL_WARPS * ROW_WARPS, "the host and the kernel agree on the threads");
+static_assert(SHARED >= 2 * BUFFER * sizeof(INPUT) && SHARED >= SUMS * sizeof(float), "and on shared memory");
 
-DEVICE int place(int channel, int u) {
+DEVICE int plane_offset(int channel, int u) {
     const int column = u / PHASES;
     return u % PHASES * PLANE + (CHANNELS_LAST ? column * PITCH + channel : channel * PITCH + column);
 }
@@ -66,28 +67,29 @@ DEVICE int band(int phase, int row, int column_tile) {
     return ((phase * TILE_ROWS + row) * COLUMN_TILES + column_tile) * BAND_TILE;
 }
 
-// What a block streams past ---------------------------------------------------------------------------------------------------
+// The stream of rows -----------------------------------------------------------------------------------------------------------
 
-// Seen from the tile's first row and column: own rows t, rows k = t + m of X, columns u of all phases, displacements m and n.
+// Indices are counted from the tile's first row and column: own rows t, rows k = t + m of X, columns u of all phases,
+// displacements m and n.
 struct Rows {
-    Range read, m;  // rows t that count, displacements that are taken
+    Range own_range, m;  // rows t with products, displacements
 
-    DEVICE bool meet(int t, int k) const { return read.has(t) && m.has(k - t); }
+    DEVICE bool multiplies(int t, int k) const { return own_range.contains(t) && m.contains(k - t); }
 };
 
 struct Stream {
     Rows rows;
-    const INPUT* image;                                   // X at k = u = 0, the tile's first channel
-    const COTANGENT* cotangent;                           // at t = k = u = n = 0
+    const INPUT* image;  // X at k = u = 0, the tile's first channel
+    const COTANGENT* cotangent;  // at t = k = u = n = 0
     long long channel_stride, column_stride, row_stride;  // of X
-    long long by_k, by_t, by_n, by_u;                     // strides of cotangents
-    Range read_columns, met_columns;                      // those that count: of the gradient, and of X at n = 0
-    int channels;                                         // that there are, of the tile's
-    int shift;                                            // rows of the band before the first displacement's
-    long long second;                                     // whether it is operand 2
+    long long stride_k, stride_t, stride_n, stride_u;  // strides of cotangents
+    Range own_columns, other_columns;  // those with products: of the gradient, and of X at n = 0
+    int channels;  // of the tile, inside the image
+    int leading_rows;  // rows of the band before the first displacement's
+    long long second;  // whether it is operand 2
 };
 
-// It is kept in shared memory: registers are full of sums.
+// It is kept in shared memory, as registers are full of sums.
 constexpr int STREAM_WORDS = ceil_div(sizeof(Stream), sizeof(Words16));
 
 DEVICE void store_stream(Words16* to, const Stream& stream) {
@@ -97,7 +99,7 @@ DEVICE void store_stream(Words16* to, const Stream& stream) {
     for (int i = 0; i < STREAM_WORDS; i++) store_shared_16(to + i, words[i]);
 }
 
-// All of it, or what it begins with.
+// Loads all of it, or the struct that it begins with.
 template <class Begin>
 DEVICE Begin load_stream(const Words16* from) {
     constexpr int count = ceil_div(sizeof(Begin), sizeof(Words16));
@@ -109,13 +111,13 @@ DEVICE Begin load_stream(const Words16* from) {
     return begin;
 }
 
-// As many rows before the first displacement's as let columns of X begin at a multiple of 16 bytes, or of as many as there is
-// room for.
-DEVICE int shift_of(const Tile& tile, int width) {
-    const int column = tile.x.other + (tile.column + PHASES * tile.n.begin) * tile.x.step;
+// The rows of the band before the first displacement's, so that columns of X begin at a multiple of 16 bytes, or of as many as
+// fit.
+DEVICE int leading_rows_of(const Tile& tile, int width) {
+    const int column = tile.x.other_origin + (tile.column + PHASES * tile.n.begin) * tile.x.step;
 #pragma unroll
-    for (int piece = RUN; piece > 1; piece /= 2) {
-        const int before = column & (piece - 1);
+    for (int multiple = VECTOR; multiple > 1; multiple /= 2) {
+        const int before = column & (multiple - 1);
         if (before % PHASES == 0 && before / PHASES <= BAND - SIDE + 1 - width) return before / PHASES;
     }
     return 0;
@@ -132,51 +134,51 @@ DEVICE Stream stream_of(const Tile& tile, const Image& image, const Cotangent& c
         return tile.x.offset(own, own + PHASES * n, n, cotangent.n_stride, cotangent.column_stride);
     };
     Stream stream;
-    stream.rows = Rows{from(tile.row, tile.y.read), tile.m};
+    stream.rows = Rows{from(tile.row, tile.y.own_range), tile.m};
     stream.image = image.data + (tile.sample * image.batch_stride + tile.channel * image.channel_stride +
-                                 static_cast<long long>(tile.y.other + tile.row * tile.y.step) * image.row_stride +
-                                 static_cast<long long>(tile.x.other + tile.column * tile.x.step) * image.column_stride);
+                                 static_cast<long long>(tile.y.other_origin + tile.row * tile.y.step) * image.row_stride +
+                                 static_cast<long long>(tile.x.other_origin + tile.column * tile.x.step) * image.column_stride);
     stream.cotangent = cotangent.data + (tile.sample * cotangent.batch_stride + along_y(0, 0) + along_x(0, 0));
     stream.channel_stride = image.channel_stride;
     stream.column_stride = static_cast<long long>(tile.x.step) * image.column_stride;
-    stream.by_k = along_y(0, 1) - along_y(0, 0);
-    stream.by_t = along_y(1, 0) - along_y(0, 0);
-    stream.by_n = along_x(0, 1) - along_x(0, 0);
-    stream.by_u = along_x(1, 0) - along_x(0, 0);
-    stream.read_columns = from(tile.column, tile.x.read);
-    stream.met_columns = from(tile.column, tile.x.met);
+    stream.stride_k = along_y(0, 1) - along_y(0, 0);
+    stream.stride_t = along_y(1, 0) - along_y(0, 0);
+    stream.stride_n = along_x(0, 1) - along_x(0, 0);
+    stream.stride_u = along_x(1, 0) - along_x(0, 0);
+    stream.own_columns = from(tile.column, tile.x.own_range);
+    stream.other_columns = from(tile.column, tile.x.other_range);
     stream.row_stride = static_cast<long long>(tile.y.step) * image.row_stride;
     stream.channels = min(channels - tile.channel, TILE_CHANNELS);
-    stream.shift = shift_of(tile, width);
+    stream.leading_rows = leading_rows_of(tile, width);
     stream.second = tile.x.second;
     return stream;
 }
 
-// Loading X -------------------------------------------------------------------------------------------------------------------
+// Loading X --------------------------------------------------------------------------------------------------------------------
 
 // Elements that are moved together.
 template <class Element, int count>
-struct __attribute__((aligned(count * sizeof(Element)))) Neighbours {
+struct __attribute__((aligned(count * sizeof(Element)))) Packed {
     Element of[count];
 };
 
-// The axis along which elements of X are neighbours, and the other one.
+// The axis along which elements of X are contiguous, and the other one.
 constexpr int INNER = CHANNELS_LAST ? TILE_CHANNELS : IMAGE_COLUMNS;
 constexpr int OUTER = CHANNELS_LAST ? IMAGE_COLUMNS : TILE_CHANNELS;
 
-struct Piece {
+struct Segment {
     const INPUT* data;
     long long inner_stride, outer_stride;
-    Range inner, outer;  // what counts
+    Range inner, outer;  // with products
 
-    DEVICE bool counts(int i, int o) const { return inner.has(i) && outer.has(o); }
+    DEVICE bool valid(int i, int o) const { return inner.contains(i) && outer.contains(o); }
     DEVICE const INPUT* at(int i, int o) const { return data + (i * inner_stride + o * outer_stride); }
 
-    // Neighbours that can be moved together wherever they are, which count or not as one: a power of two.
-    DEVICE int together() const {
+    // The contiguous elements that one access can move at every index, wholly inside or outside: a power of two.
+    DEVICE int packed() const {
         if (inner_stride != 1) return 1;
         const unsigned long long at = reinterpret_cast<unsigned long long>(data) / sizeof(INPUT);
-        const unsigned long long all = at | outer_stride | inner.begin | inner.end | RUN;
+        const unsigned long long all = at | outer_stride | inner.begin | inner.end | VECTOR;
         return static_cast<int>(all & (~all + 1));
     }
 };
@@ -187,227 +189,232 @@ DEVICE constexpr int power_of_two(int least) {
     return power;
 }
 
-DEVICE INPUT* image_place(INPUT* image, int i, int o) { return image + (CHANNELS_LAST ? place(i, o) : place(o, i)); }
+DEVICE INPUT* image_place(INPUT* image, int i, int o) {
+    return image + (CHANNELS_LAST ? plane_offset(i, o) : plane_offset(o, i));
+}
 
-// Two elements of 16 bits at a multiple of 4 bytes, or one of any size.
-DEVICE void load_neighbours(const INPUT* from, INPUT (&to)[1]) { to[0] = load_element(from); }
-DEVICE void load_neighbours(const INPUT* from, INPUT (&to)[2]) {
+// Loads two elements of 16 bits at a multiple of 4 bytes, or one of any size.
+DEVICE void load_packed(const INPUT* from, INPUT (&to)[1]) { to[0] = load_element(from); }
+DEVICE void load_packed(const INPUT* from, INPUT (&to)[2]) {
     const float both = load_global(reinterpret_cast<const float*>(from));
     memcpy(to, &both, sizeof both);
 }
 
-// A thread has the same neighbours of every so many rows.
-template <int together>
-DEVICE void copy_image(const Piece& piece, INPUT* to) {
-    constexpr int lanes = power_of_two(ceil_div(INNER, together)), apart = THREADS / lanes;
-    static_assert(lanes <= THREADS, "a row has no more pieces than a block threads");
-    const int i = threadIdx.x % lanes * together;
+// Copies asynchronously; a thread has the same elements of every `distance`-th row.
+template <int packed>
+DEVICE void copy_image(const Segment& segment, INPUT* to) {
+    constexpr int lanes = power_of_two(ceil_div(INNER, packed)), distance = THREADS / lanes;
+    static_assert(lanes <= THREADS, "a block has a thread for each access of a row");
+    const int i = threadIdx.x % lanes * packed;
     if (i >= INNER) return;
 #pragma unroll 4
-    for (int o = threadIdx.x / lanes; o < OUTER; o += apart) {
-        const bool counts = piece.counts(i, o);
-        copy_async<together * sizeof(INPUT)>(image_place(to, i, o), counts ? piece.at(i, o) : piece.data, counts);
+    for (int o = threadIdx.x / lanes; o < OUTER; o += distance) {
+        const bool valid = segment.valid(i, o);
+        copy_async<packed * sizeof(INPUT)>(image_place(to, i, o), valid ? segment.at(i, o) : segment.data, valid);
     }
 }
 
-// Elements that are too small for asynchronous copies, or neighbours that are to be parted.
-template <int together>
-DEVICE void load_image(const Piece& piece, INPUT* to) {
-    constexpr int lanes = power_of_two(INNER / together), apart = THREADS / lanes, count = 8;
-    const int i = threadIdx.x % lanes * together;
+// Loads elements that are too small for asynchronous copies, or are deinterleaved.
+template <int packed>
+DEVICE void load_image(const Segment& segment, INPUT* to) {
+    constexpr int lanes = power_of_two(INNER / packed), distance = THREADS / lanes, count = 8;
+    const int i = threadIdx.x % lanes * packed;
     if (i >= INNER) return;
 #pragma unroll 1
-    for (int o = threadIdx.x / lanes; o < OUTER; o += count * apart) {
-        Neighbours<INPUT, together> values[count] = {};
+    for (int o = threadIdx.x / lanes; o < OUTER; o += count * distance) {
+        Packed<INPUT, packed> values[count] = {};
 #pragma unroll
         for (int k = 0; k < count; k++)
-            if (piece.counts(i, o + k * apart)) load_neighbours(piece.at(i, o + k * apart), values[k].of);
+            if (segment.valid(i, o + k * distance)) load_packed(segment.at(i, o + k * distance), values[k].of);
 #pragma unroll
         for (int k = 0; k < count; k++)
 #pragma unroll
-            for (int j = 0; j < together; j++)
-                if (o + k * apart < OUTER) store_shared(image_place(to, i + j, o + k * apart), values[k].of[j]);
+            for (int j = 0; j < packed; j++)
+                if (o + k * distance < OUTER) store_shared(image_place(to, i + j, o + k * distance), values[k].of[j]);
     }
 }
 
-// Runs of neighbours that are to be parted wait in registers while a row is worked on.
-constexpr int LINE_RUNS = IMAGE_COLUMNS / RUN;
-constexpr int IMAGE_RUNS = PARTED ? ceil_div(TILE_CHANNELS * LINE_RUNS, THREADS) : 0;
+// Vectors that are deinterleaved wait in registers while a row is multiplied.
+constexpr int LINE_VECTORS = IMAGE_COLUMNS / VECTOR;
+constexpr int IMAGE_VECTORS = DEINTERLEAVED ? ceil_div(TILE_CHANNELS * LINE_VECTORS, THREADS) : 0;
 
-struct ImageRuns {
-    Words16 of[PARTED ? IMAGE_RUNS : 1];
+struct ImageVectors {
+    Words16 of[DEINTERLEAVED ? IMAGE_VECTORS : 1];
 };
 
-DEVICE void load_image_runs(const Piece& piece, ImageRuns& runs) {
+DEVICE void load_image_vectors(const Segment& segment, ImageVectors& vectors) {
 #pragma unroll
-    for (int k = 0; k < IMAGE_RUNS; k++) {
-        const int number = unknown(threadIdx.x) + k * THREADS, u = number % LINE_RUNS * RUN, channel = number / LINE_RUNS;
-        runs.of[k] = piece.counts(u, channel) ? load_global_16(piece.at(u, channel)) : Words16{};
+    for (int k = 0; k < IMAGE_VECTORS; k++) {
+        const int number = opaque(threadIdx.x) + k * THREADS, u = number % LINE_VECTORS * VECTOR, channel = number / LINE_VECTORS;
+        vectors.of[k] = segment.valid(u, channel) ? load_global_16(segment.at(u, channel)) : Words16{};
     }
 }
 
-DEVICE void store_image_runs(const ImageRuns& runs, INPUT* to) {
-    typedef Neighbours<INPUT, RUN / PHASES> OfPhase;
+DEVICE void store_image_vectors(const ImageVectors& vectors, INPUT* to) {
+    typedef Packed<INPUT, VECTOR / PHASES> PhaseVector;
 #pragma unroll
-    for (int k = 0; k < IMAGE_RUNS; k++) {
-        const int number = unknown(threadIdx.x) + k * THREADS, u = number % LINE_RUNS * RUN, channel = number / LINE_RUNS;
+    for (int k = 0; k < IMAGE_VECTORS; k++) {
+        const int number = opaque(threadIdx.x) + k * THREADS, u = number % LINE_VECTORS * VECTOR, channel = number / LINE_VECTORS;
         if (channel >= TILE_CHANNELS) continue;
-        INPUT run[RUN];
-        memcpy(run, &runs.of[k], sizeof run);
+        INPUT vector[VECTOR];
+        memcpy(vector, &vectors.of[k], sizeof vector);
 #pragma unroll
         for (int p = 0; p < PHASES; p++) {
-            OfPhase values;
+            PhaseVector values;
 #pragma unroll
-            for (int i = 0; i < RUN / PHASES; i++) values.of[i] = run[i * PHASES + p];
-            store_shared(reinterpret_cast<OfPhase*>(to + place(channel, u + p)), values);
+            for (int i = 0; i < VECTOR / PHASES; i++) values.of[i] = vector[i * PHASES + p];
+            store_shared(reinterpret_cast<PhaseVector*>(to + plane_offset(channel, u + p)), values);
         }
     }
 }
 
-// Row k of X for all channels of the tile: to shared memory, or, if it returns true, to registers.
-DEVICE bool stage_image(const Stream& stream, Step at, int width, INPUT* to, ImageRuns& runs) {
-    const int first = PHASES * (at.n - stream.shift), met = round_up(TILE_COLUMNS + PHASES * (stream.shift + width - 1), RUN);
+// Loads row k of X for all channels of the tile: to shared memory, or, if it returns true, to registers.
+DEVICE bool stage_image(const Stream& stream, Step at, int width, INPUT* to, ImageVectors& vectors) {
+    const int first = PHASES * (at.n - stream.leading_rows),
+              needed = round_up(TILE_COLUMNS + PHASES * (stream.leading_rows + width - 1), VECTOR);
     const INPUT* const data = stream.image + (at.k * stream.row_stride + first * stream.column_stride);
-    Range columns = from(first, stream.met_columns).within(Range{0, min(met, IMAGE_COLUMNS)});
+    Range columns = from(first, stream.other_columns).intersect(Range{0, min(needed, IMAGE_COLUMNS)});
     if (columns.begin >= columns.end) columns = Range{0, 0};
     const Range channels = {0, stream.channels};
-    const Piece piece = CHANNELS_LAST ? Piece{data, stream.channel_stride, stream.column_stride, channels, columns}
-                                      : Piece{data, stream.column_stride, stream.channel_stride, columns, channels};
-    const int bytes = piece.together() * sizeof(INPUT);
-    if constexpr (PARTED) {
-        if (bytes == 16) load_image_runs(piece, runs);
-        else if (PAIRED && bytes >= 4) load_image<PAIRED ? 2 : 1>(piece, to);
-        else load_image<1>(piece, to);
+    const Segment segment = CHANNELS_LAST ? Segment{data, stream.channel_stride, stream.column_stride, channels, columns}
+                                      : Segment{data, stream.column_stride, stream.channel_stride, columns, channels};
+    const int bytes = segment.packed() * sizeof(INPUT);
+    if constexpr (DEINTERLEAVED) {
+        if (bytes == 16) load_image_vectors(segment, vectors);
+        else if (PAIRED && bytes >= 4) load_image<PAIRED ? 2 : 1>(segment, to);
+        else load_image<1>(segment, to);
         return bytes == 16;
     } else {
-        if (bytes == 16) copy_image<RUN>(piece, to);
-        else if (bytes == 8) copy_image<RUN / 2>(piece, to);
-        else if (bytes == 4) copy_image<RUN / 4>(piece, to);
-        else load_image<1>(piece, to);
+        if (bytes == 16) copy_image<VECTOR>(segment, to);
+        else if (bytes == 8) copy_image<VECTOR / 2>(segment, to);
+        else if (bytes == 4) copy_image<VECTOR / 4>(segment, to);
+        else load_image<1>(segment, to);
         return false;
     }
 }
 
-// Loading cotangents ----------------------------------------------------------------------------------------------------------
+// Loading cotangents -----------------------------------------------------------------------------------------------------------
 
-// Runs of RUN columns of one row and one displacement, each of which begins at a multiple of 16 bytes if they are neighbours.
-constexpr int RUNS = TILE_COLUMNS / RUN + 1;  // of a row, wherever it begins
-constexpr int THREAD_RUNS = ceil_div(RUNS * TILE_ROWS * WIDTH, THREADS);
+// Vectors of VECTOR columns of one row and one displacement, each aligned to 16 bytes if cotangents are contiguous.
+constexpr int ROW_VECTORS = TILE_COLUMNS / VECTOR + 1;  // of a row, at any alignment
+constexpr int THREAD_VECTORS = ceil_div(ROW_VECTORS * TILE_ROWS * WIDTH, THREADS);
 
-// Where in the band a run belongs.
-struct Place {
-    int run, row, n;
+// The place of a vector in the band.
+struct BandPlace {
+    int vector, row, n;
 
-    // The last runs, which only some rows have, come after all others.
-    DEVICE explicit Place(int number) {
-        constexpr int others = (RUNS - 1) * TILE_ROWS * WIDTH;
+    // The last vectors, which only some rows have, come after all others.
+    DEVICE explicit BandPlace(int number) {
+        constexpr int others = (ROW_VECTORS - 1) * TILE_ROWS * WIDTH;
         const bool last = number >= others;
         if (last) number -= others;
-        run = last ? RUNS - 1 : digit(number, RUNS - 1);
+        vector = last ? ROW_VECTORS - 1 : digit(number, ROW_VECTORS - 1);
         row = digit(number, TILE_ROWS);
         n = number;
     }
 };
 
-// The first column of a run, and those of the tile's columns that count.
+// The first column of a vector, and the tile's columns with products.
 struct Columns {
     int first;
-    Range counts;
+    Range valid;
 
-    // In one register, with a bit for there being such a row and such a displacement.
-    DEVICE uint32 packed() const { return 1u << 24 | counts.end << 16 | counts.begin << 8 | (first + SIDE); }
+    // Packed into one register, with a bit that is set if there is such a row and displacement.
+    DEVICE uint32 packed() const { return 1u << 24 | valid.end << 16 | valid.begin << 8 | (first + SIDE); }
     DEVICE explicit Columns(uint32 packed)
-        : first(int(packed & 0xff) - SIDE), counts{int(packed >> 8 & 0xff), int(packed >> 16 & 0xff)} {}
-    DEVICE Columns(int first, Range counts) : first(first), counts(counts) {}
+        : first(int(packed & 0xff) - SIDE), valid{int(packed >> 8 & 0xff), int(packed >> 16 & 0xff)} {}
+    DEVICE Columns(int first, Range valid) : first(first), valid(valid) {}
 };
 
-struct Run {
+struct CotangentVector {
     Words16 values;
     uint32 columns;
 };
 
-// A band holds `width` displacements from at.n on, of which those before `end` count.
-DEVICE Run load_run(const Place& place, const Stream& stream, Step at, int width, int end) {
-    Run run = {};
-    if (place.n >= width || !stream.rows.meet(place.row, at.k)) return run;
+// Loads a vector. A band holds `width` displacements from at.n on; those from `end` on are padding.
+DEVICE CotangentVector load_cotangent(const BandPlace& place, const Stream& stream, Step at, int width, int end) {
+    CotangentVector vector = {};
+    if (place.n >= width || !stream.rows.multiplies(place.row, at.k)) return vector;
     const int n = at.n + place.n;
-    const COTANGENT* data = stream.cotangent + (at.k * stream.by_k + place.row * stream.by_t + n * stream.by_n);
-    int u = place.run * RUN;
-    if (stream.by_u == 1) u -= static_cast<int>(reinterpret_cast<unsigned long long>(data) / sizeof(COTANGENT) % RUN);
-    data += u * stream.by_u;
-    const Range met = from(PHASES * n, stream.met_columns), there = stream.second ? met : stream.read_columns;
-    Range counts = stream.read_columns.within(met).within(Range{0, TILE_COLUMNS});
-    if (n >= end || counts.begin >= counts.end) counts = Range{0, 0};
-    run.columns = Columns(u, counts).packed();
-    counts = counts.within(Range{u, u + RUN});
-    if (counts.begin >= counts.end) return run;
-    if (stream.by_u == 1 && there.begin <= u && u + RUN <= there.end) {
-        run.values = load_global_16(data);
+    const COTANGENT* data = stream.cotangent + (at.k * stream.stride_k + place.row * stream.stride_t + n * stream.stride_n);
+    int u = place.vector * VECTOR;
+    if (stream.stride_u == 1) u -= static_cast<int>(reinterpret_cast<unsigned long long>(data) / sizeof(COTANGENT) % VECTOR);
+    data += u * stream.stride_u;
+    const Range other_range = from(PHASES * n, stream.other_columns), readable = stream.second ? other_range : stream.own_columns;
+    Range valid = stream.own_columns.intersect(other_range).intersect(Range{0, TILE_COLUMNS});
+    if (n >= end || valid.begin >= valid.end) valid = Range{0, 0};
+    vector.columns = Columns(u, valid).packed();
+    valid = valid.intersect(Range{u, u + VECTOR});
+    if (valid.begin >= valid.end) return vector;
+    if (stream.stride_u == 1 && readable.begin <= u && u + VECTOR <= readable.end) {
+        vector.values = load_global_16(data);
     } else {
-        COTANGENT values[RUN] = {};
+        COTANGENT values[VECTOR] = {};
 #pragma unroll
-        for (int i = 0; i < RUN; i++)
-            if (counts.has(u + i)) values[i] = load_element(data + i * stream.by_u);
-        memcpy(&run.values, values, sizeof values);
+        for (int i = 0; i < VECTOR; i++)
+            if (valid.contains(u + i)) values[i] = load_element(data + i * stream.stride_u);
+        memcpy(&vector.values, values, sizeof values);
     }
-    return run;
+    return vector;
 }
 
 DEVICE half rounded(half element) { return element; }
 DEVICE bfloat16 rounded(bfloat16 element) { return element; }
-DEVICE float rounded(float element) { return float_of_bits(Unit::rounded(bits_of_float(element))); }
+DEVICE float rounded(float element) { return float_of_bits(Multiply::rounded(bits_of_float(element))); }
 
-// To the band, one column after the other; lanes that would meet the same banks begin at other words of their runs.
-DEVICE void store_run(const Place& place, const Run& run, int shift, INPUT* bands) {
-    if (run.columns == 0) return;
-    constexpr int each = sizeof(uint32) / sizeof(INPUT);
-    const int turn = threadIdx.x / SIDE % 4;
-    Words16 words = run.values;
+// Stores a vector to the band, column by column; lanes that would have bank conflicts begin at other words of their vectors
+// (swizzle).
+DEVICE void store_cotangent(const BandPlace& place, const CotangentVector& vector, int leading_rows, INPUT* bands) {
+    if (vector.columns == 0) return;
+    constexpr int per_word = sizeof(uint32) / sizeof(INPUT);
+    const int rotation = threadIdx.x / SIDE % 4;
+    Words16 words = vector.values;
 #pragma unroll
     for (int by = 1; by < 4; by *= 2) {
         const Words16 before = words;
 #pragma unroll
-        for (int i = 0; i < 4; i++) words.word[i] = turn & by ? before.word[(i + by) % 4] : before.word[i];
+        for (int i = 0; i < 4; i++) words.word[i] = rotation & by ? before.word[(i + by) % 4] : before.word[i];
     }
-    INPUT values[RUN];
+    INPUT values[VECTOR];
     memcpy(values, &words, sizeof words);
-    const Columns columns(run.columns);
-    bands += band(0, place.row, 0) + (place.n + shift) * SIDE;
+    const Columns columns(vector.columns);
+    bands += band(0, place.row, 0) + (place.n + leading_rows) * SIDE;
 #pragma unroll
-    for (int i = 0; i < RUN; i++) {
-        const int u = columns.first + (i / each + turn) % 4 * each + i % each, t = u / PHASES;
+    for (int i = 0; i < VECTOR; i++) {
+        const int u = columns.first + (i / per_word + rotation) % 4 * per_word + i % per_word, t = u / PHASES;
         if (u < 0 || u >= TILE_COLUMNS) continue;
         INPUT* const to = bands + band(u % PHASES, 0, t / SIDE) + t % SIDE * (SIDE + 1);
-        store_shared(to, columns.counts.has(u) ? rounded(values[i]) : INPUT{});
+        store_shared(to, columns.valid.contains(u) ? rounded(values[i]) : INPUT{});
     }
 }
 
-struct Runs {
-    Run of[THREAD_RUNS];
+struct CotangentVectors {
+    CotangentVector of[THREAD_VECTORS];
 };
 
-DEVICE void load_runs(const Stream& stream, Step at, int width, int end, Runs& runs) {
+DEVICE void load_cotangents(const Stream& stream, Step at, int width, int end, CotangentVectors& vectors) {
 #pragma unroll
-    for (int k = 0; k < THREAD_RUNS; k++)
-        runs.of[k] = load_run(Place(unknown(threadIdx.x) + k * THREADS), stream, at, width, end);
+    for (int k = 0; k < THREAD_VECTORS; k++)
+        vectors.of[k] = load_cotangent(BandPlace(opaque(threadIdx.x) + k * THREADS), stream, at, width, end);
 }
 
-DEVICE void store_runs(const Runs& runs, int shift, INPUT* bands) {
+DEVICE void store_cotangents(const CotangentVectors& vectors, int leading_rows, INPUT* bands) {
 #pragma unroll
-    for (int k = 0; k < THREAD_RUNS; k++) store_run(Place(unknown(threadIdx.x) + k * THREADS), runs.of[k], shift, bands);
+    for (int k = 0; k < THREAD_VECTORS; k++)
+        store_cotangent(BandPlace(opaque(threadIdx.x) + k * THREADS), vectors.of[k], leading_rows, bands);
 }
 
 DEVICE void clear(INPUT* bands) {
-    for (int i = threadIdx.x * RUN; i < BANDS; i += THREADS * RUN) store_shared_16(bands + i, Words16{});
+    for (int i = threadIdx.x * VECTOR; i < BANDS; i += THREADS * VECTOR) store_shared_16(bands + i, Words16{});
 }
 
-// Products --------------------------------------------------------------------------------------------------------------------
+// Products ---------------------------------------------------------------------------------------------------------------------
 
-// The warp's place in its tile.
-struct Seat {
+// The first element of the warp's tile within that of its block.
+struct WarpOrigin {
     int phase, channel, row;
 
-    DEVICE Seat() {
+    DEVICE WarpOrigin() {
         int warp = threadIdx.x / WARP;
         phase = digit(warp, PHASES);
         channel = digit(warp, CHANNEL_WARPS) * (2 * SIDE * CHANNEL_TILES);
@@ -419,7 +426,7 @@ struct WarpSums {
     float of[ROWS][CHANNEL_TILES][COLUMN_TILES][4];
 };
 
-// Of 16 channels, SIDE columns at a time: half of a fragment of paired elements, a whole one of others.
+// X of 16 channels and SIDE columns: half of a fragment of 16-bit elements, a whole one of TF32.
 constexpr int GROUP_REGISTERS = PAIRED ? 2 : 4;
 
 struct Groups {
@@ -428,7 +435,7 @@ struct Groups {
 
 constexpr int GROUPS_AT_ONCE = 4 / GROUP_REGISTERS;
 
-// Elements of 16 bits, group g and the next one.
+// 16-bit elements: group g and the next one.
 DEVICE void load_groups(uint32 (&groups)[GROUPS][2], int g, const INPUT* image) {
     const int lane = threadIdx.x % WARP, row = lane % SIDE, lower = lane / SIDE % 2 * SIDE;
     const int column = (g + lane / (2 * SIDE)) * SIDE;
@@ -443,7 +450,7 @@ DEVICE void load_groups(uint32 (&groups)[GROUPS][2], int g, const INPUT* image) 
     }
 }
 
-// Elements of 32 bits.
+// TF32 elements.
 DEVICE void load_groups(uint32 (&groups)[GROUPS][4], int g, const INPUT* image) {
     const int lane = threadIdx.x % WARP;
     if constexpr (CHANNELS_LAST) {
@@ -458,10 +465,10 @@ DEVICE void load_groups(uint32 (&groups)[GROUPS][4], int g, const INPUT* image) 
         load_matrices<4, false>(groups[g], image + row * PITCH + column);
     }
 #pragma unroll
-    for (int r = 0; r < 4; r++) groups[g][r] = Unit::rounded(groups[g][r]);
+    for (int r = 0; r < 4; r++) groups[g][r] = Multiply::rounded(groups[g][r]);
 }
 
-// Of the band of a column tile: fragments for BAND rows, or for two tiles where that is 16 rows of 16 bits.
+// Loads the band of a column tile: fragments for BAND rows, or for two tiles if BAND is 16 rows of 16-bit elements.
 constexpr int TILES_AT_ONCE = PAIRED && DEPTHS == 1 ? 2 : 1;
 constexpr int BAND_REGISTERS = TILES_AT_ONCE * GROUP_REGISTERS * BAND / (2 * SIDE);
 
@@ -480,30 +487,31 @@ DEVICE void load_band(uint32 (&registers)[count], const INPUT* tile) {
     }
 }
 
-// One column tile with the whole depth of its band.
+// Multiplies one column tile with the whole depth of its band.
 DEVICE void multiply(float (&sums)[4], const uint32 (&groups)[GROUPS][GROUP_REGISTERS], int column_tile, const uint32* band) {
 #pragma unroll
-    for (int d = 0; d < BAND / Unit::depth; d++) {
+    for (int d = 0; d < BAND / Multiply::depth; d++) {
         const uint32 b[2] = {band[2 * d], band[2 * d + 1]};
         uint32 a[4];
 #pragma unroll
         for (int r = 0; r < 4; r++)
-            a[r] = groups[column_tile + d * Unit::depth / SIDE + r / GROUP_REGISTERS][r % GROUP_REGISTERS];
-        Unit::add(sums, a, b);
+            a[r] = groups[column_tile + d * Multiply::depth / SIDE + r / GROUP_REGISTERS][r % GROUP_REGISTERS];
+        Multiply::add(sums, a, b);
     }
 }
 
-// The column tile that first takes a group, of those that are taken at once.
+// The first column tile, of those that are taken at once, that uses a group.
 DEVICE constexpr int first_tile(int group) {
     const int after = group - (TILES_AT_ONCE + BAND / SIDE - 2);
     return after > 0 ? round_up(after, TILES_AT_ONCE) : 0;
 }
 
-// A row of X; `meet` has a bit for each of the warp's rows that meets it. Groups are loaded when they are needed: all of them
-// would take too many registers.
-DEVICE void add_row(WarpSums& sums, const Seat& seat, uint32 meet, const INPUT* buffer) {
-    if (!meet) return;
-    const INPUT* const image = buffer + (CHANNELS_LAST ? seat.channel : seat.channel * PITCH) + seat.phase * PLANE;
+// Adds the products of a row of X; `row_mask` has a bit for each of the warp's rows that it is multiplied for. Groups are loaded
+// when they are needed, as all of them would take too many registers.
+DEVICE void add_row(WarpSums& sums, const WarpOrigin& warp_origin, uint32 row_mask, const INPUT* buffer) {
+    if (!row_mask) return;
+    const INPUT* const image =
+        buffer + (CHANNELS_LAST ? warp_origin.channel : warp_origin.channel * PITCH) + warp_origin.phase * PLANE;
     Groups groups[CHANNEL_TILES];
 #pragma unroll
     for (int j = 0; j < COLUMN_TILES; j += TILES_AT_ONCE) {
@@ -514,9 +522,9 @@ DEVICE void add_row(WarpSums& sums, const Seat& seat, uint32 meet, const INPUT* 
                 if (first_tile(g) == j) load_groups(groups[c].of, g, image + c * 2 * SIDE * (CHANNELS_LAST ? 1 : PITCH));
 #pragma unroll
         for (int q = 0; q < ROWS; q++) {
-            if (!(meet >> q & 1)) continue;
+            if (!(row_mask >> q & 1)) continue;
             uint32 factors[BAND_REGISTERS];
-            load_band<PAIRED>(factors, buffer + IMAGE + band(seat.phase, seat.row + q, j));
+            load_band<PAIRED>(factors, buffer + IMAGE + band(warp_origin.phase, warp_origin.row + q, j));
 #pragma unroll
             for (int k = 0; k < TILES_AT_ONCE; k++)
 #pragma unroll
@@ -526,17 +534,17 @@ DEVICE void add_row(WarpSums& sums, const Seat& seat, uint32 meet, const INPUT* 
     }
 }
 
-DEVICE uint32 rows_that_meet(const Rows& rows, int first, int k) {
-    uint32 meet = 0;
+DEVICE uint32 row_mask_of(const Rows& rows, int first, int k) {
+    uint32 row_mask = 0;
 #pragma unroll
-    for (int q = 0; q < ROWS; q++) meet |= uint32(rows.meet(first + q, k)) << q;
-    return meet;
+    for (int q = 0; q < ROWS; q++) row_mask |= uint32(rows.multiplies(first + q, k)) << q;
+    return row_mask;
 }
 
-// Sums that are NaN -----------------------------------------------------------------------------------------------------------
+// Sums that are NaN ------------------------------------------------------------------------------------------------------------
 
-// The products of one element of the gradient that the definition has, row after row.
-DEVICE float summed_again(const Image& image, const Cotangent& cotangent, const Tile& tile, int channel, int row, int u) {
+// One element of the gradient, from the products of the definition, row by row.
+DEVICE float recomputed_sum(const Image& image, const Cotangent& cotangent, const Tile& tile, int channel, int row, int u) {
     const int t = tile.row + row, first = tile.column + u;
     const INPUT* const plane =
         image.data + (tile.sample * image.batch_stride + (tile.channel + channel) * image.channel_stride);
@@ -544,46 +552,47 @@ DEVICE float summed_again(const Image& image, const Cotangent& cotangent, const 
     float sum = 0;
 #pragma unroll 1
     for (int m = tile.m.begin; m < tile.m.end; m++) {
-        float of_row = 0;
-        if (!tile.y.read.has(t) || !tile.y.met.has(t + m)) continue;
-        const INPUT* const pixels = plane + (tile.y.other + (t + m) * tile.y.step) * image.row_stride;
+        float row_sum = 0;
+        if (!tile.y.own_range.contains(t) || !tile.y.other_range.contains(t + m)) continue;
+        const INPUT* const pixels = plane + (tile.y.other_origin + (t + m) * tile.y.step) * image.row_stride;
         const COTANGENT* const factors = sample + tile.y.offset(t, t + m, m, cotangent.m_stride, cotangent.row_stride);
 #pragma unroll 1
         for (int n = tile.n.begin; n < tile.n.end; n++) {
             const int k = first + PHASES * n;
-            if (!tile.x.read.has(first) || !tile.x.met.has(k)) continue;
-            const INPUT x = load_element(pixels + (tile.x.other + k * tile.x.step) * image.column_stride);
+            if (!tile.x.own_range.contains(first) || !tile.x.other_range.contains(k)) continue;
+            const INPUT x = load_element(pixels + (tile.x.other_origin + k * tile.x.step) * image.column_stride);
             const COTANGENT g = load_element(factors + tile.x.offset(first, k, n, cotangent.n_stride, cotangent.column_stride));
-            of_row = multiply_add(widen(rounded(x)), widen(rounded(g)), of_row);
+            row_sum = multiply_add(widen(rounded(x)), widen(rounded(g)), row_sum);
         }
-        sum += of_row;
+        sum += row_sum;
     }
     return sum;
 }
 
-DEVICE float* sum_place(float* sums, int row_warp, int channel, int u) {
+DEVICE float* sum_offset(float* sums, int row_warp, int channel, int u) {
     return sums + (row_warp * TILE_CHANNELS + channel) * SUMS_PITCH + u % PHASES * (SIDE * COLUMN_TILES) + u / PHASES;
 }
 
-// The gathered sums of row q of each warp.
-DEVICE void mend(const Image& image, const Cotangent& cotangent, const Tile& tile, int q, int channels, float* sums) {
+// Recomputes NaN among the sums in shared memory, of row q of each warp.
+DEVICE void recompute_nans(const Image& image, const Cotangent& cotangent, const Tile& tile, int q, int channels, float* sums) {
 #pragma unroll 1
     for (int number = threadIdx.x; number < ROW_WARPS * TILE_CHANNELS * TILE_COLUMNS; number += THREADS) {
-        int rest = number;
-        const int u = digit(rest, TILE_COLUMNS), channel = digit(rest, TILE_CHANNELS);
-        float* const at = sum_place(sums, rest, channel, u);
+        int index = number;
+        const int u = digit(index, TILE_COLUMNS), channel = digit(index, TILE_CHANNELS);
+        float* const at = sum_offset(sums, index, channel, u);
         const float sum = load_shared(at);
         if (sum == sum || tile.channel + channel >= channels) continue;
-        store_shared(at, summed_again(image, cotangent, tile, channel, rest * ROWS + q, u));
+        store_shared(at, recomputed_sum(image, cotangent, tile, channel, index * ROWS + q, u));
     }
 }
 
-// Storing ---------------------------------------------------------------------------------------------------------------------
+// Epilogue ---------------------------------------------------------------------------------------------------------------------
 
-// The sums of one row of each warp to shared memory, where the phases come together again; whether one of them is NaN.
-DEVICE bool gather(const float (&sums)[CHANNEL_TILES][COLUMN_TILES][4], const Seat& seat, float* shared) {
+// Stores the sums of one row of each warp to shared memory, where the phases are interleaved again. Returns whether one is NaN.
+DEVICE bool store_shared_sums(const float (&sums)[CHANNEL_TILES][COLUMN_TILES][4], const WarpOrigin& warp_origin, float* shared) {
     const int lane = threadIdx.x % WARP;
-    float* const mine = sum_place(shared, seat.row / ROWS, seat.channel + lane / 4, seat.phase) + lane % 4 * 2;
+    float* const target =
+        sum_offset(shared, warp_origin.row / ROWS, warp_origin.channel + lane / 4, warp_origin.phase) + lane % 4 * 2;
     bool any = false;
 #pragma unroll
     for (int c = 0; c < CHANNEL_TILES; c++)
@@ -591,25 +600,25 @@ DEVICE bool gather(const float (&sums)[CHANNEL_TILES][COLUMN_TILES][4], const Se
         for (int j = 0; j < COLUMN_TILES; j++)
 #pragma unroll
             for (int lower = 0; lower < 2; lower++) {
-                const Neighbours<float, 2> two = {{sums[c][j][2 * lower], sums[c][j][2 * lower + 1]}};
+                const Packed<float, 2> two = {{sums[c][j][2 * lower], sums[c][j][2 * lower + 1]}};
                 any = any || two.of[0] != two.of[0] || two.of[1] != two.of[1];
-                float* const to = mine + (c * 2 + lower) * SIDE * SUMS_PITCH + j * SIDE;
-                store_shared(reinterpret_cast<Neighbours<float, 2>*>(to), two);
+                float* const to = target + (c * 2 + lower) * SIDE * SUMS_PITCH + j * SIDE;
+                store_shared(reinterpret_cast<Packed<float, 2>*>(to), two);
             }
     return any;
 }
 
-// Where row q of a warp's goes, and how elements of it lie.
+// The address of a tile's result, and its strides.
 template <class Result>
 struct Target {
     Result* data;  // of the tile's first row, channel and column
     long long channel_stride, row_stride, column_stride;
-    int rows, channels, columns;  // those that there are
+    int rows, channels, columns;  // inside the image
 
     DEVICE Target(const Gradient<Result>& to, const Tile& tile, int every) {
-        data = to.data + (tile.part * to.part_stride + tile.sample * to.batch_stride + tile.channel * to.channel_stride +
-                          static_cast<long long>(tile.y.own + tile.row * tile.y.step) * to.row_stride +
-                          static_cast<long long>(tile.x.own + tile.column * tile.x.step) * to.column_stride);
+        data = to.data + (tile.split * to.split_stride + tile.sample * to.batch_stride + tile.channel * to.channel_stride +
+                          static_cast<long long>(tile.y.origin + tile.row * tile.y.step) * to.row_stride +
+                          static_cast<long long>(tile.x.origin + tile.column * tile.x.step) * to.column_stride);
         channel_stride = to.channel_stride;
         row_stride = static_cast<long long>(tile.y.step) * to.row_stride;
         column_stride = static_cast<long long>(tile.x.step) * to.column_stride;
@@ -618,51 +627,52 @@ struct Target {
         columns = min(tile.x.size - tile.column, TILE_COLUMNS);
     }
 
-    DEVICE bool has(int row, int channel, int u) const { return row < rows && channel < channels && u < columns; }
+    DEVICE bool contains(int row, int channel, int u) const { return row < rows && channel < channels && u < columns; }
     DEVICE Result* at(int row, int channel, int u) const {
         return data + (channel * channel_stride + row * row_stride + u * column_stride);
     }
-    // Whether neighbours that fill 16 bytes begin at multiples of that, rows or channels apart.
-    DEVICE bool aligned(long long apart) const {
-        return (reinterpret_cast<unsigned long long>(data) / sizeof(Result) | apart | row_stride) % RunOf<Result>::length == 0;
+    // Whether all vectors are aligned, `distance` elements apart.
+    DEVICE bool aligned(long long distance) const {
+        return (reinterpret_cast<unsigned long long>(data) / sizeof(Result) | distance | row_stride) % VectorOf<Result>::width ==
+               0;
     }
 };
 
 template <bool of_channels, class Result>
-DEVICE void store_runs(const Target<Result>& to, int q, float scale, float* sums) {
-    constexpr int length = RunOf<Result>::length, runs = (of_channels ? TILE_CHANNELS : TILE_COLUMNS) / length;
-    constexpr int others = of_channels ? TILE_COLUMNS : TILE_CHANNELS;
-    // Lanes with all of a row, or with a sector of each column.
-    constexpr int together = of_channels ? SECTOR / sizeof(Words16) : runs;
+DEVICE void store_row_vectors(const Target<Result>& to, int q, float scale, float* sums) {
+    constexpr int width = VectorOf<Result>::width, vectors = (of_channels ? TILE_CHANNELS : TILE_COLUMNS) / width;
+    constexpr int outers = of_channels ? TILE_COLUMNS : TILE_CHANNELS;
+    // Lanes take all of a row, or a sector of each column.
+    constexpr int lanes = of_channels ? SECTOR / sizeof(Words16) : vectors;
 #pragma unroll 1
-    for (int number = threadIdx.x; number < ROW_WARPS * others * runs; number += THREADS) {
-        int rest = number;
-        const int half = digit(rest, together), other = digit(rest, others);
-        const int first = (digit(rest, runs / together) * together + half) * length, row = rest * ROWS + q;
-        const int channel = of_channels ? first : other, u = of_channels ? other : first;
-        if (!to.has(row, channel, u)) continue;
-        float run[length];
+    for (int number = threadIdx.x; number < ROW_WARPS * outers * vectors; number += THREADS) {
+        int index = number;
+        const int half = digit(index, lanes), outer = digit(index, outers);
+        const int first = (digit(index, vectors / lanes) * lanes + half) * width, row = index * ROWS + q;
+        const int channel = of_channels ? first : outer, u = of_channels ? outer : first;
+        if (!to.contains(row, channel, u)) continue;
+        float values[width];
         if constexpr (of_channels) {
 #pragma unroll
-            for (int i = 0; i < length; i++) run[i] = load_shared(sum_place(sums, rest, channel + i, u)) * scale;
+            for (int i = 0; i < width; i++) values[i] = load_shared(sum_offset(sums, index, channel + i, u)) * scale;
         } else {
-            constexpr int vector = length / PHASES < 4 ? length / PHASES : 4;
+            constexpr int packed = width / PHASES < 4 ? width / PHASES : 4;
 #pragma unroll
-            for (int i = 0; i < length; i += vector * PHASES)
+            for (int i = 0; i < width; i += packed * PHASES)
 #pragma unroll
                 for (int p = 0; p < PHASES; p++) {
-                    typedef Neighbours<float, vector> Vector;
-                    const float* const from = sum_place(sums, rest, channel, u + i + p);
+                    typedef Packed<float, packed> Vector;
+                    const float* const from = sum_offset(sums, index, channel, u + i + p);
                     const Vector of_phase = load_shared(reinterpret_cast<const Vector*>(from));
 #pragma unroll
-                    for (int v = 0; v < vector; v++) run[i + v * PHASES + p] = of_phase.of[v] * scale;
+                    for (int v = 0; v < packed; v++) values[i + v * PHASES + p] = of_phase.of[v] * scale;
                 }
         }
-        store_run(to.at(row, channel, u), Index(1), (of_channels ? to.channels : to.columns) - first, run);
+        store_vector(to.at(row, channel, u), Index(1), (of_channels ? to.channels : to.columns) - first, values);
     }
 }
 
-// One by one, whatever the strides.
+// Stores one by one, for any strides.
 template <class Result>
 DEVICE void store_elements(const Target<Result>& to, int q, float scale, float* sums) {
     const Lanes lanes(to.channel_stride == 1 && to.column_stride != 1, sizeof(Result));
@@ -673,46 +683,46 @@ DEVICE void store_elements(const Target<Result>& to, int q, float scale, float* 
         for (int u = lanes.column; u < TILE_COLUMNS; u += lanes.columns)
 #pragma unroll 4
             for (int channel = first; channel < TILE_CHANNELS; channel += stride)
-                if (to.has(group * ROWS + q, channel, u))
-                    store(to.at(group * ROWS + q, channel, u), load_shared(sum_place(sums, group, channel, u)) * scale);
+                if (to.contains(group * ROWS + q, channel, u))
+                    store(to.at(group * ROWS + q, channel, u), load_shared(sum_offset(sums, group, channel, u)) * scale);
 }
 
 template <class Result>
 DEVICE void store_row(const Target<Result>& to, int q, float scale, float* sums) {
-    if (to.column_stride == 1 && to.aligned(to.channel_stride)) store_runs<false>(to, q, scale, sums);
-    else if (to.channel_stride == 1 && to.aligned(to.column_stride)) store_runs<true>(to, q, scale, sums);
+    if (to.column_stride == 1 && to.aligned(to.channel_stride)) store_row_vectors<false>(to, q, scale, sums);
+    else if (to.channel_stride == 1 && to.aligned(to.column_stride)) store_row_vectors<true>(to, q, scale, sums);
     else store_elements(to, q, scale, sums);
 }
 
-// The kernel ------------------------------------------------------------------------------------------------------------------
+// Kernel -----------------------------------------------------------------------------------------------------------------------
 
-// Where there are several parts, gradients are of sums.
+// Partial sums have another type than the gradient.
 template <class Result>
 DEVICE Gradient<Result> of_type(const Gradient<INPUT>& to) {
     Result* const data = reinterpret_cast<Result*>(to.data);
-    return Gradient<Result>{data, to.part_stride, to.batch_stride, to.channel_stride, to.row_stride, to.column_stride};
+    return Gradient<Result>{data, to.split_stride, to.batch_stride, to.channel_stride, to.row_stride, to.column_stride};
 }
 
 KERNEL(THREADS)
-gradient_mma(GRADIENT_PARAMETERS(INPUT), int width, float scale) {
+gradient_mma(GRADIENT_PARAMETERS(INPUT), int width, Sum scale) {
     DYNAMIC_SHARED_ARRAY(INPUT, shared);
     SHARED_ARRAY(Words16, stream, STREAM_WORDS);
-    float* const gathered = reinterpret_cast<float*>(shared);
+    float* const shared_sums = reinterpret_cast<float*>(shared);
     const Image image1 = IMAGE_OF_PARAMETERS(1), image2 = IMAGE_OF_PARAMETERS(2);
     const Cotangent g = COTANGENT_OF_PARAMETERS;
     const Gradient<INPUT> result1 = GRADIENT_OF_PARAMETERS(1), result2 = GRADIENT_OF_PARAMETERS(2);
-    const Parts parts = PARTS_OF_PARAMETERS;
+    const Splits splits = SPLITS_OF_PARAMETERS;
     const auto tile_number = [&](int number) {
-        const bool second = number >= tiles_of_first;
-        return tile_of(second ? number - tiles_of_first : number, Extent{TILE_CHANNELS, TILE_ROWS, TILE_COLUMNS}, channels,
-                       VERTICAL_OF_PARAMETERS(second), HORIZONTAL_OF_PARAMETERS(second), parts);
+        const bool second = number >= tiles1;
+        return tile_of(second ? number - tiles1 : number, Extent{TILE_CHANNELS, TILE_ROWS, TILE_COLUMNS}, channels,
+                       VERTICAL_OF_PARAMETERS(second), HORIZONTAL_OF_PARAMETERS(second), splits);
     };
     const auto image_of = [&](const Tile& tile) {
         Image image = image2;
         if (tile.x.second) image = image1;
         return image;
     };
-    const Seat seat;
+    const WarpOrigin warp_origin;
 #pragma unroll 1
     for (int number = blockIdx.x; number < tiles; number += gridDim.x) {
         WarpSums sums = {};
@@ -723,27 +733,28 @@ gradient_mma(GRADIENT_PARAMETERS(INPUT), int width, float scale) {
             clear(shared + BUFFER + IMAGE);
             __syncthreads();
 
-            const Range rows = from(tile.row, tile.stream());
-            const int shift = shift_of(tile, width);
+            const Range rows = from(tile.row, tile.streamed_rows());
+            const int leading_rows = leading_rows_of(tile, width);
             const Step none = {0, tile.n.end};
             Step now = none, next = rows.begin < rows.end ? Step{rows.begin, tile.n.begin} : none;
-            int buffer = 0;  // which of the two is worked on
+            int buffer = 0;  // the one that is multiplied; the other one is filled
 #pragma unroll 1
             while (now.n < none.n || next.n < none.n) {
                 const bool loads = next.n < none.n;
                 INPUT *const work = shared + buffer * BUFFER, *const load = shared + (1 - buffer) * BUFFER;
-                Runs runs;
-                ImageRuns image_runs;
-                bool image_waits = false;
+                CotangentVectors vectors;
+                ImageVectors image_vectors;
+                bool image_in_registers = false;
                 if (loads) {
                     const Stream all = load_stream<Stream>(stream);
-                    load_runs(all, next, width, none.n, runs);
-                    image_waits = stage_image(all, next, width, load, image_runs);
+                    load_cotangents(all, next, width, none.n, vectors);
+                    image_in_registers = stage_image(all, next, width, load, image_vectors);
                     copy_async_commit();
                 }
-                if (now.n < none.n) add_row(sums, seat, rows_that_meet(load_stream<Rows>(stream), seat.row, now.k), work);
-                if (loads) store_runs(runs, shift, load + IMAGE);
-                if (image_waits) store_image_runs(image_runs, load);
+                if (now.n < none.n)
+                    add_row(sums, warp_origin, row_mask_of(load_stream<Rows>(stream), warp_origin.row, now.k), work);
+                if (loads) store_cotangents(vectors, leading_rows, load + IMAGE);
+                if (image_in_registers) store_image_vectors(image_vectors, load);
                 copy_async_wait<0>();
                 __syncthreads();
                 now = next;
@@ -751,24 +762,24 @@ gradient_mma(GRADIENT_PARAMETERS(INPUT), int width, float scale) {
                 buffer = 1 - buffer;
             }
         }
-        // What is known of the tile is worked out again where it is needed: registers are full of sums.
+        // The tile is computed again where it is needed, as registers are full of sums.
 #pragma unroll 1
         for (int q = 0; q < ROWS; q++) {
             bool any = false;
 #pragma unroll
             for (int row = 0; row < ROWS; row++)
-                if (row == q) any = gather(sums.of[row], seat, gathered);
+                if (row == q) any = store_shared_sums(sums.of[row], warp_origin, shared_sums);
             if (__syncthreads_or(any)) {
-                const Tile tile = tile_number(unknown(number));
-                mend(image_of(tile), g, tile, q, channels, gathered);
+                const Tile tile = tile_number(opaque(number));
+                recompute_nans(image_of(tile), g, tile, q, channels, shared_sums);
                 __syncthreads();
             }
-            const Tile tile = tile_number(unknown(number));
+            const Tile tile = tile_number(opaque(number));
             Gradient<INPUT> result = result1;
             if (tile.x.second) result = result2;
-            if (parts.of_rows * parts.of_columns > 1)
-                store_row(Target<float>(of_type<float>(result), tile, channels), q, scale, gathered);
-            else store_row(Target<INPUT>(result, tile, channels), q, scale, gathered);
+            if (splits.row_splits * splits.column_splits > 1)
+                store_row(Target<float>(of_type<float>(result), tile, channels), q, scale, shared_sums);
+            else store_row(Target<INPUT>(result, tile, channels), q, scale, shared_sums);
             __syncthreads();
         }
     }

@@ -1,30 +1,29 @@
-// The gradients of windows of one pixel, through tiles in shared memory: the sum at the top of gradient_phases.cuh,
+// The gradients of windows of one pixel over tiles in shared memory: the sum at the top of gradient_phases.cuh,
 //
 //     G[c, t] = scale * sum over m, n of  X[c, other + step (t + m)] * g[m, n, output of t and m]
 //
-// A block answers a tile of channels, rows and columns. It streams the rows of X past, once each, with the cotangents that meet
-// them; a thread keeps those of ROWS rows, COLUMNS columns and a part of the displacements in registers while channels go by:
+//     thread block tile   TILE_CHANNELS channels x TILE_ROWS rows x TILE_COLUMNS columns. Rows of X stream past, once each, with
+//                         the cotangents that are multiplied with them
+//     thread              CHANNELS channels x ROWS rows x COLUMNS columns. It holds cotangents of some displacements in registers
+//                         for all its channels: sum[c][q][i] += g[q][n][i] * X[c][i + n]
+//     warp                four channels, then columns, then the other channels, so that the 16-byte loads of eight lanes have no
+//                         bank conflicts
+//     pipeline stage      one row of X and WIDTH displacements, double buffered
 //
-//     sum[c][q][i] += g[q][n][i] * X[c][i + n]
+// Where step is 2 and stride 1, PHASES is 2: a block takes both phases of the columns, so that it reads and writes whole rows;
+// they are deinterleaved in shared memory.
 //
-// Lanes: four channels, then columns, then the other channels, so that the 16-byte loads of eight lanes meet every bank of
-// shared memory once. Where step is 2 and stride 1, PHASES is 2: both phases of the columns in one block, so that whole rows
-// are read and written; they lie apart in shared memory. Two buffers take turns: one is worked on, while the other is filled.
+// Padding is 0 in both operands, as Inf * 0 would give NaN; displacements of a row beyond the patch are skipped, and pixels that
+// no output reads are set to 0 in the epilogue.
 //
-// What the definition does not multiply may be infinite, so it is not multiplied by 0 here either: what counts for nothing is
-// 0 in both factors, displacements of a row beyond the patch are left out, and pixels that no output reads get their 0 at the
-// end.
-//
-// Macros: INPUT, COTANGENT, RESULT (of the gradient, or the sums' own type for a part of one), INDEX, PHASES, COLUMN_LANES,
-// CHANNEL_WARPS, ROW_WARPS, WIDTH (displacements of a row taken at once, at most), EXACT (never fewer), and THREADS and SHARED,
-// which the host launches with.
+// Macros: INPUT, COTANGENT, RESULT (the gradient's type, or that of the sums for partial sums), INDEX, PHASES, COLUMN_LANES,
+// CHANNEL_WARPS, ROW_WARPS, WIDTH (the most displacements of a row taken at once), EXACT (never fewer), and THREADS and SHARED,
+// which the host computes too.
 #include "correlation/gradient_phases.cuh"
 
-typedef SumOf<INPUT>::type Sum;
-
-constexpr int ROWS = 2;                                 // of a thread
-constexpr int CHANNELS = 8;                             // of a thread
-constexpr int COLUMNS = sizeof(Words16) / sizeof(Sum);  // of a thread: one access
+constexpr int ROWS = 2;  // of a thread
+constexpr int CHANNELS = 8;  // of a thread
+constexpr int COLUMNS = sizeof(Words16) / sizeof(Sum);  // of a thread: one vector
 constexpr int CHANNEL_LANES = WARP / COLUMN_LANES;
 constexpr int WARPS = PHASES * CHANNEL_WARPS * ROW_WARPS;
 
@@ -33,157 +32,161 @@ constexpr int TILE_ROWS = ROWS * ROW_WARPS;
 constexpr int PHASE_COLUMNS = COLUMNS * COLUMN_LANES;
 constexpr int TILE_COLUMNS = PHASES * PHASE_COLUMNS;
 
-// A buffer: X[phase][channel][PITCH], then g[phase][row][WIDTH][PHASE_COLUMNS]; two phases lie half of the banks apart.
+// A buffer: X[phase][channel][PITCH], then g[phase][row][WIDTH][PHASE_COLUMNS]; the two phases are half of the banks apart.
 constexpr int BETWEEN_PHASES = PHASES > 1 ? 64 / sizeof(Sum) : 0;
 constexpr int PITCH = pitch(PHASE_COLUMNS + round_up(WIDTH - 1, COLUMNS), COLUMNS, 4);
 constexpr int IMAGE_PLANE = TILE_CHANNELS * PITCH + BETWEEN_PHASES;
 constexpr int COTANGENT_PLANE = TILE_ROWS * WIDTH * PHASE_COLUMNS + BETWEEN_PHASES;
 constexpr int BUFFER = PHASES * (IMAGE_PLANE + COTANGENT_PLANE);
 
-static_assert(THREADS == WARP * WARPS, "the host counts threads as the kernel does");
-static_assert(SHARED == 2 * BUFFER * sizeof(Sum), "the host counts shared memory as the kernel does");
+static_assert(THREADS == WARP * WARPS, "the host and the kernel agree on the threads");
+static_assert(SHARED == 2 * BUFFER * sizeof(Sum), "the host and the kernel agree on shared memory");
 static_assert(ROW_WARPS * PHASES * IMAGE_PLANE <= 2 * BUFFER, "the sums of one row of each thread fit into shared memory");
 
 constexpr int SCHEDULERS = 4;  // of a multiprocessor
 
-// Loading ---------------------------------------------------------------------------------------------------------------------
+// Loading ----------------------------------------------------------------------------------------------------------------------
 
-// Column u of a tile's combined phases, where it lies in planes of each.
-DEVICE int place(int u, int plane) { return u % PHASES * plane + u / PHASES; }
+// The offset of column u of a tile's combined phases, in a plane for each phase.
+DEVICE int plane_offset(int u, int plane) { return u % PHASES * plane + u / PHASES; }
 
-constexpr int RUN = RunOf<INPUT>::length;
+constexpr int VECTOR = VectorOf<INPUT>::width;
 
-// What a step takes of X: columns u < end, which are the indices first + u of a phase. Not all of them count, nor all channels.
-struct Piece {
+// The row segment of X for a step: columns u < end, which are the indices first + u of a phase. Some columns and channels may be
+// outside.
+struct Segment {
     const INPUT* data;  // of the tile's first channel, and of u = 0
     long long channel_stride, column_stride;
     int channels, first, end;
-    Range met;
+    Range other_range;
 
-    DEVICE bool counts(int u, int c) const { return met.has(first + u) && c < channels; }
+    DEVICE bool valid(int u, int c) const { return other_range.contains(first + u) && c < channels; }
 
-    // Whether runs of columns can be loaded, which count as a whole or not at all.
-    DEVICE bool has_runs() const {
-        const bool aligned = reinterpret_cast<unsigned long long>(data) % sizeof(Words16) == 0 && channel_stride % RUN == 0;
-        return column_stride == 1 && aligned && (met.begin - first) % RUN == 0 && (met.end - first) % RUN == 0;
+    // Whether the segment can be loaded by vectors of columns, each wholly inside or outside.
+    DEVICE bool has_vectors() const {
+        const bool aligned = reinterpret_cast<unsigned long long>(data) % sizeof(Words16) == 0 && channel_stride % VECTOR == 0;
+        return column_stride == 1 && aligned && (other_range.begin - first) % VECTOR == 0 &&
+               (other_range.end - first) % VECTOR == 0;
     }
 };
 
-// Loads of a thread under way, where rows lie as they should. Loops that are not constant want the registers they wait in.
-constexpr int AT_ONCE = EXACT ? 8 : 4;
+// Loads in flight of a thread, where rows are aligned. Loops of variable length need registers of their own.
+constexpr int LOADS_IN_FLIGHT = EXACT ? 8 : 4;
 
-// By runs of columns, of which a thread has the same of every so many channels.
-constexpr int COLUMN_RUNS = ceil_div(TILE_COLUMNS + PHASES * (WIDTH - 1), RUN);
-constexpr int RUN_LANES = COLUMN_RUNS <= 8 ? 8 : COLUMN_RUNS <= 16 ? 16 : COLUMN_RUNS <= 32 ? 32 : 64;
-constexpr int CHANNELS_APART = THREADS / RUN_LANES;
+// Loads by vectors of columns, of which a thread has the same one of every CHANNEL_DISTANCE-th channel.
+constexpr int COLUMN_VECTORS = ceil_div(TILE_COLUMNS + PHASES * (WIDTH - 1), VECTOR);
+constexpr int VECTOR_LANES = COLUMN_VECTORS <= 8 ? 8 : COLUMN_VECTORS <= 16 ? 16 : COLUMN_VECTORS <= 32 ? 32 : 64;
+constexpr int CHANNEL_DISTANCE = THREADS / VECTOR_LANES;
 
-static_assert(RUN_LANES * CHANNELS_APART == THREADS && TILE_CHANNELS % CHANNELS_APART == 0, "every thread has as many runs");
-static_assert(PHASES * PITCH >= COLUMN_RUNS * RUN, "runs of columns end within the row");
+static_assert(VECTOR_LANES * CHANNEL_DISTANCE == THREADS && TILE_CHANNELS % CHANNEL_DISTANCE == 0,
+              "every thread loads as many vectors");
+static_assert(PHASES * PITCH >= COLUMN_VECTORS * VECTOR, "vectors of columns end within the row");
 
-// A run of columns to the planes of the phases, as many at a time as are neighbours there.
-DEVICE void store_run_apart(Sum* to, Words16 words) {
-    INPUT run[RUN];
-    memcpy(run, &words, sizeof words);
-    constexpr int together = RUN / PHASES < COLUMNS ? RUN / PHASES : COLUMNS;
-    struct __attribute__((aligned(together * sizeof(Sum)))) Neighbours {
-        Sum of[together];
+// Stores a vector of columns to the planes of the phases, as many elements at a time as are contiguous there.
+DEVICE void store_vector_phases(Sum* to, Words16 words) {
+    INPUT elements[VECTOR];
+    memcpy(elements, &words, sizeof words);
+    constexpr int packed = VECTOR / PHASES < COLUMNS ? VECTOR / PHASES : COLUMNS;
+    struct __attribute__((aligned(packed * sizeof(Sum)))) Packed {
+        Sum of[packed];
     };
 #pragma unroll
-    for (int k = 0; k < RUN; k += together * PHASES)
+    for (int k = 0; k < VECTOR; k += packed * PHASES)
 #pragma unroll
         for (int p = 0; p < PHASES; p++) {
-            Neighbours values;
+            Packed values;
 #pragma unroll
-            for (int i = 0; i < together; i++) values.of[i] = widen(run[k + i * PHASES + p]);
-            store_shared(reinterpret_cast<Neighbours*>(to + p * IMAGE_PLANE + k / PHASES), values);
+            for (int i = 0; i < packed; i++) values.of[i] = widen(elements[k + i * PHASES + p]);
+            store_shared(reinterpret_cast<Packed*>(to + p * IMAGE_PLANE + k / PHASES), values);
         }
 }
 
-DEVICE void stage_runs_of_columns(const Piece& piece, Sum* to) {
-    constexpr int count = TILE_CHANNELS / CHANNELS_APART < AT_ONCE ? TILE_CHANNELS / CHANNELS_APART : AT_ONCE;
-    const int u = threadIdx.x % RUN_LANES * RUN;
-    if (u >= piece.end) return;
-    int c = threadIdx.x / RUN_LANES;
-    const INPUT* from = piece.data + (c * piece.channel_stride + u);
+DEVICE void stage_column_vectors(const Segment& segment, Sum* to) {
+    constexpr int count = TILE_CHANNELS / CHANNEL_DISTANCE < LOADS_IN_FLIGHT ? TILE_CHANNELS / CHANNEL_DISTANCE : LOADS_IN_FLIGHT;
+    const int u = threadIdx.x % VECTOR_LANES * VECTOR;
+    if (u >= segment.end) return;
+    int c = threadIdx.x / VECTOR_LANES;
+    const INPUT* from = segment.data + (c * segment.channel_stride + u);
     to += c * PITCH + u / PHASES;
 #pragma unroll 1
-    for (; c < TILE_CHANNELS; c += count * CHANNELS_APART, to += count * CHANNELS_APART * PITCH) {
-        Words16 runs[count];
+    for (; c < TILE_CHANNELS; c += count * CHANNEL_DISTANCE, to += count * CHANNEL_DISTANCE * PITCH) {
+        Words16 vectors[count];
 #pragma unroll
-        for (int k = 0; k < count; k++, from += CHANNELS_APART * piece.channel_stride)
-            runs[k] = piece.counts(u, c + k * CHANNELS_APART) ? load_global_16(from) : Words16{};
+        for (int k = 0; k < count; k++, from += CHANNEL_DISTANCE * segment.channel_stride)
+            vectors[k] = segment.valid(u, c + k * CHANNEL_DISTANCE) ? load_global_16(from) : Words16{};
 #pragma unroll
-        for (int k = 0; k < count; k++) store_run_apart(to + k * CHANNELS_APART * PITCH, runs[k]);
+        for (int k = 0; k < count; k++) store_vector_phases(to + k * CHANNEL_DISTANCE * PITCH, vectors[k]);
     }
 }
 
-// By runs of channels: two lanes to a sector, then the columns.
-DEVICE void stage_runs_of_channels(const Piece& piece, Sum* to) {
-    constexpr int count = 4, apart = WARP / 2;
+// Loads by vectors of channels: two lanes to a sector, then the columns.
+DEVICE void stage_channel_vectors(const Segment& segment, Sum* to) {
+    constexpr int count = 4, distance = WARP / 2;
     const int lane = threadIdx.x % WARP;
 #pragma unroll 1
-    for (int c = (threadIdx.x / WARP * 2 + lane % 2) * RUN; c < TILE_CHANNELS; c += 2 * WARPS * RUN) {
+    for (int c = (threadIdx.x / WARP * 2 + lane % 2) * VECTOR; c < TILE_CHANNELS; c += 2 * WARPS * VECTOR) {
 #pragma unroll 1
-        for (int u = lane / 2; u < piece.end; u += count * apart) {
-            Sum runs[count][RUN];
+        for (int u = lane / 2; u < segment.end; u += count * distance) {
+            Sum vectors[count][VECTOR];
 #pragma unroll
             for (int k = 0; k < count; k++) {
-                const bool counts = piece.counts(u + k * apart, c);
-                const INPUT* const from = piece.data + (counts ? c + (u + k * apart) * piece.column_stride : 0);
-                load_run(from, 1, counts ? piece.channels - c : 0, runs[k]);
+                const bool valid = segment.valid(u + k * distance, c);
+                const INPUT* const from = segment.data + (valid ? c + (u + k * distance) * segment.column_stride : 0);
+                load_vector(from, 1, valid ? segment.channels - c : 0, vectors[k]);
             }
 #pragma unroll
             for (int k = 0; k < count; k++)
 #pragma unroll
-                for (int r = 0; r < RUN; r++)
-                    if (u + k * apart < piece.end)
-                        store_shared(to + place(u + k * apart, IMAGE_PLANE) + (c + r) * PITCH, runs[k][r]);
+                for (int r = 0; r < VECTOR; r++)
+                    if (u + k * distance < segment.end)
+                        store_shared(to + plane_offset(u + k * distance, IMAGE_PLANE) + (c + r) * PITCH, vectors[k][r]);
         }
     }
 }
 
-// One by one, whatever the strides: lanes along the columns.
-DEVICE void stage_columns(const Piece& piece, Sum* to) {
+// Loads one by one, for any strides, with lanes along the columns.
+DEVICE void stage_elements(const Segment& segment, Sum* to) {
     constexpr int count = 4;
-    static_assert(TILE_CHANNELS % (count * WARPS) == 0, "every thread has as many");
+    static_assert(TILE_CHANNELS % (count * WARPS) == 0, "every thread loads as many");
     const int first = threadIdx.x / WARP;
-    // Lanes begin where a sector does.
-    const int before = reinterpret_cast<unsigned long long>(piece.data) / sizeof(INPUT) % (SECTOR / sizeof(INPUT));
+    // Lanes begin at a sector.
+    const int before = reinterpret_cast<unsigned long long>(segment.data) / sizeof(INPUT) % (SECTOR / sizeof(INPUT));
 #pragma unroll 1
-    for (int u = static_cast<int>(threadIdx.x % WARP) - before; u < piece.end; u += WARP) {
+    for (int u = static_cast<int>(threadIdx.x % WARP) - before; u < segment.end; u += WARP) {
         if (u < 0) continue;
-        const INPUT* from = piece.data;
-        if (piece.counts(u, 0)) from += first * piece.channel_stride + u * piece.column_stride;
-        Sum* column = to + place(u, IMAGE_PLANE) + first * PITCH;
+        const INPUT* from = segment.data;
+        if (segment.valid(u, 0)) from += first * segment.channel_stride + u * segment.column_stride;
+        Sum* column = to + plane_offset(u, IMAGE_PLANE) + first * PITCH;
 #pragma unroll 1
         for (int c = first; c < TILE_CHANNELS; c += count * WARPS, column += count * WARPS * PITCH) {
             Sum values[count];
 #pragma unroll
-            for (int k = 0; k < count; k++, from += WARPS * piece.channel_stride)
-                values[k] = piece.counts(u, c + k * WARPS) ? load(from) : Sum(0);
+            for (int k = 0; k < count; k++, from += WARPS * segment.channel_stride)
+                values[k] = segment.valid(u, c + k * WARPS) ? load(from) : Sum(0);
 #pragma unroll
             for (int k = 0; k < count; k++) store_shared(column + k * WARPS * PITCH, values[k]);
         }
     }
 }
 
-// Row k of X for all channels of the tile.
+// Loads row k of X for all channels of the tile.
 DEVICE void stage_image(const Image& image, const Tile& tile, Step at, int count, int channels, Sum* to) {
-    const int first = tile.column + PHASES * at.n, column = tile.x.other + first * tile.x.step;
+    const int first = tile.column + PHASES * at.n, column = tile.x.other_origin + first * tile.x.step;
     const INPUT* const data = image.data + (tile.sample * image.batch_stride + tile.channel * image.channel_stride +
-                                            (tile.y.other + at.k * tile.y.step) * image.row_stride +
+                                            (tile.y.other_origin + at.k * tile.y.step) * image.row_stride +
                                             static_cast<long long>(column) * image.column_stride);
     const long long column_stride = static_cast<long long>(tile.x.step) * image.column_stride;
     const int end = PHASES * (PHASE_COLUMNS + count - 1);
-    const Piece piece = {data, image.channel_stride, column_stride, channels - tile.channel, first, end, tile.x.met};
-    if (piece.has_runs()) stage_runs_of_columns(piece, to);
-    else if (image.channel_stride == 1) stage_runs_of_channels(piece, to);
-    else stage_columns(piece, to);
+    const Segment segment = {data, image.channel_stride, column_stride, channels - tile.channel, first, end, tile.x.other_range};
+    if (segment.has_vectors()) stage_column_vectors(segment, to);
+    else if (image.channel_stride == 1) stage_channel_vectors(segment, to);
+    else stage_elements(segment, to);
 }
 
-// The cotangents of the outputs that meet row k of X; a thread has those of one column for every so many displacements.
+// Loads the cotangents of the outputs whose products have row k of X; a thread loads one column of every `distance`-th
+// displacement.
 DEVICE void stage_cotangent(const Cotangent& cotangent, const Tile& tile, Step at, int count, Sum* to) {
-    constexpr int apart = THREADS / TILE_COLUMNS, batch = AT_ONCE / TILE_ROWS;
+    constexpr int distance = THREADS / TILE_COLUMNS, batch = LOADS_IN_FLIGHT / TILE_ROWS;
     const int u = threadIdx.x % TILE_COLUMNS, t = tile.column + u;
     const auto along_y = [&](int row) {
         return tile.y.offset(row, at.k, at.k - row, cotangent.m_stride, cotangent.row_stride);
@@ -191,26 +194,27 @@ DEVICE void stage_cotangent(const Cotangent& cotangent, const Tile& tile, Step a
     const auto along_x = [&](int n) {
         return tile.x.offset(t, t + PHASES * n, n, cotangent.n_stride, cotangent.column_stride);
     };
-    const long long next_row = along_y(1) - along_y(0), next = apart * (along_x(1) - along_x(0));
+    const long long next_row = along_y(1) - along_y(0), next = distance * (along_x(1) - along_x(0));
     int n = threadIdx.x / TILE_COLUMNS;
     const COTANGENT* from = cotangent.data + (tile.sample * cotangent.batch_stride + along_y(tile.row) + along_x(at.n + n));
-    const bool read = tile.x.read.has(t);
-    to += place(u, COTANGENT_PLANE);
+    const bool own_range = tile.x.own_range.contains(t);
+    to += plane_offset(u, COTANGENT_PLANE);
 #pragma unroll 1
-    for (; n < count; n += batch * apart) {
+    for (; n < count; n += batch * distance) {
         Sum values[batch][TILE_ROWS];
 #pragma unroll
         for (int k = 0; k < batch; k++, from += next) {
-            const bool counts = read && n + k * apart < count && tile.x.met.has(t + PHASES * (at.n + n + k * apart));
+            const bool valid =
+                own_range && n + k * distance < count && tile.x.other_range.contains(t + PHASES * (at.n + n + k * distance));
 #pragma unroll
             for (int q = 0; q < TILE_ROWS; q++)
-                values[k][q] = counts && tile.meets(tile.row + q, at.k) ? load(from + q * next_row) : Sum(0);
+                values[k][q] = valid && tile.multiplies(tile.row + q, at.k) ? load(from + q * next_row) : Sum(0);
         }
 #pragma unroll
         for (int k = 0; k < batch; k++)
 #pragma unroll
             for (int q = 0; q < TILE_ROWS; q++)
-                if (n + k * apart < count) store_shared(to + (q * WIDTH + n + k * apart) * PHASE_COLUMNS, values[k][q]);
+                if (n + k * distance < count) store_shared(to + (q * WIDTH + n + k * distance) * PHASE_COLUMNS, values[k][q]);
     }
 }
 
@@ -221,24 +225,24 @@ DEVICE void stage(const Image& image, const Cotangent& cotangent, const Tile& ti
     stage_cotangent(cotangent, tile, at, count, to + PHASES * IMAGE_PLANE);
 }
 
-// Sums ------------------------------------------------------------------------------------------------------------------------
+// Sums -------------------------------------------------------------------------------------------------------------------------
 
 struct ThreadSums {
     Sum of[CHANNELS][ROWS][COLUMNS];
 };
 
-// `count` displacements from n on for the first `rows` of the thread's rows. n is a multiple of COLUMNS.
+// Adds `count` displacements from n on for the first `rows` of the thread's rows. n is a multiple of COLUMNS.
 template <int rows, int count>
-DEVICE void add_part(ThreadSums& sums, const Sum* image, const Sum* cotangent, int n) {
+DEVICE void add_displacements(ThreadSums& sums, const Sum* image, const Sum* cotangent, int n) {
     Sum g[rows][count][COLUMNS];
 #pragma unroll
     for (int q = 0; q < rows; q++)
 #pragma unroll
-        for (int i = 0; i < count; i++) load_vectors(cotangent + (q * WIDTH + n + i) * PHASE_COLUMNS, g[q][i]);
+        for (int i = 0; i < count; i++) load_shared_vectors(cotangent + (q * WIDTH + n + i) * PHASE_COLUMNS, g[q][i]);
 #pragma unroll
     for (int c = 0; c < CHANNELS; c++) {
         Sum x[round_up(count + COLUMNS - 1, COLUMNS)];
-        load_vectors(image + c * CHANNEL_LANES * PITCH + n, x);
+        load_shared_vectors(image + c * CHANNEL_LANES * PITCH + n, x);
 #pragma unroll
         for (int i = 0; i < count; i++)
 #pragma unroll
@@ -249,33 +253,33 @@ DEVICE void add_part(ThreadSums& sums, const Sum* image, const Sum* cotangent, i
     }
 }
 
-constexpr int LARGEST_PART = 12;  // displacements whose cotangents the registers hold
+constexpr int MAX_DISPLACEMENTS = 12;  // whose cotangents fit the registers
 
-// As many displacements as there are in WIDTH, from n on.
+// Adds the displacements from n on, WIDTH - n of them.
 template <int n>
 DEVICE void add_exactly(ThreadSums& sums, const Sum* image, const Sum* cotangent) {
-    constexpr int left = WIDTH - n, count = left > LARGEST_PART ? LARGEST_PART : left;
-    add_part<ROWS, count>(sums, image, cotangent, n);
+    constexpr int left = WIDTH - n, count = left > MAX_DISPLACEMENTS ? MAX_DISPLACEMENTS : left;
+    add_displacements<ROWS, count>(sums, image, cotangent, n);
     if constexpr (left > count) add_exactly<n + count>(sums, image, cotangent);
 }
 
-// `count` displacements, whatever their number.
+// Adds `count` displacements.
 template <int rows>
 DEVICE void add_any(ThreadSums& sums, const Sum* image, const Sum* cotangent, int count) {
-    constexpr int part = rows == ROWS ? 8 : 4;
+    constexpr int split = rows == ROWS ? 8 : 4;
     int n = 0;
 #pragma unroll 1
-    for (; n + part <= count; n += part) add_part<rows, part>(sums, image, cotangent, n);
-    if (part > 4 && n + 4 <= count) {
-        add_part<rows, 4>(sums, image, cotangent, n);
+    for (; n + split <= count; n += split) add_displacements<rows, split>(sums, image, cotangent, n);
+    if (split > 4 && n + 4 <= count) {
+        add_displacements<rows, 4>(sums, image, cotangent, n);
         n += 4;
     }
-    if (n + 3 == count) add_part<rows, 3>(sums, image, cotangent, n);
-    else if (n + 2 == count) add_part<rows, 2>(sums, image, cotangent, n);
-    else if (n + 1 == count) add_part<rows, 1>(sums, image, cotangent, n);
+    if (n + 3 == count) add_displacements<rows, 3>(sums, image, cotangent, n);
+    else if (n + 2 == count) add_displacements<rows, 2>(sums, image, cotangent, n);
+    else if (n + 1 == count) add_displacements<rows, 1>(sums, image, cotangent, n);
 }
 
-// Registers have no numbers: where only the second row has something to add, it takes the place of the first.
+// Registers cannot be indexed: if only the second row has something to add, it is swapped with the first.
 DEVICE void swap_rows(ThreadSums& sums) {
 #pragma unroll
     for (int c = 0; c < CHANNELS; c++)
@@ -287,11 +291,11 @@ DEVICE void swap_rows(ThreadSums& sums) {
         }
 }
 
-// The thread's place in its tile.
-struct Seat {
+// The first element of the thread's tile within that of its block.
+struct ThreadOrigin {
     int phase, channel, row, column;
 
-    DEVICE Seat() {
+    DEVICE ThreadOrigin() {
         const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
         phase = warp % PHASES;
         row = warp / PHASES / CHANNEL_WARPS * ROWS;
@@ -300,14 +304,14 @@ struct Seat {
     }
 };
 
-DEVICE void add_row(ThreadSums& sums, const Tile& tile, const Seat& seat, Step at, const Sum* buffer) {
+DEVICE void add_row(ThreadSums& sums, const Tile& tile, const ThreadOrigin& thread, Step at, const Sum* buffer) {
     if (at.n >= tile.n.end) return;
     const int count = min(tile.n.end - at.n, WIDTH);
-    const Sum* const image = buffer + seat.phase * IMAGE_PLANE + seat.channel * PITCH + seat.column;
-    const Sum* const cotangent = buffer + PHASES * IMAGE_PLANE + seat.phase * COTANGENT_PLANE +
-                                 seat.row * (WIDTH * PHASE_COLUMNS) + seat.column;
-    const int t = tile.row + seat.row;
-    const bool first = tile.meets(t, at.k), second = tile.meets(t + 1, at.k);
+    const Sum* const image = buffer + thread.phase * IMAGE_PLANE + thread.channel * PITCH + thread.column;
+    const Sum* const cotangent = buffer + PHASES * IMAGE_PLANE + thread.phase * COTANGENT_PLANE +
+                                 thread.row * (WIDTH * PHASE_COLUMNS) + thread.column;
+    const int t = tile.row + thread.row;
+    const bool first = tile.multiplies(t, at.k), second = tile.multiplies(t + 1, at.k);
     if (first && second) {
         if constexpr (EXACT) add_exactly<0>(sums, image, cotangent);
         else add_any<ROWS>(sums, image, cotangent, count);
@@ -318,42 +322,42 @@ DEVICE void add_row(ThreadSums& sums, const Tile& tile, const Seat& seat, Step a
     }
 }
 
-// Storing ---------------------------------------------------------------------------------------------------------------------
+// Epilogue ---------------------------------------------------------------------------------------------------------------------
 
-// Through shared memory, where the phases come together again, one of each thread's rows at a time.
-DEVICE void store_sums(const ThreadSums& sums, const Gradient<RESULT>& to, const Tile& tile, const Seat& seat, int channels,
-                       Sum scale, Sum* shared) {
-    RESULT* const plane = to.data + (tile.part * to.part_stride + tile.sample * to.batch_stride +
+// Stores through shared memory, where the phases are interleaved again, one of each thread's rows at a time.
+DEVICE void store_sums(const ThreadSums& sums, const Gradient<RESULT>& to, const Tile& tile, const ThreadOrigin& thread,
+                       int channels, Sum scale, Sum* shared) {
+    RESULT* const plane = to.data + (tile.split * to.split_stride + tile.sample * to.batch_stride +
                                      tile.channel * to.channel_stride);
     const Lanes lanes(to.channel_stride == 1 && to.column_stride != 1, sizeof(RESULT));
     const int stride = lanes.channels * WARPS, channel = lanes.channel + threadIdx.x / WARP * lanes.channels;
 #pragma unroll
     for (int q = 0; q < ROWS; q++) {
         __syncthreads();
-        Sum* const mine = shared + (seat.row / ROWS * PHASES + seat.phase) * IMAGE_PLANE + seat.channel * PITCH +
-                          seat.column;
+        Sum* const target = shared + (thread.row / ROWS * PHASES + thread.phase) * IMAGE_PLANE + thread.channel * PITCH +
+                          thread.column;
 #pragma unroll
-        for (int c = 0; c < CHANNELS; c++) store_vector(mine + c * CHANNEL_LANES * PITCH, sums.of[c][q]);
+        for (int c = 0; c < CHANNELS; c++) store_shared_vector(target + c * CHANNEL_LANES * PITCH, sums.of[c][q]);
         __syncthreads();
 #pragma unroll 1
         for (int group = 0; group < ROW_WARPS; group++) {
             const int t = tile.row + group * ROWS + q;
             if (t >= tile.y.size) break;
-            RESULT* const row = plane + (tile.y.own + t * tile.y.step) * to.row_stride;
+            RESULT* const row = plane + (tile.y.origin + t * tile.y.step) * to.row_stride;
 #pragma unroll 1
             for (int u = lanes.column; u < TILE_COLUMNS && tile.column + u < tile.x.size; u += lanes.columns) {
-                const bool read = tile.x.read.has(tile.column + u);
-                const Sum* const from = shared + group * (PHASES * IMAGE_PLANE) + place(u, IMAGE_PLANE);
-                RESULT* const column = row + (tile.x.own + (tile.column + u) * tile.x.step) * to.column_stride;
+                const bool own_range = tile.x.own_range.contains(tile.column + u);
+                const Sum* const from = shared + group * (PHASES * IMAGE_PLANE) + plane_offset(u, IMAGE_PLANE);
+                RESULT* const column = row + (tile.x.origin + (tile.column + u) * tile.x.step) * to.column_stride;
 #pragma unroll 4
                 for (int c = channel; c < TILE_CHANNELS && tile.channel + c < channels; c += stride)
-                    store(column + c * to.channel_stride, read ? load_shared(from + c * PITCH) * scale : Sum(0));
+                    store(column + c * to.channel_stride, own_range ? load_shared(from + c * PITCH) * scale : Sum(0));
             }
         }
     }
 }
 
-// The kernel ------------------------------------------------------------------------------------------------------------------
+// Kernel -----------------------------------------------------------------------------------------------------------------------
 
 KERNEL(THREADS)
 gradient_tiled(GRADIENT_PARAMETERS(RESULT), Sum scale) {
@@ -361,19 +365,19 @@ gradient_tiled(GRADIENT_PARAMETERS(RESULT), Sum scale) {
     const Image image1 = IMAGE_OF_PARAMETERS(1), image2 = IMAGE_OF_PARAMETERS(2);
     const Cotangent g = COTANGENT_OF_PARAMETERS;
     const Gradient<RESULT> result1 = GRADIENT_OF_PARAMETERS(1), result2 = GRADIENT_OF_PARAMETERS(2);
-    const Parts parts = PARTS_OF_PARAMETERS;
-    const Seat seat;
-    // Of two warps that share a scheduler, one waits for what it loads while the other one adds.
+    const Splits splits = SPLITS_OF_PARAMETERS;
+    const ThreadOrigin thread;
+    // Of two warps with the same scheduler, one waits for its loads while the other one adds.
     const int loads_in_half = threadIdx.x / WARP / SCHEDULERS % 2;
 #pragma unroll 1
     for (int number = blockIdx.x; number < tiles; number += gridDim.x) {
-        const bool second = number >= tiles_of_first;
+        const bool second = number >= tiles1;
         const Axis vertical = VERTICAL_OF_PARAMETERS(second), horizontal = HORIZONTAL_OF_PARAMETERS(second);
         Image image = image2;
         if (second) image = image1;
-        const Tile tile = tile_of(second ? number - tiles_of_first : number, Extent{TILE_CHANNELS, TILE_ROWS, TILE_COLUMNS},
-                                  channels, vertical, horizontal, parts);
-        const Range rows = tile.stream();
+        const Tile tile = tile_of(second ? number - tiles1 : number, Extent{TILE_CHANNELS, TILE_ROWS, TILE_COLUMNS},
+                                  channels, vertical, horizontal, splits);
+        const Range rows = tile.streamed_rows();
 
         ThreadSums sums = {};
         const Step none = {0, tile.n.end};
@@ -384,7 +388,7 @@ gradient_tiled(GRADIENT_PARAMETERS(RESULT), Sum scale) {
 #pragma unroll 1
             for (int half = 0; half < 2; half++) {
                 if (half == loads_in_half) stage(image, g, tile, next, channels, load);
-                else add_row(sums, tile, seat, now, work);
+                else add_row(sums, tile, thread, now, work);
             }
             __syncthreads();
             now = next;
@@ -395,7 +399,7 @@ gradient_tiled(GRADIENT_PARAMETERS(RESULT), Sum scale) {
         }
         Gradient<RESULT> result = result1;
         if (second) result = result2;
-        store_sums(sums, result, tile, seat, channels, scale, shared);
+        store_sums(sums, result, tile, thread, channels, scale, shared);
         __syncthreads();
     }
 }

@@ -1,6 +1,6 @@
-// Where the taps of a window stand along one axis, seen from an output and seen from a position.
+// The taps of a window along one axis, seen from an output and seen from a position.
 //
-//     output i, tap u < kernel stands at   z = i s + u d        (z = y + padding: counted from where the first tap stands)
+//     output i, tap u < kernel is at   z = i s + u d        (z = y + padding, s = stride, d = dilation)
 #pragma once
 #include "common/numeric.cuh"
 
@@ -24,16 +24,15 @@ struct Progression {
     Index count;
 };
 
-// The positions that output i reads.
+// The positions that an output reads.
 DEVICE Progression positions_of_output(const Window& window, Index output) {
     return Progression{output * window.stride(), window.dilation(), window.kernel};
 }
 
 // The outputs that read position z, from the last to the first.
 //
-// i s + u d = z has solutions only where g divides z. The smallest tap is then u = (z / g) inverse mod tap_step; each tap_step taps
-// later, the output lies output_step earlier. Those before tap 0, beyond the last output, beyond the last tap and before output 0
-// drop out at the two ends.
+// i s + u d = z has solutions only if g divides z. The smallest tap is then u = (z / g) inverse mod tap_step; each tap_step taps
+// later, the output is output_step earlier. Solutions with a tap or an output outside its range are removed at both ends.
 DEVICE Progression outputs_at_position(const Window& window, Index z) {
     const Index cells = z / window.common;
     if (z < 0 || cells * window.common != z) return Progression{0, 0, 0};

@@ -21,6 +21,7 @@ from cupycorr._correlation.gpu.axes import line
 from cupycorr._correlation.gpu.forward_mma import DTYPES, TILES
 from cupycorr._correlation.gpu.forward_phases import CHANNELWISE, Arrays
 from cupycorr._correlation.problem import parameters, problem
+from cupycorr._dtypes import LONGEST_CHAIN
 from cupycorr._gpu import source
 from cupycorr._gpu.layout import dense_layout, layout
 
@@ -72,7 +73,7 @@ def case_of(number, dtype):
     """A case with a tile and a bit more along every axis, and channels that fill every stage and a bit of the first again."""
     tile = TILES[number]
     step, channels = tile.phases, tile.stages * tile.stage_channels(cases.DTYPES[dtype].itemsize) + 3
-    patch = (min(tile.met, 9) + 1 if tile.met > 1 else 1, tile.displacements - 2)
+    patch = (min(tile.pass_rows, 9) + 1 if tile.pass_rows > 1 else 1, tile.displacements - 2)
     shape = (2, channels, step * tile.tile_rows + 3, 32 * step + 5)
     return cases.same(shape, dtype, patch_size=patch, dilation_patch=step, scale=0.5)
 
@@ -108,11 +109,11 @@ def test_channels_that_end_within_a_stage_or_a_run_count_to_the_last(channels, d
 @pytest.mark.parametrize(("patch", "dtype"), [(7, "bfloat16"), (7, "float32"), (9, "float32")])
 @pytest.mark.parametrize("step", [1, 2], ids=["one phase", "both phases"])
 def test_rows_that_begin_where_16_bytes_do_are_loaded_16_bytes_at_a_time_whatever_their_phases(step, patch, dtype):
-    # The halo of 9 displacements begins with the row, that of 7 a position later: there, where tiles may begin early.
+    # The halo of 9 displacements begins with the row, that of 7 a position later: there, where tiles may have leading columns.
     given = Asked(cases.same((1, 9, 5, 64), dtype, patch_size=(2, patch), dilation_patch=step, patch_offset=(0, 4 * step)))
-    whole = [each for each in given.tilings() if each.tile.phases == step and each.piece * given.x1.itemsize == 16]
+    whole = [each for each in given.tilings() if each.tile.phases == step and each.vector_width * given.x1.itemsize == 16]
     assert whole
-    assert all(each.early for each in whole) == (patch == 7)
+    assert all(each.leading_columns for each in whole) == (patch == 7)
     for tiling in whole:
         given.check(tiling)
         given.run(tiling, emulator := Emulator())
@@ -163,9 +164,9 @@ def test_columns_of_a_phase_are_brought_from_as_far_apart_as_they_lie():
 @pytest.mark.parametrize("number", range(len(TILES)))
 def test_a_block_only_whose_last_row_of_input2_is_inside_the_image_has_its_products(number):
     tile, width = TILES[number], 32 * TILES[number].phases
-    parameters = dict(patch_size=(tile.met, 1), patch_offset=((tile.met - 1) // 2 - tile.tile_rows2 + 1, 0))
+    parameters = dict(patch_size=(tile.pass_rows, 1), patch_offset=((tile.pass_rows - 1) // 2 - tile.tile_rows2 + 1, 0))
     if tile.phases > 1:
-        parameters |= dict(patch_size=(tile.met, 2), dilation_patch=(1, 2))
+        parameters |= dict(patch_size=(tile.pass_rows, 2), dilation_patch=(1, 2))
     case = cases.Case((1, 8, tile.tile_rows, width), (1, 8, 1, width), parameters, DTYPES[number % len(DTYPES)])
     given = Asked(case, channels_last if tile.staging == CHANNELWISE else aligned)
     assert given.want[0].any()
@@ -208,7 +209,7 @@ def test_elements_more_than_2_to_the_31_apart_are_reached(axis):
 
 
 def test_long_sums_keep_their_error_bound():
-    channels = 16 * (forward_mma.LONGEST_CHAIN + 9)
+    channels = 16 * (LONGEST_CHAIN.tensor_cores + 9)
     given = Asked(cases.same((1, channels, 2, 3), "bfloat16", patch_size=3))
     given.x1[...] = given.x2[...] = 0.1
     given.want = oracle.forward(given.x1, given.x2, patch_size=3)
@@ -311,7 +312,7 @@ def test_loads_of_fragments_have_no_bank_conflicts_and_those_of_the_band_few(pat
         ]
         assert len(fragments) >= 2
         assert all(each.transactions == each.least for each in fragments)
-        (band,) = (each for each in reads if set(each.lines) & lines("run[k] += load_shared("))
+        (band,) = (each for each in reads if set(each.lines) & lines("values[k] += load_shared("))
         assert band.transactions <= 1.4 * band.least
 
 
@@ -326,7 +327,7 @@ def sectors(given, tiling):
     each, width = SECTOR // given.x1.itemsize, given.x1.shape[3]
     columns = 32 * tiling.tile.phases
     columns2 = 8 * tiling.tile.groups2 * tiling.tile.phases
-    early = tiling.horizontal.origin2 - tiling.early * tiling.horizontal.shift
+    leading = tiling.horizontal.origin2 - tiling.leading_columns * tiling.horizontal.shift
 
     def touched(first, count):
         begin, end = max(first, 0), min(first + count, width)
@@ -336,7 +337,7 @@ def sectors(given, tiling):
     for x in range(0, width, columns):
         for patch in range(0, given.problem.horizontal.patch, tiling.patch_columns):
             first += touched(x, columns)
-            second += touched(x + early + patch * tiling.horizontal.shift, columns2)
+            second += touched(x + leading + patch * tiling.horizontal.shift, columns2)
     rows = tiling._loads_y
     return SECTOR * given.x1.shape[1] * (rows.first * first + rows.second * second) * tiling._phases
 
@@ -378,7 +379,7 @@ def test_a_large_flownetc_loads_little_through_the_second_cache():
     asked = problem(parameters(patch_size=21, dilation_patch=2), shape, shape)
     image, out = dense_layout("bfloat16", shape), dense_layout("bfloat16", asked.out_shape)
     best = forward_mma.best(
-        line(asked.vertical), line(asked.horizontal), Arrays(image, image, out), DEVICE, one_pixel.PARTIAL_SUMS
+        line(asked.vertical), line(asked.horizontal), Arrays(image, image, out), DEVICE, one_pixel.PARTIAL_SUMS_BYTES
     )
     assert best.loaded <= 90.5e6
 

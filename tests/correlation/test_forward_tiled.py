@@ -21,6 +21,7 @@ from tilings import H200, aligned, channels_last
 
 from cupycorr._correlation.gpu import forward_tiled, one_pixel, planner
 from cupycorr._correlation.gpu.forward_tiled import CHANNELWISE, COLUMNWISE, COPIED, TILES
+from cupycorr._dtypes import LONGEST_CHAIN
 from cupycorr._gpu import source
 from cupycorr._gpu.call import Pointer
 from cupycorr._gpu.layout import layout
@@ -123,17 +124,17 @@ def test_channels_in_parts_give_the_same_sums(splits, dtype):
 
 
 def test_more_channels_than_one_chain_of_sums_may_have_are_parted():
-    given = Asked(cases.same((1, 3 * forward_tiled.LONGEST_CHAIN, 3, 5), patch_size=3))
+    given = Asked(cases.same((1, 3 * LONGEST_CHAIN.cuda, 3, 5), patch_size=3))
     for tiling in given.tilings():
-        assert math.ceil(3 * forward_tiled.LONGEST_CHAIN / tiling.splits) <= forward_tiled.LONGEST_CHAIN * tiling.tile.shares
+        assert math.ceil(3 * LONGEST_CHAIN.cuda / tiling.splits) <= LONGEST_CHAIN.cuda * tiling.tile.warp_splits
 
 
 def test_sums_of_parts_keep_to_their_room_whatever_the_problem(monkeypatch):
-    case = cases.same((3, 2 * forward_tiled.LONGEST_CHAIN, 5, 6), patch_size=(4, 3))
+    case = cases.same((3, 2 * LONGEST_CHAIN.cuda, 5, 6), patch_size=(4, 3))
     x1, x2, _ = case.arrays()
     plans = []
     whole = 2 * math.prod(case.out_shape()) * 4
-    monkeypatch.setattr(one_pixel, "PARTIAL_SUMS", whole // 5)
+    monkeypatch.setattr(one_pixel, "PARTIAL_SUMS_BYTES", whole // 5)
     with launched_by(monkeypatch, emulator := Emulator()):
         plan = planner.plan
         monkeypatch.setattr(planner, "plan", lambda *request: plans.append(plan(*request)) or plans[-1])
@@ -151,7 +152,8 @@ def test_what_no_tile_answers_has_a_reason():
     }
     for reason, parameters in reasons.items():
         given = Asked(cases.Case((1, 1, 50, 50), (1, 1, 50, 50), parameters))
-        assert given.best().startswith(reason)
+        assert given.why_not().startswith(reason)
+        assert given.best() is None
 
 
 # What is chosen ---------------------------------------------------------------------------------------------------------------
@@ -160,7 +162,7 @@ def test_what_no_tile_answers_has_a_reason():
 def test_channels_are_split_over_warps_and_blocks_where_positions_are_few():
     for shape in ((1, 512, 19, 34), (1, 196, 7, 16)):
         tiling = Asked(cases.same(shape, patch_size=9)).best()
-        assert tiling.tile.shares > 1, "the channels go to the warps of a block first"
+        assert tiling.tile.warp_splits > 1, "the channels go to the warps of a block first"
         assert tiling.splits > 1
         assert H200.multiprocessors // 4 < tiling.blocks <= 2 * H200.multiprocessors
 
@@ -181,7 +183,7 @@ ACCOUNTS = {
 
 
 LINES = (source.folder() / "correlation/forward_tiled.cu").read_text().splitlines()
-MAIN_LOOP = {f"forward_tiled.cu:{number}" for number, text in enumerate(LINES, 1) if "load_vectors(" in text}
+MAIN_LOOP = {f"forward_tiled.cu:{number}" for number, text in enumerate(LINES, 1) if "load_shared_vectors(" in text}
 
 
 def spans(axis, size, positions, displacements, step):
@@ -268,11 +270,11 @@ def test_the_kernel_runs_clean_under_address_and_undefined_behaviour_sanitizers(
 @pytest.mark.parametrize(("patch", "dtype"), [(9, "float16"), (9, "float32"), (7, "float32")])
 @pytest.mark.parametrize("step", [1, 2], ids=["one phase", "both phases"])
 def test_rows_that_begin_where_16_bytes_do_are_loaded_16_bytes_at_a_time_whatever_their_phases(step, patch, dtype):
-    # The halo of 9 displacements begins with the row, that of 7 a position later: there, where tiles may begin early.
+    # The halo of 9 displacements begins with the row, that of 7 a position later: there, where tiles may have leading columns.
     given = Asked(cases.same((1, 5, 9, 64), dtype, patch_size=patch, dilation_patch=step, patch_offset=(0, 4 * step)))
-    whole = [each for each in given.tilings() if each.tile.phases == step and each.piece * given.x1.itemsize == 16]
+    whole = [each for each in given.tilings() if each.tile.phases == step and each.vector_width * given.x1.itemsize == 16]
     assert whole
-    assert all(each.shift for each in whole) == (patch == 7)
+    assert all(each.leading_columns for each in whole) == (patch == 7)
     for tiling in whole:
         oracle.assert_close(given.run(tiling, emulator := Emulator()), given.want)
         assert emulator.account.global_load_bytes == 16 * emulator.account.global_loads
@@ -311,11 +313,12 @@ def test_blocks_whose_rows_meet_nothing_load_nothing():
         assert emulator.accounts[0].global_loads == 0
 
 
-def test_sums_of_many_parts_keep_the_error_bound():
-    parts, out = aligned(np.full((20000, 4), 0.1, np.float32)), aligned(np.zeros(4, np.float32))
-    call = sum_parts((layout("parts", parts), Pointer("parts")), (layout("out", out), Pointer("out")), 1.0)
+def test_many_partial_sums_keep_the_error_bound():
+    partial, out = aligned(np.full((20000, 4), 0.1, np.float32)), aligned(np.zeros(4, np.float32))
+    call = sum_parts((layout("partial", partial), Pointer("partial")), (layout("out", out), Pointer("out")), 1.0)
     emulator = Emulator()
-    with emulator.lending({"parts": parts}, {"out": out}):
-        emulator.bind(call.kernel, 0, call.blocks, call.threads, call.shared, call.scalars)((parts.ctypes.data, out.ctypes.data))
-    want = parts.astype(np.float64).sum(axis=0)
-    oracle.assert_close(out, (want, want, np.array(len(parts))))
+    with emulator.lending({"partial": partial}, {"out": out}):
+        launch = emulator.bind(call.kernel, 0, call.blocks, call.threads, call.shared, call.scalars)
+        launch((partial.ctypes.data, out.ctypes.data))
+    want = partial.astype(np.float64).sum(axis=0)
+    oracle.assert_close(out, (want, want, np.array(len(partial))))

@@ -198,10 +198,10 @@ def at_once(monkeypatch):
         multiplied.append(operands[0].other[0].dtype)
         return tilings_of(vertical, horizontal, operands)
 
-    forward = SimpleNamespace(best=best, reason=lambda *_: None, needed_parts=lambda *_: 0)
+    forward = SimpleNamespace(best=best, why_not=lambda *_: None, needed_splits=lambda *_: 0)
     monkeypatch.setitem(one_pixel._FORWARDS, "mma", forward)
     monkeypatch.setattr(gradient_mma, "_Tiling", Tiling)
-    monkeypatch.setitem(one_pixel._GRADIENTS, "mma", SimpleNamespace(tilings=tilings, reason=lambda *_: None))
+    monkeypatch.setitem(one_pixel._GRADIENTS, "mma", SimpleNamespace(tilings=tilings, why_not=lambda *_: None))
     return multiplied
 
 
@@ -216,8 +216,8 @@ def test_the_box_multiplies_numbers_of_16_bits_on_tensor_cores_and_no_others(at_
 
 @pytest.mark.parametrize("which", ["forward", "vjp"])
 def test_what_does_not_fit_tensor_cores_goes_through_tiles(at_once, monkeypatch, which):
-    monkeypatch.setattr(one_pixel._FORWARDS["mma"], "best", lambda *_: "does not fit")
-    monkeypatch.setattr(one_pixel._GRADIENTS["mma"], "reason", lambda *_: "does not fit")
+    monkeypatch.setattr(one_pixel._FORWARDS["mma"], "best", lambda *_: None)
+    monkeypatch.setattr(one_pixel._GRADIENTS["mma"], "why_not", lambda *_: "does not fit")
     device = on().device
     plan, tiled = (planner.plan(algorithm, asked(which=which), device) for algorithm in ("mma", "tiled"))
     assert plan.algorithm == "tiled"

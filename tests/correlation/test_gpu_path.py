@@ -209,7 +209,7 @@ def test_explain_tells_the_reason_of_every_variant(gpu):
     windowed = cupycorr.explain(x, x, kernel_size=32, patch_size=9, padding=16)
     assert windowed.variant == "box"
     assert windowed.reasons["tiled"] == "a window of 32 x 32 taps does not fit into any tile"
-    assert 0 < windowed.workspace <= box.VOLUMES
+    assert 0 < windowed.workspace <= box.WORKSPACE_BYTES
     assert gpu.launched_on == []
 
 

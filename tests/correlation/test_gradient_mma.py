@@ -208,7 +208,7 @@ def test_no_more_than_256_products_of_fragments_are_added_one_after_the_other(pa
     offset = tuple((size - 1) // 2 for size in patch)
     g = np.full((1, *patch, 1, 1), 1 + 2**-10, np.float16)
     plan = planned(g, (x1, x2), (x1, None), slow, patch_size=patch, patch_offset=offset)
-    assert int(re.search(r"(\d+) parts", plan.how)[1]) >= least
+    assert int(re.search(r"split in (\d+)", plan.description)[1]) >= least
     g1, _ = gradients(Emulator(), g, x1, x2, (True, False), slow, patch_size=patch, patch_offset=offset)
     oracle.assert_close(g1, oracle.vjp(g, x1, x2, patch_size=patch, patch_offset=offset)[0], name="g1")
 
@@ -311,7 +311,7 @@ def test_what_tensor_cores_cannot_multiply_has_a_reason(dtype, cotangent, said):
 def test_more_blocks_than_a_grid_can_count_have_a_reason():
     x = np.broadcast_to(np.float16(0), (2**27, 1, 2, 2))
     g = layouts.new_layout("float16", (2**27, 9, 9, 2, 2))
-    why = gradient_mma.reason(*lines_of(asked(x, x, patch_size=9)), g, operands_of((x, x), (x, x)))
+    why = gradient_mma.why_not(*lines_of(asked(x, x, patch_size=9)), g, operands_of((x, x), (x, x)))
     assert "blocks" in why
 
 

@@ -221,7 +221,7 @@ def test_planes_beyond_32_bits_have_a_reason():
 def test_more_blocks_than_a_grid_can_count_have_a_reason():
     x = np.broadcast_to(np.float32(0), (2**27, 1, 2, 2))
     g = layouts.new_layout("float32", (2**27, 9, 9, 2, 2))
-    why = gradient_tiled.reason(*lines_of(asked(x, x, patch_size=9)), g, operands_of((x, x), (x, x)))
+    why = gradient_tiled.why_not(*lines_of(asked(x, x, patch_size=9)), g, operands_of((x, x), (x, x)))
     assert "blocks" in why
 
 
@@ -248,7 +248,7 @@ def test_a_problem_that_fills_the_device_is_not_cut_and_a_small_one_is():
     assert plan_for((8, 256, 48, 64), FACTS, patch_size=21, dilation_patch=2).workspace == 0
     many = replace(FACTS, multiprocessors=100)
     assert plan_for((1, 64, 6, 8), many, patch_size=9).workspace > 0
-    assert "parts" in plan_for((1, 64, 6, 8), many, patch_size=9).how
+    assert "split in" in plan_for((1, 64, 6, 8), many, patch_size=9).description
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

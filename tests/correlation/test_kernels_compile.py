@@ -51,9 +51,9 @@ HAS = {
     "channels of each output": ("correlation/forward_direct.cu", {"CHANNELS_LAST": "1"}, (LOAD_16,)),
     "channels of each gradient": ("correlation/gradient_direct.cu", {"CHANNELS_LAST": "1"}, (LOAD_16, STORE_16)),
     "windows along y": ("correlation/box_filter.cu", {"ALONG_Y": "1"}, (LOAD_16, STORE_16)),
-    "rows of matrices": ("correlation/forward_mma.cu", {"STAGING": "0", "ROWS": "2"}, (COPY_16, STORE_16, MULTIPLY)),
-    "phases of matrices": ("correlation/forward_mma.cu", {"STAGING": "1", "ROWS": "2"}, (LOAD_16, STORE_16, MULTIPLY)),
-    "pixels of matrices": ("correlation/forward_mma.cu", {"STAGING": "2", "ROWS": "2"}, (COPY_16, STORE_16, MULTIPLY)),
+    "rows of matrices": ("correlation/forward_mma.cu", {"STAGING": "0", "WARP_ROWS1": "2"}, (COPY_16, STORE_16, MULTIPLY)),
+    "phases of matrices": ("correlation/forward_mma.cu", {"STAGING": "1", "WARP_ROWS1": "2"}, (LOAD_16, STORE_16, MULTIPLY)),
+    "pixels of matrices": ("correlation/forward_mma.cu", {"STAGING": "2", "WARP_ROWS1": "2"}, (COPY_16, STORE_16, MULTIPLY)),
 }
 
 # NVRTC's remark on an architecture, not on a kernel.

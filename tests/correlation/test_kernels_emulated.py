@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cupycorr._correlation.gpu import axes
-from cupycorr._gpu import call
+from cupycorr._gpu import call, plan
 
 require_compiler()
 
@@ -168,18 +168,19 @@ WINDOWED = cases.same((3, 9, 11, 13), kernel_size=(2, 3), patch_size=(3, 4), str
 @pytest.mark.parametrize("case", [WINDOWED, NAMED["pwcnet-like"]], ids=["windows", "pwcnet-like"])
 @devices
 def test_a_grid_smaller_than_the_work_loops_over_the_rest(monkeypatch, route, device, case):
-    check(monkeypatch, case, route, device, MOST_BLOCKS=3)
+    monkeypatch.setattr(plan, "LARGEST_GRID", 3)
+    check(monkeypatch, case, route, device)
 
 
 @pytest.mark.parametrize("workspace", [1, 5000, 20000, 100000])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_volumes_cut_to_fit_the_workspace_give_the_same_sums(monkeypatch, workspace, dtype):
     case = cases.Case(WINDOWED.shape1, WINDOWED.shape2, WINDOWED.parameters, dtype)
-    check(monkeypatch, case, "box", WORKSPACE=workspace)
+    check(monkeypatch, case, "box", WORKSPACE_BYTES=workspace)
 
 
 def test_the_workspace_keeps_to_its_bound_whatever_the_problem(monkeypatch):
-    with launched_by(monkeypatch, emulator := Emulator(), VOLUMES=30000):
+    with launched_by(monkeypatch, emulator := Emulator(), WORKSPACE_BYTES=30000):
         x1, x2, _ = WINDOWED.arrays()
         run = []
         monkeypatch.setattr("emulated.run", lambda emulator, plan, reads, writes: run.append(plan.workspace))
@@ -191,7 +192,7 @@ def test_the_workspace_keeps_to_its_bound_whatever_the_problem(monkeypatch):
 @pytest.mark.parametrize("lay", [LAYOUTS["rows"], LAYOUTS["channels last"]], ids=["rows", "channels last"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 def test_integers_of_64_bits_give_the_same_result(monkeypatch, route, device, dtype, lay):
-    monkeypatch.setattr(call, "_SAFE", 0)
+    monkeypatch.setattr(call, "SAFE_INDEX", 0)
     case = cases.Case(WINDOWED.shape1, WINDOWED.shape2, WINDOWED.parameters, dtype)
     check(monkeypatch, case, route, device, lay)
 

@@ -9,8 +9,8 @@ from emulated import BUSY, asked
 
 from cupycorr._correlation.gpu import axes, gradient_phases
 from cupycorr._correlation.gpu.gradient_phases import Operand
-from cupycorr._gpu import layout as layouts
 from cupycorr._gpu.call import Pointer
+from cupycorr._gpu.layout import layout, new_layout
 
 MOST_BLOCKS = 2**31 - 1
 LAYOUTS = {
@@ -42,24 +42,24 @@ def lines_of(what):
 
 
 def operands_of(inputs, results):
-    """The operands whose results are not None."""
-    layouts = {f"input{k}": layouts.layout("input", x) for k, x in enumerate(inputs, 1)}
+    """Return the operands whose results are not None."""
+    given = {f"input{k}": (layout("input", x), Pointer(f"input{k}")) for k, x in enumerate(inputs, 1)}
     return [
-        Operand(k, (layouts[f"input{3 - k}"], Pointer(f"input{3 - k}")), (layouts.layout("gradient", x), Pointer(f"gradient{k}")))
+        Operand(k, given[f"input{3 - k}"], (layout("gradient", x), Pointer(f"gradient{k}")))
         for k, x in enumerate(results, 1)
         if x is not None
     ]
 
 
 def planned(module, g, inputs, results, device, **parameters):
-    """The plan of a problem, or the reason why there is none."""
+    """Return the plan of a problem, or the reason why there is none."""
     lines, operands = lines_of(asked(*inputs, **parameters)), operands_of(inputs, results)
-    layout = layouts.layout("cotangent", g)
-    why = module.reason(*lines, layout, operands)
+    cotangent = layout("cotangent", g), Pointer("cotangent")
+    why = module.why_not(*lines, cotangent[0], operands)
     if why is not None:
         return why
     scale, workspace = parameters.get("scale", 1.0), Pointer("workspace", 256)
-    return gradient_phases.plan(module.tilings, *lines, (layout, Pointer("cotangent")), operands, scale, device, workspace)
+    return gradient_phases.plan(module.__name__, module.tilings, *lines, cotangent, operands, scale, device, workspace)
 
 
 def plan_for(module, shape, device, dtype="float32", **parameters):
@@ -67,9 +67,9 @@ def plan_for(module, shape, device, dtype="float32", **parameters):
     x = np.broadcast_to(np.zeros((), dtype), shape)
     x = np.lib.stride_tricks.as_strided(x, shape, [x.itemsize * int(np.prod(shape[k + 1 :])) for k in range(4)], writeable=False)
     what = asked(x, x, **parameters)
-    g = layouts.new_layout(np.dtype(dtype).name, what.out_shape)
+    g = new_layout(np.dtype(dtype).name, what.out_shape)
     arrays = (g, Pointer("cotangent")), operands_of((x, x), (x, x))
-    return gradient_phases.plan(module.tilings, *lines_of(what), *arrays, 1.0, device, Pointer("workspace"))
+    return gradient_phases.plan(module.__name__, module.tilings, *lines_of(what), *arrays, 1.0, device, Pointer("workspace"))
 
 
 def gradients(

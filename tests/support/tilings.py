@@ -46,7 +46,10 @@ class Asked:
         self.arrays = Arrays(*(layout(name, array) for name, array in arrays.items()))
 
     def best(self, device=H200):
-        return self.module.best(*self.lines, self.arrays, device, one_pixel.PARTIAL_SUMS)
+        return self.module.best(*self.lines, self.arrays, device, one_pixel.PARTIAL_SUMS_BYTES)
+
+    def why_not(self):
+        return self.module.why_not(*self.lines, self.arrays)
 
     def run(self, tiling, emulator):
         """The output by one tiling: every element written."""

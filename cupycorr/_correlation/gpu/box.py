@@ -9,28 +9,41 @@ from functools import partial
 from itertools import chain
 
 from ..._dtypes import ELEMENT_TYPES, SUM_TYPES
-from ..._gpu.call import NOWHERE, THREADS, Array, Call, Pointer, accumulator_scalar, builds_of, call
+from ..._gpu.call import NOWHERE, THREADS, VOLUME_AXES, Array, Call, Pointer, Signature, builds_of, strides
 from ..._gpu.costs import LAUNCH, machine
 from ..._gpu.device import Device
-from ..._gpu.layout import RUN_BYTES, Layout, ceil_div, new_layout
+from ..._gpu.layout import Layout, ceil_div, new_layout
+from ..._gpu.limits import VECTOR_BYTES, WORKSPACE_BYTES
 from ..._gpu.plan import WORKSPACE, Plan
 from ..._gpu.source import Kernel
 from ..problem import Problem
 from . import direct, one_pixel
-from .axes import Line, lines, taps_reach
+from .axes import WINDOW, Line, lines
 from .chunks import Chunk, aligned, chunk_counts, chunks, padded_bytes, samples_of, volume_of
 from .gradient_phases import Operand
 
 _Y, _X = 3, 4  # axes of a volume (B, PH, PW, y, x)
 
+SIGNATURE = Signature(
+    "correlation/box_filter",
+    ("from", "to"),
+    {
+        **dict.fromkeys(("threads", "patch_y", "patch_x", "height", "width"), "Index"),
+        **strides("from", VOLUME_AXES, "Index"),
+        **strides("to", VOLUME_AXES, "Index"),
+        **dict.fromkeys(WINDOW, "Index"),
+        "scale": "Sum",
+    },
+)
+
 
 def window_sum(axis: Line, along: int, source: Array, target: Array, scale: float = 1.0) -> Call:
-    """box_filter.cu: the windows along one axis (3 is y, 4 is x) of a volume."""
+    """Return the launch that sums the windows along one axis (3 is y, 4 is x) of a volume."""
     return _box(axis, along, False, source, target, source[0], scale)
 
 
 def window_spread(axis: Line, along: int, source: Array, target: Array) -> Call:
-    """box_filter.cu: the transpose of `window_sum`."""
+    """Return the launch of the transpose of `window_sum`."""
     return _box(axis, along, True, source, target, target[0], 1.0)
 
 
@@ -43,23 +56,32 @@ def _box(
     summed: Layout,
     scale: float,
 ) -> Call:
-    layouts, pointers = zip(source, target, strict=True)
-    read, written = layouts
+    (read, read_from), (written, write_to) = source, target
     _, patch_y, patch_x, height, width = written.shape
-    run = RUN_BYTES // read.itemsize if along == _Y else 1
-    threads = math.prod(written.shape[:4]) * ceil_div(width, run)
-    macros = dict(FROM=read.element, TO=written.element, ALONG_Y=int(along == _Y), TRANSPOSED=int(transposed))
-    integers = (threads, patch_y, patch_x, height, width, *read.strides, *written.strides, *axis.window)
-    reach = max(axis.reach, taps_reach(axis))
-    return call(
-        "correlation/box_filter",
-        macros,
-        pointers,
-        layouts,
-        integers,
-        reach,
-        (accumulator_scalar(summed, scale),),
-        ceil_div(threads, THREADS),
+    vector = VECTOR_BYTES // read.itemsize if along == _Y else 1
+    threads = math.prod(written.shape[:4]) * ceil_div(width, vector)
+    return SIGNATURE.call(
+        macros={
+            "FROM": read.element,
+            "TO": written.element,
+            "ALONG_Y": int(along == _Y),
+            "TRANSPOSED": int(transposed),
+        },
+        pointers={"from": read_from, "to": write_to},
+        scalars={
+            "threads": threads,
+            "patch_y": patch_y,
+            "patch_x": patch_x,
+            "height": height,
+            "width": width,
+            **strides("from", VOLUME_AXES, read.strides),
+            **strides("to", VOLUME_AXES, written.strides),
+            **axis.window,
+            "scale": scale,
+        },
+        accumulator=summed.accumulator,
+        blocks=ceil_div(threads, THREADS),
+        largest=max(axis.reach, axis.window_reach, read.extent, written.extent),
     )
 
 
@@ -75,12 +97,10 @@ _BUILDS = (
 def builds() -> Iterator[tuple[str, Kernel]]:
     """Yield every build that a call can name, with words for it."""
     for table in _BUILDS:
-        yield from builds_of("correlation/box_filter", table)
+        yield from builds_of(SIGNATURE.name, table)
 
 
 # Plans ------------------------------------------------------------------------------------------------------------------------
-
-VOLUMES = 256 * 2**20  # bytes of the volumes in the workspace, unless those of one displacement take more
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +122,7 @@ class _Volumes:
         """Cut a problem into chunks."""
         axes, whole = lines(problem), problem.out_shape[:3]
         one = cls(*axes, accumulator, whole, (1, 1, 1)).bytes
-        return cls(*axes, accumulator, whole, chunk_counts(whole, one, VOLUMES))
+        return cls(*axes, accumulator, whole, chunk_counts(whole, one, WORKSPACE_BYTES))
 
     def volume(self, counts: tuple[int, ...]) -> Array:
         """Return the volume of one-pixel windows of so many samples and displacements."""
@@ -206,9 +226,9 @@ def _accumulated_gradients(
         size = aligned(direct.carried_bytes(whole))
         # Two places in turn: a launch must not load what it stores.
         places = [Pointer(WORKSPACE, end + size * (number % 2)) for number in (chunk.number - 1, chunk.number)]
-        carried, carry = (NOWHERE if chunk.number == 0 else places[0]), (NOWHERE if chunk.last else places[1])
+        previous, following = (NOWHERE if chunk.number == 0 else places[0]), (NOWHERE if chunk.last else places[1])
         arrays = [cotangent, operand.other, operand.result]
-        calls.append(direct.gradient(operand.number, vertical, horizontal, arrays, scale, carried, carry))
+        calls.append(direct.gradient(operand.number, vertical, horizontal, arrays, scale, previous, following))
         seconds += direct.seconds(vertical, horizontal, cotangent[0], operand.other[0], device)
         end += 2 * size
     return Plan("direct", "", seconds, end, lambda: calls, device.index)

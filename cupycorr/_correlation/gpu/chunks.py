@@ -8,8 +8,7 @@ from itertools import product
 
 from ..._gpu.call import Array
 from ..._gpu.layout import Layout, ceil_div
-
-ALIGNMENT = 256  # bytes, of each thing in the workspace
+from ..._gpu.limits import ALIGNMENT
 
 
 @dataclass(frozen=True, slots=True)

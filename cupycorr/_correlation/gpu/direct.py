@@ -6,58 +6,86 @@ import math
 from collections.abc import Iterator, Sequence
 
 from ..._dtypes import ELEMENT_TYPES
-from ..._gpu.call import NOWHERE, THREADS, Array, Call, Pointer, accumulator_scalar, builds_of, call
+from ..._gpu.call import IMAGE_AXES, NOWHERE, THREADS, VOLUME_AXES, Array, Call, Pointer, Signature, builds_of, strides
 from ..._gpu.costs import LAUNCH, machine
 from ..._gpu.device import Device
-from ..._gpu.layout import RUN_BYTES, Layout, Numbers, ceil_div
+from ..._gpu.layout import Layout, ceil_div
+from ..._gpu.limits import VECTOR_BYTES
 from ..._gpu.plan import Plan
 from ..._gpu.source import Kernel
-from .axes import Line, taps_reach
+from .axes import WINDOW, Line
 from .gradient_phases import Operand
 
-PARTS = 8  # threads that share the channels of one output, where they do
-FILLING = 1024  # outputs for each multiprocessor: with fewer, one thread for each leaves most of it idle
+SPLITS = 8  # threads that share the channels of one output, where they do
+FILLING = 1024  # outputs per multiprocessor: with fewer, one thread for each leaves most of it idle
+
+_FORWARD_AXIS = ("size1", "size2", "patch", "first", "step", "out", "kernel", "stride", "dilation", "padding")
+_GRADIENT_AXIS = ("size", "other_size", "patch", "first", "step", "padding", *WINDOW)
+
+FORWARD = Signature(
+    "correlation/forward_direct",
+    ("input1", "input2", "out"),
+    {
+        **dict.fromkeys(("tiles", "channels"), "Index"),
+        **strides("input1", IMAGE_AXES, "Index"),
+        **strides("input2", IMAGE_AXES, "Index"),
+        **strides("out", VOLUME_AXES, "Index"),
+        **{f"{name}_{along}": "Index" for along in "yx" for name in _FORWARD_AXIS},
+        "scale": "Sum",
+    },
+)
+
+GRADIENT = Signature(
+    "correlation/gradient_direct",
+    ("cotangent", "other", "gradient", "previous_sums", "next_sums"),
+    {
+        **dict.fromkeys(("threads", "channels"), "Index"),
+        **strides("cotangent", VOLUME_AXES, "Index"),
+        **strides("other", IMAGE_AXES, "Index"),
+        **strides("gradient", IMAGE_AXES, "Index"),
+        **{f"{name}_{along}": "Index" for along in "yx" for name in _GRADIENT_AXIS},
+        "scale": "Sum",
+    },
+)
 
 
 def forward(vertical: Line, horizontal: Line, arrays: Sequence[Array], scale: float, multiprocessors: int) -> Call:
-    """forward_direct.cu: from input1 and input2 to an output."""
+    """Return the launch of forward_direct.cu from input1 and input2 to an output."""
     input1, input2, out = layouts = [layout for layout, _ in arrays]
-    channels = input1.shape[1]
-    channels_last, parts = _sharing(input1, input2, math.prod(out.shape), multiprocessors)
-    tiles = math.prod(out.shape[:3]) * ceil_div(vertical.out * horizontal.out, THREADS // parts)
-    macros = dict(INPUT=input1.element, OUTPUT=out.element, CHANNELS_LAST=channels_last, PARTS=parts)
-    integers = (tiles, channels, *input1.strides, *input2.strides, *out.strides)
-    axes = (*_forward_numbers(vertical), *_forward_numbers(horizontal))
-    reach = max(vertical.reach, horizontal.reach, vertical.out * horizontal.out + THREADS)
-    pointers = tuple(pointer for _, pointer in arrays)
-    return call(
-        "correlation/forward_direct",
-        macros,
-        pointers,
-        layouts,
-        (*integers, *axes),
-        reach,
-        (accumulator_scalar(input1, scale),),
-        tiles,
+    channels_last, splits = _channel_order(input1, input2, math.prod(out.shape), multiprocessors)
+    tiles = math.prod(out.shape[:3]) * ceil_div(vertical.out * horizontal.out, THREADS // splits)
+    return FORWARD.call(
+        macros={"INPUT": input1.element, "OUTPUT": out.element, "CHANNELS_LAST": channels_last, "SPLITS": splits},
+        pointers={name: pointer for name, (_, pointer) in zip(FORWARD.pointers, arrays, strict=True)},
+        scalars={
+            "tiles": tiles,
+            "channels": input1.shape[1],
+            **strides("input1", IMAGE_AXES, input1.strides),
+            **strides("input2", IMAGE_AXES, input2.strides),
+            **strides("out", VOLUME_AXES, out.strides),
+            **{f"{name}_y": getattr(vertical, name) for name in _FORWARD_AXIS},
+            **{f"{name}_x": getattr(horizontal, name) for name in _FORWARD_AXIS},
+            "scale": scale,
+        },
+        accumulator=input1.accumulator,
+        blocks=tiles,
+        largest=max(
+            vertical.reach, horizontal.reach, vertical.out * horizontal.out + THREADS, *(layout.extent for layout in layouts)
+        ),
     )
 
 
-def _forward_numbers(axis: Line) -> Numbers:
-    tried = (axis.size1, axis.size2, axis.patch, axis.first, axis.step)
-    return (*tried, axis.out, axis.kernel, axis.stride, axis.dilation, axis.padding)
-
-
-def _sharing(input1: Layout, input2: Layout, outputs: int, multiprocessors: int) -> tuple[int, int]:
-    """CHANNELS_LAST and PARTS: whether neighbouring threads take neighbouring channels, and how many share an output."""
+def _channel_order(input1: Layout, input2: Layout, outputs: int, multiprocessors: int) -> tuple[int, int]:
+    """Return CHANNELS_LAST, 1 if neighbouring threads take neighbouring channels, and SPLITS, the threads of an output."""
     if _channels_last(input1) and _channels_last(input2):
-        return 1, PARTS
+        return 1, SPLITS
     few = outputs < multiprocessors * FILLING
-    return 0, PARTS if few and input1.shape[1] >= 2 * PARTS else 1
+    return 0, SPLITS if few and input1.shape[1] >= 2 * SPLITS else 1
 
 
 def _channels_last(image: Layout) -> bool:
-    """Whether neighbouring channels are neighbours in memory, and enough of them to be loaded together."""
-    return image.strides[1] == 1 and image.shape[1] * image.itemsize >= PARTS * RUN_BYTES // 2
+    """Return whether channels are contiguous, with enough of them for vector loads by the threads of an output."""
+    return image.strides[1] == 1 and image.shape[1] * image.itemsize >= SPLITS * VECTOR_BYTES // 2
 
 
 def gradient(
@@ -66,63 +94,79 @@ def gradient(
     horizontal: Line,
     arrays: Sequence[Array],
     scale: float,
-    carried: Pointer = NOWHERE,
-    carry: Pointer = NOWHERE,
+    previous_sums: Pointer = NOWHERE,
+    next_sums: Pointer = NOWHERE,
 ) -> Call:
-    """gradient_direct.cu: from a cotangent and the other input to the gradient of input ``operand``.
+    """Return the launch of gradient_direct.cu from a cotangent and the other input to the gradient of input ``operand``.
 
-    A sum cut into several launches goes through `carried_bytes` from the ``carry`` of one to the ``carried`` of the next.
+    A sum may be split over several launches: each but the last stores its sums at ``next_sums``, `carried_bytes` of them, and
+    each but the first starts from those at ``previous_sums``.
     """
     cotangent, other, result = layouts = [layout for layout, _ in arrays]
     batch, channels, height, width = result.shape
-    threads = batch * _runs(result) * height * width
-    macros = dict(INPUT=other.element, COTANGENT=cotangent.element, OPERAND=operand, CHANNELS_LAST=int(_channels_last(other)))
-    integers = (threads, channels, *cotangent.strides, *other.strides, *result.strides)
-    axes = (*_gradient_numbers(operand, vertical), *_gradient_numbers(operand, horizontal))
-    reach = max(vertical.reach, horizontal.reach, *map(taps_reach, (vertical, horizontal)), threads * RUN_BYTES)
-    pointers = (*(pointer for _, pointer in arrays), carried, carry)
-    blocks = ceil_div(threads, THREADS)
-    return call(
-        "correlation/gradient_direct",
-        macros,
-        pointers,
-        layouts,
-        (*integers, *axes),
-        reach,
-        (accumulator_scalar(other, scale),),
-        blocks,
+    threads = batch * _vectors(result) * height * width
+    return GRADIENT.call(
+        macros={
+            "INPUT": other.element,
+            "COTANGENT": cotangent.element,
+            "OPERAND": operand,
+            "CHANNELS_LAST": int(_channels_last(other)),
+        },
+        pointers={
+            **{name: pointer for name, (_, pointer) in zip(GRADIENT.pointers[:3], arrays, strict=True)},
+            "previous_sums": previous_sums,
+            "next_sums": next_sums,
+        },
+        scalars={
+            "threads": threads,
+            "channels": channels,
+            **strides("cotangent", VOLUME_AXES, cotangent.strides),
+            **strides("other", IMAGE_AXES, other.strides),
+            **strides("gradient", IMAGE_AXES, result.strides),
+            **_gradient_scalars("y", operand, vertical),
+            **_gradient_scalars("x", operand, horizontal),
+            "scale": scale,
+        },
+        accumulator=other.accumulator,
+        blocks=ceil_div(threads, THREADS),
+        largest=max(
+            threads * VECTOR_BYTES,
+            *(reach for axis in (vertical, horizontal) for reach in (axis.reach, axis.window_reach)),
+            *(layout.extent for layout in layouts),
+        ),
     )
 
 
-def _gradient_numbers(operand: int, axis: Line) -> Numbers:
-    sizes = (axis.size1, axis.size2) if operand == 1 else (axis.size2, axis.size1)
-    return (*sizes, axis.patch, axis.first, axis.step, axis.padding, *axis.window)
+def _gradient_scalars(along: str, operand: int, axis: Line) -> dict[str, int]:
+    size, other_size = (axis.size1, axis.size2) if operand == 1 else (axis.size2, axis.size1)
+    numbers = (size, other_size, axis.patch, axis.first, axis.step, axis.padding, *axis.window.values())
+    return {f"{name}_{along}": number for name, number in zip(_GRADIENT_AXIS, numbers, strict=True)}
 
 
-def _runs(image: Layout) -> int:
-    """How many threads share the channels of a pixel's gradient."""
-    return ceil_div(image.shape[1], RUN_BYTES // image.itemsize)
+def _vectors(image: Layout) -> int:
+    """Return the number of vectors that hold the channels of a pixel; each is one thread's."""
+    return ceil_div(image.shape[1], VECTOR_BYTES // image.itemsize)
 
 
 def carried_bytes(result: Layout) -> int:
-    """Bytes of the sums that one launch of a gradient cut into several hands on to the next."""
+    """Return the bytes of the sums that one launch of a gradient split over several passes to the next."""
     batch, _, height, width = result.shape
-    return batch * _runs(result) * height * width * RUN_BYTES // result.itemsize * result.accumulator.itemsize
+    return batch * _vectors(result) * height * width * VECTOR_BYTES // result.itemsize * result.accumulator.itemsize
 
 
 _ELEMENTS = tuple(row.c_type for row in ELEMENT_TYPES.values())
 
 _BUILDS = (
-    ("forward_direct", dict(INPUT=_ELEMENTS, OUTPUT=_ELEMENTS, CHANNELS_LAST=(0,), PARTS=(1, PARTS))),
-    ("forward_direct", dict(INPUT=_ELEMENTS, OUTPUT=_ELEMENTS, CHANNELS_LAST=(1,), PARTS=(PARTS,))),
-    ("gradient_direct", dict(INPUT=_ELEMENTS, COTANGENT=_ELEMENTS, OPERAND=(1, 2), CHANNELS_LAST=(0, 1))),
+    (FORWARD, dict(INPUT=_ELEMENTS, OUTPUT=_ELEMENTS, CHANNELS_LAST=(0,), SPLITS=(1, SPLITS))),
+    (FORWARD, dict(INPUT=_ELEMENTS, OUTPUT=_ELEMENTS, CHANNELS_LAST=(1,), SPLITS=(SPLITS,))),
+    (GRADIENT, dict(INPUT=_ELEMENTS, COTANGENT=_ELEMENTS, OPERAND=(1, 2), CHANNELS_LAST=(0, 1))),
 )
 
 
 def builds() -> Iterator[tuple[str, Kernel]]:
     """Yield every build that a call can name, with words for it."""
-    for name, table in _BUILDS:
-        yield from builds_of(f"correlation/{name}", table)
+    for signature, table in _BUILDS:
+        yield from builds_of(signature.name, table)
 
 
 # Plans ------------------------------------------------------------------------------------------------------------------------

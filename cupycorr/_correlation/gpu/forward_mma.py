@@ -1,4 +1,4 @@
-"""The call of ``forward_mma.cu``: which tile takes a problem, and at what cost. Nothing here is launched or compiled."""
+"""The calls of ``forward_mma.cu``: which tile takes a problem, and at what cost. Nothing here is launched or compiled."""
 
 from __future__ import annotations
 
@@ -8,30 +8,49 @@ from functools import lru_cache
 from itertools import product
 from math import gcd, prod
 
-import numpy as np
-
-from ..._dtypes import ELEMENT_TYPES
-from ..._gpu.call import Call, Pointer, kernel
+from ..._dtypes import ELEMENT_TYPES, LONGEST_CHAIN
+from ..._gpu.call import Call, Pointer, Signature, kernel
 from ..._gpu.costs import LAUNCH, machine, matrix_rate
 from ..._gpu.device import Device
-from ..._gpu.layout import CHANNELS_LAST, RUN_BYTES, Layout, Numbers, ceil_div
+from ..._gpu.layout import CHANNELS_LAST, Layout, Numbers, ceil_div
+from ..._gpu.limits import SECTOR_BYTES, VECTOR_BYTES, WARP
 from ..._gpu.source import Kernel
 from ..._sharing import CachedProperty
 from ..problem import lattice_inside
+from . import forward_phases
 from .axes import Line
-from .forward_phases import CHANNELWISE, COLUMNWISE, COPIED, Arrays, SplitTiling, TiledAxis, least, out_of_reach, tiled_axis
+from .forward_phases import (
+    CHANNELWISE,
+    COLUMNWISE,
+    COPIED,
+    STAGINGS,
+    Arrays,
+    SplitTiling,
+    TiledAxis,
+    fastest,
+    tile_table,
+    tiled_axis,
+    why_not_tiled,
+    why_out_of_reach,
+)
+
+SIGNATURE = Signature(
+    "correlation/forward_mma",
+    forward_phases.POINTERS,
+    {
+        **forward_phases.SCALARS,
+        **dict.fromkeys(("passes", "stages1", "leading_columns", "patch_columns", "vector_stores"), "int"),
+        "scale": "Sum",
+    },
+)
 
 DTYPES = ("float16", "bfloat16", "float32")
-# Products of matrices added one after the other to one number, at most: more may leave the error bound, as tensor cores may cut
-# off what others round.
-LONGEST_CHAIN = 256
 
-_WARP, _GROUP, _GROUPS = 32, 8, 4
-_COLUMNS = _GROUP * _GROUPS  # positions along x of a block, of each phase
-_SECTOR = 32  # bytes of global memory, read whole
-_MATRIX_BYTES = 128  # of shared memory, that a matrix of 8 columns and 16 bytes of channels takes
-_COUNTED = 1024  # tiles along an axis; of more, one in so many stands for its neighbours
-_PASSES = (2, 3, 4, 6)  # over tiles of input2, that a block may make while it keeps input1
+_GROUP, _GROUPS1 = 8, 4  # columns of a matrix, and groups of them of a row of input1 and a phase, as in forward_mma.cu
+_COLUMNS = _GROUP * _GROUPS1  # positions along x of a block, of each phase
+_MATRIX_BYTES = 128  # of shared memory, for a matrix of 8 columns and 16 bytes of channels
+_COUNTED = 1024  # tiles along an axis that the cost model counts; of more, one in so many stands for its neighbours
+_PASSES = (2, 3, 4, 6)  # numbers of tiles of input2 that a block may take in turn while it keeps input1 in shared memory
 
 
 # Tiles ------------------------------------------------------------------------------------------------------------------------
@@ -39,15 +58,37 @@ _PASSES = (2, 3, 4, 6)  # over tiles of input2, that a block may make while it k
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A shape that forward_mma.cu can be built for; its macros say what each number is, ``channels`` is that of 16-bit types."""
+    """A thread block tile that forward_mma.cu can be built for.
+
+    Attributes
+    ----------
+    matrices
+        Matrices of 16 columns of input2 that are multiplied with 8 columns of input1.
+    rows1, rows2
+        Rows of either image of a warp.
+    row_warps1, row_warps2
+        Warps along the rows of either image.
+    skewed
+        Whether a warp's rows of input2 follow its row of input1, else those of the block are the same for all.
+    warp_splits
+        Groups of warps that take turns at the channels.
+    channels
+        Channels of a pipeline stage, of 16-bit types.
+    stages
+        Pipeline stages.
+    staging
+        How shared memory is filled.
+    phases
+        1, or 2 where both phases of the columns are in one block.
+    """
 
     matrices: int
-    rows: int
-    met_rows: int
-    row_warps: int
-    met_warps: int
+    rows1: int
+    rows2: int
+    row_warps1: int
+    row_warps2: int
     skewed: bool
-    shares: int
+    warp_splits: int
     channels: int
     stages: int
     staging: int
@@ -55,57 +96,57 @@ class Tile:
 
     @property
     def tile_rows(self) -> int:
-        """Rows of input1 of a block."""
-        return self.rows * self.row_warps
+        """The rows of input1 of a block."""
+        return self.rows1 * self.row_warps1
 
     @property
-    def met(self) -> int:
-        """Rows of input2 by which a pass moves on."""
-        return self.met_rows * self.met_warps
+    def pass_rows(self) -> int:
+        """The rows of input2 from one pass to the next."""
+        return self.rows2 * self.row_warps2
 
     @property
     def tile_rows2(self) -> int:
-        """Rows of input2 of a block."""
-        return self.tile_rows + self.met - 1 if self.skewed else self.met
+        """The rows of input2 of a block and a pass."""
+        return self.tile_rows + self.pass_rows - 1 if self.skewed else self.pass_rows
 
     @property
     def threads(self) -> int:
-        """Threads of a block."""
-        return _WARP * self.phases * self.row_warps * self.met_warps * self.shares
+        """The threads of a block."""
+        return WARP * self.phases * self.row_warps1 * self.row_warps2 * self.warp_splits
 
     @property
     def groups2(self) -> int:
-        """Groups of eight columns of input2, of each phase."""
-        return _GROUPS + 2 * self.matrices - 1
+        """The groups of eight columns of input2, of each phase."""
+        return _GROUPS1 + 2 * self.matrices - 1
 
     @property
     def displacements(self) -> int:
-        """Displacements along x of a block, at most."""
+        """The most displacements along x of a block."""
         return _GROUP * (2 * self.matrices - 1) + 1
 
     def stage_channels(self, itemsize: int) -> int:
-        """Channels of a stage."""
+        """Return the channels of a pipeline stage."""
         return self.channels * 2 // itemsize
 
     def stage_bytes(self, itemsize: int) -> tuple[int, int]:
-        """Bytes of shared memory of a stage of either image."""
-        return self._stage(self.tile_rows, _GROUPS, itemsize), self._stage(self.tile_rows2, self.groups2, itemsize)
+        """Return the bytes of shared memory of a pipeline stage of either image."""
+        return self._stage(self.tile_rows, _GROUPS1, itemsize), self._stage(self.tile_rows2, self.groups2, itemsize)
 
     def _stage(self, rows: int, groups: int, itemsize: int) -> int:
-        run, channels = RUN_BYTES // itemsize, self.stage_channels(itemsize)
+        vector, channels = VECTOR_BYTES // itemsize, self.stage_channels(itemsize)
         pixels = rows * self.phases * groups * _GROUP
         if self.staging == CHANNELWISE:
-            return pixels * (channels + run) * itemsize
-        pitch = (pixels // run | 1) * run if itemsize == 2 else ceil_div(pixels, _WARP) * _WARP + _GROUP
+            return pixels * (channels + vector) * itemsize
+        pitch = (pixels // vector | 1) * vector if itemsize == 2 else ceil_div(pixels, WARP) * WARP + _GROUP
         return channels * pitch * itemsize
 
-    def shared(self, itemsize: int, kept: int) -> int:
-        """Bytes of shared memory, with so many stages of input1."""
+    def shared(self, itemsize: int, stages1: int) -> int:
+        """Return the bytes of shared memory, with so many stages of input1."""
         first, second = self.stage_bytes(itemsize)
-        return kept * first + self.stages * second
+        return stages1 * first + self.stages * second
 
     def macros(self, dtype: str, stored: str) -> dict[str, object]:
-        """What the kernel is built with."""
+        """Return the macros of the build for inputs and outputs of these dtypes."""
         itemsize = ELEMENT_TYPES[dtype].itemsize
         first, second = self.stage_bytes(itemsize)
         return {
@@ -114,12 +155,12 @@ class Tile:
             "STAGING": self.staging,
             "PHASES": self.phases,
             "MATRICES": self.matrices,
-            "ROWS": self.rows,
-            "MET_ROWS": self.met_rows,
-            "ROW_WARPS": self.row_warps,
-            "MET_WARPS": self.met_warps,
+            "WARP_ROWS1": self.rows1,
+            "WARP_ROWS2": self.rows2,
+            "ROW_WARPS1": self.row_warps1,
+            "ROW_WARPS2": self.row_warps2,
             "SKEWED": int(self.skewed),
-            "SHARES": self.shares,
+            "WARP_SPLITS": self.warp_splits,
             "CHANNELS": self.stage_channels(itemsize),
             "STAGES": self.stages,
             "THREADS": self.threads,
@@ -129,33 +170,37 @@ class Tile:
         }
 
 
-# Narrow patches (up to 9 displacements a row, MATRICES 1) take all their rows at once, wide ones some: every row of input2 that a
-# block loads meets all of its rows of input1. Patches of one row take many displacements. For few pixels there are small tiles,
-# whose warps share channels. Each kind has one that fits into 64 KiB.
-TILES = (
-    Tile(1, 1, 3, 4, 3, True, 1, 16, 4, COPIED),
-    Tile(1, 1, 9, 8, 1, True, 1, 16, 3, COPIED),
-    Tile(1, 1, 3, 2, 3, True, 2, 32, 3, COPIED),
-    Tile(1, 1, 4, 4, 2, True, 1, 16, 3, COPIED),
-    Tile(1, 1, 3, 8, 1, True, 1, 16, 3, COPIED),
-    Tile(2, 2, 2, 2, 4, False, 1, 16, 4, COPIED),
-    Tile(2, 1, 2, 2, 2, False, 2, 32, 3, COPIED),
-    Tile(5, 1, 1, 4, 1, True, 1, 16, 4, COPIED),
-    Tile(1, 1, 3, 4, 3, True, 1, 16, 3, CHANNELWISE),
-    Tile(1, 1, 5, 4, 2, True, 1, 16, 3, CHANNELWISE),
-    Tile(1, 1, 3, 2, 3, True, 2, 32, 3, CHANNELWISE),
-    Tile(1, 1, 4, 4, 2, True, 1, 16, 2, CHANNELWISE),
-    Tile(1, 1, 3, 8, 1, True, 1, 16, 3, CHANNELWISE),
-    Tile(2, 2, 2, 2, 4, False, 1, 16, 3, CHANNELWISE),
-    Tile(2, 1, 2, 2, 2, False, 2, 32, 2, CHANNELWISE),
-    Tile(5, 1, 1, 4, 1, True, 1, 16, 4, CHANNELWISE),
-    Tile(2, 2, 2, 2, 2, False, 1, 16, 3, CHANNELWISE, 2),
-    Tile(2, 2, 2, 2, 2, False, 1, 32, 2, COLUMNWISE, 2),
-    Tile(2, 1, 2, 2, 2, False, 1, 32, 2, COLUMNWISE, 2),
-    Tile(1, 1, 3, 2, 3, True, 1, 32, 2, COLUMNWISE, 2),
-    Tile(1, 1, 3, 2, 1, True, 4, 64, 2, COPIED),
-    Tile(1, 1, 3, 2, 1, True, 4, 64, 2, CHANNELWISE),
+# Narrow patches (up to 9 displacements a row, matrices 1) take all their rows at once, wide ones some: every row of input2 that a
+# block loads is multiplied with all of its rows of input1. Patches of one row take many displacements. For few pixels there are
+# small tiles, whose warps split the channels. Each kind has one that fits into 64 KiB.
+# fmt: off
+TILES = tile_table(
+    Tile,
+    "matrices rows1 rows2 row_warps1 row_warps2 skewed warp_splits channels stages staging phases",
+    (1,       1,    3,    4,         3,         True,  1,          16,      4,     COPIED),
+    (1,       1,    9,    8,         1,         True,  1,          16,      3,     COPIED),
+    (1,       1,    3,    2,         3,         True,  2,          32,      3,     COPIED),
+    (1,       1,    4,    4,         2,         True,  1,          16,      3,     COPIED),
+    (1,       1,    3,    8,         1,         True,  1,          16,      3,     COPIED),
+    (2,       2,    2,    2,         4,         False, 1,          16,      4,     COPIED),
+    (2,       1,    2,    2,         2,         False, 2,          32,      3,     COPIED),
+    (5,       1,    1,    4,         1,         True,  1,          16,      4,     COPIED),
+    (1,       1,    3,    4,         3,         True,  1,          16,      3,     CHANNELWISE),
+    (1,       1,    5,    4,         2,         True,  1,          16,      3,     CHANNELWISE),
+    (1,       1,    3,    2,         3,         True,  2,          32,      3,     CHANNELWISE),
+    (1,       1,    4,    4,         2,         True,  1,          16,      2,     CHANNELWISE),
+    (1,       1,    3,    8,         1,         True,  1,          16,      3,     CHANNELWISE),
+    (2,       2,    2,    2,         4,         False, 1,          16,      3,     CHANNELWISE),
+    (2,       1,    2,    2,         2,         False, 2,          32,      2,     CHANNELWISE),
+    (5,       1,    1,    4,         1,         True,  1,          16,      4,     CHANNELWISE),
+    (2,       2,    2,    2,         2,         False, 1,          16,      3,     CHANNELWISE, 2),
+    (2,       2,    2,    2,         2,         False, 1,          32,      2,     COLUMNWISE,  2),
+    (2,       1,    2,    2,         2,         False, 1,          32,      2,     COLUMNWISE,  2),
+    (1,       1,    3,    2,         3,         True,  1,          32,      2,     COLUMNWISE,  2),
+    (1,       1,    3,    2,         1,         True,  4,          64,      2,     COPIED),
+    (1,       1,    3,    2,         1,         True,  4,          64,      2,     CHANNELWISE),
 )
+# fmt: on
 
 
 # Tilings ----------------------------------------------------------------------------------------------------------------------
@@ -163,8 +208,17 @@ TILES = (
 
 @dataclass(frozen=True, slots=True)
 class _Loads:
-    """What the blocks along one axis load: how many find something to multiply, and in how many passes over input2; and
-    positions inside each image, over all blocks and passes."""
+    """Loads along one axis, summed over its tiles.
+
+    Attributes
+    ----------
+    blocks
+        Blocks with something to multiply.
+    passes
+        Passes with something to multiply.
+    first, second
+        Positions inside each image that blocks and passes load.
+    """
 
     blocks: int
     passes: int
@@ -174,114 +228,125 @@ class _Loads:
 
 @dataclass(frozen=True)
 class Tiling(SplitTiling):
-    """A way to answer a problem with one shape of tile.
+    """A plan for a problem with one thread block tile.
 
-    A block makes ``passes`` over tiles of input2; it keeps ``kept`` stages of input1 in shared memory.
+    A block makes ``passes`` over tiles of input2; it holds ``stages1`` stages of input1 in shared memory.
     """
 
     tile: Tile
     passes: int
-    kept: int
+    stages1: int
 
     @property
     def split_channels(self) -> int:
-        """Channels of a part: whole stages."""
+        """The channels of a split: whole stages."""
         channels, stage = self.arrays.input1.shape[1], self.tile.stage_channels(self.arrays.input1.itemsize)
         return ceil_div(ceil_div(max(channels, 1), self.splits), stage) * stage
 
     @property
     def how(self) -> str:
-        """The tiling in words."""
+        """The plan in words."""
         passes = f", {self.passes} tiles of input2 for one of input1" if self.passes > 1 else ""
-        split = f", channels in {self.splits} parts" if self.splits > 1 else ""
+        split = f", channels split in {self.splits}" if self.splits > 1 else ""
         rows, columns = self.tile.tile_rows, _COLUMNS * self.tile.phases
         return f"tiles of {rows} x {columns} positions and {self.patch_columns} displacements on tensor cores{passes}{split}"
 
     def _call(self, pointers: tuple[Pointer, ...], out_strides: Numbers, scale: float) -> Call:
-        arrays, tile = self.arrays, self.tile
-        scalars = self._scalars(self.piece, out_strides)
-        stored = arrays.stored if self.parts is None else arrays.input1.accumulator.name
-        run = RUN_BYTES // ELEMENT_TYPES[stored].itemsize
-        whole_runs = (
-            self.horizontal.outputs_apart == 1 and out_strides[-1] <= 1 and not any(each % run for each in out_strides[1:-1])
+        arrays, tile, stored = self.arrays, self.tile, self.stored
+        vector = VECTOR_BYTES // ELEMENT_TYPES[stored].itemsize
+        aligned = not any(stride % vector for stride in out_strides[1:-1])
+        return SIGNATURE.call(
+            macros=tile.macros(arrays.input1.dtype, stored),
+            pointers=dict(zip(SIGNATURE.pointers, pointers, strict=True)),
+            scalars={
+                **self._scalars(self.vector_width, out_strides),
+                "passes": self.passes,
+                "stages1": self.stages1,
+                "leading_columns": self.leading_columns,
+                "patch_columns": self.patch_columns,
+                "vector_stores": int(self.horizontal.output_phase_stride == 1 and out_strides[-1] <= 1 and aligned),
+                "scale": scale,
+            },
+            accumulator=arrays.input1.accumulator,
+            blocks=self.blocks,
+            threads=tile.threads,
+            shared=tile.shared(arrays.input1.itemsize, self.stages1),
         )
-        scalars += map(np.int32, (self.passes, self.kept, self.early, self.patch_columns, int(whole_runs)))
-        scalars.append(arrays.input1.accumulator.type(scale))
-        shared = tile.shared(arrays.input1.itemsize, self.kept)
-        built = kernel("correlation/forward_mma", tile.macros(arrays.input1.dtype, stored))
-        return Call(built, pointers, tuple(scalars), self.blocks, tile.threads, shared)
 
     @property
     def rows(self) -> Numbers:
-        """Positions and patch indices of a block along y."""
-        return self.tile.tile_rows, self.tile.met * self.passes
+        """The positions and patch indices of a block along y."""
+        return self.tile.tile_rows, self.tile.pass_rows * self.passes
 
     @property
     def columns(self) -> Numbers:
-        """Likewise along x."""
+        """The positions and patch indices of a block along x."""
         return _COLUMNS * self.tile.phases, self.patch_columns
 
     @property
-    def met_tiles(self) -> int:
-        """Tiles of input2's rows for one of input1's: where they are not skewed, every row of input1 begins elsewhere in them."""
-        patch = ceil_div(self.vertical.patch, self.vertical.patches_apart)
-        return ceil_div(patch + (0 if self.tile.skewed else self.tile.tile_rows - 1), self.tile.met)
+    def tiles2(self) -> int:
+        """The tiles of input2's rows for one of input1's; if they are not skewed, each row of input1 starts elsewhere in them."""
+        patch = self.vertical.phase_patch
+        return ceil_div(patch + (0 if self.tile.skewed else self.tile.tile_rows - 1), self.tile.pass_rows)
 
     @property
     def patch_tiles_y(self) -> int:
-        """Blocks for the patch indices of one phase along y."""
-        return ceil_div(self.met_tiles, self.passes)
+        """The blocks for the patch indices of one phase along y."""
+        return ceil_div(self.tiles2, self.passes)
 
     @property
     def patch_columns(self) -> int:
-        """Displacements of a block along x: as many in each as there are."""
-        patch, most = ceil_div(self.horizontal.patch, self.horizontal.patches_apart), self.tile.displacements
+        """The displacements of a block along x; blocks share a patch evenly."""
+        patch, most = self.horizontal.phase_patch, self.tile.displacements
         if patch <= most:
             return patch
         each = ceil_div(patch, ceil_div(patch, most))
         return min(ceil_div(each, _GROUP) * _GROUP, most // _GROUP * _GROUP)
 
     @property
-    def piece(self) -> int:
-        """Neighbours that one access can move, if the first of each image is aligned: all that lies before it is whole pieces."""
-        return self._piece(self.early)
+    def vector_width(self) -> int:
+        """The elements that one access can move if the first of each image is aligned: all distances before it are multiples."""
+        return self._vector_width(self.leading_columns)
 
     @CachedProperty
-    def early(self) -> int:
-        """Columns by which input2's tile begins early, so that one access moves most."""
+    def leading_columns(self) -> int:
+        """The columns by which input2's tile begins before the first displacement's, so that one access moves most."""
         spare = self.tile.displacements - self.patch_columns
-        return 0 if self.tile.staging == CHANNELWISE else max(range(spare + 1), key=lambda early: (self._piece(early), -early))
+        return (
+            0 if self.tile.staging == CHANNELWISE else max(range(spare + 1), key=lambda lead: (self._vector_width(lead), -lead))
+        )
 
-    def _piece(self, early: int) -> int:
+    def _vector_width(self, leading_columns: int) -> int:
         arrays, horizontal = self.arrays, self.horizontal
-        images, run = (arrays.input1, arrays.input2), RUN_BYTES // arrays.input1.itemsize
+        images, vector = (arrays.input1, arrays.input2), VECTOR_BYTES // arrays.input1.itemsize
         if self.tile.staging == CHANNELWISE:
             strides = (stride for image in images for axis, stride in enumerate(image.strides) if axis != 1)
-            return gcd(run, arrays.input1.shape[1], *strides)
+            return gcd(vector, arrays.input1.shape[1], *strides)
         if horizontal.spacing > 1:
             return 1
         displaced = horizontal.shift * self.patch_columns if horizontal.patch_tiles(self.patch_columns) > 1 else 0
-        numbers = [horizontal.origin1, horizontal.origin2 - early * horizontal.shift, displaced]
+        numbers = [horizontal.origin1, horizontal.origin2 - leading_columns * horizontal.shift, displaced]
         numbers += (number for image in images for number in (*image.strides[:3], image.shape[3], image.strides[3] - 1))
-        return gcd(run, *numbers)
+        return gcd(vector, *numbers)
 
-    # By count -----------------------------------------------------------------------------------------------------------------
+    # Cost model ---------------------------------------------------------------------------------------------------------------
 
     @CachedProperty
     def _loads_y(self) -> _Loads:
         tile = self.tile
-        return _loads(self.vertical, tile.tile_rows, tile.tile_rows2, tile.met, self.met_tiles, self.passes)
+        return _loads(self.vertical, tile.tile_rows, tile.tile_rows2, tile.pass_rows, self.tiles2, self.passes)
 
     @CachedProperty
     def _loads_x(self) -> _Loads:
         columns, patch_columns = self.columns
         width2 = self.tile.groups2 * _GROUP * self.tile.phases
         tiles = self.horizontal.patch_tiles(patch_columns)
-        return _loads(self.horizontal, columns, width2, patch_columns * self.horizontal.shift, tiles, early=self.early)
+        apart = patch_columns * self.horizontal.shift
+        return _loads(self.horizontal, columns, width2, apart, tiles, leading=self.leading_columns)
 
     @property
     def loaded(self) -> int:
-        """Bytes of both images that all blocks load together, in one phase of each axis as in any other."""
+        """The bytes of both images that all blocks load together, estimated from one phase of each axis."""
         y, x, arrays = self._loads_y, self._loads_x, self.arrays
         batch, channels = arrays.input1.shape[:2]
         elements = y.first * x.first + y.second * x.second
@@ -289,82 +354,87 @@ class Tiling(SplitTiling):
 
     @property
     def _phases(self) -> int:
-        return prod(axis.residues * axis.rests for axis in (self.vertical, self.horizontal))
+        return prod(axis.output_phases * axis.patch_phases for axis in (self.vertical, self.horizontal))
 
     def seconds(self, device: Device) -> float:
-        """What it takes by count."""
+        """Return the seconds that the cost model expects."""
         arrays, x, y = self.arrays, self._loads_x, self._loads_y
-        there, rate = machine(device, "float32"), matrix_rate(device, arrays.input1.dtype)
+        rates, rate = machine(device, "float32"), matrix_rate(device, arrays.input1.dtype)
         busy = y.blocks * x.blocks * self._phases * arrays.out.shape[0] * self.splits
         passes = y.passes / max(y.blocks, 1)  # of a busy block
         work = (passes * self._multiply_adds, passes * self._shared_bytes)
         parallel = (
-            there.on_tensor_cores(busy, self.tile.threads // _WARP, *work, rate),
-            there.loaded(self.loaded * self._read_apart),
-            there.moved(self._moved),
+            rates.on_tensor_cores(busy, self.tile.threads // WARP, *work, rate),
+            rates.loaded(self.loaded * self._sector_reads),
+            rates.moved(self._moved),
         )
-        seconds = LAUNCH + 0.75 * max(parallel) + 0.25 * sum(parallel)  # they hide one another, not wholly
+        seconds = LAUNCH + 0.75 * max(parallel) + 0.25 * sum(parallel)  # they overlap, but not wholly
         if self.workspace:
-            seconds += LAUNCH + there.moved((2 * self.splits + 1) * prod(arrays.out.shape) * arrays.sum_bytes)
+            seconds += LAUNCH + rates.moved((2 * self.splits + 1) * prod(arrays.out.shape) * arrays.sum_bytes)
         return seconds
 
     @property
     def _steps(self) -> float:
-        """Depths of channels that the warps of a block take in a pass, all together."""
-        depth = 2 * RUN_BYTES // self.arrays.input1.itemsize
-        return ceil_div(self.split_channels, depth) * self.tile.threads / _WARP / self.tile.shares
+        """The matrix depths of channels that the warps of a block take in a pass, all together."""
+        depth = 2 * VECTOR_BYTES // self.arrays.input1.itemsize
+        return ceil_div(self.split_channels, depth) * self.tile.threads / WARP / self.tile.warp_splits
 
     @property
     def _multiply_adds(self) -> float:
-        """Of a block and a pass."""
-        tile, product = self.tile, 2 * _GROUP * _GROUP * 2 * RUN_BYTES // self.arrays.input1.itemsize
-        return self._steps * tile.rows * tile.met_rows * _GROUPS * tile.matrices * product
+        """The multiply-adds of a block and a pass."""
+        tile, product = self.tile, 2 * _GROUP * _GROUP * 2 * VECTOR_BYTES // self.arrays.input1.itemsize
+        return self._steps * tile.rows1 * tile.rows2 * _GROUPS1 * tile.matrices * product
 
     @property
     def _shared_bytes(self) -> float:
-        """Of shared memory, of a block and a pass: fragments read, stages filled (each access costs about as much as one of 16
-        bytes), and the band stored and read."""
+        """The bytes of shared memory that a block and a pass move.
+
+        They are fragments read, stages filled (each access costs about as much as one of 16 bytes), and the band stored and read.
+        """
         tile, itemsize = self.tile, self.arrays.input1.itemsize
-        fragments = self._steps * (tile.rows * _GROUPS + tile.met_rows * tile.groups2) * 2 * _MATRIX_BYTES
+        fragments = self._steps * (tile.rows1 * _GROUPS1 + tile.rows2 * tile.groups2) * 2 * _MATRIX_BYTES
         stages = sum(tile.stage_bytes(itemsize)) * self.split_channels / tile.stage_channels(itemsize)
-        band = tile.threads / _WARP * tile.rows * tile.met_rows * tile.displacements * _COLUMNS * self.arrays.sum_bytes
-        return fragments + stages * RUN_BYTES / itemsize / self.piece + 2 * band
+        band = tile.threads / WARP * tile.rows1 * tile.rows2 * tile.displacements * _COLUMNS * self.arrays.sum_bytes
+        return fragments + stages * VECTOR_BYTES / itemsize / self.vector_width + 2 * band
 
     @property
-    def _read_apart(self) -> int:
-        """How often a sector of an image is read, of which the blocks of a phase want some columns."""
-        sector = _SECTOR // self.arrays.input1.itemsize
+    def _sector_reads(self) -> int:
+        """The times that a sector of an image is read, as the blocks of a phase use only some of its columns."""
+        sector = SECTOR_BYTES // self.arrays.input1.itemsize
         return 1 if self.tile.staging == CHANNELWISE else min(self.horizontal.spacing, sector)
 
     @property
     def _moved(self) -> float:
-        """Bytes to and from global memory, with what is in their sectors and of no use to the blocks of a phase."""
+        """The bytes moved to and from global memory, in whole sectors of which the blocks of a phase use a part."""
         images, out = (self.arrays.input1, self.arrays.input2), self.arrays.out
-        read = sum(prod(image.shape) * image.itemsize for image in images) * self._read_apart
-        return read + prod(out.shape) * out.itemsize * min(self.horizontal.outputs_apart, _SECTOR // out.itemsize)
+        read = sum(prod(image.shape) * image.itemsize for image in images) * self._sector_reads
+        return read + prod(out.shape) * out.itemsize * min(self.horizontal.output_phase_stride, SECTOR_BYTES // out.itemsize)
 
 
 @lru_cache(4096)
-def _loads(axis: TiledAxis, length1: int, length2: int, apart: int, tiles: int, passes: int = 1, early: int = 0) -> _Loads:
-    """Of tiles of so many positions of either image, in the first phase; there are ``tiles`` of input2 for each of input1."""
+def _loads(axis: TiledAxis, length1: int, length2: int, apart: int, tiles: int, passes: int = 1, leading: int = 0) -> _Loads:
+    """Return the loads of the first phase, by tiles of so many positions of either image.
+
+    There are ``tiles`` of input2 for each of input1, ``apart`` positions from each other.
+    """
     blocks = busy = first = second = 0
     count = axis.tiles(length1)
     every = ceil_div(count, _COUNTED)
     for position in range(0, count * length1, every * length1):
         inside1 = _inside(axis.origin1 + position * axis.spacing, length1, axis.spacing, axis.size1)
         for block in range(0, tiles, passes):
-            places = (position - early * axis.shift + tile * apart for tile in range(block, min(block + passes, tiles)))
-            met = [_inside(axis.origin2 + place * axis.spacing, length2, axis.spacing, axis.size2) for place in places]
-            meeting = sum(map(bool, met)) if inside1 else 0
-            blocks += bool(meeting)
-            busy += meeting
-            first += inside1 * bool(meeting)  # it stays for the block's other passes
-            second += sum(met) if inside1 else 0
+            starts = (position - leading * axis.shift + tile * apart for tile in range(block, min(block + passes, tiles)))
+            inside2 = [_inside(axis.origin2 + start * axis.spacing, length2, axis.spacing, axis.size2) for start in starts]
+            overlapping = sum(map(bool, inside2)) if inside1 else 0
+            blocks += bool(overlapping)
+            busy += overlapping
+            first += inside1 * bool(overlapping)  # it stays for the block's other passes
+            second += sum(inside2) if inside1 else 0
     return _Loads(*(every * number for number in (blocks, busy, first, second)))
 
 
 def _inside(first: int, count: int, spacing: int, size: int) -> int:
-    """How many of so many positions are inside an axis."""
+    """Return how many of so many positions are inside an axis."""
     begin, end = lattice_inside(first, spacing, count, 0, size)
     return end - begin
 
@@ -373,57 +443,69 @@ def _inside(first: int, count: int, spacing: int, size: int) -> int:
 
 
 @lru_cache(1024)
-def best(vertical: Line, horizontal: Line, arrays: Arrays, device: Device, room: int) -> SplitTiling | str:
-    """The tiling that takes least by count and no more than ``room`` bytes for its parts, or the reason why there is none."""
-    return reason(vertical, horizontal, arrays) or least(tilings(vertical, horizontal, arrays, device), device, room)
+def best(vertical: Line, horizontal: Line, arrays: Arrays, device: Device, room: int) -> SplitTiling | None:
+    """Return the tiling that the cost model expects to be the fastest, with at most ``room`` bytes of partial sums.
+
+    It is None if no tile supports the problem, for the reason that `why_not` returns, or none fits into ``room``.
+    """
+    if why_not(vertical, horizontal, arrays) is not None:
+        return None
+    return fastest(tilings(vertical, horizontal, arrays, device), device, room)
 
 
 def tilings(vertical: Line, horizontal: Line, arrays: Arrays, device: Device) -> Iterator[Tiling]:
-    """Every way to answer with a tile of the table."""
+    """Yield every plan with a tile of the table."""
     for tile in TILES:
         yield from _tilings(tile, vertical, horizontal, arrays, device)
 
 
-def reason(vertical: Line, horizontal: Line, arrays: Arrays) -> str | None:
-    """None, or why no tile of the table answers."""
+def why_not(vertical: Line, horizontal: Line, arrays: Arrays) -> str | None:
+    """Return why no tile of the table supports a problem, or None if one does."""
     if arrays.input1.dtype not in DTYPES:
         return f"tensor cores multiply {', '.join(DTYPES)}, not {arrays.input1.dtype}"
     if (vertical.kernel, horizontal.kernel) != (1, 1):
         return f"a window of {vertical.kernel} x {horizontal.kernel} pixels, tensor cores are for windows of one pixel"
-    return out_of_reach(vertical, horizontal, arrays)
+    return why_out_of_reach(vertical, horizontal, arrays)
 
 
-def needed_parts(image: Layout, out: Layout) -> int:
-    """How many parts of the channels there must be at least, as sums to be added; 0 if none need be."""
+def needed_splits(image: Layout, out: Layout) -> int:
+    """Return the least number of splits of the channels that need partial sums, 0 if none are needed."""
     chains = _fewest_splits(image)
     return chains if chains > 1 or out.dtype not in (image.dtype, image.accumulator.name) else 0
 
 
 def _fewest_splits(image: Layout) -> int:
-    return ceil_div(max(image.shape[1], 1), LONGEST_CHAIN * RUN_BYTES * 2 // image.itemsize)
+    depth = 2 * VECTOR_BYTES // image.itemsize
+    return ceil_div(max(image.shape[1], 1), LONGEST_CHAIN.tensor_cores * depth)
 
 
 def _tilings(tile: Tile, vertical: Line, horizontal: Line, arrays: Arrays, device: Device) -> Iterator[Tiling]:
-    """The tile with the channels whole, and in ever more parts while blocks are few; with input1 kept where there is room."""
+    """Yield plans with a tile that fit shared memory.
+
+    They begin with as few splits of the channels as chains of sums allow, then twice as many, and so on; each of them makes one
+    pass, or several with all of input1 in shared memory.
+    """
+    if why_not_tiled(vertical, 1) or why_not_tiled(horizontal, tile.phases) or not _supports(tile, arrays):
+        return
     axes = tiled_axis(vertical, 1), tiled_axis(horizontal, tile.phases)
-    if any(isinstance(axis, str) or axis.output_step > 1 for axis in axes) or not _fits(tile, arrays):
+    if any(axis.output_step > 1 for axis in axes):
         return
     itemsize, channels = arrays.input1.itemsize, max(arrays.input1.shape[1], 1)
     stage = tile.stage_channels(itemsize)
     splits = _fewest_splits(arrays.input1)
     most = ceil_div(channels, stage)
     while True:
-        each = ceil_div(ceil_div(channels, splits), stage)  # stages of a part
-        once = Tiling(*axes, arrays, ceil_div(channels, each * stage), tile, passes=1, kept=tile.stages)
-        again = (replace(once, passes=passes, kept=each) for passes in _PASSES if passes <= once.met_tiles)
-        yield from (tiling for tiling in (once, *again) if tile.shared(itemsize, tiling.kept) <= device.shared_memory)
+        each = ceil_div(ceil_div(channels, splits), stage)  # stages of a split
+        once = Tiling(*axes, arrays, ceil_div(channels, each * stage), tile, passes=1, stages1=tile.stages)
+        again = (replace(once, passes=passes, stages1=each) for passes in _PASSES if passes <= once.tiles2)
+        yield from (tiling for tiling in (once, *again) if tile.shared(itemsize, tiling.stages1) <= device.shared_memory)
         splits *= 2
         if splits > most:
             return
 
 
-def _fits(tile: Tile, arrays: Arrays) -> bool:
-    """Whether a tile is for arrays that lie so."""
+def _supports(tile: Tile, arrays: Arrays) -> bool:
+    """Return whether a tile supports the memory layouts of the inputs."""
     images = (arrays.input1, arrays.input2)
     if all(image.order == CHANNELS_LAST for image in images):
         return tile.staging == CHANNELWISE
@@ -434,11 +516,10 @@ def _fits(tile: Tile, arrays: Arrays) -> bool:
 
 
 def builds() -> Iterator[tuple[str, Kernel]]:
-    """Every kernel that a tiling can call, with words for it."""
+    """Yield every kernel that a tiling can call, with words for it."""
     for (number, tile), dtype in product(enumerate(TILES), DTYPES):
         for stored in dict.fromkeys((dtype, ELEMENT_TYPES[dtype].accumulator)):
-            way = ("copied", "by columns", "by channels")[tile.staging]
             yield (
-                f"forward_mma {dtype} to {stored}, tile {number}, {way}",
-                kernel("correlation/forward_mma", tile.macros(dtype, stored)),
+                f"forward_mma {dtype} to {stored}, tile {number}, {STAGINGS[tile.staging]}",
+                kernel(SIGNATURE.name, tile.macros(dtype, stored)),
             )

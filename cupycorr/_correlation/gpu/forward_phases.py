@@ -1,28 +1,61 @@
-"""Forward problems in phases: what ``phases.cuh`` is called with, for every kernel that answers tiles of them.
+"""Forward problems in phases: the arguments of ``forward_phases.cuh``, for every kernel that computes tiles of them.
 
-Along each axis, output ``i`` and patch index ``m`` meet input2 at ``i stride + m step``. With ``g = gcd(stride, step)``, outputs
+Along each axis, output ``i`` and patch index ``m`` read input2 at ``i stride + m step``. With ``g = gcd(stride, step)``, outputs
 ``step / g`` apart and patch indices ``stride / g`` apart form a problem of its own in which every displacement is a whole number
 of positions: a phase. Nothing here is launched or compiled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd, prod
+from typing import Any, TypeVar
 
-import numpy as np
-
-from ..._gpu.call import Call, Pointer
+from ..._gpu.call import IMAGE_AXES, VOLUME_AXES, Call, Pointer, strides
 from ..._gpu.device import Device
 from ..._gpu.layout import Layout, Numbers, ceil_div, new_layout
+from ..._gpu.limits import SAFE_INDEX
 from ..._gpu.sum_parts import sum_parts
 from .axes import Line
 
-SAFE = 2**30  # of everything that a kernel counts in 32 bits
-COPIED, COLUMNWISE, CHANNELWISE = range(3)  # STAGING in phases.cuh
+COPIED, COLUMNWISE, CHANNELWISE = range(3)  # STAGING in forward_phases.cuh
+STAGINGS = ("copied", "by columns", "by channels")  # their words
 
-_LONGEST_TILE = 128  # positions along an axis of a block's tiles, of whatever shape
+_LONGEST_TILE = 128  # a bound on the positions along an axis of a block's tiles
+
+
+# Parameters of the kernels ----------------------------------------------------------------------------------------------------
+
+_AXIS = (
+    "size1",
+    "size2",
+    "out",
+    "patch",
+    "output_phase_stride",
+    "patch_phase_stride",
+    "origin1",
+    "origin2",
+    "stride",
+    "step",
+    "spacing",
+    "tile_outputs",
+    "output_step",
+    "taps",
+    "tap_step",
+)
+_GRID = tuple(f"{name}_{along}" for along in "yx" for name in ("tiles", "patch_tiles", "output_phases", "patch_phases"))
+_IMAGE_TYPES = ("long long", "long long", "int", "int")
+
+POINTERS = ("input1", "input2", "out")
+# The scalars that kernels begin with.
+SCALARS = {
+    **dict.fromkeys(("tiles", "channels", "split_channels", "vector_width", "splits", *_GRID), "int"),
+    **strides("input1", IMAGE_AXES, _IMAGE_TYPES),
+    **strides("input2", IMAGE_AXES, _IMAGE_TYPES),
+    **strides("out", ("split", *VOLUME_AXES), ("long long",) * 4 + ("int",) * 2),
+    **{f"{name}_{along}": "int" for along in "yx" for name in _AXIS},
+}
 
 
 # Axes -------------------------------------------------------------------------------------------------------------------------
@@ -30,7 +63,7 @@ _LONGEST_TILE = 128  # positions along an axis of a block's tiles, of whatever s
 
 @dataclass(frozen=True, slots=True)
 class TiledAxis:
-    """An axis in tile positions; the names are those of ``Axis`` in forward_tiled.cu.
+    """An axis in tile positions; the names are those of ``Axis`` in forward_phases.cuh.
 
     ``shift`` is the positions that a displacement moves by: 2 where both phases are in one block, else 1.
     """
@@ -39,8 +72,8 @@ class TiledAxis:
     size2: int
     out: int
     patch: int
-    outputs_apart: int
-    patches_apart: int
+    output_phase_stride: int
+    patch_phase_stride: int
     origin1: int
     origin2: int
     stride: int
@@ -52,61 +85,82 @@ class TiledAxis:
     shift: int
 
     @property
-    def residues(self) -> int:
-        """Phases of the outputs."""
-        return min(self.outputs_apart, self.out)
+    def output_phases(self) -> int:
+        """The number of phases of the outputs."""
+        return min(self.output_phase_stride, self.out)
 
     @property
-    def rests(self) -> int:
-        """Phases of the patch indices."""
-        return min(self.patches_apart, self.patch)
+    def patch_phases(self) -> int:
+        """The number of phases of the patch indices."""
+        return min(self.patch_phase_stride, self.patch)
 
-    def outputs_of(self, positions: int) -> int:
-        """Outputs all of whose taps are among so many positions; below 1 there is none."""
+    @property
+    def phase_patch(self) -> int:
+        """The patch indices of the largest phase."""
+        return ceil_div(self.patch, self.patch_phase_stride)
+
+    def tile_outputs(self, positions: int) -> int:
+        """Return the outputs all of whose taps are in a tile of so many positions; none if it is below 1."""
         return (positions - 1 - self.tap_step * (self.taps - 1)) // self.output_step + 1
 
     def tiles(self, positions: int) -> int:
-        """Tiles of so many positions that hold the outputs of the largest phase."""
-        return ceil_div(ceil_div(self.out, self.outputs_apart), self.outputs_of(positions))
+        """Return the tiles of so many positions that hold the outputs of the largest phase."""
+        return ceil_div(ceil_div(self.out, self.output_phase_stride), self.tile_outputs(positions))
 
     def patch_tiles(self, displacements: int) -> int:
-        """Tiles of so many displacements that hold the patch indices of the largest phase."""
-        return ceil_div(ceil_div(self.patch, self.patches_apart), displacements)
+        """Return the tiles of so many displacements that hold the patch indices of the largest phase."""
+        return ceil_div(self.phase_patch, displacements)
 
-    def numbers(self, positions: int) -> Numbers:
-        """The kernel's arguments for tiles of so many positions."""
-        sizes = (self.size1, self.size2, self.out, self.patch, self.outputs_apart, self.patches_apart, self.origin1, self.origin2)
-        return (
-            *sizes,
-            self.stride,
-            self.step,
-            self.spacing,
-            self.outputs_of(positions),
-            self.output_step,
-            self.taps,
-            self.tap_step,
-        )
+    def scalars(self, along: str, positions: int) -> dict[str, int]:
+        """Return the kernel's arguments for tiles of so many positions; ``along`` is ``"y"`` or ``"x"``."""
+        computed = {"tile_outputs": self.tile_outputs(positions)}
+        return {f"{name}_{along}": computed[name] if name in computed else getattr(self, name) for name in _AXIS}
 
 
-def tiled_axis(line: Line, phases: int) -> TiledAxis | str:
-    """An axis for blocks that take ``phases`` neighbouring phases; or the reason why there is none."""
-    stride, step = _only_what_matters(line)
-    common = gcd(stride, step)
-    ends = (line.size1, line.size2, line.out, line.patch)
-    origins = (-line.padding, line.first - line.padding, stride, step)
+def why_not_tiled(line: Line, phases: int) -> str | None:
+    """Return why blocks cannot take ``phases`` neighbouring phases of an axis, or None if they can."""
+    _, step = _stride_and_step(line)
     if phases > 1:
-        if step != phases:
-            return f"displacements are {step} pixels apart"
-        return TiledAxis(*ends, 1, 1, *origins, 1, stride, line.kernel, line.dilation, phases)
-    if line.kernel == 1:
-        return TiledAxis(*ends, step // common, stride // common, *origins, stride // common * step, 1, 1, 1, 1)
-    if line.dilation % step:
+        return None if step == phases else f"displacements are {step} pixels apart"
+    if line.kernel > 1 and line.dilation % step:
         return f"a window's taps {line.dilation} pixels apart are not whole displacements of {step}"
-    return TiledAxis(*ends, step // common, 1, *origins, step, stride // common, line.kernel, line.dilation // step, 1)
+    return None
 
 
-def _only_what_matters(line: Line) -> tuple[int, int]:
-    """Stride and step; one that nothing is counted by is chosen so that there is one phase."""
+def tiled_axis(line: Line, phases: int) -> TiledAxis:
+    """Return the axis for blocks that take ``phases`` neighbouring phases; `why_not_tiled` must have returned None."""
+    stride, step = _stride_and_step(line)
+    common = gcd(stride, step)
+    if phases > 1:
+        output_phase_stride, patch_phase_stride, spacing, shift = 1, 1, 1, phases
+        output_step, taps, tap_step = stride, line.kernel, line.dilation
+    elif line.kernel == 1:
+        output_phase_stride, patch_phase_stride, spacing, shift = step // common, stride // common, stride // common * step, 1
+        output_step, taps, tap_step = 1, 1, 1
+    else:
+        output_phase_stride, patch_phase_stride, spacing, shift = step // common, 1, step, 1
+        output_step, taps, tap_step = stride // common, line.kernel, line.dilation // step
+    return TiledAxis(
+        size1=line.size1,
+        size2=line.size2,
+        out=line.out,
+        patch=line.patch,
+        output_phase_stride=output_phase_stride,
+        patch_phase_stride=patch_phase_stride,
+        origin1=-line.padding,
+        origin2=line.first - line.padding,
+        stride=stride,
+        step=step,
+        spacing=spacing,
+        output_step=output_step,
+        taps=taps,
+        tap_step=tap_step,
+        shift=shift,
+    )
+
+
+def _stride_and_step(line: Line) -> tuple[int, int]:
+    """Return the stride and the step; one that has no effect is chosen so that there is one phase."""
     stride = None if line.out == 1 else line.stride
     step = None if line.patch == 1 else line.step or None
     return stride or step or 1, step or (stride if line.kernel == 1 else 1) or 1
@@ -122,24 +176,33 @@ class Arrays:
 
     @property
     def sum_bytes(self) -> int:
-        """Bytes of a sum."""
+        """The size of a sum in bytes."""
         return self.input1.accumulator.itemsize
 
     @property
     def stored(self) -> str:
-        """dtype that the kernel stores: the output's, unless it has no build for that."""
+        """The dtype that the kernel stores: the output's, unless it has no build for that."""
         out = self.out.dtype
         return out if out in (self.input1.dtype, self.input1.accumulator.name) else self.input1.accumulator.name
 
 
 # Tilings ----------------------------------------------------------------------------------------------------------------------
 
+_T = TypeVar("_T")
+
+
+def tile_table(tile: Callable[..., _T], columns: str, *rows: Sequence[Any]) -> tuple[_T, ...]:
+    """Return the tiles of a table whose columns have these names; columns at the end of a row may be left to defaults."""
+    names = columns.split()
+    return tuple(tile(**dict(zip(names, row, strict=False))) for row in rows)
+
 
 @dataclass(frozen=True, slots=True)
 class SplitTiling:
-    """A way to answer a problem with blocks that take tiles of it.
+    """A plan for a problem whose blocks take tiles of it.
 
-    With ``splits`` above 1, or a dtype that the kernel does not store, sums of parts of the channels go through the workspace.
+    With ``splits`` above 1, or a dtype that the kernel does not store, partial sums over splits of the channels go through the
+    workspace (split-K).
     """
 
     vertical: TiledAxis
@@ -148,97 +211,111 @@ class SplitTiling:
     splits: int
 
     @property
-    def parts(self) -> Layout | None:
-        """The volume of the parts, (splits, B, PH, PW, oH, oW); None if there is nothing to add."""
+    def partial_sums(self) -> Layout | None:
+        """The volume of partial sums, (splits, B, PH, PW, oH, oW); None if the kernel stores the output itself."""
         if self.splits == 1 and self.arrays.stored == self.arrays.out.dtype:
             return None
         return new_layout(self.arrays.input1.accumulator.name, (self.splits, *self.arrays.out.shape))
 
     @property
     def workspace(self) -> int:
-        """Bytes of the parts' volume."""
-        parts = self.parts
-        return 0 if parts is None else parts.shape[0] * parts.strides[0] * parts.itemsize
+        """The bytes of the partial sums."""
+        partial = self.partial_sums
+        return 0 if partial is None else partial.shape[0] * partial.strides[0] * partial.itemsize
+
+    @property
+    def stored(self) -> str:
+        """The dtype that the kernel stores."""
+        return self.arrays.stored if self.partial_sums is None else self.arrays.input1.accumulator.name
 
     def calls(self, pointers: Sequence[Pointer], scale: float, workspace: Pointer) -> Iterator[Call]:
-        """The launches from input1 and input2 to the output; the parts' volume, if there is one, is at ``workspace``."""
+        """Yield the launches from input1 and input2 to the output; partial sums, if there are any, are at ``workspace``."""
         input1, input2, out = pointers
-        parts = self.parts
-        if parts is None:
+        partial = self.partial_sums
+        if partial is None:
             yield self._call((input1, input2, out), (0, *self.arrays.out.strides), scale)
         else:
-            yield self._call((input1, input2, workspace), parts.strides, 1.0)
-            yield sum_parts((parts, workspace), (self.arrays.out, out), scale)
+            yield self._call((input1, input2, workspace), partial.strides, 1.0)
+            yield sum_parts((partial, workspace), (self.arrays.out, out), scale)
 
     def _call(self, pointers: tuple[Pointer, ...], out_strides: Numbers, scale: float) -> Call:
-        """The launch that stores to a volume (splits, B, PH, PW, oH, oW) of such strides."""
+        """Return the launch that stores to a volume (splits, B, PH, PW, oH, oW) of such strides."""
         raise NotImplementedError
 
     def seconds(self, device: Device) -> float:
-        """What it takes by count."""
+        """Return the seconds that the cost model expects."""
         raise NotImplementedError
 
     @property
     def split_channels(self) -> int:
-        """Channels of a part."""
+        """The channels of a split."""
         return ceil_div(self.arrays.input1.shape[1], self.splits)
 
     @property
     def rows(self) -> Numbers:
-        """Positions and patch indices of a block along y."""
+        """The positions and patch indices of a block along y."""
         raise NotImplementedError
 
     @property
     def columns(self) -> Numbers:
-        """Positions and patch indices of a block along x."""
+        """The positions and patch indices of a block along x."""
         raise NotImplementedError
 
     @property
     def patch_tiles_y(self) -> int:
-        """Blocks for the patch indices of one phase along y."""
+        """The blocks for the patch indices of one phase along y."""
         return self.vertical.patch_tiles(self.rows[1])
 
     @property
     def blocks(self) -> int:
-        """Tiles of positions and displacements, for each phase, sample and part of the channels."""
+        """The tiles of positions and displacements, for each phase, sample and split of the channels."""
         return prod(self._grid) * self.arrays.out.shape[0] * self.splits
 
     @property
     def _grid(self) -> Numbers:
         """Blocks along each axis: of positions, of patch indices, and of the phases of either."""
         y, x = self.vertical, self.horizontal
-        along_y = (y.tiles(self.rows[0]), self.patch_tiles_y, y.residues, y.rests)
-        return (*along_y, x.tiles(self.columns[0]), x.patch_tiles(self.columns[1]), x.residues, x.rests)
+        along_y = (y.tiles(self.rows[0]), self.patch_tiles_y, y.output_phases, y.patch_phases)
+        return (*along_y, x.tiles(self.columns[0]), x.patch_tiles(self.columns[1]), x.output_phases, x.patch_phases)
 
-    def _scalars(self, piece: int, out_strides: Numbers) -> list[np.generic]:
-        """The kernel's numbers that phases.cuh names, and those before them."""
-        small = np.int32
-        counts = (self.blocks, self.arrays.input1.shape[1], self.split_channels, piece, self.splits)
-        scalars = [*map(small, (*counts, *self._grid))]
-        for image in (self.arrays.input1, self.arrays.input2):
-            scalars += [*map(np.int64, image.strides[:2]), *map(small, image.strides[2:])]
-        scalars += [*map(np.int64, out_strides[:4]), *map(small, out_strides[4:])]
-        return [*scalars, *map(small, (*self.vertical.numbers(self.rows[0]), *self.horizontal.numbers(self.columns[0])))]
+    def _scalars(self, vector_width: int, out_strides: Numbers) -> Mapping[str, int]:
+        """Return the arguments named by `SCALARS`."""
+        arrays = self.arrays
+        return {
+            "tiles": self.blocks,
+            "channels": arrays.input1.shape[1],
+            "split_channels": self.split_channels,
+            "vector_width": vector_width,
+            "splits": self.splits,
+            **dict(zip(_GRID, self._grid, strict=True)),
+            **strides("input1", IMAGE_AXES, arrays.input1.strides),
+            **strides("input2", IMAGE_AXES, arrays.input2.strides),
+            **strides("out", ("split", *VOLUME_AXES), out_strides),
+            **self.vertical.scalars("y", self.rows[0]),
+            **self.horizontal.scalars("x", self.columns[0]),
+        }
 
 
-def least(tilings: Iterable[SplitTiling], device: Device, room: int) -> SplitTiling | str:
-    """The one that takes least by count and no more than ``room`` bytes for its parts, or the reason why there is none."""
-    found = (tiling for tiling in tilings if tiling.workspace <= room and tiling.blocks < SAFE)
-    best = min(found, key=lambda tiling: tiling.seconds(device), default=None)
-    return best or f"more than {SAFE} blocks, or sums of parts of the channels in more than {room} bytes"
+def fastest(tilings: Iterable[SplitTiling], device: Device, room: int) -> SplitTiling | None:
+    """Return the tiling that the cost model expects to be the fastest, among those that fit.
+
+    It is None if every tiling has more blocks than 32-bit integers count, or more than ``room`` bytes of partial sums.
+    """
+    fitting = (tiling for tiling in tilings if tiling.workspace <= room and tiling.blocks < SAFE_INDEX)
+    return min(fitting, key=lambda tiling: tiling.seconds(device), default=None)
 
 
-def out_of_reach(vertical: Line, horizontal: Line, arrays: Arrays) -> str | None:
-    """None, or why 32 bits do not hold what tiles of a problem are counted in."""
+def why_out_of_reach(vertical: Line, horizontal: Line, arrays: Arrays) -> str | None:
+    """Return why 32-bit integers do not hold the positions and offsets of a problem's tiles, or None if they do."""
     farthest = max(vertical.reach, horizontal.reach)
-    if 4 * farthest >= SAFE:
+    if 4 * farthest >= SAFE_INDEX:
         return f"positions of up to {farthest} pixels"
     layouts = (arrays.input1, arrays.input2, arrays.out)
     planes = [layout.resized(*(1,) * (len(layout.shape) - 2)).extent for layout in layouts]
-    if max(planes) >= SAFE:
-        return f"elements of one plane lie up to {max(planes)} apart"
-    apart = [1 if isinstance(axis, str) else axis.spacing for axis in (tiled_axis(line, 1) for line in (vertical, horizontal))]
-    if _LONGEST_TILE * max(apart) >= SAFE:
+    if max(planes) >= SAFE_INDEX:
+        return f"elements of one plane are up to {max(planes)} apart"
+    apart = [1 if why_not_tiled(line, 1) else tiled_axis(line, 1).spacing for line in (vertical, horizontal)]
+    if _LONGEST_TILE * max(apart) >= SAFE_INDEX:
         return f"a tile's positions are {max(apart)} pixels apart"
     columns = apart[1] * max(abs(layout.strides[-1]) for layout in layouts)
-    return f"a tile's columns lie {columns} elements apart" if _LONGEST_TILE * columns >= SAFE else None
+    return f"a tile's columns are {columns} elements apart" if _LONGEST_TILE * columns >= SAFE_INDEX else None

@@ -1,4 +1,4 @@
-"""The call of ``forward_tiled.cu``: which tile takes a problem, and at what cost. Nothing here is launched or compiled."""
+"""The calls of ``forward_tiled.cu``: which tile takes a problem, and at what cost. Nothing here is launched or compiled."""
 
 from __future__ import annotations
 
@@ -8,22 +8,34 @@ from functools import lru_cache
 from itertools import product
 from math import gcd, prod
 
-from ..._dtypes import ELEMENT_TYPES
-from ..._gpu.call import Call, Pointer, kernel
+from ..._dtypes import ELEMENT_TYPES, LONGEST_CHAIN
+from ..._gpu.call import Call, Pointer, Signature, kernel
 from ..._gpu.costs import LAUNCH, machine
 from ..._gpu.device import Device
-from ..._gpu.layout import ROWS, RUN_BYTES, Layout, Numbers, ceil_div
+from ..._gpu.layout import ROWS, Layout, Numbers, ceil_div
+from ..._gpu.limits import SECTOR_BYTES, VECTOR_BYTES, WARP
 from ..._gpu.source import Kernel
 from ..problem import lattice_inside
+from . import forward_phases
 from .axes import Line
-from .forward_phases import CHANNELWISE, COLUMNWISE, COPIED, Arrays, SplitTiling, TiledAxis, least, out_of_reach, tiled_axis
+from .forward_phases import (
+    CHANNELWISE,
+    COLUMNWISE,
+    COPIED,
+    STAGINGS,
+    Arrays,
+    SplitTiling,
+    TiledAxis,
+    fastest,
+    tile_table,
+    tiled_axis,
+    why_not_tiled,
+    why_out_of_reach,
+)
 
-WARP = 32
-LONGEST_CHAIN = 512  # products added one after the other to one number, at most: more may leave the error bound
+SIGNATURE = Signature("correlation/forward_tiled", forward_phases.POINTERS, {**forward_phases.SCALARS, "scale": "Sum"})
 
-_SECTOR = 32  # bytes of global memory, read whole
-
-_SHARED = 64 * 1024  # bytes of a block, which every device has
+_SHARED_BYTES = 64 * 1024  # of a block, which every device has
 _MOST_DOUBLES = 40  # rows times displacements of a thread
 
 
@@ -32,7 +44,31 @@ _MOST_DOUBLES = 40  # rows times displacements of a thread
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A shape that forward_tiled.cu can be built for; its macros say what each number is."""
+    """A thread block tile that forward_tiled.cu can be built for.
+
+    Attributes
+    ----------
+    rows
+        Rows of input1 of a thread.
+    tile_rows, patch_rows
+        Rows of input1 and of displacements of a block.
+    displacements
+        Displacements along x of a thread.
+    groups
+        Groups of warps that take different displacements along x.
+    lanes_x
+        Lanes of a warp along x.
+    warp_splits
+        Groups of warps that take turns at the channels.
+    channels
+        Channels of a pipeline stage.
+    phases
+        1, or 2 where both phases of the columns are in one block.
+    stagings
+        Ways to fill shared memory that there are builds for.
+    leading_columns
+        Numbers of columns of input2 before the first displacement's that there are builds for.
+    """
 
     rows: int
     tile_rows: int
@@ -40,48 +76,49 @@ class Tile:
     displacements: int
     groups: int
     lanes_x: int
-    shares: int
+    warp_splits: int
     channels: int
     phases: int
     stagings: tuple[int, ...]
-    shifts: tuple[int, ...] = (0,)
+    leading_columns: tuple[int, ...] = (0,)
 
     @property
-    def reach(self) -> int:
-        """Rows of input2 that the rows of a thread meet."""
+    def thread_rows2(self) -> int:
+        """The rows of input2 that are displaced from the rows of a thread."""
         return self.patch_rows + self.rows - 1
 
     @property
     def threads(self) -> int:
-        """Threads of a block."""
-        warps = ceil_div(self.tile_rows // self.rows * self.reach, WARP // self.lanes_x)
-        return WARP * warps * self.phases * self.groups * self.shares
+        """The threads of a block."""
+        warps = ceil_div(self.tile_rows // self.rows * self.thread_rows2, WARP // self.lanes_x)
+        return WARP * warps * self.phases * self.groups * self.warp_splits
 
     def columns(self, sum_bytes: int) -> int:
-        """Positions along x of a block."""
-        return self.phases * self.lanes_x * (RUN_BYTES // sum_bytes)
+        """Return the positions along x of a block."""
+        return self.phases * self.lanes_x * (VECTOR_BYTES // sum_bytes)
 
-    def vectors(self, sum_bytes: int, shift: int) -> int:
-        """16-byte loads of a thread's window."""
-        columns = RUN_BYTES // sum_bytes
-        return ceil_div(shift + columns + self.displacements - 1, columns)
+    def vectors(self, sum_bytes: int, leading_columns: int) -> int:
+        """Return the vector loads of a thread's window of input2."""
+        columns = VECTOR_BYTES // sum_bytes
+        return ceil_div(leading_columns + columns + self.displacements - 1, columns)
 
-    def widths(self, itemsize: int, sum_bytes: int, shift: int) -> tuple[int, int]:
-        """Columns of both images' tiles, of each phase."""
-        columns, run = RUN_BYTES // sum_bytes, RUN_BYTES // itemsize
+    def widths(self, itemsize: int, sum_bytes: int, leading_columns: int) -> tuple[int, int]:
+        """Return the columns of both images' tiles, of each phase."""
+        columns, vector = VECTOR_BYTES // sum_bytes, VECTOR_BYTES // itemsize
         width1 = self.lanes_x * columns
-        reached = width1 - columns + (self.groups - 1) * self.displacements + self.vectors(sum_bytes, shift) * columns
-        return width1, ceil_div(reached, run) * run
+        width2 = width1 - columns + (self.groups - 1) * self.displacements + self.vectors(sum_bytes, leading_columns) * columns
+        return width1, ceil_div(width2, vector) * vector
 
-    def shared(self, itemsize: int, sum_bytes: int, shift: int) -> int:
-        """Bytes of shared memory: two stages of channels."""
-        rows = (self.tile_rows, self.tile_rows - self.rows + self.reach)
-        pitches = (self._pitch(width, RUN_BYTES // sum_bytes) for width in self.widths(itemsize, sum_bytes, shift))
+    def shared(self, itemsize: int, sum_bytes: int, leading_columns: int) -> int:
+        """Return the bytes of shared memory: two pipeline stages."""
+        rows = (self.tile_rows, self.tile_rows - self.rows + self.thread_rows2)
+        widths = self.widths(itemsize, sum_bytes, leading_columns)
+        pitches = (self._pitch(width, VECTOR_BYTES // sum_bytes) for width in widths)
         channel = sum(count * pitch for count, pitch in zip(rows, pitches, strict=True))
         return 2 * self.channels * self.phases * channel * sum_bytes
 
     def _pitch(self, width: int, vector: int) -> int:
-        """As tile.cuh's."""
+        """Return the elements from row to row, by the formula of ``pitch`` in tile.cuh."""
         vectors = ceil_div(width, vector)
         return vector * (vectors + (6 - vectors % 4) % 4 if self.lanes_x == WARP // 4 else vectors | 1)
 
@@ -89,23 +126,27 @@ class Tile:
 _BOTH = (COPIED, COLUMNWISE)
 _ANY = (*_BOTH, CHANNELWISE)
 
-# Of a thread's registers, ROWS x DISPLACEMENTS x 16 bytes are sums: up to 168 numbers, beyond which they spill.
-TILES = (
-    Tile(2, 4, 7, 21, 1, 8, 1, 4, 1, (COPIED,), (0, 2)),
-    Tile(2, 4, 7, 21, 1, 8, 1, 4, 2, (COLUMNWISE,)),
-    Tile(2, 4, 7, 12, 2, 8, 1, 8, 1, _ANY),
-    Tile(2, 4, 15, 16, 1, 8, 1, 4, 1, _BOTH, (0, 1)),
-    Tile(2, 8, 9, 9, 1, 8, 1, 8, 1, _BOTH),
-    Tile(2, 4, 9, 9, 1, 8, 1, 8, 1, (CHANNELWISE,)),
-    Tile(2, 4, 9, 9, 1, 8, 1, 4, 2, (COLUMNWISE,)),
-    Tile(2, 4, 9, 9, 1, 4, 4, 8, 1, _ANY),
-    Tile(2, 8, 7, 7, 1, 8, 1, 8, 1, _ANY, (0, 1)),
-    Tile(2, 4, 7, 7, 1, 8, 1, 4, 2, (COLUMNWISE,), (0, 1)),
-    Tile(2, 4, 7, 7, 1, 4, 4, 8, 1, _ANY, (0, 1)),
-    Tile(2, 8, 3, 3, 1, 8, 1, 8, 1, _ANY, (0, 3)),
-    Tile(1, 8, 1, 16, 4, 8, 1, 4, 1, _BOTH, (0, 1)),
-    Tile(1, 4, 1, 16, 4, 8, 1, 8, 1, (CHANNELWISE,)),
+# rows x displacements x 16 bytes of a thread's registers are sums: up to 168 numbers, beyond which they spill.
+# fmt: off
+TILES = tile_table(
+    Tile,
+    "rows tile_rows patch_rows displacements groups lanes_x warp_splits channels phases stagings leading_columns",
+    (2,   4,        7,         21,           1,     8,      1,          4,       1,     (COPIED,),      (0, 2)),
+    (2,   4,        7,         21,           1,     8,      1,          4,       2,     (COLUMNWISE,)),
+    (2,   4,        7,         12,           2,     8,      1,          8,       1,     _ANY),
+    (2,   4,        15,        16,           1,     8,      1,          4,       1,     _BOTH,          (0, 1)),
+    (2,   8,        9,         9,            1,     8,      1,          8,       1,     _BOTH),
+    (2,   4,        9,         9,            1,     8,      1,          8,       1,     (CHANNELWISE,)),
+    (2,   4,        9,         9,            1,     8,      1,          4,       2,     (COLUMNWISE,)),
+    (2,   4,        9,         9,            1,     4,      4,          8,       1,     _ANY),
+    (2,   8,        7,         7,            1,     8,      1,          8,       1,     _ANY,           (0, 1)),
+    (2,   4,        7,         7,            1,     8,      1,          4,       2,     (COLUMNWISE,),  (0, 1)),
+    (2,   4,        7,         7,            1,     4,      4,          8,       1,     _ANY,           (0, 1)),
+    (2,   8,        3,         3,            1,     8,      1,          8,       1,     _ANY,           (0, 3)),
+    (1,   8,        1,         16,           4,     8,      1,          4,       1,     _BOTH,          (0, 1)),
+    (1,   4,        1,         16,           4,     8,      1,          8,       1,     (CHANNELWISE,)),
 )
+# fmt: on
 
 
 # Tilings ----------------------------------------------------------------------------------------------------------------------
@@ -113,112 +154,126 @@ TILES = (
 
 @dataclass(frozen=True, slots=True)
 class Tiling(SplitTiling):
-    """A way to answer a problem with one shape of tile."""
+    """A plan for a problem with one thread block tile."""
 
     tile: Tile
     staging: int
-    gathered: bool
-    shift: int
+    shared_epilogue: bool
+    leading_columns: int
 
     def seconds(self, device: Device) -> float:
-        """What it takes by count."""
+        """Return the seconds that the cost model expects."""
         return _seconds(self, device)
 
     @property
     def how(self) -> str:
-        """The tiling in words."""
-        split = f", channels in {self.splits} parts" if self.splits > 1 else ""
+        """The plan in words."""
+        split = f", channels split in {self.splits}" if self.splits > 1 else ""
         (rows, patch_rows), (columns, patch_columns) = self.rows, self.columns
         return f"tiles of {rows} x {columns} positions and {patch_rows} x {patch_columns} displacements in shared memory{split}"
 
     def _call(self, pointers: tuple[Pointer, ...], out_strides: Numbers, scale: float) -> Call:
-        arrays, tile = self.arrays, self.tile
-        scalars = self._scalars(self.piece, out_strides)
-        scalars.append(arrays.input1.accumulator.type(scale))
-        stored = arrays.stored if self.parts is None else arrays.input1.accumulator.name
-        built = _build(tile, self.staging, arrays.input1.dtype, stored, self.gathered, self.shift)
-        shared = tile.shared(arrays.input1.itemsize, arrays.sum_bytes, self.shift)
-        return Call(built, pointers, tuple(scalars), self.blocks, tile.threads, shared)
+        dtype, stored = self.arrays.input1.dtype, self.stored
+        return SIGNATURE.call(
+            macros=_macros(self.tile, self.staging, dtype, stored, self.shared_epilogue, self.leading_columns),
+            pointers=dict(zip(SIGNATURE.pointers, pointers, strict=True)),
+            scalars={**self._scalars(self.vector_width, out_strides), "scale": scale},
+            accumulator=self.arrays.input1.accumulator,
+            blocks=self.blocks,
+            threads=self.tile.threads,
+            shared=self.tile.shared(self.arrays.input1.itemsize, self.arrays.sum_bytes, self.leading_columns),
+        )
 
     @property
     def rows(self) -> Numbers:
-        """Positions and patch indices of a block along y."""
+        """The positions and patch indices of a block along y."""
         return self.tile.tile_rows, self.tile.patch_rows
 
     @property
     def columns(self) -> Numbers:
-        """Likewise along x."""
+        """The positions and patch indices of a block along x."""
         return self.tile.columns(self.arrays.sum_bytes), self.tile.groups * self.tile.displacements
 
     @property
-    def piece(self) -> int:
-        """Columns that one access can move, if the first of each image is aligned: all that lies before it is whole pieces."""
+    def vector_width(self) -> int:
+        """The columns that one access can move if the first of each image is aligned: all distances before it are multiples."""
         if self.horizontal.spacing > 1 or self.staging == CHANNELWISE:
             return 1
         arrays, horizontal = self.arrays, self.horizontal
         images = (arrays.input1, arrays.input2)
         columns, displacements = self.columns
-        apart = horizontal.outputs_of(columns) * horizontal.output_step if horizontal.tiles(columns) > 1 else 0
+        apart = horizontal.tile_outputs(columns) * horizontal.output_step if horizontal.tiles(columns) > 1 else 0
         displaced = horizontal.shift * displacements if horizontal.patch_tiles(displacements) > 1 else 0
-        numbers = [horizontal.origin1, horizontal.origin2 - self.shift * horizontal.shift, apart, displaced]
+        numbers = [horizontal.origin1, horizontal.origin2 - self.leading_columns * horizontal.shift, apart, displaced]
         numbers += (number for image in images for number in (*image.strides[:3], image.shape[3], image.strides[3] - 1))
-        return gcd(RUN_BYTES // arrays.input1.itemsize, *numbers)
+        return gcd(VECTOR_BYTES // arrays.input1.itemsize, *numbers)
 
 
 # Choosing ---------------------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(1024)
-def best(vertical: Line, horizontal: Line, arrays: Arrays, device: Device, room: int) -> SplitTiling | str:
-    """The tiling that takes least by count and no more than ``room`` bytes for its parts, or the reason why there is none."""
-    return reason(vertical, horizontal, arrays) or least(tilings(vertical, horizontal, arrays), device, room)
+def best(vertical: Line, horizontal: Line, arrays: Arrays, device: Device, room: int) -> SplitTiling | None:
+    """Return the tiling that the cost model expects to be the fastest, with at most ``room`` bytes of partial sums.
+
+    It is None if no tile supports the problem, for the reason that `why_not` returns, or none fits into ``room``.
+    """
+    if why_not(vertical, horizontal, arrays) is not None:
+        return None
+    return fastest(tilings(vertical, horizontal, arrays), device, room)
 
 
 def tilings(vertical: Line, horizontal: Line, arrays: Arrays) -> Iterator[Tiling]:
-    """Every way to answer with a tile of the table."""
-    for tile, axes in _fitting(vertical, horizontal, arrays):
-        yield from _tilings(tile, *axes, arrays)
+    """Yield every plan with a tile of the table."""
+    for tile, staging, axes in _supported(vertical, horizontal, arrays):
+        yield from _tilings(tile, staging, *axes, arrays)
 
 
-def reason(vertical: Line, horizontal: Line, arrays: Arrays) -> str | None:
-    """None, or why no tile of the table answers."""
-    far = out_of_reach(vertical, horizontal, arrays)
-    if far is not None or next(_fitting(vertical, horizontal, arrays), None):
+def why_not(vertical: Line, horizontal: Line, arrays: Arrays) -> str | None:
+    """Return why no tile of the table supports a problem, or None if one does."""
+    far = why_out_of_reach(vertical, horizontal, arrays)
+    if far is not None or next(_supported(vertical, horizontal, arrays), None):
         return far
-    axes = [tiled_axis(line, 1) for line in (vertical, horizontal)]
-    words = [axis for axis in axes if isinstance(axis, str)]
-    return words[0] if words else f"a window of {vertical.kernel} x {horizontal.kernel} taps does not fit into any tile"
+    reasons = (why_not_tiled(line, 1) for line in (vertical, horizontal))
+    large = f"a window of {vertical.kernel} x {horizontal.kernel} taps does not fit into any tile"
+    return next(filter(None, reasons), large)
 
 
-def _fitting(vertical: Line, horizontal: Line, arrays: Arrays) -> Iterator[tuple[Tile, tuple[TiledAxis, TiledAxis]]]:
-    """The tiles that fit a problem, with its axes as they see them."""
+def _supported(vertical: Line, horizontal: Line, arrays: Arrays) -> Iterator[tuple[Tile, int, tuple[TiledAxis, TiledAxis]]]:
+    """Yield the tiles that support a problem, how each is filled, and the axes in its positions."""
+    if why_not_tiled(vertical, 1):
+        return
+    along_y = tiled_axis(vertical, 1)
+    along_x = {phases: tiled_axis(horizontal, phases) for phases in (1, 2) if not why_not_tiled(horizontal, phases)}
     for tile in TILES:
-        axes = tiled_axis(vertical, 1), tiled_axis(horizontal, tile.phases)
-        if not any(isinstance(axis, str) for axis in axes) and _fits(tile, *axes, arrays):
-            yield tile, axes
+        if tile.phases in along_x and _holds_windows(tile, along_y, along_x[tile.phases], arrays):
+            staging = _staging(tile, along_x[tile.phases], arrays)
+            if staging is not None:
+                yield tile, staging, (along_y, along_x[tile.phases])
 
 
-def needed_parts(image: Layout, out: Layout) -> int:
-    """How many parts of the channels there must be at least, as sums to be added; 0 if none need be."""
-    chains = ceil_div(max(image.shape[1], 1), LONGEST_CHAIN)
+def needed_splits(image: Layout, out: Layout) -> int:
+    """Return the least number of splits of the channels that need partial sums, 0 if none are needed."""
+    chains = ceil_div(max(image.shape[1], 1), LONGEST_CHAIN.cuda)
     return chains if chains > 1 or out.dtype not in (image.dtype, image.accumulator.name) else 0
 
 
-def _fits(tile: Tile, vertical: TiledAxis, horizontal: TiledAxis, arrays: Arrays) -> bool:
+def _holds_windows(tile: Tile, vertical: TiledAxis, horizontal: TiledAxis, arrays: Arrays) -> bool:
+    """Return whether a tile holds whole windows and can sum them."""
     windowed = vertical.taps * horizontal.taps > 1
-    whole = vertical.outputs_of(tile.tile_rows) > 0 and horizontal.outputs_of(tile.columns(arrays.sum_bytes)) > 0
-    return whole and (_gathers(tile, windowed) or not windowed) and _staging(tile, horizontal, arrays) is not None
+    whole = vertical.tile_outputs(tile.tile_rows) > 0 and horizontal.tile_outputs(tile.columns(arrays.sum_bytes)) > 0
+    return whole and (_shared_epilogue(tile, windowed) or not windowed)
 
 
-def _gathers(tile: Tile, windowed: bool) -> bool:
-    """Whether outputs go through shared memory: phases and shares meet there; of small patches, windows do."""
-    return tile.phases > 1 or tile.shares > 1 or (windowed and tile.displacements < 10)
+def _shared_epilogue(tile: Tile, windowed: bool) -> bool:
+    """Return whether outputs go through shared memory, where phases, splits and, of small patches, windows are combined."""
+    return tile.phases > 1 or tile.warp_splits > 1 or (windowed and tile.displacements < 10)
 
 
 def _staging(tile: Tile, horizontal: TiledAxis, arrays: Arrays) -> int | None:
-    """How a tile is filled, None if it cannot be from such arrays."""
+    """Return how a tile is filled, None if it cannot be from arrays of these layouts."""
     images = (arrays.input1, arrays.input2)
-    if all(image.strides[1] == 1 and image.shape[1] * image.itemsize >= _SECTOR for image in images):
+    if all(image.strides[1] == 1 and image.shape[1] * image.itemsize >= SECTOR_BYTES for image in images):
         wanted = CHANNELWISE
     elif images[0].itemsize == arrays.sum_bytes and all(image.strides[3] == 1 for image in images) and horizontal.spacing == 1:
         wanted = COPIED if tile.phases == 1 else COLUMNWISE
@@ -227,84 +282,92 @@ def _staging(tile: Tile, horizontal: TiledAxis, arrays: Arrays) -> int | None:
     return wanted if wanted in tile.stagings and _is_built(tile, wanted, images[0].dtype) else None
 
 
-def _shift(tile: Tile, staging: int, horizontal: TiledAxis, arrays: Arrays) -> int:
-    """Columns by which input2's tile begins early, so that its rows begin where 16 bytes do; 0 where there is no such build."""
-    run = RUN_BYTES // arrays.input1.itemsize
-    fitting = (shift for shift in tile.shifts if (horizontal.origin2 - shift * horizontal.shift) % run == 0)
-    return next(fitting, 0) if _shifts(tile, staging, arrays.input1.dtype) else 0
+def _leading_columns(tile: Tile, staging: int, horizontal: TiledAxis, arrays: Arrays) -> int:
+    """Return the columns by which input2's tile begins early so that its rows are aligned; 0 where there is no such build."""
+    vector = VECTOR_BYTES // arrays.input1.itemsize
+    aligned = (count for count in tile.leading_columns if (horizontal.origin2 - count * horizontal.shift) % vector == 0)
+    return next(aligned, 0) if _may_lead(tile, staging, arrays.input1.dtype) else 0
 
 
-def _shifts(tile: Tile, staging: int, dtype: str) -> bool:
-    """Whether there are builds that begin early: where runs of columns are as long as vectors."""
+def _may_lead(tile: Tile, staging: int, dtype: str) -> bool:
+    """Return whether there are builds with leading columns: where vectors of inputs and of sums have the same width."""
     return dtype == "float32" and (staging == COPIED or (tile.phases > 1 and staging == COLUMNWISE))
 
 
-def _tilings(tile: Tile, vertical: TiledAxis, horizontal: TiledAxis, arrays: Arrays) -> Iterator[Tiling]:
-    """The tile with the channels whole, and split in ever more parts while blocks are few."""
+def _tilings(tile: Tile, staging: int, vertical: TiledAxis, horizontal: TiledAxis, arrays: Arrays) -> Iterator[Tiling]:
+    """Yield plans with a tile: with as few splits of the channels as chains of sums allow, then twice as many, and so on."""
     channels = max(arrays.input1.shape[1], 1)
-    gathered = _gathers(tile, vertical.taps * horizontal.taps > 1)
-    staging = _staging(tile, horizontal, arrays)
-    shift = _shift(tile, staging, horizontal, arrays)
-    fewest = ceil_div(channels, LONGEST_CHAIN * tile.shares)
+    splits = ceil_div(channels, LONGEST_CHAIN.cuda * tile.warp_splits)
     most = ceil_div(channels, tile.channels)
-    splits = fewest
     while True:
-        count = ceil_div(channels, ceil_div(channels, splits))
-        yield Tiling(vertical, horizontal, arrays, count, tile, staging, gathered, shift)
+        yield Tiling(
+            vertical=vertical,
+            horizontal=horizontal,
+            arrays=arrays,
+            splits=ceil_div(channels, ceil_div(channels, splits)),
+            tile=tile,
+            staging=staging,
+            shared_epilogue=_shared_epilogue(tile, vertical.taps * horizontal.taps > 1),
+            leading_columns=_leading_columns(tile, staging, horizontal, arrays),
+        )
         splits *= 2
         if splits > most:
             return
 
 
+# Cost model -------------------------------------------------------------------------------------------------------------------
+
+
 def _seconds(tiling: Tiling, device: Device) -> float:
     arrays, tile, sum_bytes = tiling.arrays, tiling.tile, tiling.arrays.sum_bytes
-    there = machine(device, arrays.input1.accumulator.name)
+    rates = machine(device, arrays.input1.accumulator.name)
     loaded = _loaded(tiling) * arrays.input1.itemsize
     channels = ceil_div(ceil_div(arrays.input1.shape[1], tiling.splits), tile.channels) * tile.channels
-    outputs = tile.rows * tile.displacements * RUN_BYTES // sum_bytes
-    products = channels / tile.shares * outputs
-    read = channels / tile.shares * (tile.rows + tile.vectors(sum_bytes, tiling.shift)) * RUN_BYTES
-    read += channels * loaded * RUN_BYTES / sum_bytes / tiling.piece / tile.threads  # each access costs about as much as a vector
-    if tiling.gathered:
+    outputs = tile.rows * tile.displacements * VECTOR_BYTES // sum_bytes
+    products = channels / tile.warp_splits * outputs
+    read = channels / tile.warp_splits * (tile.rows + tile.vectors(sum_bytes, tiling.leading_columns)) * VECTOR_BYTES
+    # Each access costs about as much as a vector.
+    read += channels * loaded * VECTOR_BYTES / sum_bytes / tiling.vector_width / tile.threads
+    if tiling.shared_epilogue:
         read += outputs * sum_bytes * (1 + tiling.vertical.taps * tiling.horizontal.taps)
     busy = round(tiling.blocks * _busy(tile, tiling.vertical))
     parallel = (
-        there.tiled(busy, tile.threads // WARP, products, read),
-        there.loaded(busy * channels * loaded),
-        there.moved(_moved(tiling.horizontal, arrays)),
+        rates.tiled(busy, tile.threads // WARP, products, read),
+        rates.loaded(busy * channels * loaded),
+        rates.moved(_moved(tiling.horizontal, arrays)),
     )
-    seconds = LAUNCH + 0.75 * max(parallel) + 0.25 * sum(parallel)  # they hide one another, not wholly
+    seconds = LAUNCH + 0.75 * max(parallel) + 0.25 * sum(parallel)  # they overlap, but not wholly
     if tiling.workspace:
-        seconds += LAUNCH + there.moved((2 * tiling.splits + 1) * prod(arrays.out.shape) * sum_bytes)
+        seconds += LAUNCH + rates.moved((2 * tiling.splits + 1) * prod(arrays.out.shape) * sum_bytes)
     return seconds
 
 
 def _loaded(tiling: Tiling) -> int:
-    """Elements that a block loads of each channel."""
+    """Return the elements that a block loads of each channel."""
     tile, arrays = tiling.tile, tiling.arrays
-    widths = tile.widths(arrays.input1.itemsize, arrays.sum_bytes, tiling.shift)
-    rows = (tile.tile_rows, tile.tile_rows - tile.rows + tile.reach)
+    widths = tile.widths(arrays.input1.itemsize, arrays.sum_bytes, tiling.leading_columns)
+    rows = (tile.tile_rows, tile.tile_rows - tile.rows + tile.thread_rows2)
     return tile.phases * sum(height * width for height, width in zip(rows, widths, strict=True))
 
 
 def _moved(horizontal: TiledAxis, arrays: Arrays) -> float:
-    """Bytes to and from global memory, with what is in their sectors and of no use to the blocks of a phase."""
+    """Return the bytes moved to and from global memory, in whole sectors of which the blocks of a phase use a part."""
     apart = horizontal.spacing if arrays.input1.order == ROWS else 1
     images = (arrays.input1, arrays.input2)
-    read = sum(prod(image.shape) * image.itemsize for image in images) * min(apart, _SECTOR // images[0].itemsize)
-    outputs = arrays.out
-    return read + prod(outputs.shape) * outputs.itemsize * min(horizontal.outputs_apart, _SECTOR // outputs.itemsize)
+    read = sum(prod(image.shape) * image.itemsize for image in images) * min(apart, SECTOR_BYTES // images[0].itemsize)
+    out = arrays.out
+    return read + prod(out.shape) * out.itemsize * min(horizontal.output_phase_stride, SECTOR_BYTES // out.itemsize)
 
 
 def _busy(tile: Tile, axis: TiledAxis) -> float:
-    """The share of the blocks some of whose rows meet rows of input2; the others only store zeros. Counted in one phase."""
+    """Return the fraction of the blocks with rows inside both images, estimated from one phase; the others only store 0."""
     tiles, patch_tiles = axis.tiles(tile.tile_rows), axis.patch_tiles(tile.patch_rows)
-    apart = axis.outputs_of(tile.tile_rows) * axis.output_step * axis.spacing
+    apart = axis.tile_outputs(tile.tile_rows) * axis.output_step * axis.spacing
     height1, height2 = tile.tile_rows * axis.spacing, (tile.tile_rows + tile.patch_rows - 1) * axis.spacing
     busy = 0
     for row_tile in range(*lattice_inside(axis.origin1, apart, tiles, 1 - height1, axis.size1)):
-        at2 = axis.origin2 + row_tile * apart
-        begin, end = lattice_inside(at2, tile.patch_rows * axis.spacing, patch_tiles, 1 - height2, axis.size2)
+        start2 = axis.origin2 + row_tile * apart
+        begin, end = lattice_inside(start2, tile.patch_rows * axis.spacing, patch_tiles, 1 - height2, axis.size2)
         busy += end - begin
     return busy / (tiles * patch_tiles)
 
@@ -312,61 +375,57 @@ def _busy(tile: Tile, axis: TiledAxis) -> float:
 # Builds -----------------------------------------------------------------------------------------------------------------------
 
 
-def _build(tile: Tile, staging: int, dtype: str, stored: str, gathered: bool, shift: int) -> Kernel:
+def _macros(tile: Tile, staging: int, dtype: str, stored: str, shared_epilogue: bool, leading_columns: int) -> dict[str, object]:
     element = ELEMENT_TYPES[dtype]
-    sum_bytes = ELEMENT_TYPES[element.accumulator].itemsize
-    macros = dict(
-        INPUT=element.c_type,
-        OUTPUT=ELEMENT_TYPES[stored].c_type,
-        STAGING=staging,
-        PHASES=tile.phases,
-        ROWS=tile.rows,
-        TILE_ROWS=tile.tile_rows,
-        PATCH_ROWS=tile.patch_rows,
-        DISPLACEMENTS=tile.displacements,
-        GROUPS=tile.groups,
-        LANES_X=tile.lanes_x,
-        SHARES=tile.shares,
-        CHANNELS=tile.channels,
-        SHIFT=shift,
-        GATHERED=int(gathered),
-        THREADS=tile.threads,
-        SHARED=tile.shared(element.itemsize, sum_bytes, shift),
-        INDEX="int",
-    )
-    return kernel("correlation/forward_tiled", macros)
+    return {
+        "INPUT": element.c_type,
+        "OUTPUT": ELEMENT_TYPES[stored].c_type,
+        "STAGING": staging,
+        "PHASES": tile.phases,
+        "ROWS": tile.rows,
+        "TILE_ROWS": tile.tile_rows,
+        "PATCH_ROWS": tile.patch_rows,
+        "DISPLACEMENTS": tile.displacements,
+        "GROUPS": tile.groups,
+        "LANES_X": tile.lanes_x,
+        "WARP_SPLITS": tile.warp_splits,
+        "CHANNELS": tile.channels,
+        "LEADING_COLUMNS": leading_columns,
+        "SHARED_EPILOGUE": int(shared_epilogue),
+        "THREADS": tile.threads,
+        "SHARED": tile.shared(element.itemsize, ELEMENT_TYPES[element.accumulator].itemsize, leading_columns),
+        "INDEX": "int",
+    }
 
 
 def _is_built(tile: Tile, staging: int, dtype: str) -> bool:
-    """Whether there is such a build.
+    """Return whether there is a build for a dtype.
 
-    Copies do not widen; a run of channels gives each share of them one at least; the largest tiles and both phases of doubles
-    take too many registers, some too much shared memory.
+    Asynchronous copies do not widen. A vector of channels has at least one for each split of a warp. The largest tiles and both
+    phases of float64 take too many registers, some take too much shared memory.
     """
     element = ELEMENT_TYPES[dtype]
     sum_bytes = ELEMENT_TYPES[element.accumulator].itemsize
     if sum_bytes > 4 and (tile.phases > 1 or tile.rows * tile.displacements > _MOST_DOUBLES):
         return False
-    if max(tile.shared(element.itemsize, sum_bytes, shift) for shift in tile.shifts) > _SHARED:
+    if max(tile.shared(element.itemsize, sum_bytes, count) for count in tile.leading_columns) > _SHARED_BYTES:
         return False
     if staging == COPIED:
         return element.itemsize == sum_bytes
-    return staging != CHANNELWISE or min(_SECTOR // element.itemsize, tile.channels) % tile.shares == 0
+    return staging != CHANNELWISE or min(SECTOR_BYTES // element.itemsize, tile.channels) % tile.warp_splits == 0
 
 
 def builds() -> Iterator[tuple[str, Kernel]]:
-    """Every kernel that a tiling can call, with words for it."""
+    """Yield every kernel that a tiling can call, with words for it."""
     for number, tile in enumerate(TILES):
         for staging, element in product(tile.stagings, ELEMENT_TYPES.values()):
             if not _is_built(tile, staging, element.name):
                 continue
-            shifts = tile.shifts if _shifts(tile, staging, element.name) else (0,)
+            leading = tile.leading_columns if _may_lead(tile, staging, element.name) else (0,)
             stored = dict.fromkeys((element.name, element.accumulator))
-            gathers = dict.fromkeys(_gathers(tile, windowed) for windowed in (False, True))
-            for result, gathered, shift in product(stored, gathers, shifts):
-                ways = [("copied", "by columns", "by channels")[staging], f"{shift} early" * (shift > 0), "gathered" * gathered]
-                what = ", ".join(filter(None, (f"tile {number}", *ways)))
-                yield (
-                    f"forward_tiled {element.name} to {result}, {what}",
-                    _build(tile, staging, element.name, result, gathered, shift),
-                )
+            epilogues = dict.fromkeys(_shared_epilogue(tile, windowed) for windowed in (False, True))
+            for result, shared, count in product(stored, epilogues, leading):
+                options = [STAGINGS[staging], f"{count} leading columns" * (count > 0), "shared epilogue" * shared]
+                what = ", ".join(filter(None, (f"tile {number}", *options)))
+                macros = _macros(tile, staging, element.name, result, shared, count)
+                yield f"forward_tiled {element.name} to {result}, {what}", kernel(SIGNATURE.name, macros)

@@ -1,34 +1,37 @@
-"""Which tiles gradient_mma.cu works on, how displacements are taken, and what that is expected to take.
+"""The calls of ``gradient_mma.cu``: which tile takes a problem, how the displacements are split, and at what cost.
 
-Gradients on tensor cores, for inputs of 16 bits, and for float32 where products may be rounded to TF32. The shapes of tiles are a
-table; the one that a plan takes is the one that a model of the device finds fastest.
+Gradients on tensor cores, for inputs of 16 bits, and for float32 where products may be rounded to TF32. The thread block tiles
+are a table; the cost model chooses the fastest one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from typing import ClassVar
 
 from ..._dtypes import ELEMENT_TYPES
-from ..._gpu.call import kernel
+from ..._gpu.call import Signature, kernel
 from ..._gpu.costs import machine, matrix_rate
 from ..._gpu.device import Device
-from ..._gpu.layout import CHANNELS_LAST, RUN_BYTES, Layout, ceil_div
+from ..._gpu.layout import CHANNELS_LAST, Layout, ceil_div
+from ..._gpu.limits import ROW_SECONDS, VECTOR_BYTES, WARP
 from ..._gpu.source import Kernel
 from ..problem import lattice_inside
 from . import gradient_phases
 from .axes import Line
-from .gradient_phases import Operand, Parts, Tiling, normal, phases_together, ways_to_part
+from .gradient_phases import Operand, Splits, Tiling, normal, phases_together, ways_to_split
 
-_WARP = 32
-_SIDE = 8  # of the matrices that fragments are made of, as gradient_mma.cu has them
+SIGNATURE = Signature(
+    "correlation/gradient_mma", gradient_phases.POINTERS, {**gradient_phases.SCALARS, "width": "int", "scale": "Sum"}
+)
+
+_SIDE = 8  # of the matrices that fragments consist of, as in gradient_mma.cu
 _FRAGMENT_BYTES = 128  # of one register of a warp
-_STEP_TERMS = 2  # rounding errors of one product of fragments, at most, in the terms of a plain sum
-_ROW_SECONDS = 0.6e-6  # until a row has come, however little is done with it
-_STORE_BYTES = 8  # of the time of shared memory that one cotangent takes on its way to the band
+_STEP_TERMS = 2  # rounding error of one product of fragments, in terms of a plain sum
+_STORE_BYTES = 8  # of shared memory's traffic for one cotangent on its way to the band
 
 
 # Tiles ------------------------------------------------------------------------------------------------------------------------
@@ -36,18 +39,18 @@ _STORE_BYTES = 8  # of the time of shared memory that one cotangent takes on its
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One row of the table: the macros of a build that say how a block works.
+    """A thread block tile that gradient_mma.cu can be built for.
 
     Attributes
     ----------
     phases
         1, or 2 where both phases of the columns are in one block.
     depths
-        Length of the band, in 16 rows.
+        The length of the band, in units of 16 rows.
     most
-        Displacements of a row that are taken at once, at most.
+        The most displacements of a row that are taken at once.
     channel_tiles, warp_rows, column_tiles
-        Of a warp: 16 channels, rows, and 8 columns of each phase.
+        The warp tile: units of 16 channels, rows, and units of 8 columns of each phase.
     channel_warps, row_warps
         Warps along channels and rows.
     """
@@ -63,31 +66,31 @@ class Tile:
 
     @property
     def channels(self) -> int:
-        """Of a block."""
+        """The channels of a block."""
         return 2 * _SIDE * self.channel_tiles * self.channel_warps
 
     @property
     def rows(self) -> int:
-        """Of a block."""
+        """The rows of a block."""
         return self.warp_rows * self.row_warps
 
     @property
     def columns(self) -> int:
-        """Of a block, of all its phases."""
+        """The columns of a block, of all its phases."""
         return self.phases * _SIDE * self.column_tiles
 
     @property
     def band(self) -> int:
-        """Rows of the band."""
+        """The rows of the band."""
         return 2 * _SIDE * self.depths
 
     @property
     def groups(self) -> int:
-        """Of 8 columns of X in each phase."""
+        """The groups of 8 columns of X in each phase."""
         return self.column_tiles + self.band // _SIDE - 1
 
     def width(self, patch: int) -> int:
-        """Displacements of a row that are taken at once: all, or so many that all steps begin as far from where copies may."""
+        """Return the displacements of a row that are taken at once: all, or a number that keeps the alignment of every step."""
         if patch <= self.most:
             return patch
         unit = _SIDE // self.phases
@@ -96,28 +99,28 @@ class Tile:
 
     @property
     def threads(self) -> int:
-        """Of a block."""
-        return _WARP * self.phases * self.channel_warps * self.row_warps
+        """The threads of a block."""
+        return WARP * self.phases * self.channel_warps * self.row_warps
 
     def image(self, itemsize: int, channels_last: bool) -> int:
-        """Bytes of a row of X in shared memory. Its rows there end where the next ones find other banks."""
-        run = RUN_BYTES // itemsize
+        """Return the bytes of a row of X in shared memory; its rows there are padded against bank conflicts."""
+        vector = VECTOR_BYTES // itemsize
         columns = _SIDE * self.groups
         line, lines = (self.channels, columns) if channels_last else (columns, self.channels)
-        pitch = line + _SIDE if channels_last and itemsize == 4 else (ceil_div(line, run) | 1) * run
+        pitch = line + _SIDE if channels_last and itemsize == 4 else (ceil_div(line, vector) | 1) * vector
         return self.phases * lines * pitch * itemsize
 
     def bands(self, itemsize: int) -> int:
-        """Bytes of the cotangents that meet a row of X."""
+        """Return the bytes of the cotangents that are multiplied with a row of X."""
         return self.rows * self.columns * (self.band + 1) * itemsize
 
     def shared(self, itemsize: int, channels_last: bool) -> int:
-        """Bytes of shared memory: two buffers, or the sums of one row of each warp at the end."""
+        """Return the bytes of shared memory: two buffers, or the sums of one row of each warp in the epilogue."""
         sums = self.row_warps * self.channels * (self.columns + _SIDE) * 4
         return max(2 * (self.image(itemsize, channels_last) + self.bands(itemsize)), sums)
 
     def macros(self, itemsize: int, channels_last: bool) -> dict[str, object]:
-        """Of the build."""
+        """Return the macros of the build, without the element types."""
         return {
             "PHASES": self.phases,
             "CHANNELS_LAST": int(channels_last),
@@ -134,61 +137,69 @@ class Tile:
         }
 
 
-_SHORT, _LONG, _FLOWNET = (1, 9), (2, 25), (2, 21)  # bands: length, and displacements
+_SHORT, _LONG, _FLOWNET = dict(depths=1, most=9), dict(depths=2, most=25), dict(depths=2, most=21)
 
-# Many rows and channels together load least; others lose less where channels or pixels are few. Where elements have 32 bits, the
-# same takes twice the shared memory.
-_PAIRED = (
-    *(Tile(1, *band, *shape) for band, shape in product((_SHORT, _LONG), ((2, 4, 4, 4, 2), (2, 2, 4, 1, 4)))),
-    Tile(1, *_SHORT, 2, 2, 2, 2, 2),
-    *(Tile(2, *_FLOWNET, *shape) for shape in ((2, 4, 4, 4, 1), (2, 2, 2, 2, 1))),
+# Many rows and channels together load least; others waste less where channels or pixels are few. Elements of 32 bits take
+# twice the shared memory.
+_16_BITS = (
+    Tile(phases=1, **_SHORT, channel_tiles=2, warp_rows=4, column_tiles=4, channel_warps=4, row_warps=2),
+    Tile(phases=1, **_SHORT, channel_tiles=2, warp_rows=2, column_tiles=4, channel_warps=1, row_warps=4),
+    Tile(phases=1, **_LONG, channel_tiles=2, warp_rows=4, column_tiles=4, channel_warps=4, row_warps=2),
+    Tile(phases=1, **_LONG, channel_tiles=2, warp_rows=2, column_tiles=4, channel_warps=1, row_warps=4),
+    Tile(phases=1, **_SHORT, channel_tiles=2, warp_rows=2, column_tiles=2, channel_warps=2, row_warps=2),
+    Tile(phases=2, **_FLOWNET, channel_tiles=2, warp_rows=4, column_tiles=4, channel_warps=4, row_warps=1),
+    Tile(phases=2, **_FLOWNET, channel_tiles=2, warp_rows=2, column_tiles=2, channel_warps=2, row_warps=1),
 )
-_SINGLE = (
-    *(Tile(1, *band, *shape) for band, shape in product((_SHORT, _LONG), ((2, 2, 4, 2, 4), (1, 2, 2, 4, 1)))),
-    *(Tile(2, *_FLOWNET, *shape) for shape in ((2, 2, 4, 2, 2), (1, 2, 2, 4, 1))),
+_32_BITS = (
+    Tile(phases=1, **_SHORT, channel_tiles=2, warp_rows=2, column_tiles=4, channel_warps=2, row_warps=4),
+    Tile(phases=1, **_SHORT, channel_tiles=1, warp_rows=2, column_tiles=2, channel_warps=4, row_warps=1),
+    Tile(phases=1, **_LONG, channel_tiles=2, warp_rows=2, column_tiles=4, channel_warps=2, row_warps=4),
+    Tile(phases=1, **_LONG, channel_tiles=1, warp_rows=2, column_tiles=2, channel_warps=4, row_warps=1),
+    Tile(phases=2, **_FLOWNET, channel_tiles=2, warp_rows=2, column_tiles=4, channel_warps=2, row_warps=2),
+    Tile(phases=2, **_FLOWNET, channel_tiles=1, warp_rows=2, column_tiles=2, channel_warps=4, row_warps=1),
 )
 # Element type of the inputs -> tiles.
-_TILES = {"float16": _PAIRED, "bfloat16": _PAIRED, "float32": _SINGLE}
+_TILES = {"float16": _16_BITS, "bfloat16": _16_BITS, "float32": _32_BITS}
 
 
-def _kernel(tile: Tile, dtype: str, channels_last: bool) -> Kernel:
+def _macros(tile: Tile, dtype: str, channels_last: bool) -> dict[str, object]:
     element = ELEMENT_TYPES[dtype]
-    types = dict.fromkeys(("INPUT", "COTANGENT"), element.c_type)
-    return kernel("correlation/gradient_mma", types | tile.macros(element.itemsize, channels_last))
+    return {"INPUT": element.c_type, "COTANGENT": element.c_type, **tile.macros(element.itemsize, channels_last)}
 
 
 def builds() -> Iterator[tuple[str, Kernel]]:
-    """Every kernel that a call can name, with words for it."""
+    """Yield every kernel that a call can name, with words for it."""
     for dtype, tiles in _TILES.items():
         for tile, channels_last in product(tiles, (False, True)):
-            kernel = _kernel(tile, dtype, channels_last)
-            yield f"gradient_mma {' '.join(f'{name}={value}' for name, value in kernel.macros)}", kernel
+            build = kernel(SIGNATURE.name, _macros(tile, dtype, channels_last))
+            yield f"gradient_mma {' '.join(f'{name}={value}' for name, value in build.macros)}", build
 
 
 # Problems ---------------------------------------------------------------------------------------------------------------------
 
 
-def reason(vertical: Line, horizontal: Line, cotangent: Layout, operands: Sequence[Operand]) -> str | None:
-    """None, or why these gradients cannot go through tensor cores, in words."""
+def why_not(vertical: Line, horizontal: Line, cotangent: Layout, operands: Sequence[Operand]) -> str | None:
+    """Return why no tile of the table supports these gradients, or None if one does."""
     dtype = operands[0].other[0].dtype
     if dtype not in _TILES:
         return f"tensor cores have no product of {dtype} here"
     if cotangent.dtype != dtype:
         return f"a cotangent in {cotangent.dtype} would be rounded to {dtype}"
-    return gradient_phases.reason(vertical, horizontal, cotangent, operands, "tensor cores") or gradient_phases.reason_of_size(
-        _smallest_parts(normal(vertical), normal(horizontal), operands)
+    return gradient_phases.why_not(vertical, horizontal, cotangent, operands, "tensor cores") or gradient_phases.why_too_large(
+        _most_splits(normal(vertical), normal(horizontal), operands)
     )
 
 
-def _smallest_parts(vertical: Line, horizontal: Line, operands: Sequence[Operand]) -> Iterator[Tiling]:
+def _most_splits(vertical: Line, horizontal: Line, operands: Sequence[Operand]) -> Iterator[Tiling]:
+    """Yield the plan with the most blocks for each tile."""
     for tile in _tiles_for(operands[0].other[0].dtype, horizontal):
         width = tile.width(horizontal.patch)
-        parts = Parts(vertical.patch, 1, ceil_div(horizontal.patch, width), width)
-        yield _Tiling(tile, parts, vertical, horizontal, operands, False)
+        splits = Splits(vertical.patch, 1, ceil_div(horizontal.patch, width), width)
+        yield _Tiling(tile, splits, vertical, horizontal, operands, False)
 
 
 def _tiles_for(dtype: str, horizontal: Line) -> list[Tile]:
-    """Those of the table that are for such rows."""
+    """Return the tiles of the table for a dtype and the phases of an axis."""
     phases = phases_together(horizontal)
     return [tile for tile in _TILES[dtype] if tile.phases == phases]
 
@@ -198,15 +209,16 @@ def _tiles_for(dtype: str, horizontal: Line) -> list[Tile]:
 
 @dataclass(frozen=True, slots=True)
 class _Tiling(Tiling):
-    """One way to answer a problem through gradient_mma.cu."""
+    """A plan for a problem with gradient_mma.cu."""
 
+    signature: ClassVar[Signature] = SIGNATURE
     where: ClassVar[str] = "on tensor cores"
 
     channels_last: bool  # of both images
 
     @property
     def itemsize(self) -> int:
-        """Of the inputs."""
+        """The size of an element of the inputs in bytes."""
         return ELEMENT_TYPES[self.dtype].itemsize
 
     @property
@@ -223,45 +235,50 @@ class _Tiling(Tiling):
 
     @property
     def width(self) -> int:
-        """Displacements of a row that are taken at once."""
+        """The displacements of a row that are taken at once."""
         return self.tile.width(self.horizontal.patch)
 
-    def kernel(self, cotangent: str, result: str) -> Kernel:
-        return _kernel(self.tile, self.dtype, self.channels_last)
+    def macros(self, cotangent: str, result: str) -> Mapping[str, object]:
+        return _macros(self.tile, self.dtype, self.channels_last)
 
-    def numbers(self) -> tuple[int, ...]:
-        return (self.width,)
+    def more_scalars(self) -> Mapping[str, int]:
+        return {"width": self.width}
 
     def loaded(self) -> int:
-        """Bytes that all blocks load, of what lies inside the images."""
+        """Return the bytes inside the images that all blocks load."""
         return sum(map(self._loaded, self.operands))
 
     def _loaded(self, operand: Operand) -> int:
         batch, channels, *_ = operand.result[0].shape
-        rows, met = _streamed(self.vertical, operand.number, self.tile.rows, 1)
-        columns, met_x = _streamed(self.horizontal, operand.number, self.columns, self.tile.phases)
+        rows, pairs_y = _streamed(self.vertical, operand.number, self.tile.rows, 1)
+        columns, pairs_x = _streamed(self.horizontal, operand.number, self.columns, self.tile.phases)
         images = channels * rows * columns
-        return batch * self.itemsize * (images + ceil_div(channels, self.tile.channels) * met * met_x)
+        return batch * self.itemsize * (images + ceil_div(channels, self.tile.channels) * pairs_y * pairs_x)
 
     def working(self, device: Device) -> float:
-        """To multiply, to load through the second cache, or to wait for one row after another."""
-        there = machine(device, ELEMENT_TYPES[self.dtype].accumulator)
-        tile, steps = self.tile, ceil_div(self.parts.columns, self.width)
-        streamed = steps * (self.parts.rows + tile.rows - 1)  # rows of X, with some of their displacements
-        met = steps * self.parts.rows * tile.rows  # by rows of the tile
+        """Return the longest of multiplying, loading through the second cache, and waiting for one row after another."""
+        rates = machine(device, ELEMENT_TYPES[self.dtype].accumulator)
+        tile, steps = self.tile, ceil_div(self.splits.columns, self.width)
+        streamed = steps * (self.splits.rows + tile.rows - 1)  # rows of X, with some of their displacements
+        pairs = steps * self.splits.rows * tile.rows  # of a row of X and a row of the tile
 
-        products = met * tile.channels * self.columns * tile.band
-        warps = self.threads // _WARP
+        products = pairs * tile.channels * self.columns * tile.band
+        warps = self.threads // WARP
         registers = tile.channel_tiles * tile.groups * self.itemsize  # of a group: 2, or 4
-        read = streamed * warps * registers * _FRAGMENT_BYTES + met // tile.rows * tile.channel_warps * tile.bands(self.itemsize)
-        stored = streamed * tile.image(self.itemsize, self.channels_last) + met * self.columns * self.width * _STORE_BYTES
-        multiplying = there.on_tensor_cores(self.blocks, warps, products, read + stored, matrix_rate(device, self.dtype))
-        return max(multiplying, there.loaded(self.loaded()), streamed * _ROW_SECONDS)
+        read = streamed * warps * registers * _FRAGMENT_BYTES + pairs // tile.rows * tile.channel_warps * tile.bands(
+            self.itemsize
+        )
+        stored = streamed * tile.image(self.itemsize, self.channels_last) + pairs * self.columns * self.width * _STORE_BYTES
+        multiplying = rates.on_tensor_cores(self.blocks, warps, products, read + stored, matrix_rate(device, self.dtype))
+        return max(multiplying, rates.loaded(self.loaded()), streamed * ROW_SECONDS)
 
 
 @lru_cache(1024)
 def _streamed(axis: Line, operand: int, length: int, together: int) -> tuple[int, int]:
-    """Of the tiles along an axis: positions of the other image that they meet, and pairs of positions that meet, inside both."""
+    """Return the positions of the other image that the tiles along an axis load, and the pairs of positions that they multiply.
+
+    Both count what is inside the images only.
+    """
     sizes = (axis.size1, axis.size2) if operand == 1 else (axis.size2, axis.size1)
     step = axis.step // together
     first = axis.first if operand == 1 else -axis.first - (axis.patch - 1) * axis.step
@@ -276,13 +293,13 @@ def _streamed(axis: Line, operand: int, length: int, together: int) -> tuple[int
 
 
 def _inside(first: int, step: int, count: int, size: int) -> int:
-    """How many of ``count`` positions are inside an image."""
+    """Return how many of ``count`` positions are inside an image."""
     begin, end = lattice_inside(first, step, count, 0, size)
     return end - begin
 
 
 def tilings(vertical: Line, horizontal: Line, operands: Sequence[Operand]) -> Iterator[Tiling]:
-    """Every tile with every way to share the displacements, the fewest parts first."""
+    """Yield every tile with every division of the displacements, the fewest splits first."""
     dtype = operands[0].other[0].dtype
     channels_last = all(operand.other[0].order == CHANNELS_LAST for operand in operands)
     for tile in _tiles_for(dtype, horizontal):
@@ -292,5 +309,5 @@ def tilings(vertical: Line, horizontal: Line, operands: Sequence[Operand]) -> It
         def terms(rows: int, columns: int, width: int = width, depth: int = depth) -> int:
             return _STEP_TERMS * rows * ceil_div(columns, width) * depth
 
-        for parts in ways_to_part(vertical.patch, horizontal.patch, width, terms):
-            yield _Tiling(tile, parts, vertical, horizontal, operands, channels_last)
+        for splits in ways_to_split(vertical.patch, horizontal.patch, width, terms):
+            yield _Tiling(tile, splits, vertical, horizontal, operands, channels_last)

@@ -1,29 +1,31 @@
-"""Which tiles gradient_tiled.cu works on, how many displacements a block takes at once, and what that is expected to take.
+"""The calls of ``gradient_tiled.cu``: which tile takes a problem, how the displacements are split, and at what cost.
 
-The shapes of tiles are a table; the one that a plan takes is the one that a model of the device finds fastest.
+The thread block tiles are a table; the cost model chooses the fastest one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import ClassVar
 
 from ..._dtypes import ELEMENT_TYPES
-from ..._gpu.call import kernel
+from ..._gpu.call import Signature, kernel
 from ..._gpu.costs import machine
 from ..._gpu.device import Device
-from ..._gpu.layout import RUN_BYTES, Layout, ceil_div
+from ..._gpu.layout import Layout, ceil_div
+from ..._gpu.limits import ROW_SECONDS, VECTOR_BYTES, WARP
 from ..._gpu.source import Kernel
 from . import gradient_phases
 from .axes import Line
-from .gradient_phases import Operand, Parts, Tiling, normal, phases_together, ways_to_part
+from .gradient_phases import Operand, Splits, Tiling, normal, phases_together, ways_to_split
 
-_WARP = 32
-_ROWS = 2  # of a thread, as gradient_tiled.cu has them
+SIGNATURE = Signature("correlation/gradient_tiled", gradient_phases.POINTERS, {**gradient_phases.SCALARS, "scale": "Sum"})
+
+_ROWS = 2  # of a thread, as in gradient_tiled.cu
 _CHANNELS = 8  # of a thread
-_LARGEST_PART = 12  # displacements whose cotangents a thread holds
-_ROW_SECONDS = 0.6e-6  # until a row has come, however little is done with it
+_DISPLACEMENTS = 12  # the most whose cotangents a thread holds in registers
 _BANK_BYTES = 4
 _BANKS_BETWEEN_PHASES = 16
 
@@ -33,18 +35,18 @@ _BANKS_BETWEEN_PHASES = 16
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One row of the table: the macros of a build that say how a block works.
+    """A thread block tile that gradient_tiled.cu can be built for.
 
     Attributes
     ----------
     phases
         1, or 2 where both phases of the columns are in one block.
     column_lanes
-        Lanes of a warp along the columns; the others lie along the channels.
+        Lanes of a warp along the columns; the others are along the channels.
     channel_warps, row_warps
         Warps of a phase along channels and rows.
     width
-        Displacements of a row that are taken at once, at most.
+        The most displacements of a row that are taken at once.
     exact
         Whether the patch must have just that width, which makes the loop over it a constant one.
     """
@@ -58,43 +60,43 @@ class Tile:
 
     @property
     def threads(self) -> int:
-        """Of a block."""
-        return _WARP * self.phases * self.channel_warps * self.row_warps
+        """The threads of a block."""
+        return WARP * self.phases * self.channel_warps * self.row_warps
 
     @property
     def channels(self) -> int:
-        """Of a block."""
-        return _CHANNELS * (_WARP // self.column_lanes) * self.channel_warps
+        """The channels of a block."""
+        return _CHANNELS * (WARP // self.column_lanes) * self.channel_warps
 
     @property
     def rows(self) -> int:
-        """Of a block."""
+        """The rows of a block."""
         return _ROWS * self.row_warps
 
     def columns(self, itemsize: int) -> int:
-        """Of each phase in a block, with sums of so many bytes."""
-        return self.column_lanes * RUN_BYTES // itemsize
+        """Return the columns of a block and a phase, with sums of so many bytes."""
+        return self.column_lanes * VECTOR_BYTES // itemsize
 
     def pitch(self, itemsize: int) -> int:
-        """Elements from one channel's row in shared memory to the next.
+        """Return the elements from one channel's row in shared memory to the next.
 
-        It holds the columns that all displacements meet, whole accesses of them, and puts two accesses of each of four channels
-        side by side in the banks.
+        It holds the columns that all displacements read, in whole vectors, and puts two vectors of each of four channels side by
+        side in the banks.
         """
-        run = RUN_BYTES // itemsize
-        wanted = self.columns(itemsize) + ceil_div(self.width - 1, run) * run
-        side_by_side = 4 * run  # half of the banks
-        return ceil_div(wanted - 2 * run, side_by_side) * side_by_side + 2 * run
+        vector = VECTOR_BYTES // itemsize
+        wanted = self.columns(itemsize) + ceil_div(self.width - 1, vector) * vector
+        side_by_side = 4 * vector  # half of the banks
+        return ceil_div(wanted - 2 * vector, side_by_side) * side_by_side + 2 * vector
 
     def shared(self, itemsize: int) -> int:
-        """Bytes of shared memory: two buffers, each a row of X and the cotangents that meet it, for each phase."""
+        """Return the bytes of shared memory: two buffers, each a row of X and its cotangents, for each phase."""
         gap = _BANKS_BETWEEN_PHASES * _BANK_BYTES if self.phases > 1 else 0
         image = self.channels * self.pitch(itemsize) * itemsize + gap
         cotangent = self.rows * self.width * self.columns(itemsize) * itemsize + gap
         return 2 * self.phases * (image + cotangent)
 
     def macros(self, itemsize: int) -> dict[str, object]:
-        """Of the build."""
+        """Return the macros of the build, without the element types."""
         return {
             "PHASES": self.phases,
             "COLUMN_LANES": self.column_lanes,
@@ -108,30 +110,30 @@ class Tile:
         }
 
 
-# (column lanes, channel warps, row warps) of a phase: many rows and channels together load least; small ones fill a device with
-# few pixels, and narrow ones lose little at the end of short rows. What devices of 64 KiB of shared memory have no room for has a
-# small one beside it.
-_LARGE, _SMALL, _NARROW = (8, 2, 2), (8, 1, 1), (2, 1, 1)
-_ANY = 20  # displacements of a row at once, whatever the patch
+# Many rows and channels together load least; small tiles fill a device with few pixels, and narrow ones waste little at the end
+# of short rows. Each tile that does not fit into 64 KiB of shared memory has a small one beside it.
+_LARGE = dict(column_lanes=8, channel_warps=2, row_warps=2)
+_SMALL = dict(column_lanes=8, channel_warps=1, row_warps=1)
+_NARROW = dict(column_lanes=2, channel_warps=1, row_warps=1)
+_ANY = 20  # width of the tiles for every patch
 
-_GENERAL = tuple(Tile(phases, *shape, _ANY, False) for phases, shape in product((1, 2), (_LARGE, _SMALL)))
+_GENERAL = tuple(Tile(phases=phases, **shape, width=_ANY, exact=False) for phases, shape in product((1, 2), (_LARGE, _SMALL)))
 _EXACT = (
-    *(Tile(1, *shape, width, True) for width, shape in product((7, 9, 21), (_LARGE, _SMALL, _NARROW))),
-    *(Tile(2, *shape, 21, True) for shape in (_LARGE, _SMALL)),
+    *(Tile(phases=1, **shape, width=width, exact=True) for width, shape in product((7, 9, 21), (_LARGE, _SMALL, _NARROW))),
+    *(Tile(phases=2, **shape, width=21, exact=True) for shape in (_LARGE, _SMALL)),
 )
-# Element type of the inputs -> tiles. Where inputs have 16 bits, tensor cores are faster still: few builds will do.
+# Element type of the inputs -> tiles. Inputs of 16 bits have few builds, as tensor cores are faster for them.
 _TILES = {
     "float16": _GENERAL,
     "bfloat16": _GENERAL,
-    "float32": (*_EXACT, *_GENERAL, Tile(1, *_NARROW, _ANY, False)),
+    "float32": (*_EXACT, *_GENERAL, Tile(phases=1, **_NARROW, width=_ANY, exact=False)),
     "float64": _GENERAL,
 }
 
 
-def _kernel(tile: Tile, dtype: str, cotangent: str, result: str) -> Kernel:
+def _macros(tile: Tile, dtype: str, cotangent: str, result: str) -> dict[str, object]:
     types = {"INPUT": dtype, "COTANGENT": cotangent, "RESULT": result}
-    macros = {name: ELEMENT_TYPES[element].c_type for name, element in types.items()}
-    return kernel("correlation/gradient_tiled", macros | tile.macros(_sum_bytes(dtype)))
+    return {**{name: ELEMENT_TYPES[element].c_type for name, element in types.items()}, **tile.macros(_sum_bytes(dtype))}
 
 
 def _sum_bytes(dtype: str) -> int:
@@ -139,32 +141,33 @@ def _sum_bytes(dtype: str) -> int:
 
 
 def builds() -> Iterator[tuple[str, Kernel]]:
-    """Every kernel that a call can name, with words for it."""
+    """Yield every kernel that a call can name, with words for it."""
     for dtype, tiles in _TILES.items():
         types = dict.fromkeys((dtype, ELEMENT_TYPES[dtype].accumulator))
         for tile, cotangent, result in product(tiles, types, types):
-            kernel = _kernel(tile, dtype, cotangent, result)
-            yield f"gradient_tiled {' '.join(f'{name}={value}' for name, value in kernel.macros)}", kernel
+            build = kernel(SIGNATURE.name, _macros(tile, dtype, cotangent, result))
+            yield f"gradient_tiled {' '.join(f'{name}={value}' for name, value in build.macros)}", build
 
 
 # Problems ---------------------------------------------------------------------------------------------------------------------
 
 
-def reason(vertical: Line, horizontal: Line, cotangent: Layout, operands: Sequence[Operand]) -> str | None:
-    """None, or why these gradients cannot go through tiles, in words."""
-    return gradient_phases.reason(vertical, horizontal, cotangent, operands, "tiles") or gradient_phases.reason_of_size(
-        _smallest_parts(normal(vertical), normal(horizontal), operands)
+def why_not(vertical: Line, horizontal: Line, cotangent: Layout, operands: Sequence[Operand]) -> str | None:
+    """Return why no tile of the table supports these gradients, or None if one does."""
+    return gradient_phases.why_not(vertical, horizontal, cotangent, operands, "tiles") or gradient_phases.why_too_large(
+        _most_splits(normal(vertical), normal(horizontal), operands)
     )
 
 
-def _smallest_parts(vertical: Line, horizontal: Line, operands: Sequence[Operand]) -> Iterator[Tiling]:
+def _most_splits(vertical: Line, horizontal: Line, operands: Sequence[Operand]) -> Iterator[Tiling]:
+    """Yield the plan with the most blocks for each tile."""
     for tile in _tiles_for(operands[0].other[0].dtype, horizontal):
-        parts = Parts(vertical.patch, 1, ceil_div(horizontal.patch, tile.width), tile.width)
-        yield _Tiling(tile, parts, vertical, horizontal, operands)
+        splits = Splits(vertical.patch, 1, ceil_div(horizontal.patch, tile.width), tile.width)
+        yield _Tiling(tile, splits, vertical, horizontal, operands)
 
 
 def _tiles_for(dtype: str, horizontal: Line) -> list[Tile]:
-    """Those of the table that are for such rows."""
+    """Return the tiles of the table for a dtype, the phases of an axis and its patch."""
     phases = phases_together(horizontal)
     return [tile for tile in _TILES[dtype] if tile.phases == phases and (not tile.exact or tile.width == horizontal.patch)]
 
@@ -174,7 +177,9 @@ def _tiles_for(dtype: str, horizontal: Line) -> list[Tile]:
 
 @dataclass(frozen=True, slots=True)
 class _Tiling(Tiling):
-    """One way to answer a problem through gradient_tiled.cu."""
+    """A plan for a problem with gradient_tiled.cu."""
+
+    signature: ClassVar[Signature] = SIGNATURE
 
     @property
     def columns(self) -> int:
@@ -188,34 +193,31 @@ class _Tiling(Tiling):
     def shared(self) -> int:
         return self.tile.shared(_sum_bytes(self.dtype))
 
-    def kernel(self, cotangent: str, result: str) -> Kernel:
-        return _kernel(self.tile, self.dtype, cotangent, result)
-
-    def numbers(self) -> tuple[int, ...]:
-        return ()
+    def macros(self, cotangent: str, result: str) -> Mapping[str, object]:
+        return _macros(self.tile, self.dtype, cotangent, result)
 
     def working(self, device: Device) -> float:
-        """To add, to load through the second cache, or to wait for one row after another."""
+        """Return the longest of adding, loading through the second cache, and waiting for one row after another."""
         element = ELEMENT_TYPES[self.dtype]
-        there = machine(device, element.accumulator)
-        run = RUN_BYTES // element.accumulator_dtype.itemsize
-        displacements = min(self.parts.columns, self.horizontal.patch)
-        streamed = self.parts.rows + self.tile.rows - 1  # rows of X
+        rates = machine(device, element.accumulator)
+        vector = VECTOR_BYTES // element.accumulator_dtype.itemsize
+        displacements = min(self.splits.columns, self.horizontal.patch)
+        streamed = self.splits.rows + self.tile.rows - 1  # rows of X
 
-        products = self.parts.rows * displacements * _ROWS * _CHANNELS * run
-        windows = ceil_div(displacements, _LARGEST_PART) + ceil_div(displacements, run)
-        read = self.parts.rows * (_CHANNELS * windows + _ROWS * displacements) * RUN_BYTES
-        adding = there.tiled(self.blocks, self.tile.threads // _WARP, products, read)
+        products = self.splits.rows * displacements * _ROWS * _CHANNELS * vector
+        windows = ceil_div(displacements, _DISPLACEMENTS) + ceil_div(displacements, vector)
+        read = self.splits.rows * (_CHANNELS * windows + _ROWS * displacements) * VECTOR_BYTES
+        adding = rates.tiled(self.blocks, self.tile.threads // WARP, products, read)
 
         images = self.tile.channels * (self.columns + self.tile.phases * displacements) * streamed
-        cotangents = self.tile.rows * self.columns * displacements * self.parts.rows
-        loading = there.loaded(self.blocks * (images + cotangents) * element.itemsize)
+        cotangents = self.tile.rows * self.columns * displacements * self.splits.rows
+        loading = rates.loaded(self.blocks * (images + cotangents) * element.itemsize)
 
-        return max(adding, loading, streamed * ceil_div(displacements, self.tile.width) * _ROW_SECONDS)
+        return max(adding, loading, streamed * ceil_div(displacements, self.tile.width) * ROW_SECONDS)
 
 
 def tilings(vertical: Line, horizontal: Line, operands: Sequence[Operand]) -> Iterator[Tiling]:
-    """Every tile with every way to share the displacements, the fewest parts first."""
+    """Yield every tile with every division of the displacements, the fewest splits first."""
     for tile in _tiles_for(operands[0].other[0].dtype, horizontal):
-        for parts in ways_to_part(vertical.patch, horizontal.patch, tile.width, lambda rows, columns: rows * columns):
-            yield _Tiling(tile, parts, vertical, horizontal, operands)
+        for splits in ways_to_split(vertical.patch, horizontal.patch, tile.width, lambda rows, columns: rows * columns):
+            yield _Tiling(tile, splits, vertical, horizontal, operands)

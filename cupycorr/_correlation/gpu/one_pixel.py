@@ -11,14 +11,13 @@ from types import ModuleType
 from ..._gpu.call import Array, Call, Pointer
 from ..._gpu.device import Device
 from ..._gpu.layout import Layout, new_layout
+from ..._gpu.limits import PARTIAL_SUMS_BYTES
 from ..._gpu.plan import WORKSPACE, Plan
 from . import direct, forward_mma, forward_tiled, gradient_mma, gradient_phases, gradient_tiled
 from .axes import Line
 from .chunks import Chunk, chunk_counts, chunks, padded_bytes, samples_of, volume_of
 from .forward_phases import Arrays
 from .gradient_phases import Operand
-
-PARTIAL_SUMS = 64 * 2**20  # bytes of partial sums over channels, unless those of one row of displacements take more
 
 _FORWARDS = {"mma": forward_mma, "tiled": forward_tiled}
 _GRADIENTS = {"mma": gradient_mma, "tiled": gradient_tiled}
@@ -28,14 +27,14 @@ _FALLBACKS = {"mma": ("mma", "tiled"), "box": ("tiled",), "tiled": ("tiled",), "
 
 def why_not_forward(algorithm: str, vertical: Line, horizontal: Line, arrays: Arrays) -> str | None:
     """Return None, or the reason why an algorithm has no tile for these arrays."""
-    return _FORWARDS[algorithm].reason(vertical, horizontal, arrays)
+    return _FORWARDS[algorithm].why_not(vertical, horizontal, arrays)
 
 
 def why_not_gradients(
     algorithm: str, vertical: Line, horizontal: Line, cotangent: Layout, operands: Sequence[Operand]
 ) -> str | None:
     """Return None, or the reason why an algorithm has no tile for these gradients."""
-    return _GRADIENTS[algorithm].reason(vertical, horizontal, cotangent, operands)
+    return _GRADIENTS[algorithm].why_not(vertical, horizontal, cotangent, operands)
 
 
 def forward_plan(algorithm: str, vertical: Line, horizontal: Line, arrays: Sequence[Array], scale: float, device: Device) -> Plan:
@@ -110,8 +109,8 @@ def _forward_by_tiles(
         input1, input2 = (samples_of(image, chunk) for image in arrays[:2])
         out = volume_of(arrays[2], chunk)
         rows = vertical.displacements(chunk.begin[1], chunk.counts[1])
-        tiling = tiles.best(rows, horizontal, Arrays(input1[0], input2[0], out[0]), device, PARTIAL_SUMS)
-        if isinstance(tiling, str):
+        tiling = tiles.best(rows, horizontal, Arrays(input1[0], input2[0], out[0]), device, PARTIAL_SUMS_BYTES)
+        if tiling is None:
             return None
         tilings.append((tiling, [input1[1], input2[1], out[1]]))
         size, seconds = max(size, tiling.workspace), seconds + tiling.seconds(device)
@@ -127,11 +126,11 @@ def _forward_by_tiles(
 def _chunks(tiles: ModuleType, image: Layout, out: Layout) -> Iterator[Chunk]:
     """Yield everything at once, or as many samples and rows of displacements as there is room for the partial sums of."""
     batch, patch_rows, patch_columns = out.shape[:3]
-    splits = tiles.needed_parts(image, out)
+    splits = tiles.needed_splits(image, out)
     counts = (batch, patch_rows)
     if splits:
         row = new_layout(image.accumulator.name, (splits, *out.shape[2:]))
-        counts = chunk_counts(counts, padded_bytes(row), PARTIAL_SUMS)
+        counts = chunk_counts(counts, padded_bytes(row), PARTIAL_SUMS_BYTES)
     yield from chunks((batch, patch_rows, patch_columns), (*counts, patch_columns))
 
 
@@ -147,7 +146,7 @@ def _gradients_by_tiles(
 ) -> Plan | None:
     """Return the plan by an algorithm's tiles, None where none fits; its partial sums begin at this byte of the workspace."""
     tiles = _GRADIENTS[algorithm]
-    if tiles.reason(vertical, horizontal, cotangent[0], operands) is not None:
+    if tiles.why_not(vertical, horizontal, cotangent[0], operands) is not None:
         return None
     request = vertical, horizontal, cotangent, operands, scale, device
     return gradient_phases.plan(algorithm, tiles.tilings, *request, Pointer(WORKSPACE, workspace_begin))

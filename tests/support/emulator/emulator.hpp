@@ -95,7 +95,7 @@ DEVICE T atomicAdd(T* at, T value, emulator::Site site = emulator::Site::here())
     return before;
 }
 
-inline int unknown(int number) { return number; }
+inline int opaque(int number) { return number; }
 
 // Arithmetic and conversions --------------------------------------------------------------------------------------------------
 

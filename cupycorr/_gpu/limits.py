@@ -1,0 +1,21 @@
+"""Numbers of CUDA devices, and bounds that plans keep to. Each has its home here; knows no operator."""
+
+from __future__ import annotations
+
+# Hardware.
+WARP = 32  # threads
+SECTOR_BYTES = 32  # the smallest part of global memory that is moved
+VECTOR_BYTES = 16  # the widest access of a thread
+LARGEST_GRID = 2**31 - 1  # blocks of a launch; kernels loop over the blocks beyond it
+
+# Bounds of 32-bit integers.
+SAFE_INDEX = 2**30  # the sum of two integers below it fits into 32 bits
+SAFE_POSITION = 2**29  # the sum of two positions below it, and of a tile's width, fits into 32 bits
+
+# Memory that a plan may take beside its arrays.
+WORKSPACE_BYTES = 256 * 2**20  # volumes of the box algorithm, unless one displacement takes more; optional partial sums
+PARTIAL_SUMS_BYTES = 64 * 2**20  # partial sums of the forward pass (split-K), unless one row of displacements takes more
+ALIGNMENT = 256  # bytes; every volume in the workspace begins at a multiple of it
+
+# Latency: a block that streams rows through shared memory waits so many seconds for each, however little it computes.
+ROW_SECONDS = 0.6e-6

@@ -1,0 +1,95 @@
+"""The scalars that plans pass to a kernel are the parameters of its entry point: names, order and types."""
+
+import re
+
+import numpy as np
+import pytest
+
+from cupycorr._correlation.gpu import box, direct, forward_mma, forward_tiled, gradient_mma, gradient_tiled, planner
+from cupycorr._dtypes import LONGEST_CHAIN
+from cupycorr._gpu import source, sum_parts
+from cupycorr._gpu.call import Pointer, Signature
+
+SIGNATURES = {
+    signature.name: signature
+    for signature in (
+        sum_parts.SIGNATURE,
+        box.SIGNATURE,
+        direct.FORWARD,
+        direct.GRADIENT,
+        forward_tiled.SIGNATURE,
+        forward_mma.SIGNATURE,
+        gradient_tiled.SIGNATURE,
+        gradient_mma.SIGNATURE,
+    )
+}
+TWO = Signature("folder/two", ("from",), {"count": "Index", "scale": "Sum"})
+
+
+def without_comments(file):
+    return re.sub(r"//[^\n]*", "", source.text(file)).replace("\\\n", " ")
+
+
+def expanded(parameters, text):
+    """A parameter list with its ``*_PARAMETERS`` macros replaced by what the file defines them as."""
+    for name, argument in re.findall(r"\b(\w+_PARAMETERS)\b(?:\((\w+)\))?", parameters):
+        formal, body = re.search(rf"#define {name}\b(?:\((\w+)\))?([^\n]*)", text).groups()
+        if formal:
+            body = re.sub(rf"(##)?\b{formal}\b", argument, body).replace("##", "")
+        use = f"{name}({argument})" if argument else name
+        parameters = parameters.replace(use, body)
+    return parameters
+
+
+def parameters_of(signature):
+    """The C type and the name of each parameter of the entry point, as the file has them."""
+    text = without_comments(f"{signature.name}.cu")
+    entry = signature.name.rpartition("/")[2]
+    listed = re.search(rf"\n{entry}\((.*?)\) {{\n", text, re.DOTALL)[1]
+    parameters = (" ".join(each.split()) for each in expanded(listed, text).split(","))
+    return [re.fullmatch(r"(.*?[\w*]) ?\b(\w+)", each).groups() for each in parameters]
+
+
+def test_every_kernel_file_has_a_signature():
+    assert {f"{name}.cu" for name in SIGNATURES} == set(source.files())
+
+
+@pytest.mark.parametrize("signature", SIGNATURES.values(), ids=SIGNATURES)
+def test_names_order_and_types_are_those_of_the_entry_point(signature):
+    parameters = parameters_of(signature)
+    pointers = [name for c_type, name in parameters if c_type.endswith("*")]
+    assert pointers == list(signature.pointers)
+    assert parameters[: len(pointers)] == [each for each in parameters if each[0].endswith("*")]
+    assert [(name, c_type) for c_type, name in parameters[len(pointers) :]] == list(signature.scalars.items())
+
+
+def test_every_build_is_of_a_kernel_with_a_signature():
+    assert {kernel.file for _, kernel in planner.builds()} == {f"{name}.cu" for name in SIGNATURES}
+
+
+def call(largest=0, **scalars):
+    given = dict(accumulator=np.dtype("float64"), blocks=1, largest=largest)
+    return TWO.call(macros={"TO": "half"}, pointers={"from": Pointer("x")}, scalars=scalars, **given)
+
+
+@pytest.mark.parametrize(
+    ("count", "largest", "index"),
+    [(1, 0, np.int32), (2**30, 0, np.int64), (-(2**30), 0, np.int64), (1, 2**30 - 1, np.int32), (1, 2**30, np.int64)],
+)
+def test_an_index_has_32_bits_where_every_number_fits(count, largest, index):
+    made = call(largest, count=count, scale=0.5)
+    assert made.kernel.file == "folder/two.cu"
+    assert made.kernel.entry == "two"
+    assert made.kernel.macros == (("TO", "half"), ("INDEX", "int" if index is np.int32 else "long long"))
+    assert [(type(scalar), scalar) for scalar in made.scalars] == [(index, count), (np.float64, 0.5)]
+
+
+@pytest.mark.parametrize("scalars", [dict(count=1), dict(count=1, scale=1, more=1), dict(counts=1, scale=1)])
+def test_missing_or_unexpected_scalars_are_refused(scalars):
+    with pytest.raises(TypeError, match="folder/two has other parameters"):
+        call(**scalars)
+
+
+def test_kernels_that_sum_one_by_one_fold_as_often_as_the_table_of_chains_says():
+    fold = re.search(r"constexpr int FOLD = (\d+);", source.text("correlation/forward_direct.cu"))[1]
+    assert int(fold) == LONGEST_CHAIN.cuda_direct
