@@ -1,7 +1,7 @@
-"""Draws every picture of guide.md into the folder guide beside it: ``python docs/draw_guide.py``.
+"""Draw every picture of guide.md into the folder ``guide`` next to it: ``python docs/draw_guide.py``.
 
-Which pixels an output reads is asked of the operator itself, by its gradients, so that no picture can contradict it. A diagram is
-drawn at twice the size at which the page shows it. matplotlib is used without pyplot, which keeps state for a whole process.
+The operator's own gradients say which pixels an output reads, so that no picture can contradict the operator. A diagram is drawn
+at twice the size at which the page shows it. matplotlib is used without pyplot, which keeps state for the whole process.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ FOLDER = PAGE.with_suffix("")
 
 Pair = tuple[int, int]
 
-# What the operator reads ---------------------------------------------------------------------------------------------
+# The pixels that the operator reads ----------------------------------------------------------------------------------
 
 
-def asked(size: Pair, size2: Pair | None = None, **keywords: Any) -> Problem:
-    """The geometry of one call on one-channel images."""
+def geometry_of(size: Pair, size2: Pair | None = None, **keywords: Any) -> Problem:
+    """Return the geometry of one call on one-channel images."""
     return problem(parameters(**keywords), (1, 1, *size), (1, 1, *(size2 or size)))
 
 
 def reads(
     size: Pair, output: Pair, displacement: Pair, size2: Pair | None = None, **keywords: Any
 ) -> tuple[list[Pair], list[Pair]]:
-    """The pixels (y, x) of input1 and of input2 that make one output at one displacement (dy, dx): those it has a gradient in."""
-    geometry = asked(size, size2, **keywords)
+    """Return the pixels (y, x) of input1 and of input2 that one output at one displacement (dy, dx) has a gradient for."""
+    geometry = geometry_of(size, size2, **keywords)
     cotangent = np.zeros(geometry.out_shape)
     patch = [axis.displacements.index(d) for axis, d in zip(axes_of(geometry), displacement, strict=True)]
     cotangent[(0, *patch, *output)] = 1
@@ -54,19 +54,19 @@ def reads(
 
 
 def axes_of(geometry: Problem) -> tuple[Axis, Axis]:
-    """The geometry along y and along x."""
+    """Return the geometry along y and along x."""
     return geometry.vertical, geometry.horizontal
 
 
 def read_anywhere(size: Pair, output: Pair, size2: Pair | None = None, **keywords: Any) -> list[Pair]:
-    """The pixels (y, x) of input2 that one output reads at some displacement."""
-    vertical, horizontal = (axis.displacements for axis in axes_of(asked(size, size2, **keywords)))
+    """Return the pixels (y, x) of input2 that one output reads at any displacement."""
+    vertical, horizontal = (axis.displacements for axis in axes_of(geometry_of(size, size2, **keywords)))
     patch = [(dy, dx) for dy in vertical for dx in horizontal]
     return sorted({pixel for each in patch for pixel in reads(size, output, each, size2, **keywords)[1]})
 
 
 def positions(geometry: Problem) -> list[tuple[float, float]]:
-    """The centre of every output's window, (y, x) in pixels of input1; it may lie outside the image."""
+    """Return the centre of every output's window, (y, x) in pixels of input1, which may be outside the image."""
     centres = [[_centre(axis, i) for i in range(axis.out)] for axis in axes_of(geometry)]
     return [(y, x) for y in centres[0] for x in centres[1]]
 
@@ -75,20 +75,20 @@ def _centre(axis: Axis, i: int) -> float:
     return i * axis.stride - axis.padding + axis.dilation * (axis.kernel - 1) / 2
 
 
-# How it is shown -----------------------------------------------------------------------------------------------------
+# How the pixels are drawn --------------------------------------------------------------------------------------------
 
-CELL = 30  # pixels of the picture that a pixel of an image is wide
+CELL = 30  # width of an image's pixel, in pixels of the picture
 DPI = 200
 TEXT, SMALL = 9.5, 8.5  # points
-LINE, LETTER = 32, 13.6  # pixels that a line of text is high, and a letter wide
-GAP, MARGIN, LEFT = 36, 18, 44  # pixels between two panels, around the picture, and to the left of a panel
+LINE, LETTER = 32, 13.6  # height of a line of text and width of a letter, in pixels
+GAP, MARGIN, LEFT = 36, 18, 44  # pixels between two panels, around the picture, and left of a panel
 TOP = 48  # pixels between a panel's title and its pixels
-DESCENT = 6  # pixels that letters reach below their line, on which the titles of a row stand
+DESCENT = 6  # pixels that letters reach below the baseline of the titles
 
-ORANGE, SKY, BLUE, GREEN = "#e69f00", "#a6d5f2", "#0072b2", "#009e73"  # of Okabe and Ito's colours
+ORANGE, SKY, BLUE, GREEN = "#e69f00", "#a6d5f2", "#0072b2", "#009e73"  # the palette of Okabe and Ito
 INK, GRID = "#333333", "#c4c4c4"
 
-# What a mark means is the same in every picture: name -> how a pixel of it is drawn, what the legend calls it.
+# A mark has the same meaning in every picture: name -> (how its pixels are drawn, its text in the legend).
 MARKS = {
     "zeros": (
         {"facecolor": "#f0f0f0", "edgecolor": "#aaaaaa", "hatch": "////", "linewidth": 0, "zorder": 0},
@@ -111,9 +111,9 @@ MARKS = {
 class Panel:
     """One grid of pixels: an image, or the outputs of one position.
 
-    ``marks`` are pairs of a name of `MARKS` and the ``(y, x)`` where it is, in the order in which they are drawn; ``arrow`` goes
-    from one pixel's centre to another's; ``frame`` is the width of the border of zeros; ``words`` are written into pixels.
-    ``displacements``, of the rows and of the columns, number the pixels of a patch; an image has arrows along y and x instead.
+    ``marks`` are pairs of a name in `MARKS` and its positions ``(y, x)``, in drawing order. ``arrow`` goes from the centre of one
+    pixel to that of another, ``frame`` is the width of the border of zeros, and ``words`` are written into pixels.
+    ``displacements`` label the rows and columns of a patch; an image has arrows along y and x instead.
     """
 
     title: str
@@ -127,30 +127,30 @@ class Panel:
 
     @property
     def cell(self) -> int:
-        """Pixels of the picture that one of the grid's is wide: numbers need more room."""
+        """The width of a grid pixel in pixels of the picture; a patch needs room for its numbers."""
         return CELL if self.displacements is None else 3 * CELL // 2
 
     @property
     def height(self) -> int:
-        """Pixels of the picture from the first row to the last, or to the name below a patch's rows."""
+        """The height of the grid in pixels of the picture, with the name of the axis below a patch's rows."""
         return self.cell * (self.size[0] + 2 * self.frame + (self.displacements is not None))
 
     @property
     def width(self) -> int:
-        """Pixels from the first column to the last, to the name beside a patch's, or of the widest line of text."""
+        """The width of the grid with the name of a patch's axis, or of the longest line of text if that is wider."""
         longest = max(len(line) for line in (self.title + "\n" + self.note).split("\n"))
         return max(self.cell * (self.size[1] + 2 * self.frame + (self.displacements is not None)), round(LETTER * longest))
 
 
 def sheet(*panels: Panel) -> Figure:
-    """The panels side by side, the legend of their marks below in two columns."""
+    """Draw the panels side by side, with the legend of their marks below in two columns."""
     columns = 2
     used = [name for name in MARKS if any(mark == name for each in panels for mark, _ in each.marks)]
     if any(each.frame for each in panels):
         used = ["zeros", *used]
     top = MARGIN + LINE * max(each.title.count("\n") + 1 for each in panels) + TOP
     bottom = top + max(each.height + (LINE * (each.note.count("\n") + 1) if each.note else 0) for each in panels) + LINE
-    across = max(round(SMALL / TEXT * LETTER * len(MARKS[name][1])) for name in used) + 80  # of the legend's columns
+    across = max(round(SMALL / TEXT * LETTER * len(MARKS[name][1])) for name in used) + 80  # width of a column of the legend
     width = 2 * MARGIN + max(sum(LEFT + each.width for each in panels) + GAP * (len(panels) - 1), across * columns)
     height = bottom + LINE * -(-len(used) // columns) + MARGIN
 
@@ -172,10 +172,10 @@ def _draw_panel(axes: Axes, panel: Panel, left: float, top: float) -> None:
     (rows, columns), cell, frame = panel.size, panel.cell, panel.frame
 
     def at(y: float, x: float) -> tuple[float, float]:
-        """The centre of a pixel in the picture, horizontal first."""
+        """Return the centre of a pixel in the picture, horizontal first."""
         return left + cell * (frame + x + 0.5), top + cell * (frame + y + 0.5)
 
-    for above, line in enumerate(reversed(panel.title.split("\n"))):  # each on a baseline that all panels have in common
+    for above, line in enumerate(reversed(panel.title.split("\n"))):  # all panels have the same baselines
         axes.text(left, top - TOP - DESCENT - above * LINE, line, fontsize=TEXT, color=INK, va="baseline")
     axes.text(left, top + panel.height + 10, panel.note, fontsize=SMALL, color=INK, va="top", linespacing=1.25)
     if frame:
@@ -198,7 +198,7 @@ def _draw_panel(axes: Axes, panel: Panel, left: float, top: float) -> None:
 def _draw_mark(axes: Axes, name: str, centres: list[tuple[float, float]], cell: int) -> None:
     if name == "position":
         axes.plot(*zip(*centres, strict=True), **MARKS[name][0], zorder=4)
-    elif name == "place":  # one outline round the whole window
+    elif name == "place":  # one outline around the whole window
         axes.add_patch(_rectangle(name, min(centres), max(centres), cell))
     else:
         for centre in centres:
@@ -206,7 +206,7 @@ def _draw_mark(axes: Axes, name: str, centres: list[tuple[float, float]], cell: 
 
 
 def _rectangle(name: str, first: tuple[float, float], last: tuple[float, float], cell: float) -> Rectangle:
-    """From the pixel with one centre to the one with the other, as a mark is drawn."""
+    """Return a rectangle in the style of a mark, from the pixel with the first centre to the pixel with the last."""
     width, height = (b - a + cell for a, b in zip(first, last, strict=True))
     style = {"linewidth": 0.8, "zorder": 3 if name == "place" else 2} | MARKS[name][0]
     return Rectangle((first[0] - cell / 2, first[1] - cell / 2), width, height, **style)
@@ -223,7 +223,7 @@ _CENTRED = {"fontsize": SMALL, "color": INK, "ha": "center", "va": "center"}
 
 
 def _draw_directions(axes: Axes, left: float, top: float) -> None:
-    """Arrows along the image's axes: y goes down."""
+    """Draw arrows along the image's axes; y points down."""
     _draw_arrow(axes, (left, top - 18), (left + 46, top - 18), 0.9)
     axes.text(left + 62, top - 18, "x", **_CENTRED)
     _draw_arrow(axes, (left - 18, top), (left - 18, top + 46), 0.9)
@@ -231,7 +231,7 @@ def _draw_directions(axes: Axes, left: float, top: float) -> None:
 
 
 def _draw_displacements(axes: Axes, rows: range, columns: range, left: float, top: float, cell: int) -> None:
-    """The displacement of every row and column of a patch."""
+    """Write the displacement of every row and column of a patch."""
     for index, number in enumerate((*map(_number, columns), "dx")):
         axes.text(left + cell * (index + 0.5), top - 18, number, **_CENTRED)
     for index, number in enumerate((*map(_number, rows), "dy")):
@@ -243,7 +243,7 @@ def _number(value: int) -> str:
 
 
 def _draw_legend(axes: Axes, used: list[str], columns: int, top: float, across: float) -> None:
-    """Each mark as it is drawn, and what it means; filled row by row."""
+    """Draw each mark with its meaning, row by row."""
     for index, name in enumerate(used):
         row, column = divmod(index, columns)
         x, y = 2 * MARGIN + column * across, top + (row + 0.5) * LINE
@@ -255,11 +255,11 @@ def _draw_legend(axes: Axes, used: list[str], columns: int, top: float, across: 
 
 
 def draw_operator() -> Figure:
-    """One output at every displacement: where it reads, and where its numbers go."""
+    """Draw one output position: the pixels that it reads, and its values in the output."""
     size, output, shown, keywords = (9, 9), (4, 4), (1, 2), {"patch_size": 5}
     one, other = reads(size, output, shown, **keywords)
     marks = [("patch", read_anywhere(size, output, **keywords)), ("input2", other), ("place", one)]
-    patch = tuple(axis.displacements for axis in axes_of(asked(size, **keywords)))
+    patch = tuple(axis.displacements for axis in axes_of(geometry_of(size, **keywords)))
     scores = [(m, n) for m in range(len(patch[0])) for n in range(len(patch[1]))]
     chosen = tuple(values.index(d) for values, d in zip(patch, shown, strict=True))
     return sheet(
@@ -270,11 +270,11 @@ def draw_operator() -> Figure:
 
 
 def draw_kernel_size() -> Figure:
-    """A window in both images, and the outputs that are left."""
+    """Draw a window in both images, and the positions of the outputs."""
     size, output, shown, keywords = (8, 8), (2, 1), (1, 3), {"kernel_size": 3, "patch_size": 7}
     one, other = reads(size, output, shown, **keywords)
     middles = one[4], other[4]
-    geometry = asked(size, **keywords)
+    geometry = geometry_of(size, **keywords)
     return sheet(
         Panel("input1,\nkernel_size=3", size, [("input1", one)]),
         Panel("input2,\nthe window moved", size, [("input2", other), ("place", one)], arrow=middles),
@@ -283,41 +283,41 @@ def draw_kernel_size() -> Figure:
 
 
 def draw_patch_size() -> Figure:
-    """Patches of several sizes round the same pixel."""
+    """Draw patches of several sizes around the same pixel."""
     return sheet(*(_patch((7, 7), (3, 3), patch_size=patch) for patch in (3, 4, 5, (1, 7))))
 
 
 def draw_dilation_patch() -> Figure:
-    """The same number of displacements, further apart."""
+    """Draw the same number of displacements with larger steps."""
     return sheet(*(_patch((9, 9), (4, 4), patch_size=5, dilation_patch=apart) for apart in (1, 2, (1, 2))))
 
 
 def _patch(size: Pair, output: Pair, **keywords: Any) -> Panel:
-    """input2 with the pixels that one output reads at any displacement."""
+    """Return a panel of input2 with the pixels that one output reads at any displacement."""
     one, _ = reads(size, output, (0, 0), **keywords)
     marks = [("patch", read_anywhere(size, output, **keywords)), ("place", one)]
-    return Panel(_call("input2", keywords), size, marks, note=_reach(asked(size, **keywords)))
+    return Panel(_call("input2", keywords), size, marks, note=_reach(geometry_of(size, **keywords)))
 
 
 def draw_stride() -> Figure:
-    """Where the outputs lie."""
+    """Draw the positions of the outputs for several strides."""
     return sheet(*(_positions((8, 9), stride=stride) for stride in (1, 2, (4, 3))))
 
 
 def draw_padding() -> Figure:
-    """Where the outputs lie with a frame of zeros, cropped, and for a window with the frame that keeps the size."""
+    """Draw the positions of the outputs with no padding, with a frame, cropped, and with the frame that keeps the size."""
     plain = [_positions((5, 6), padding=padding) for padding in (0, 1, -1)]
     return sheet(*plain, _positions((5, 6), (0, 0), kernel_size=3, padding=1))
 
 
 def draw_dilation() -> Figure:
-    """The taps of a window of three by three, close together and apart, and the outputs that are left."""
+    """Draw the taps of a window of three by three for several dilations, and the positions of the outputs."""
     return sheet(*(_positions((8, 9), (0, 0), kernel_size=3, dilation=dilation) for dilation in (1, 2, (1, 3))))
 
 
 def _positions(size: Pair, output: Pair | None = None, **keywords: Any) -> Panel:
-    """input1 with its outputs, and the pixels that one of them reads where one is given."""
-    geometry = asked(size, **keywords)
+    """Return a panel of input1 with the positions of its outputs, and the pixels that ``output`` reads if it is given."""
+    geometry = geometry_of(size, **keywords)
     marks = [("position", positions(geometry))]
     if output is not None:
         marks.insert(0, ("input1", reads(size, output, (0, 0), **keywords)[0]))
@@ -325,12 +325,12 @@ def _positions(size: Pair, output: Pair | None = None, **keywords: Any) -> Panel
 
 
 def draw_patch_offset() -> Figure:
-    """A search to one side, and a template tried at every place of a larger image."""
+    """Draw a search to one side, and a template that is compared with every position of a larger image."""
     template, image, shown = (3, 3), (7, 9), (3, 5)
     keywords = {"kernel_size": 3, "patch_size": (5, 7), "patch_offset": (2, 3)}
     one, other = reads(template, (0, 0), shown, image, **keywords)
     marks = [("patch", read_anywhere(template, (0, 0), image, **keywords)), ("input2", other), ("place", one)]
-    reach = _reach(asked(template, image, **keywords))
+    reach = _reach(geometry_of(template, image, **keywords))
     return sheet(
         _patch((7, 9), (3, 7), patch_size=(1, 6), patch_offset=(0, -3)),
         Panel("input1,\na template", template, [("input1", one)]),
@@ -339,9 +339,9 @@ def draw_patch_offset() -> Figure:
 
 
 def draw_channels() -> Figure:
-    """The number of each displacement's channel, in both orders."""
+    """Draw the channel number of each displacement, in both orders."""
     size = (3, 5)
-    rows, columns = (axis.displacements for axis in axes_of(asked((9, 9), patch_size=size)))
+    rows, columns = (axis.displacements for axis in axes_of(geometry_of((9, 9), patch_size=size)))
     panels = []
     for order, name in (("dy", "dy-major"), ("dx", "dx-major")):
         listed = cupycorr.displacements(size, order=order)
@@ -353,7 +353,7 @@ def draw_channels() -> Figure:
 
 
 def draw_scores() -> Figure:
-    """What the page's own example of `cupycorr.plot_channels` draws."""
+    """Run the example of `cupycorr.plot_channels` on the page and return its figure."""
     first, *others = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     (example,) = (code for code in others if "plot_channels" in code)
     names: dict[str, Any] = {}
@@ -363,7 +363,7 @@ def draw_scores() -> Figure:
 
 
 def _call(image: str, keywords: dict[str, Any]) -> str:
-    """The image and the parameters, in two lines."""
+    """Return the name of the image and the parameters, in two lines."""
     *before, last = [image, *(f"{name}={value}" for name, value in keywords.items())]
     return ", ".join(before) + ",\n" + last
 
@@ -373,7 +373,7 @@ def _outputs(geometry: Problem) -> str:
 
 
 def _reach(geometry: Problem) -> str:
-    """The displacements of both axes, one a line."""
+    """Return the range of displacements of both axes, one per line."""
     return "\n".join(f"{name} {_range(axis)}" for name, axis in zip(("dy", "dx"), axes_of(geometry), strict=True))
 
 
@@ -401,12 +401,12 @@ def draw(folder: Path = FOLDER) -> None:
     """Write every picture into a folder."""
     folder.mkdir(exist_ok=True)
     for name, picture in PICTURES.items():
-        with matplotlib.style.context("default"):  # whatever the reader's own settings are
+        with matplotlib.style.context("default"):  # ignores the settings of the user
             write(picture(), folder / f"{name}.png")
 
 
 def write(figure: Figure, path: Path) -> None:
-    """Write a picture as a PNG without transparency, and which matplotlib drew it: another draws letters a little differently."""
+    """Write a picture as a PNG without transparency, with the version of matplotlib: others draw letters a little differently."""
     figure.canvas.draw()
     drawn_by = PngInfo()
     drawn_by.add_text("Software", f"matplotlib {matplotlib.__version__}")

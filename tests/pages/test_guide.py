@@ -298,7 +298,7 @@ def test_a_dot_is_drawn_in_the_middle_of_what_each_output_reads(script, name):
         for i, y, _ in axis:
             read.setdefault(i, set()).add(y)
         middles.append([sum(each) / len(each) for each in read.values()])
-    assert script.positions(script.asked(size, **keywords)) == [(y, x) for y in middles[0] for x in middles[1]]
+    assert script.positions(script.geometry_of(size, **keywords)) == [(y, x) for y in middles[0] for x in middles[1]]
 
 
 # Links -------------------------------------------------------------------------------------------------------------------------
