@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -34,17 +33,17 @@ class Layout:
         """Computed once: caches of plans hash layouts at every call."""
         return hash((self.dtype, self.shape, self.strides))
 
-    @property
+    @CachedProperty
     def element(self) -> str:
         """The kernels' name of the element type."""
         return ELEMENT_TYPES[self.dtype].c_type
 
-    @property
+    @CachedProperty
     def itemsize(self) -> int:
         """The size of an element in bytes."""
         return ELEMENT_TYPES[self.dtype].itemsize
 
-    @property
+    @CachedProperty
     def accumulator(self) -> np.dtype:
         """The dtype that sums of such elements are kept in."""
         return ELEMENT_TYPES[self.dtype].accumulator_dtype
@@ -88,7 +87,8 @@ def _layout(name: str, dtype: np.dtype, shape: Numbers, strides: Numbers) -> Lay
     return Layout(dtype.name, shape, tuple(stride // itemsize for stride in in_bytes))
 
 
-def new_layout(dtype: str, shape: Sequence[int]) -> Layout:
+@lru_cache(1024)
+def new_layout(dtype: str, shape: Numbers) -> Layout:
     """Return a C-ordered layout for a volume in the workspace, with rows padded so that each begins at 16 bytes."""
     vector = VECTOR_BYTES // ELEMENT_TYPES[dtype].itemsize
     strides = [1, ceil_div(shape[-1], vector) * vector]

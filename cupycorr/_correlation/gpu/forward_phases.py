@@ -17,6 +17,7 @@ from ..._gpu.device import Device
 from ..._gpu.layout import Layout, Numbers, ceil_div, new_layout
 from ..._gpu.limits import SAFE_INDEX
 from ..._gpu.sum_parts import sum_parts
+from ..._sharing import CachedProperty
 from .axes import Line
 
 COPIED, COLUMNWISE, CHANNELWISE = range(3)  # STAGING in forward_phases.cuh
@@ -166,7 +167,7 @@ def _stride_and_step(line: Line) -> tuple[int, int]:
     return stride or step or 1, step or (stride if line.kernel == 1 else 1) or 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Arrays:
     """The layouts of input1, input2 and the output."""
 
@@ -174,12 +175,12 @@ class Arrays:
     input2: Layout
     out: Layout
 
-    @property
+    @CachedProperty
     def sum_bytes(self) -> int:
         """The size of a sum in bytes."""
         return self.input1.accumulator.itemsize
 
-    @property
+    @CachedProperty
     def stored(self) -> str:
         """The dtype that the kernel stores: the output's, unless it has no build for that."""
         out = self.out.dtype
@@ -211,9 +212,14 @@ class SplitTiling:
     splits: int
 
     @property
+    def needs_partial_sums(self) -> bool:
+        """True if the kernel does not store the output itself."""
+        return self.splits > 1 or self.arrays.stored != self.arrays.out.dtype
+
+    @property
     def partial_sums(self) -> Layout | None:
         """The volume of partial sums, (splits, B, PH, PW, oH, oW); None if the kernel stores the output itself."""
-        if self.splits == 1 and self.arrays.stored == self.arrays.out.dtype:
+        if not self.needs_partial_sums:
             return None
         return new_layout(self.arrays.input1.accumulator.name, (self.splits, *self.arrays.out.shape))
 
@@ -269,10 +275,15 @@ class SplitTiling:
     @property
     def blocks(self) -> int:
         """The tiles of positions and displacements, for each phase, sample and split of the channels."""
-        return prod(self._grid) * self.arrays.out.shape[0] * self.splits
+        return self.blocks_of_a_split * self.splits
 
     @property
-    def _grid(self) -> Numbers:
+    def blocks_of_a_split(self) -> int:
+        """The blocks for one split of the channels."""
+        return prod(self.grid) * self.arrays.out.shape[0]
+
+    @property
+    def grid(self) -> Numbers:
         """Blocks along each axis: of positions, of patch indices, and of the phases of either."""
         y, x = self.vertical, self.horizontal
         along_y = (y.tiles(self.rows[0]), self.patch_tiles_y, y.output_phases, y.patch_phases)
@@ -287,7 +298,7 @@ class SplitTiling:
             "split_channels": self.split_channels,
             "vector_width": vector_width,
             "splits": self.splits,
-            **dict(zip(_GRID, self._grid, strict=True)),
+            **dict(zip(_GRID, self.grid, strict=True)),
             **strides("input1", IMAGE_AXES, arrays.input1.strides),
             **strides("input2", IMAGE_AXES, arrays.input2.strides),
             **strides("out", ("split", *VOLUME_AXES), out_strides),

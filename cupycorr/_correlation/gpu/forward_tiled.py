@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from math import gcd, prod
@@ -15,6 +15,7 @@ from ..._gpu.device import Device
 from ..._gpu.layout import ROWS, Layout, Numbers, ceil_div
 from ..._gpu.limits import SECTOR_BYTES, VECTOR_BYTES, WARP
 from ..._gpu.source import Kernel
+from ..._sharing import CachedProperty
 from ..problem import lattice_inside
 from . import forward_phases
 from .axes import Line
@@ -152,7 +153,7 @@ TILES = tile_table(
 # Tilings ----------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tiling(SplitTiling):
     """A plan for a problem with one thread block tile."""
 
@@ -164,6 +165,29 @@ class Tiling(SplitTiling):
     def seconds(self, device: Device) -> float:
         """Return the seconds that the cost model expects."""
         return _seconds(self, device)
+
+    @CachedProperty
+    def block(self) -> _Block:
+        """The costs that all splits of the channels have in common."""
+        return _Block(
+            count=super().blocks_of_a_split,
+            busy=_busy(self.tile, self.vertical),
+            loaded=_loaded(self) * self.arrays.input1.itemsize,
+            moved=_moved(self.horizontal, self.arrays),
+            vectors=self.tile.rows + self.tile.vectors(self.arrays.sum_bytes, self.leading_columns),
+            vector_width=self.vector_width,
+            threads=self.tile.threads,
+        )
+
+    def with_splits(self, splits: int) -> Tiling:
+        """Return the same tiling with another number of splits of the channels, which costs the same per block."""
+        other = replace(self, splits=splits)
+        vars(other)["block"] = self.block
+        return other
+
+    @property
+    def blocks_of_a_split(self) -> int:
+        return self.block.count
 
     @property
     def how(self) -> str:
@@ -200,12 +224,12 @@ class Tiling(SplitTiling):
         if self.horizontal.spacing > 1 or self.staging == CHANNELWISE:
             return 1
         arrays, horizontal = self.arrays, self.horizontal
-        images = (arrays.input1, arrays.input2)
         columns, displacements = self.columns
         apart = horizontal.tile_outputs(columns) * horizontal.output_step if horizontal.tiles(columns) > 1 else 0
         displaced = horizontal.shift * displacements if horizontal.patch_tiles(displacements) > 1 else 0
         numbers = [horizontal.origin1, horizontal.origin2 - self.leading_columns * horizontal.shift, apart, displaced]
-        numbers += (number for image in images for number in (*image.strides[:3], image.shape[3], image.strides[3] - 1))
+        for image in (arrays.input1, arrays.input2):
+            numbers += (*image.strides[:3], image.shape[3], image.strides[3] - 1)
         return gcd(VECTOR_BYTES // arrays.input1.itemsize, *numbers)
 
 
@@ -245,10 +269,11 @@ def _supported(vertical: Line, horizontal: Line, arrays: Arrays) -> Iterator[tup
         return
     along_y = tiled_axis(vertical, 1)
     along_x = {phases: tiled_axis(horizontal, phases) for phases in (1, 2) if not why_not_tiled(horizontal, phases)}
+    stagings = {phases: _staging(phases, axis, arrays) for phases, axis in along_x.items()}
     for tile in TILES:
         if tile.phases in along_x and _holds_windows(tile, along_y, along_x[tile.phases], arrays):
-            staging = _staging(tile, along_x[tile.phases], arrays)
-            if staging is not None:
+            staging = stagings[tile.phases]
+            if staging in tile.stagings and _is_built(tile, staging, arrays.input1.dtype):
                 yield tile, staging, (along_y, along_x[tile.phases])
 
 
@@ -270,16 +295,13 @@ def _shared_epilogue(tile: Tile, windowed: bool) -> bool:
     return tile.phases > 1 or tile.warp_splits > 1 or (windowed and tile.displacements < 10)
 
 
-def _staging(tile: Tile, horizontal: TiledAxis, arrays: Arrays) -> int | None:
-    """Return how a tile is filled, None if it cannot be from arrays of these layouts."""
+def _staging(phases: int, horizontal: TiledAxis, arrays: Arrays) -> int:
+    """Return how tiles with so many phases of columns are filled from arrays of these layouts."""
     images = (arrays.input1, arrays.input2)
     if all(image.strides[1] == 1 and image.shape[1] * image.itemsize >= SECTOR_BYTES for image in images):
-        wanted = CHANNELWISE
-    elif images[0].itemsize == arrays.sum_bytes and all(image.strides[3] == 1 for image in images) and horizontal.spacing == 1:
-        wanted = COPIED if tile.phases == 1 else COLUMNWISE
-    else:
-        wanted = COLUMNWISE
-    return wanted if wanted in tile.stagings and _is_built(tile, wanted, images[0].dtype) else None
+        return CHANNELWISE
+    rows_are_runs = all(image.strides[3] == 1 for image in images) and horizontal.spacing == 1
+    return COPIED if phases == 1 and rows_are_runs and images[0].itemsize == arrays.sum_bytes else COLUMNWISE
 
 
 def _leading_columns(tile: Tile, staging: int, horizontal: TiledAxis, arrays: Arrays) -> int:
@@ -297,19 +319,20 @@ def _may_lead(tile: Tile, staging: int, dtype: str) -> bool:
 def _tilings(tile: Tile, staging: int, vertical: TiledAxis, horizontal: TiledAxis, arrays: Arrays) -> Iterator[Tiling]:
     """Yield plans with a tile: with as few splits of the channels as chains of sums allow, then twice as many, and so on."""
     channels = max(arrays.input1.shape[1], 1)
+    whole = Tiling(
+        vertical=vertical,
+        horizontal=horizontal,
+        arrays=arrays,
+        splits=1,
+        tile=tile,
+        staging=staging,
+        shared_epilogue=_shared_epilogue(tile, vertical.taps * horizontal.taps > 1),
+        leading_columns=_leading_columns(tile, staging, horizontal, arrays),
+    )
     splits = ceil_div(channels, LONGEST_CHAIN.cuda * tile.warp_splits)
     most = ceil_div(channels, tile.channels)
     while True:
-        yield Tiling(
-            vertical=vertical,
-            horizontal=horizontal,
-            arrays=arrays,
-            splits=ceil_div(channels, ceil_div(channels, splits)),
-            tile=tile,
-            staging=staging,
-            shared_epilogue=_shared_epilogue(tile, vertical.taps * horizontal.taps > 1),
-            leading_columns=_leading_columns(tile, staging, horizontal, arrays),
-        )
+        yield whole.with_splits(ceil_div(channels, ceil_div(channels, splits)))
         splits *= 2
         if splits > most:
             return
@@ -319,37 +342,68 @@ def _tilings(tile: Tile, staging: int, vertical: TiledAxis, horizontal: TiledAxi
 
 
 def _seconds(tiling: Tiling, device: Device) -> float:
-    arrays, tile, sum_bytes = tiling.arrays, tiling.tile, tiling.arrays.sum_bytes
+    arrays, tile, sum_bytes, block = tiling.arrays, tiling.tile, tiling.arrays.sum_bytes, tiling.block
     rates = machine(device, arrays.input1.accumulator.name)
-    loaded = _loaded(tiling) * arrays.input1.itemsize
-    channels = ceil_div(ceil_div(arrays.input1.shape[1], tiling.splits), tile.channels) * tile.channels
+    channels = ceil_div(tiling.split_channels, tile.channels) * tile.channels
     outputs = tile.rows * tile.displacements * VECTOR_BYTES // sum_bytes
     products = channels / tile.warp_splits * outputs
-    read = channels / tile.warp_splits * (tile.rows + tile.vectors(sum_bytes, tiling.leading_columns)) * VECTOR_BYTES
+    read = channels / tile.warp_splits * block.vectors * VECTOR_BYTES
     # Each access costs about as much as a vector.
-    read += channels * loaded * VECTOR_BYTES / sum_bytes / tiling.vector_width / tile.threads
+    read += channels * block.loaded * VECTOR_BYTES / sum_bytes / block.vector_width / block.threads
     if tiling.shared_epilogue:
         read += outputs * sum_bytes * (1 + tiling.vertical.taps * tiling.horizontal.taps)
-    busy = round(tiling.blocks * _busy(tile, tiling.vertical))
+    busy = round(block.count * tiling.splits * block.busy)
     parallel = (
-        rates.tiled(busy, tile.threads // WARP, products, read),
-        rates.loaded(busy * channels * loaded),
-        rates.moved(_moved(tiling.horizontal, arrays)),
+        rates.tiled(busy, block.threads // WARP, products, read),
+        rates.loaded(busy * channels * block.loaded),
+        rates.moved(block.moved),
     )
     seconds = LAUNCH + 0.75 * max(parallel) + 0.25 * sum(parallel)  # they overlap, but not wholly
-    if tiling.workspace:
+    if tiling.needs_partial_sums:
         seconds += LAUNCH + rates.moved((2 * tiling.splits + 1) * prod(arrays.out.shape) * sum_bytes)
     return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """The costs of a thread block that do not depend on the splits of the channels.
+
+    Attributes
+    ----------
+    count
+        Blocks for one split of the channels.
+    busy
+        The fraction of the blocks with rows inside both images; the others only store 0.
+    loaded
+        Bytes that a block loads of each channel.
+    moved
+        Bytes moved to and from global memory by all blocks.
+    vectors
+        16-byte loads of a thread from shared memory for a channel.
+    vector_width
+        Columns that one access to global memory moves.
+    threads
+        Threads of a block.
+    """
+
+    count: int
+    busy: float
+    loaded: int
+    moved: float
+    vectors: int
+    vector_width: int
+    threads: int
 
 
 def _loaded(tiling: Tiling) -> int:
     """Return the elements that a block loads of each channel."""
     tile, arrays = tiling.tile, tiling.arrays
-    widths = tile.widths(arrays.input1.itemsize, arrays.sum_bytes, tiling.leading_columns)
-    rows = (tile.tile_rows, tile.tile_rows - tile.rows + tile.thread_rows2)
-    return tile.phases * sum(height * width for height, width in zip(rows, widths, strict=True))
+    width1, width2 = tile.widths(arrays.input1.itemsize, arrays.sum_bytes, tiling.leading_columns)
+    rows2 = tile.tile_rows - tile.rows + tile.thread_rows2
+    return tile.phases * (tile.tile_rows * width1 + rows2 * width2)
 
 
+@lru_cache(1024)
 def _moved(horizontal: TiledAxis, arrays: Arrays) -> float:
     """Return the bytes moved to and from global memory, in whole sectors of which the blocks of a phase use a part."""
     apart = horizontal.spacing if arrays.input1.order == ROWS else 1
@@ -398,6 +452,7 @@ def _macros(tile: Tile, staging: int, dtype: str, stored: str, shared_epilogue: 
     }
 
 
+@lru_cache
 def _is_built(tile: Tile, staging: int, dtype: str) -> bool:
     """Return whether there is a build for a dtype.
 
