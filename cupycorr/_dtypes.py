@@ -58,12 +58,6 @@ LONGEST_CHAIN = LongestChain(reference=256, blas=512, registers=128, cuda=512, t
 # C types of sums.
 SUM_TYPES = tuple(dict.fromkeys(ELEMENT_TYPES[row.accumulator].c_type for row in ELEMENT_TYPES.values()))
 
-# The most products that one sum adds one after the other before it is added to another sum: the rounding error of such a chain
-# grows with its length. The tests' error bounds hold for these lengths; another length changes the bits of results.
-LONGEST_CHAIN_SIMD = 128  # in a vector register; also bounds the memory that a register tile reads between two additions
-LONGEST_CHAIN_BLAS = 512  # in a matrix product, which BLAS may sum from end to end
-LONGEST_CHAIN_EINSUM = 256  # in NumPy's einsum
-
 
 def element_type(name: str, dtype: Any) -> ElementType:
     """The row of an array's dtype; ``name`` is the argument's, for the message.

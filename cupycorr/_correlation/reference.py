@@ -19,7 +19,7 @@ import numpy as np
 
 from .._cpu import workers
 from .._dispatch import FORWARD, Request
-from .._dtypes import LONGEST_CHAIN_EINSUM, element_type, element_type_called
+from .._dtypes import LONGEST_CHAIN, element_type, element_type_called
 from .._gpu.device import Device
 from .problem import Axis, Problem, lattice_inside
 
@@ -36,7 +36,7 @@ def forward(problem: Problem, input1: np.ndarray, input2: np.ndarray, out: np.nd
     accumulator = element_type("input1", input1.dtype).accumulator_dtype
     scale = accumulator.type(problem.parameters.scale)
     _, _, _, height, width = problem.out_shape
-    most = min(max(PART_BYTES // (height * width * accumulator.itemsize), 1), LONGEST_CHAIN_EINSUM)
+    most = min(max(PART_BYTES // (height * width * accumulator.itemsize), 1), LONGEST_CHAIN.reference)
     vertical, horizontal = _by_displacement(problem.vertical), _by_displacement(problem.horizontal)
     out[...] = 0
     for sample, (m, rows), (n, columns) in product(range(problem.batch), vertical.items(), horizontal.items()):
@@ -136,7 +136,7 @@ def _seconds(request: Request) -> float:
     products = problem.batch * problem.channels * rows * (pairs_w * _ROW + columns * slow)
     taps = sum(axis.kernel * axis.patch for axis in (problem.vertical, problem.horizontal)) * _TAP
     if request.pass_name == FORWARD:
-        calls = problem.batch * -(-problem.channels // LONGEST_CHAIN_EINSUM) * pairs_h * pairs_w * _SLICES
+        calls = problem.batch * -(-problem.channels // LONGEST_CHAIN.reference) * pairs_h * pairs_w * _SLICES
         return taps + calls + products + problem.outputs * _WRITTEN
     calls = problem.batch * pairs_h * pairs_w * _SLICES
     pixels = sum(math.prod(size) for size, needed in zip((problem.size1, problem.size2), request.needs, strict=True) if needed)

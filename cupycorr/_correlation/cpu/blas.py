@@ -20,7 +20,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from ..._cpu import workers
 from ..._cpu.blas_limits import with_one_blas_thread
-from ..._dtypes import LONGEST_CHAIN_BLAS
+from ..._dtypes import LONGEST_CHAIN
 from .blocks import COLUMNS, ROWS, intersection
 from .costs import BAND_VALUE, PRODUCT_CALL, PRODUCT_RATE, SHIFTED_VALUE
 from .engine import Workload
@@ -135,9 +135,9 @@ class BandedProducts:
 
 def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return ``left @ right``, summed in chains of bounded length."""
-    product = left[:, :LONGEST_CHAIN_BLAS] @ right[:, :LONGEST_CHAIN_BLAS]
-    for begin in range(LONGEST_CHAIN_BLAS, right.shape[1], LONGEST_CHAIN_BLAS):
-        chain = slice(begin, begin + LONGEST_CHAIN_BLAS)
+    product = left[:, : LONGEST_CHAIN.blas] @ right[:, : LONGEST_CHAIN.blas]
+    for begin in range(LONGEST_CHAIN.blas, right.shape[1], LONGEST_CHAIN.blas):
+        chain = slice(begin, begin + LONGEST_CHAIN.blas)
         product += left[:, chain] @ right[:, chain]
     return product
 

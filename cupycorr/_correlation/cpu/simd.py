@@ -18,7 +18,7 @@ import numpy as np
 
 from ..._arguments import Pair
 from ..._cpu import register_tile, workers
-from ..._dtypes import LONGEST_CHAIN_SIMD
+from ..._dtypes import LONGEST_CHAIN
 from ..problem import lattice_inside
 from .blocks import COLUMNS, NS, ROWS
 from .costs import ADDITION_CYCLES, CYCLE, ENTRY_CYCLES, KERNEL_CALLS
@@ -88,7 +88,7 @@ class RegisterTiles:
         vectors = -(-workload.columns * workload.itemsize // max(registers.widths))
         term_cycles = vectors * sum(cycles[each] for each in tiles.widths) / tiles.rows
         chain_cycles = len(tiles.widths) * ENTRY_CYCLES / tiles.rows + width * vectors * ADDITION_CYCLES
-        return KERNEL_CALLS + sums * (terms * term_cycles + (1 + terms // LONGEST_CHAIN_SIMD) * chain_cycles) * CYCLE
+        return KERNEL_CALLS + sums * (terms * term_cycles + (1 + terms // LONGEST_CHAIN.registers) * chain_cycles) * CYCLE
 
     def volume(self, block: Block, query: np.ndarray, total: np.ndarray) -> None:
         """See `engine.Engine`."""
@@ -279,10 +279,10 @@ def _volume_table(
             lefts = [t * query[0] for t, _ in tile.pairs()]
             totals = [(phase.first + axis.pitch * m) * total[0] + t // window.stride * total[2] for t, m in tile.pairs()]
             first, end = (tap * channels for tap in tile.taps)
-            for k in range(first, end, LONGEST_CHAIN_SIMD):
+            for k in range(first, end, LONGEST_CHAIN.registers):
                 q = 0
                 for width in tiles.widths:
-                    entry = [right, q, k, min(LONGEST_CHAIN_SIMD, end - k), *lefts, *(at + q * total[1] for at in totals)]
+                    entry = [right, q, k, min(LONGEST_CHAIN.registers, end - k), *lefts, *(at + q * total[1] for at in totals)]
                     entries.setdefault((tile.count, width), []).append(entry)
                     q += width
     taps, channel = window.dilation * np.arange(window.taps)[:, None], np.arange(channels)
@@ -330,11 +330,11 @@ def _gradient_table(
             # Offsets of k are counted from the first displacement row of the run, so that all runs share one list.
             right = (phase.base + tile.t + axis.step * tile.m) * search[0]
             lefts = [t * cotangent[2] + (phase.first + axis.pitch * m) * cotangent[0] for t, m in tile.pairs()]
-            for k in range(0, length * width, LONGEST_CHAIN_SIMD):
+            for k in range(0, length * width, LONGEST_CHAIN.registers):
                 c = 0
                 for tile_channels in tiles.widths:
                     totals = [t * total[0] + c * total[1] for t, _ in tile.pairs()]
-                    entry = [right, c, k, min(LONGEST_CHAIN_SIMD, length * width - k), *lefts, *totals]
+                    entry = [right, c, k, min(LONGEST_CHAIN.registers, length * width - k), *lefts, *totals]
                     entries.setdefault((tile.count, tile_channels), []).append(entry)
                     c += tile_channels
     ms = np.arange(max(phase.count for phase in axis.phases))[:, None]
