@@ -93,7 +93,8 @@ def check_precision(precision: Any) -> str:
     """Return a precision, and refuse everything but torch's three names for that of float32 products."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, got precision={precision!r}")
-    return precision
+    checked: str = precision
+    return checked
 
 
 def effective_precision(precision: str, dtype: str) -> str:

@@ -214,12 +214,13 @@ def _byte_bounds(array: Any) -> tuple[int, int]:
 
 def array_kind(array: Any) -> str | None:
     """Return ``"numpy"``, ``"cupy"`` or ``"torch"``, and None for anything else."""
-    return _kind_of_type(type(array))
+    array_type: Any = type(array)  # mypy takes a class for unhashable
+    return _kind_of_type(array_type)
 
 
 @lru_cache
-def _kind_of_type(kind: type) -> str | None:
-    return next((found for base in kind.__mro__ if (found := _ARRAY_TYPES.get(_identity(base)))), None)
+def _kind_of_type(array_type: type) -> str | None:
+    return next((found for base in array_type.__mro__ if (found := _ARRAY_TYPES.get(_identity(base)))), None)
 
 
 def _identity(base: type) -> tuple[str, str]:

@@ -98,9 +98,10 @@ def named_dtype(dtype: Any) -> np.dtype[Any]:
             import ml_dtypes
         except ImportError:
             raise ImportError("dtype='bfloat16' on NumPy arrays needs ml_dtypes: pip install ml_dtypes") from None
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     try:
-        found = np.dtype(dtype)
+        found: np.dtype[Any] = np.dtype(dtype)
     except (TypeError, ValueError, SyntaxError):  # NumPy parses strings and dicts, each with errors of its own
         raise no_element_type(dtype) from None
     if dtype is None or found.name not in ELEMENT_TYPES or not found.isnative:
