@@ -80,7 +80,8 @@ def element_type_called(name: str, dtype_name: str) -> ElementType:
 @lru_cache
 def dtype_name(dtype: np.dtype[Any]) -> str:
     """Return a dtype's name, which NumPy computes again at every access."""
-    return dtype.name
+    name: str = dtype.name
+    return name
 
 
 def named_dtype(dtype: Any) -> np.dtype[Any]:

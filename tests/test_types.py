@@ -58,7 +58,7 @@ REVEALED = {
     **of_each_kind("cupycorr.soft_argmax({0}, 0.1)", DISPLACEMENT, tensors=True),
     **of_each_kind("cupycorr.soft_argmax({0}).flow", "{0}", tensors=True),
     **of_each_kind("cupycorr.plot_channels({0}, at=(1, 2))", "matplotlib.figure.Figure", tensors=True),
-    **of_each_kind("cupycorr.match({0}, {0}, window=(5, 7), search=((0, 0), (-9, 0)))", MATCH, tensors=False),
+    **of_each_kind("cupycorr.match({0}, {0}, window=[5, 7], search=((0, 0), (-9, 0)))", MATCH, tensors=False),
     **of_each_kind("cupycorr.match({0}, {0}).score", "{0}", tensors=False),
     **of_each_kind("cupycorr.match({0}, {0}).flow", "{0}", tensors=False),
     "cupycorr.displacements(9)": NUMPY,
@@ -81,7 +81,8 @@ REFUSED = {
     "names of files instead of frames": "cupycorr.match('a.png', 'b.png')",
     "a list instead of scores": "cupycorr.argmax_displacement([1.0])",
     "a fraction of a window": "cupycorr.match(array, array, window=5.5)",
-    "arrays of two kinds": "cupycorr.spatial_correlation_sample(array, gpu).shape",
+    "a range of two numbers": "cupycorr.match(array, array, search=(-4, 4))",
+    "a list as an output": "cupycorr.spatial_correlation_sample(array, array, out=[])",
 }
 
 
