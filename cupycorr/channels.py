@@ -471,7 +471,10 @@ def _search_range(patch_size: Any, dilation_patch: Any, patch_offset: Any) -> tu
     # With torch.compile(dynamic=True), the default of scale would be a symbol.
     checked = parameters(patch_size=patch_size, dilation_patch=dilation_patch, patch_offset=patch_offset, scale=1.0)
     pairs = zip(checked.patch_size, checked.dilation_patch, checked.patch_offset or (0, 0), strict=True)
-    vertical, horizontal = (Axis(1, patch, 1, 0, 1, step, offset, 1, 1).displacements for patch, step, offset in pairs)
+    vertical, horizontal = (
+        Axis(kernel=1, patch=n, stride=1, padding=0, dilation=1, step=step, offset=offset, size1=1, size2=1).displacements
+        for n, step, offset in pairs
+    )
     if max(vertical.stop, horizontal.stop) > LARGEST or min(vertical.start, horizontal.start) < -LARGEST:
         raise ValueError(
             f"displacements must fit into 64 bits, got dilation_patch={dilation_patch!r}, patch_offset={patch_offset!r}"
