@@ -1,47 +1,57 @@
-"""Arguments that every operator takes, checked: integers and pairs of them, real numbers, the precision of float32 products.
+"""Checks of the arguments that all operators share: integers and pairs of integers, real numbers, the precision of products.
 
-Knows no operator, array or device.
+This module must not depend on any operator, array library or device.
 """
 
 from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
-Pair = tuple[int, int]
+Pair = tuple[int, int]  # (vertical, horizontal)
 Shape = tuple[int, ...]
+IntOrPair = SupportsIndex | Sequence[SupportsIndex]  # as callers pass it
 PRECISIONS = HIGHEST, HIGH, MEDIUM = ("highest", "high", "medium")  # of float32 products, torch's names
 LARGEST = 2**63 - 1  # kernels and torch's operators take 64-bit integers
+INT_OR_PAIR = "an int or a (vertical, horizontal) pair of ints"
 _LONGEST_SHOWN = 100  # characters
-_INT_OR_PAIR = "an int or a (vertical, horizontal) pair of ints"
 
 
 def pair(name: str, value: Any, minimum: int | None) -> Pair:
-    """One int for both axes, or a ``(vertical, horizontal)`` tuple or list of two."""
-    values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(values) != 2:
-        raise ValueError(f"{name} must be {_INT_OR_PAIR}, got {name}={shown(value)}")
-    integers = tuple(integer(name, v, _INT_OR_PAIR, value) for v in values)
-    if minimum is not None and min(integers) < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {name}={shown(value)}")
-    if max(integers) > LARGEST or min(integers) < -LARGEST:
-        raise ValueError(f"{name} must fit into 64 bits, got {name}={shown(value)}")
-    return integers
-
-
-def integer(name: str, value: Any, what: str, given: Any) -> int:
-    """One plain int out of an argument that was ``given``; numpy's ints are ints, floats and bools are not.
+    """Return an argument as a pair of plain ints: one int is for both axes, a tuple or list has one int for each.
 
     Raises
     ------
     TypeError
-        It is not one; the message says that ``name`` must be ``what``.
+        An element is not an int.
+    ValueError
+        There are not two elements, or one is below ``minimum`` or does not fit into 64 bits.
     """
-    # numpy's bool has no __index__ since 2.0, Python's does. torch.compile up to 2.11 stops at `index` of what has none.
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(values) != 2:
+        raise ValueError(f"{name} must be {INT_OR_PAIR}, got {name}={shown(value)}")
+    vertical, horizontal = (integer(name, each, INT_OR_PAIR, value) for each in values)
+    if minimum is not None and min(vertical, horizontal) < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {name}={shown(value)}")
+    if max(vertical, horizontal) > LARGEST or min(vertical, horizontal) < -LARGEST:
+        raise ValueError(f"{name} must fit into 64 bits, got {name}={shown(value)}")
+    return vertical, horizontal
+
+
+def integer(name: str, value: Any, what: str, given: Any) -> int:
+    """Return a value as a plain int. NumPy's ints are ints; floats and bools are not.
+
+    Raises
+    ------
+    TypeError
+        It is not an int; the message says that ``name`` must be ``what``, and shows the whole argument that was ``given``.
+    """
+    # NumPy's bool has no __index__ since 2.0, but Python's has. torch.compile up to 2.11 fails on `index` of a type without it.
     if not isinstance(value, (bool, float, complex, str, bytes)):
         try:
             return operator.index(value)
@@ -51,12 +61,13 @@ def integer(name: str, value: Any, what: str, given: Any) -> int:
 
 
 def shown(value: Any) -> str:
-    """What was given in one short line: an array passed by mistake would fill a screen."""
+    """Return the repr of an argument in one short line; that of an array passed by mistake would fill a screen."""
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def finite_scale(scale: Any) -> float:
+    """Return ``scale`` as a plain float, and refuse everything but finite real numbers."""
     if not is_real(scale):
         raise TypeError(f"scale must be a real number, got scale={scale!r}")
     try:
@@ -71,7 +82,7 @@ def finite_scale(scale: Any) -> float:
 def is_real(value: Any) -> bool:
     """Return whether a value is a real number: Python's, or a scalar of NumPy or `ml_dtypes`.
 
-    float() would also take complex numbers of NumPy (whose imaginary part it drops), bools, strings and arrays of one element.
+    float() would also accept NumPy's complex numbers (and drop the imaginary part), bools, strings and arrays of one element.
     """
     if isinstance(value, np.generic) and not isinstance(value, Real):
         return value.dtype.kind not in "bcSU" and np.can_cast(value.dtype, np.float64)
@@ -79,10 +90,11 @@ def is_real(value: Any) -> bool:
 
 
 def check_precision(precision: Any) -> str:
-    """Refuse a precision that is not one of torch's three names for float32 products."""
+    """Return a precision, and refuse everything but torch's three names for that of float32 products."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, got precision={precision!r}")
-    return precision
+    checked: str = precision
+    return checked
 
 
 def effective_precision(precision: str, dtype: str) -> str:

@@ -1,7 +1,7 @@
-"""NumPy, CuPy and torch told apart without importing them, the array module of each, and other libraries' GPU arrays as CuPy's.
+"""NumPy, CuPy and torch arrays told apart without importing any of the three, and one name for what they have in common.
 
-Importing CuPy or torch takes seconds and may fail; a NumPy user must never pay for it. Types are recognised by the package
-they are defined in.
+Importing CuPy or torch takes seconds and may fail, and a NumPy user must never pay for it. So an array's kind is the package that
+defines its type. A GPU array of another library becomes a CuPy array of the same memory.
 """
 
 from __future__ import annotations
@@ -10,51 +10,65 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from ._gpu.device import import_cupy
 
+
+class Array(Protocol):
+    """An array or a tensor, as a type checker sees it without the stubs of any array library."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The size of each axis."""
+
+    @property
+    def dtype(self) -> Any:
+        """The type of the elements."""
+
+
+ArrayT = TypeVar("ArrayT", bound=Array)
+
 _ARRAY_TYPES = {("numpy", "ndarray"): "numpy", ("cupy", "ndarray"): "cupy", ("torch", "Tensor"): "torch"}
-
-
 _DLPACK_GPU = (2, 13)  # DLPack's device types of CUDA memory, plain and managed
 
 
 class Role(NamedTuple):
-    """The use of an argument, which decides what to pass in the place of a masked array or a tensor.
+    """The use of an argument, which decides what an error message tells the user to pass instead.
 
-    ``masked`` is said with the argument's ``name``, and with what makes its array ``floating`` where it is not.
+    ``instead_of_masked`` replaces a masked array; ``{name}`` stands for the argument, ``{floating}`` for the argument converted
+    to a floating dtype. ``for_tensors`` is added where a torch tensor is refused.
     """
 
-    masked: str
+    instead_of_masked: str
     for_tensors: str = ""
 
 
 _OPERATOR = "; for tensors there is cupycorr.torch.spatial_correlation_sample"
-OPERAND = Role("{name}.filled(0)", _OPERATOR)  # a product with 0 counts for nothing
-RESULT = Role("{name}.data, which has the same memory, or no {name}", _OPERATOR)  # what filled() returns would be a copy
+OPERAND = Role("{name}.filled(0)", _OPERATOR)  # a product with 0 adds nothing
+RESULT = Role("{name}.data, which has the same memory, or no {name}", _OPERATOR)  # filled() would return a copy
 FRAME = Role("{floating}.filled(numpy.nan)")  # any number would be a pixel, with edges around it
 SCORES = Role("{floating}.filled(-numpy.inf)")  # any number would be a score that may be the highest
 
 
 def known_array(name: str, array: Any, role: Role = OPERAND, what: str = "a NumPy or CuPy array") -> Any:
-    """The array itself if it is NumPy's or CuPy's; another library's on a GPU as a CuPy array of the same memory.
+    """Return a NumPy or CuPy array as it is, and a GPU array of another library as a CuPy array of the same memory.
 
-    ``name`` is the argument's and ``what`` what it must be, for the messages.
+    Error messages call the argument ``name`` and say that it must be ``what``.
 
     Raises
     ------
     TypeError
-        Anything else, a torch tensor and a masked array among them.
+        It is anything else, such as a torch tensor or a masked array.
     ImportError
         It is on a GPU, and CuPy is not installed.
     """
     kind = array_kind(array)
     if kind == "torch":
         raise TypeError(
-            f"{name} must be a NumPy or CuPy array, got a torch tensor: pass {_tensors_array(name, array)} from a CPU, "
+            f"{name} must be a NumPy or CuPy array, got a torch tensor: pass {_as_numpy(name, array)} from a CPU, "
             f"cupy.from_dlpack({name}.detach()) from a GPU{role.for_tensors}"
         )
     if kind is None and _on_gpu(array):
@@ -63,27 +77,27 @@ def known_array(name: str, array: Any, role: Role = OPERAND, what: str = "a NumP
         raise TypeError(f"{name} must be {what}, got {type(array).__module__}.{type(array).__qualname__}")
     if isinstance(array, np.ma.MaskedArray):
         floating = name if array.dtype.kind == "f" or array.dtype.name == "bfloat16" else f"{name}.astype(float)"
-        remedy = role.masked.format(name=name, floating=floating)
+        remedy = role.instead_of_masked.format(name=name, floating=floating)
         raise TypeError(f"{name} must not be a masked array, whose mask would be lost: pass {remedy}")
     return array
 
 
-def _tensors_array(name: str, tensor: Any) -> str:
-    """An expression for the NumPy array with the memory of a CPU tensor; torch has none for bfloat16."""
+def _as_numpy(name: str, tensor: Any) -> str:
+    """Return an expression that views a CPU tensor as a NumPy array. For bfloat16, torch itself has none."""
     if str(tensor.dtype) == "torch.bfloat16":
         return f"{name}.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)"
     return f"{name}.detach().numpy()"
 
 
 def known_array_or_tensor(name: str, array: Any) -> Any:
-    """A volume of scores: a dense torch tensor itself, anything else as `known_array`."""
+    """Return a dense torch tensor as it is, and check anything else by `known_array`, as a volume of scores."""
     if is_tensor(array):
         return dense_tensor(name, array)
     return known_array(name, array, SCORES, "a NumPy or CuPy array or a torch tensor")
 
 
 def dense_tensor(name: str, tensor: Any) -> Any:
-    """Return a torch tensor whose elements are numbers in memory with strides.
+    """Return a torch tensor as it is, provided that it has strides and its elements are plain numbers.
 
     Raises
     ------
@@ -102,13 +116,13 @@ def dense_tensor(name: str, tensor: Any) -> Any:
 
 
 def plain_number(name: str, value: Any, remedy: str) -> Any:
-    """Return a torch tensor of no dimensions as the Python number in it, and anything else as it is.
+    """Return the Python number in a torch tensor of no dimensions, and anything else as it is.
 
     Raises
     ------
     TypeError
-        The tensor needs a gradient, which its number would not have (``remedy`` says what to do instead); it has dimensions or
-        no real number; or it is not on the CPU, where the call would wait for the device.
+        The tensor needs a gradient, which a Python number cannot have (``remedy`` says what to do instead); it has dimensions;
+        its element is not a real number; or it is on a GPU, for which the call would have to wait.
     """
     if not is_tensor(value):
         return value
@@ -127,12 +141,12 @@ def _dtype_name(tensor: Any) -> str:
 
 
 def known_arrays(role: Role = OPERAND, /, **arrays: Any) -> tuple[Any, ...]:
-    """`known_array` of each of the named arrays, which must be together.
+    """Check each of the named arrays by `known_array`, and that all are of one kind and on one device.
 
     Raises
     ------
     TypeError
-        One is no array, or they are of different kinds.
+        One is not an array, or they are of different kinds.
     ValueError
         They are on different devices.
     """
@@ -149,58 +163,64 @@ def known_arrays(role: Role = OPERAND, /, **arrays: Any) -> tuple[Any, ...]:
 
 
 def is_tensor(array: Any) -> bool:
-    """Whether it is a torch tensor, asked in a way that torch.compile traces: it warns of functions that remember."""
+    """Return whether a value is a torch tensor.
+
+    `array_kind` would do, but torch.compile warns about functions with a cache, and this one it can trace.
+    """
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(array, torch.Tensor)
 
 
 def array_module(array: Any) -> ModuleType:
-    """The module whose functions work on a known array or a tensor: `numpy`, `cupy` or `torch`."""
-    return sys.modules["torch" if is_tensor(array) else array_kind(array)]
+    """Return the module whose functions work on an array or a tensor: `numpy`, `cupy` or `torch`."""
+    kind = "torch" if is_tensor(array) else array_kind(array)
+    assert kind is not None, "the array was checked by known_array"
+    return sys.modules[kind]
 
 
-def current_device_of(array: Any) -> AbstractContextManager:
-    """While it is entered, CuPy works on the array's device; the others need no telling."""
+def current_device_of(array: Any) -> AbstractContextManager[Any]:
+    """Return a context in which CuPy works on the array's device. NumPy and torch need none."""
     return nullcontext() if is_tensor(array) or array_kind(array) == "numpy" else array.device
 
 
 def converted(array: Any, dtype: str) -> Any:
-    """A known array or a tensor as a dtype that its own module has under this name; not copied where it is one already."""
+    """Return an array or a tensor in the dtype of this name, without a copy if it has that dtype already."""
     named = getattr(array_module(array), dtype)
     return array.to(named) if is_tensor(array) else array.astype(named, copy=False)
 
 
 def to_numpy(array: Any) -> np.ndarray:
-    """The values of a known array or a tensor, which NumPy must have a dtype for, on the CPU."""
+    """Return the values of an array or a tensor as a NumPy array. NumPy must have its dtype."""
     if is_tensor(array):
         return array.numpy(force=True)
     return array if array_kind(array) == "numpy" else array.get()
 
 
 def may_share_memory(first: Any, second: Any) -> bool:
-    """Whether two known arrays of one kind may have bytes in common: whether the stretches from first to last byte overlap."""
+    """Return whether the ranges from first to last byte of two arrays of one kind overlap."""
     if array_kind(first) == "numpy":
         return np.may_share_memory(first, second)
-    # CuPy's own function takes two imports of the same foreign memory for strangers.
+    # CuPy's own function does not notice that two imports of another library's array have the same memory.
     (begin1, end1), (begin2, end2) = _byte_bounds(first), _byte_bounds(second)
     return begin1 < end2 and begin2 < end1
 
 
 def _byte_bounds(array: Any) -> tuple[int, int]:
-    reaches = [stride * (size - 1) for size, stride in zip(array.shape, array.strides, strict=True)]
-    begin = array.data.ptr + sum(min(reach, 0) for reach in reaches)
-    end = array.data.ptr + sum(max(reach, 0) for reach in reaches) + array.dtype.itemsize
+    spans = [stride * (size - 1) for size, stride in zip(array.shape, array.strides, strict=True)]
+    begin = array.data.ptr + sum(min(span, 0) for span in spans)
+    end = array.data.ptr + sum(max(span, 0) for span in spans) + array.dtype.itemsize
     return begin, end if array.size else begin
 
 
 def array_kind(array: Any) -> str | None:
-    """``"numpy"``, ``"cupy"``, ``"torch"``, or None for anything else."""
-    return _kind_of_type(type(array))
+    """Return ``"numpy"``, ``"cupy"`` or ``"torch"``, and None for anything else."""
+    array_type: Any = type(array)  # mypy takes a class for unhashable
+    return _kind_of_type(array_type)
 
 
 @lru_cache
-def _kind_of_type(kind: type) -> str | None:
-    return next((found for base in kind.__mro__ if (found := _ARRAY_TYPES.get(_identity(base)))), None)
+def _kind_of_type(array_type: type) -> str | None:
+    return next((found for base in array_type.__mro__ if (found := _ARRAY_TYPES.get(_identity(base)))), None)
 
 
 def _identity(base: type) -> tuple[str, str]:
@@ -208,6 +228,6 @@ def _identity(base: type) -> tuple[str, str]:
 
 
 def _on_gpu(array: Any) -> bool:
-    """Whether an array of another library says that its memory is on a GPU."""
-    tells = getattr(type(array), "__dlpack_device__", None)
-    return tells is not None and hasattr(array, "__dlpack__") and tells(array)[0] in _DLPACK_GPU
+    """Return whether an array of another library reports through DLPack that its memory is on a GPU."""
+    device_of = getattr(type(array), "__dlpack_device__", None)
+    return device_of is not None and hasattr(array, "__dlpack__") and device_of(array)[0] in _DLPACK_GPU

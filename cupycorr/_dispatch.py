@@ -73,7 +73,7 @@ class Request(NamedTuple):
     problem: Any
     dtype: str
     result_dtype: str
-    layouts: tuple[Layout | None, ...] = ()
+    layouts: tuple[Any, ...] = ()
     needs: tuple[bool, ...] = (True, True)
     precision: str = HIGHEST
 
@@ -306,7 +306,7 @@ class Workload:
         names = self.operator.array_names(self.request.pass_name)
         return {name: layout for name, layout in zip(names, self.request.layouts, strict=True) if layout is not None}
 
-    def plans(self, names: Mapping[str, Any], device: Device) -> dict[str, Plan]:
+    def plans(self, names: Mapping[str, Any], device: Device) -> dict[str, Any]:
         """Return the plans of the named variants."""
         return {row.name: row.plan(self.request, device) for row in self.operator.variants if row.name in names}
 
@@ -354,7 +354,7 @@ def _measured(candidates: _Candidates, device: Device | None, *, measure: bool) 
     found = _tuning.known(workload, device)
     if found not in candidates.plans and measure and _tuning.at_first_use():
         found = _tuning.measure(workload, device, workload.plans(candidates.plans, device))
-    return Choice(found, candidates.plans[found]) if found in candidates.plans else None
+    return None if found is None or found not in candidates.plans else Choice(found, candidates.plans[found])
 
 
 # Explanations -----------------------------------------------------------------------------------------------------------------
@@ -412,7 +412,7 @@ def explain(operator: Operator, request: Request, where: Place, variant: str, *,
     measured = _measured(candidates, where.device, measure=False)
     chosen, plan = measured or candidates.best
     work = operator.work(request)
-    rates: _Rates = where.device or workers.peak_rates(measure=measure)
+    rates: Any = where.device or workers.peak_rates(measure=measure)
 
     def why_not(row: Variant) -> str:
         reason = row.why_not_at(where, request)

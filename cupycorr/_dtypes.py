@@ -1,7 +1,7 @@
-"""The one table of element types: which there are, what each accumulates in, and what the kernels in CUDA C call it.
+"""The table of element types: each one's accumulator, its name in CUDA C and its size.
 
-float16 and bfloat16 sum in float32, so that nothing is ever rounded twice. bfloat16 is known by its name and comes from
-`ml_dtypes`, which NumPy does not need for anything else.
+float16 and bfloat16 are summed in float32, so that nothing is rounded twice. bfloat16 is recognised by its name; the NumPy dtype
+comes from `ml_dtypes`, which is imported only when bfloat16 is used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,19 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class ElementType:
-    """One row of the table."""
+    """An element type of the operators' arrays.
+
+    Attributes
+    ----------
+    name
+        Its NumPy name.
+    accumulator
+        The NumPy name of the dtype in which its sums are kept.
+    c_type
+        Its name in the kernels.
+    itemsize
+        Its size in bytes.
+    """
 
     name: str
     accumulator: str
@@ -23,8 +35,8 @@ class ElementType:
     itemsize: int
 
     @property
-    def accumulator_dtype(self) -> np.dtype:
-        """dtype the sums are kept in."""
+    def accumulator_dtype(self) -> np.dtype[Any]:
+        """The dtype in which sums are kept."""
         return np.dtype(self.accumulator)
 
 
@@ -55,17 +67,17 @@ class LongestChain(NamedTuple):
 
 LONGEST_CHAIN = LongestChain(reference=256, blas=512, registers=128, cuda=512, tensor_cores=256, cuda_direct=128)
 
-# C types of sums.
+# The C types of accumulators.
 SUM_TYPES = tuple(dict.fromkeys(ELEMENT_TYPES[row.accumulator].c_type for row in ELEMENT_TYPES.values()))
 
 
 def element_type(name: str, dtype: Any) -> ElementType:
-    """The row of an array's dtype; ``name`` is the argument's, for the message.
+    """Return the element type of the dtype of an argument called ``name``.
 
     Raises
     ------
     TypeError
-        The operator does not run on this dtype (integers, complex numbers, foreign byte order).
+        The operators do not support the dtype (an integer, a complex number, another byte order).
     """
     dtype = np.dtype(dtype)
     row = element_type_called(name, dtype.name)
@@ -75,7 +87,7 @@ def element_type(name: str, dtype: Any) -> ElementType:
 
 
 def element_type_called(name: str, dtype_name: str) -> ElementType:
-    """`element_type` of a dtype that NumPy may not have, by its name."""
+    """Return the element type of a dtype by its name, for dtypes that NumPy may not have; errors as `element_type`."""
     row = ELEMENT_TYPES.get(dtype_name)
     if row is None:
         raise TypeError(f"{name} must be one of {', '.join(ELEMENT_TYPES)}, got {name}.dtype={dtype_name}")
@@ -83,18 +95,19 @@ def element_type_called(name: str, dtype_name: str) -> ElementType:
 
 
 @lru_cache
-def dtype_name(dtype: np.dtype) -> str:
-    """Return a dtype's name, which NumPy puts together anew at every question."""
-    return dtype.name
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """Return a dtype's name, which NumPy computes again at every access."""
+    name: str = dtype.name
+    return name
 
 
-def named_dtype(dtype: Any) -> np.dtype:
-    """The dtype a caller asked for by ``dtype=``.
+def named_dtype(dtype: Any) -> np.dtype[Any]:
+    """Return the dtype that a caller passed as ``dtype=``.
 
     Raises
     ------
     TypeError
-        It is no dtype of the table.
+        It is not in the table.
     ImportError
         It is ``"bfloat16"`` and `ml_dtypes` is not installed.
     """
@@ -103,28 +116,29 @@ def named_dtype(dtype: Any) -> np.dtype:
             import ml_dtypes
         except ImportError:
             raise ImportError("dtype='bfloat16' on NumPy arrays needs ml_dtypes: pip install ml_dtypes") from None
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     try:
-        found = np.dtype(dtype)
-    except (TypeError, ValueError, SyntaxError):  # numpy parses strings and dicts; each may go wrong in its own way
-        found = None
-    if dtype is None or found is None or found.name not in ELEMENT_TYPES or not found.isnative:
+        found: np.dtype[Any] = np.dtype(dtype)
+    except (TypeError, ValueError, SyntaxError):  # NumPy parses strings and dicts, each with errors of its own
+        raise no_element_type(dtype) from None
+    if dtype is None or found.name not in ELEMENT_TYPES or not found.isnative:
         raise no_element_type(dtype)
     return found
 
 
 def no_element_type(dtype: Any) -> TypeError:
-    """What is raised where a caller asked by ``dtype=`` for what is no dtype of the table."""
+    """Return the error for a ``dtype=`` that is not in the table."""
     return TypeError(f"dtype must be one of {', '.join(ELEMENT_TYPES)}, got dtype={dtype!r}")
 
 
 def check_scale(scale: float, row: ElementType) -> None:
-    """Refuse a factor the accumulator cannot hold: it would turn finite sums into infinities, NaN or zeros.
+    """Refuse a factor that the accumulator cannot represent: it would turn finite sums into infinities, NaN or zeros.
 
     Raises
     ------
     ValueError
-        ``scale`` is not 0 and lies outside the accumulator's normal range.
+        ``scale`` is neither 0 nor in the normal range of the accumulator.
     """
     limits = np.finfo(row.accumulator_dtype)
     if scale != 0 and not float(limits.tiny) <= abs(scale) <= float(limits.max):

@@ -1,8 +1,7 @@
-"""Pictures of displacement fields and cost volumes: Middlebury's colour wheel, and what ``match``, ``demo`` and ``plot_channels``
-draw.
+"""Pictures of displacement fields and cost volumes, for the commands ``match`` and ``demo`` and for `plot_channels`.
 
-Knows arrays, colours and layout; must not know the command line, files or timing. matplotlib is imported inside the functions
-and never through pyplot, which keeps state for a whole process.
+This module handles arrays, colours and layout. It must not depend on the command line, files or timing. matplotlib is imported
+inside the functions, and never through pyplot, which keeps global state.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ import math
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+
+from ._arguments import Pair
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 
 Range = tuple[int, int]
 
-NEUTRAL = (0.62, 0.62, 0.62)  # grey is no colour of the wheel and of none of the colour maps below
-_NEUTRAL_RGB = tuple(round(255 * part) for part in NEUTRAL)
+NEUTRAL = (0.62, 0.62, 0.62)  # grey, which is neither in the wheel nor in the colour maps below
+_NEUTRAL_RGB = tuple(round(255 * channel) for channel in NEUTRAL)
 
-# Colours between two neighbouring hues of Baker et al., "A Database and Evaluation Methodology for Optical Flow" (IJCV 2011):
-# one channel is at 255 and another goes up or down, (number of colours, channel at 255, channel that moves, +1 up or -1 down).
+# The sections of the colour wheel of Baker et al., "A Database and Evaluation Methodology for Optical Flow" (IJCV 2011). In each,
+# one channel is 255 and another one rises or falls: (number of colours, channel at 255, channel that changes, +1 or -1).
 _RED, _GREEN, _BLUE = range(3)
 _WHEEL = (
     (15, _RED, _GREEN, +1),  # red to yellow
@@ -38,44 +39,44 @@ _WHEEL = (
     (13, _BLUE, _RED, +1),  # blue to magenta
     (6, _RED, _BLUE, -1),  # magenta to red
 )
-_BEYOND = 0.75  # brightness of a motion longer than the scale
+_BEYOND = 0.75  # brightness of displacements longer than the scale
 
 
 def colour_wheel() -> np.ndarray:
-    """The 55 colours of Middlebury's flow wheel, from red over yellow, green, cyan, blue and magenta; (55, 3), 0 to 255."""
-    spokes = []
+    """Return the 55 colours of Middlebury's flow wheel, (55, 3), 0 to 255: red, yellow, green, cyan, blue, magenta."""
+    sections = []
     for count, full, moving, direction in _WHEEL:
-        spoke = np.zeros((count, 3))
+        section = np.zeros((count, 3))
         ramp = np.floor(255 * np.arange(count) / count)
-        spoke[:, full] = 255
-        spoke[:, moving] = ramp if direction > 0 else 255 - ramp
-        spokes.append(spoke)
-    return np.concatenate(spokes)
+        section[:, full] = 255
+        section[:, moving] = ramp if direction > 0 else 255 - ramp
+        sections.append(section)
+    return np.concatenate(sections)
 
 
 def flow_colours(dx: np.ndarray, dy: np.ndarray, scale: float) -> np.ndarray:
-    """The colour of each displacement, (..., 3) uint8.
+    """Return the colour of each displacement, (..., 3) uint8.
 
-    Hue is direction (red to the right), white is rest, full colour is ``scale`` pixels; longer displacements are darker,
-    unknown ones (NaN) grey.
+    The hue is the direction (red to the right), white is no displacement, and full colour is ``scale`` pixels. Longer
+    displacements are darker, unknown ones (NaN) are grey.
     """
     wheel = colour_wheel() / 255
     known = np.isfinite(dx) & np.isfinite(dy)
-    u, v = (np.where(known, part, 0) / scale for part in (dx, dy))
+    u, v = (np.where(known, component, 0) / scale for component in (dx, dy))
     radius = np.hypot(u, v)[..., None]
     position = (np.arctan2(-v, -u) / np.pi + 1) / 2 * (len(wheel) - 1)
     before = np.floor(position).astype(int)
     after = (before + 1) % len(wheel)
-    share = (position - before)[..., None]
-    hue = (1 - share) * wheel[before] + share * wheel[after]
+    weight = (position - before)[..., None]
+    hue = (1 - weight) * wheel[before] + weight * wheel[after]
     colours = np.where(radius <= 1, 1 - radius * (1 - hue), _BEYOND * hue)
     return np.where(known[..., None], np.floor(255 * colours), _NEUTRAL_RGB).astype(np.uint8)
 
 
 def motion_scale(dx: np.ndarray, dy: np.ndarray) -> float:
-    """Pixels at full colour: the motion that 99 % of the field stays below, rounded up to two digits, at least 0.1.
+    """Return the pixels at full colour: the 99th percentile of the lengths, rounded up to two digits, at least 0.1.
 
-    The largest one would be an outlier's, and the rest of the picture white.
+    The longest displacement may be an outlier, and the rest of the picture would be white.
     """
     motion = np.hypot(dx, dy)
     motion = motion[np.isfinite(motion)]
@@ -86,7 +87,7 @@ def motion_scale(dx: np.ndarray, dy: np.ndarray) -> float:
 
 # The motion picture --------------------------------------------------------------------------------------------------
 
-# Lengths in pixels of a picture whose field is at most _FIELD long; a larger field scales all of them, text included.
+# Lengths in pixels of a picture whose field is at most _FIELD long. A larger field scales all of them, including the text.
 _FIELD = 900
 _LEFT, _TOP, _BOTTOM, _GAP, _PANEL, _RIGHT = 70, 50, 60, 30, 190, 20
 _LEAST_WIDTH, _LEAST_HEIGHT = 380, 340  # for title and legend
@@ -94,10 +95,10 @@ _TICK_X, _TICK_Y = 60, 40  # room for one number
 _DPI = 100
 
 
-def motion_picture(file: BinaryIO, field: Match, window: tuple[int, int], search: tuple[Range, Range]) -> None:
-    """Write the displacement field as a PNG, each window one square of whole pixels, axes in pixels of frame 1.
+def motion_picture(file: BinaryIO, field: Match[np.ndarray], window: Pair, search: tuple[Range, Range]) -> None:
+    """Write the displacement field as a PNG. Each window is a square of whole pixels, and the axes are in pixels of frame 1.
 
-    A search along one axis is drawn with a colour bar, one along both with the colour wheel, its radius the scale.
+    A search along one axis is drawn with a colour bar, a search along both with the colour wheel, whose radius is the scale.
     """
     rows, columns = field.score.shape
     zoom = max(1, round(_FIELD / 2 / max(rows, columns)))
@@ -127,18 +128,18 @@ def motion_picture(file: BinaryIO, field: Match, window: tuple[int, int], search
     _set_ticks(axes.xaxis, field.x, width / (size * _TICK_X))
     _set_ticks(axes.yaxis, field.y, height / (size * _TICK_Y))
     if np.isnan(field.dx).any():
-        figure.text(panel_x / total_width, bottom * 0.25 / total_height, "grey: no answer", color="0.3", fontsize=9)
+        figure.text(panel_x / total_width, bottom * 0.25 / total_height, "grey: no match", color="0.3", fontsize=9)
     figure.savefig(file, format="png", dpi=figure.dpi)
 
 
 def _only_axis(search: tuple[Range, Range]) -> str | None:
-    """The name of the one component that can differ from window to window; None when both can."""
+    """Return the name of the only component that can vary; None if both can."""
     free_y, free_x = (low != high for low, high in search)
     return None if free_x and free_y else "dy" if free_y else "dx"
 
 
-def _extent(field: Match) -> tuple[float, float, float, float]:
-    """Edges of the field in pixels of frame 1: each window fills the square of one step round its centre."""
+def _extent(field: Match[np.ndarray]) -> tuple[float, float, float, float]:
+    """Return the edges of the field in pixels of frame 1: each window fills a square of one step around its centre."""
     sides = []
     for centres in (field.x, field.y):
         half = (centres[1] - centres[0]) / 2 if len(centres) > 1 else 0.5
@@ -148,7 +149,7 @@ def _extent(field: Match) -> tuple[float, float, float, float]:
 
 
 def _set_ticks(axis: Axis, centres: np.ndarray, room: float) -> None:
-    """As many round numbers as there is room for; the middle window's place where there is none."""
+    """Label as many round numbers as there is room for; without room, only the middle window."""
     from matplotlib.ticker import MaxNLocator
 
     if room < 2:
@@ -157,8 +158,8 @@ def _set_ticks(axis: Axis, centres: np.ndarray, room: float) -> None:
         axis.set_major_locator(MaxNLocator(min(9, int(room)), steps=[1, 2, 5, 10]))
 
 
-def _draw_flow(field: Match, axes: Axes) -> np.ndarray:
-    """The field in colours; the wheel that reads them goes to ``axes``."""
+def _draw_flow(field: Match[np.ndarray], axes: Axes) -> np.ndarray:
+    """Return the field in colours, and draw the wheel, their key, in ``axes``."""
     scale = motion_scale(field.dx, field.dy)
     line = np.linspace(-1, 1, 301)
     u, v = np.meshgrid(line, line)
@@ -173,7 +174,7 @@ def _draw_flow(field: Match, axes: Axes) -> np.ndarray:
 
 
 def _draw_component(values: np.ndarray, axes: Axes, name: str) -> np.ndarray:
-    """One component in colours; its colour bar goes to ``axes``."""
+    """Return one component in colours, and draw its colour bar in ``axes``."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -207,15 +208,15 @@ def stereo_picture(
     Parameters
     ----------
     file
-        Where the PNG goes.
+        The file to write the PNG to.
     left, right
         The frames, (H, W, 3).
     disparity, truth
-        In pixels, (H, W), NaN where unknown; the two share a colour bar.
+        In pixels, (H, W), NaN where unknown. They share a colour bar.
     counted_from
-        The first column that the numbers in ``summary`` count.
+        The first column that the numbers in ``summary`` include.
     summary
-        Lines for the picture's sixth field.
+        Lines of text for the sixth panel.
     """
     figure = _figure(1760, 800, _DPI)
     edges = {"left": 0.012, "right": 0.95, "top": 0.955, "bottom": 0.015, "wspace": 0.03, "hspace": 0.1}
@@ -236,7 +237,7 @@ def stereo_picture(
 
     panel = panels["error"]
     error = panel.imshow(abs(disparity - truth), vmin=0, vmax=4, cmap=_colour_map("magma"), interpolation="nearest")
-    panel.axvline(counted_from - 0.5, **_DASHED)
+    panel.axvline(counted_from - 0.5, color=_LINE_COLOUR, linewidth=_LINE_WIDTH, linestyle="--")
     _bar_beside(panel, error, "|disparity - ground truth| (px)", "max")
     _write_summary(figure.add_subplot(grid[0, 3:]), summary, counted_from)
     figure.savefig(file, format="png", dpi=figure.dpi)
@@ -250,25 +251,27 @@ _STEREO_PANELS = {
     "ground truth": (1, 1),
     "error": (1, 3),
 }
-_DASHED = {"color": "deepskyblue", "linewidth": 1.5, "linestyle": "--"}
+_LINE_COLOUR, _LINE_WIDTH = "deepskyblue", 1.5  # of the dashed line at the first column that is counted
 
 
 def _bar_beside(axes: Axes, mappable: ScalarMappable, label: str, extend: str) -> None:
-    """A colour bar of the axes' own height, which leaves the axes their size."""
+    """Draw a colour bar of the height of the axes beside them, without changing their size."""
     bar = axes.inset_axes((1.015, 0, 0.025, 1))
     axes.figure.colorbar(mappable, cax=bar, label=label, extend=extend, extendfrac=0.03)
 
 
 def _write_summary(axes: Axes, summary: list[str], counted_from: int) -> None:
-    """The numbers, and what the grey and the dashed line mean."""
+    """Write the numbers and a legend of the grey areas and the dashed line."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     axes.set_axis_off()
     axes.text(0.02, 0.98, "\n".join(summary), va="top", fontsize=14, linespacing=1.7, transform=axes.transAxes)
     handles = [
-        Line2D([], [], label=f"columns from {counted_from} on are counted", **_DASHED),
-        Patch(color=NEUTRAL, label="unknown: no ground truth, no answer,\nor no whole window (frame's edge)"),
+        Line2D(
+            [], [], color=_LINE_COLOUR, linewidth=_LINE_WIDTH, linestyle="--", label=f"columns from {counted_from} on are counted"
+        ),
+        Patch(color=NEUTRAL, label="unknown: no ground truth, no match,\nor no whole window (edge of the frame)"),
     ]
     axes.legend(handles=handles, loc="lower left", frameon=False, fontsize=12, labelspacing=0.8)
 
@@ -277,15 +280,15 @@ def _write_summary(axes: Axes, summary: list[str], counted_from: int) -> None:
 
 _PATCH, _CELL, _THIN = 560, 60, 48  # pixels: longest side of a patch, largest square of a score, shortest side of a strip
 _SHEET = (1100, 1600)  # (height, width) in pixels that the maps of a contact sheet share
-_SHEET_GAP = 4  # pixels between two maps, even: half of it lies on either side of each
+_SHEET_GAP = 4  # pixels between two maps; even, because half of it is on either side of a map
 _BAR, _BAR_LEAST, _BAR_NUMBERS = 18, 170, 100  # pixels: width and least height of the colour bar, room for its numbers
 _DIGIT, _LINE = 9, 18  # pixels of a tick's label: width of a digit, height
-_DIGITS = 3  # of a dy for which there is room on the left
+_DIGITS = 3  # digits of dy that fit into the left margin
 _TITLE = 400  # pixels of a long title
 
 
-def patch_picture(scores: np.ndarray, dys: range, dxs: range, position: tuple[int, int]) -> Figure:
-    """The scores (PH, PW) of all displacements at one output position, the highest finite one marked."""
+def patch_picture(scores: np.ndarray, dys: range, dxs: range, position: Pair) -> Figure:
+    """Draw the scores (PH, PW) of all displacements at one output position, and mark the highest finite one."""
     cell = min(_PATCH // max(scores.shape), _CELL) or 1
     height, width = (max(cell * n, _THIN) for n in scores.shape)
     figure, axes, bar = _channel_axes(width, height, dys)
@@ -298,20 +301,17 @@ def patch_picture(scores: np.ndarray, dys: range, dxs: range, position: tuple[in
 
 
 def _mark_best(axes: Axes, scores: np.ndarray, dys: range, dxs: range) -> str:
-    """Mark the highest finite score; what there is to say of it."""
+    """Mark the highest finite score, and return its description for the title."""
     known = np.isfinite(scores)
     if not known.any():
         return "none is finite"
     m, n = np.unravel_index(np.argmax(np.where(known, scores, -np.inf)), scores.shape)
-    axes.plot([dxs[n]], [dys[m]], **_CROSS)
+    axes.plot([dxs[n]], [dys[m]], marker="x", color="red", markersize=9, markeredgewidth=2, clip_on=False)
     return f"best dy={dys[m]}, dx={dxs[n]}"
 
 
-_CROSS = {"marker": "x", "color": "red", "markersize": 9, "markeredgewidth": 2, "clip_on": False}
-
-
 def contact_sheet(maps: np.ndarray, dys: range, dxs: range) -> Figure:
-    """The map (oH, oW) of each displacement out of (PH, PW, oH, oW), laid out as the patch, in one colour scale."""
+    """Draw the map (oH, oW) of each displacement out of (PH, PW, oH, oW), arranged as the patch, in one colour scale."""
     counts, sizes = maps.shape[:2], maps.shape[2:]
     every = max(math.ceil(n * size / room) for n, size, room in zip(counts, sizes, _SHEET, strict=True))
     thinned = maps[:, :, ::every, ::every]
@@ -332,7 +332,7 @@ def contact_sheet(maps: np.ndarray, dys: range, dxs: range) -> Figure:
 
 
 def _channel_axes(width: int, height: int, dys: range) -> tuple[Figure, Axes, Axes]:
-    """A figure with axes of so many pixels, left of them room for the labels of ``dys``, and those of its colour bar."""
+    """Return a figure, axes of this size in pixels with room for the labels of ``dys`` on their left, and colour bar axes."""
     bar_height = max(height, _BAR_LEAST)
     left = _LEFT + _DIGIT * max(_longest(dys) - _DIGITS, 0)
     beside = left + width + _GAP
@@ -342,25 +342,26 @@ def _channel_axes(width: int, height: int, dys: range) -> tuple[Figure, Axes, Ax
 
 
 def _score_colours(scores: np.ndarray) -> dict[str, Any]:
-    """One scale from the lowest to the highest finite score."""
+    """Return the colour scale from the lowest to the highest finite score, as matplotlib's keyword arguments."""
     known = scores[np.isfinite(scores)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
     return {"vmin": low, "vmax": high if high > low else low + 1, "cmap": _colour_map("viridis")}
 
 
 def _ends(tried: range) -> tuple[float, float]:
-    """Where the first displacement's cell begins and the last one's ends."""
+    """Return the outer edges of the cells of the first and the last displacement."""
     return tried[0] - tried.step / 2, tried[-1] + tried.step / 2
 
 
 def _within_gap(tried: range, index: int, pixels: int) -> tuple[float, float]:
-    """The ends of one displacement's map, of a cell of so many pixels half a gap on either side."""
+    """Return the edges of one displacement's map: those of its cell of ``pixels`` pixels, less half a gap on either side."""
     half = tried.step / 2 * (1 - _SHEET_GAP / pixels)
     return tried[index] - half, tried[index] + half
 
 
 def _finish_channels(axes: Axes, bar: Axes, dys: range, dxs: range) -> None:
-    # A factor common to all numbers would stand above the bar, where the title is.
+    """Draw the colour bar, the labels of the axes and the ticks."""
+    # matplotlib would write a factor common to all numbers above the bar, where the title is.
     axes.figure.colorbar(axes.images[0], cax=bar, label="score", format="%.6g")
     axes.set_xlabel("dx (px)")
     axes.set_ylabel("dy (px)")
@@ -370,12 +371,12 @@ def _finish_channels(axes: Axes, bar: Axes, dys: range, dxs: range) -> None:
 
 
 def _longest(tried: range) -> int:
-    """Characters of the longest displacement."""
+    """Return the number of characters of the longest displacement."""
     return max(len(str(end)) for end in (tried[0], tried[-1]))
 
 
 def _labelled(tried: range, pixels: float, room: int) -> list[int]:
-    """The displacements whose labels find room, so many pixels each, 0 among them where it is tried."""
+    """Return the displacements to label: as many as have room for their labels, 0 among them if it is in the search range."""
     least = room * len(tried) / pixels
     every = next(n for n in (digit * 10**power for power in itertools.count() for digit in (1, 2, 5)) if n >= least)
     begin = tried.index(0) % every if 0 in tried else 0
@@ -386,13 +387,13 @@ def _labelled(tried: range, pixels: float, room: int) -> list[int]:
 
 
 def _axes_at(figure: Figure, x: float, y: float, across: float, down: float) -> Axes:
-    """Axes in a rectangle in pixels from the top left."""
+    """Add axes in a rectangle, in pixels from the top left corner."""
     width, height = (int(length) for length in figure.bbox.size)
     return figure.add_axes((x / width, 1 - (y + down) / height, across / width, down / height))
 
 
 def _figure(width: int, height: int, dpi: int) -> Figure:
-    """A white figure of so many pixels on the Agg canvas.
+    """Return a white figure of this size in pixels, on the Agg canvas.
 
     Raises
     ------
@@ -405,7 +406,7 @@ def _figure(width: int, height: int, dpi: int) -> Figure:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('pictures need matplotlib: pip install "cupycorr[demo]"', name=error.name) from error
 
-    # Agg rounds the size down: a hundredth of a pixel keeps 799.9999 at 800.
+    # Agg rounds the size down. A hundredth of a pixel more makes 799.9999 round to 800.
     figure = Figure(figsize=((width + 0.01) / dpi, (height + 0.01) / dpi), dpi=dpi, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
@@ -418,6 +419,6 @@ def _colour_map(name: str) -> Colormap:
 
 
 def _extend(known: np.ndarray, low: float, high: float) -> str:
-    """Which ends of a colour bar stand for values beyond it, in matplotlib's words."""
+    """Return matplotlib's word for the ends of a colour bar beyond which there are values."""
     below, above = known.size > 0 and known.min() < low, known.size > 0 and known.max() > high
     return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[bool(below), bool(above)]

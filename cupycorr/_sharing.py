@@ -1,7 +1,7 @@
-"""What threads and forked processes share without harm: a lock that no fork copies held, and a property computed once.
+"""A lock and a cached property that are safe with threads and with ``fork``.
 
-A fork copies the memory and one thread. A lock that another thread held at that moment stays locked for ever in the child, and
-what it guarded may be half done.
+A fork copies the memory but only one thread. A lock that another thread held at that moment stays locked for ever in the child,
+and the data it protects may be half written.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 def fork_safe_lock() -> Any:
-    """Return a reentrant lock that a fork waits for, so that no child is made while another thread holds it.
+    """Return a reentrant lock that ``fork`` acquires first, so that no child starts while another thread holds it.
 
-    It is for work that ends soon. It is reentrant because a signal handler may fork while its own thread holds the lock. A fork
-    takes the locks made last first: who holds one may take those of modules imported before, but not the other way round.
+    Hold it only for short work. It is reentrant because a signal handler may fork while its own thread holds the lock. A fork
+    acquires the newest lock first, so a thread that holds one lock may acquire an older one, but not a newer one.
     """
     lock = threading.RLock()
     if hasattr(os, "register_at_fork"):
@@ -27,9 +27,9 @@ def fork_safe_lock() -> Any:
 
 
 class CachedProperty(Generic[T]):
-    """The property of an object that is computed at its first use and then kept.
+    """A property that is computed at its first use and then stored in the object.
 
-    Two threads may both compute it. `functools.cached_property` holds a lock meanwhile, before Python 3.12, which a fork copies.
+    Two threads may both compute it. Before Python 3.12, `functools.cached_property` holds a lock meanwhile, which a fork copies.
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:

@@ -1,63 +1,108 @@
-"""The channels of a cost volume: which displacement each one is, and the best one at each position.
+"""The channels of a cost volume: the displacement of each one, and the best displacement at each position.
 
-Knows layouts and displacements; nothing of features, backends or dispatch, and how to draw is `_pictures`' business. A channel's
-displacement is `Axis`'s, so no second formula can drift from the operator's. Every function of an array is looked up on its own
-module under a name that NumPy, CuPy and torch share, so all three run the same lines, torch's under autograd and torch.compile.
+This module handles layouts and displacements. It must not depend on variants or dispatch, and leaves drawing to `_pictures`. The
+displacement of a channel comes from `Axis`, so that there is no second formula beside the operator's. Array functions are looked
+up on the array's own module by names that NumPy, CuPy and torch share, so all three run the same code, torch's also under
+autograd and torch.compile.
 """
 
 from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, overload
 
 import numpy as np
 
 from . import _pictures
-from ._arguments import LARGEST, integer, is_real
-from ._arrays import array_module, converted, current_device_of, is_tensor, known_array_or_tensor, plain_number, to_numpy
+from ._arguments import LARGEST, IntOrPair, Pair, integer, is_real
+from ._arrays import (
+    Array,
+    ArrayT,
+    array_module,
+    converted,
+    current_device_of,
+    is_tensor,
+    known_array_or_tensor,
+    plain_number,
+    to_numpy,
+)
 from ._correlation.problem import Axis, Problem, parameters
 from ._dtypes import ElementType, element_type_called
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_IN_ORDER = {"dy": slice(None), "dx": slice(None, None, -1)}  # what takes (vertical, horizontal) to the order of two patch axes
+T = TypeVar("T")
+
+_ORDERS = ("dy", "dx")  # the component that changes slowest from channel to channel
 _CHANNEL_AXES = {4: (1, 3, -1), 5: (1,)}  # by the number of dimensions
 
 
-class Displacement(NamedTuple):
-    """A displacement at every position, as `argmax_displacement` and `soft_argmax` return it, in pixels.
+if TYPE_CHECKING:
+    # At run time a named tuple cannot inherit from Generic before Python 3.11. `Displacement[...]` works there without it.
+    class Displacement(NamedTuple, Generic[ArrayT]):
+        dy: ArrayT
+        dx: ArrayT
 
-    Attributes
-    ----------
-    dy, dx : array or Tensor, shape (B, oH, oW)
-        What lies at ``(y, x)`` in input1 lies at ``(y + dy, x + dx)`` in input2: positive is down and to the right.
-    """
+        @property
+        def flow(self) -> ArrayT: ...
 
-    dy: Any
-    dx: Any
+else:
+
+    class Displacement(NamedTuple):
+        """A displacement in pixels for every position, as `argmax_displacement` and `soft_argmax` return it.
+
+        Attributes
+        ----------
+        dy, dx : array or Tensor, shape (B, oH, oW)
+            The point ``(y, x)`` of input1 is at ``(y + dy, x + dx)`` in input2: positive is down and to the right.
+        """
+
+        dy: Any
+        dx: Any
+
+        @property
+        def flow(self) -> Any:
+            """The field in the order of optical flow networks, (u, v) = (dx, dy): shape (B, 2, oH, oW)."""
+            with current_device_of(self.dx):
+                return array_module(self.dx).stack((self.dx, self.dy), 1)
+
+
+class HasPatch(Protocol):
+    """An object with the parameters of a patch as attributes, such as a ``SpatialCorrelationSampler``."""
 
     @property
-    def flow(self) -> Any:
-        """The field in the order of optical flow networks, (u, v) = (dx, dy): shape (B, 2, oH, oW)."""
-        with current_device_of(self.dx):
-            return array_module(self.dx).stack((self.dx, self.dy), 1)
+    def patch_size(self) -> Any:
+        """The number of displacements along each axis."""
+
+    @property
+    def dilation_patch(self) -> Any:
+        """The pixels between displacements."""
 
 
-def displacements(patch_size: Any = 1, dilation_patch: Any = 1, *, patch_offset: Any = None, order: str = "dy") -> np.ndarray:
-    """Which displacement each channel of a cost volume is.
+Patch = IntOrPair | HasPatch | Problem
+
+
+def displacements(
+    patch_size: Patch = 1,
+    dilation_patch: IntOrPair = 1,
+    *,
+    patch_offset: IntOrPair | None = None,
+    order: str = "dy",
+) -> np.ndarray:
+    """Return the displacement of each channel of a cost volume.
 
     Parameters
     ----------
     patch_size : int or (int, int), default 1
-        As passed to `spatial_correlation_sample`; or something that has the three parameters as attributes, such as a
+        As passed to `spatial_correlation_sample`; or an object with the three parameters as attributes, such as a
         ``SpatialCorrelationSampler`` or the ``problem`` of an explanation. Then the other two must not be passed.
     dilation_patch, patch_offset
         As passed to `spatial_correlation_sample`.
     order : {"dy", "dx"}
-        Which component changes slowest from channel to channel: "dy" in FlowNet, PWC-Net and what `to_channels` makes of the
-        operator's output by default, "dx" in RAFT.
+        The component of the displacement that changes slowest from channel to channel: "dy" in FlowNet, in PWC-Net and in what
+        `to_channels` returns by default, "dx" in RAFT.
 
     Returns
     -------
@@ -67,7 +112,7 @@ def displacements(patch_size: Any = 1, dilation_patch: Any = 1, *, patch_offset:
     Raises
     ------
     TypeError
-        A parameter is not an int or a pair of ints, or is passed beside something that has it.
+        A parameter is not an int or a pair of ints, or is passed beside an object that has it.
     ValueError
         A parameter is below its smallest legal value, or ``order`` is neither of the two.
 
@@ -80,31 +125,37 @@ def displacements(patch_size: Any = 1, dilation_patch: Any = 1, *, patch_offset:
     [[0, 0], [1, 0], [0, 1], [1, 1]]
     """
     _check_order(order)
-    dy, dx = np.meshgrid(*_tried(patch_size, dilation_patch, patch_offset), indexing="ij" if order == "dy" else "xy")
+    vertical, horizontal = _search_range(patch_size, dilation_patch, patch_offset)
+    dy, dx = np.meshgrid(vertical, horizontal, indexing="ij" if order == "dy" else "xy")
     return np.stack((dy.ravel(), dx.ravel()), axis=1).astype(np.int64, copy=False)
 
 
+@overload
+def to_channels(out: np.ndarray, order: str = ...) -> np.ndarray: ...
+@overload
+def to_channels(out: ArrayT, order: str = ...) -> ArrayT: ...
 def to_channels(out: Any, order: str = "dy") -> Any:
-    """The operator's output with both patch axes joined to one channel axis, as networks take it.
+    """Join the two patch axes of the operator's output to one channel axis, as networks expect it.
 
     Parameters
     ----------
     out : array or Tensor, shape (B, PH, PW, oH, oW)
         NumPy, CuPy or torch, any dtype.
     order : {"dy", "dx"}
-        Which component of the displacement changes slowest from channel to channel: "dy" for FlowNet and PWC-Net, "dx" for RAFT.
+        The component of the displacement that changes slowest from channel to channel: "dy" for FlowNet and PWC-Net, "dx" for
+        RAFT.
 
     Returns
     -------
     array or Tensor, shape (B, PH * PW, oH, oW)
-        A view where the strides allow it, as they do for "dy" and the operator's own output; otherwise a copy.
+        A view if the strides allow it, as they do for "dy" and the operator's own output; otherwise a copy.
 
     Raises
     ------
     TypeError
-        ``out`` is no array.
+        ``out`` is not an array.
     ValueError
-        ``out`` has not five dimensions, or ``order`` is neither of the two.
+        ``out`` does not have five dimensions, or ``order`` is neither of the two.
 
     Examples
     --------
@@ -122,34 +173,54 @@ def to_channels(out: Any, order: str = "dy") -> Any:
         return _joined(out if order == "dy" else array_module(out).swapaxes(out, 1, 2))
 
 
+@overload
 def argmax_displacement(
-    out: Any,
-    patch_size: Any = None,
-    dilation_patch: Any = 1,
+    out: np.ndarray,
+    patch_size: Patch | None = ...,
+    dilation_patch: IntOrPair = ...,
     *,
-    patch_offset: Any = None,
+    patch_offset: IntOrPair | None = ...,
+    order: str = ...,
+    channel_axis: int = ...,
+) -> Displacement[np.ndarray]: ...
+@overload
+def argmax_displacement(
+    out: ArrayT,
+    patch_size: Patch | None = ...,
+    dilation_patch: IntOrPair = ...,
+    *,
+    patch_offset: IntOrPair | None = ...,
+    order: str = ...,
+    channel_axis: int = ...,
+) -> Displacement[ArrayT]: ...
+def argmax_displacement(
+    out: Array,
+    patch_size: Patch | None = None,
+    dilation_patch: IntOrPair = 1,
+    *,
+    patch_offset: IntOrPair | None = None,
     order: str = "dy",
     channel_axis: int = 1,
-) -> Displacement:
-    """The displacement with the highest score at every position of a cost volume.
+) -> Displacement[Any]:
+    """Return the displacement with the highest score at every position of a cost volume.
 
-    Of equal scores the one of the first channel wins. A NaN counts as the highest score.
+    Among equal scores, the first channel wins. NaN counts as the highest score.
 
     Parameters
     ----------
     out : array or Tensor, shape (B, PH, PW, oH, oW) or (B, PH * PW, oH, oW)
-        Scores: NumPy, CuPy or torch of float16, bfloat16, float32 or float64. With ``order="dx"`` the five-dimensional shape is
+        Scores: NumPy, CuPy or torch, float16, bfloat16, float32 or float64. With ``order="dx"`` the five-dimensional shape is
         (B, PW, PH, oH, oW).
     patch_size : int or (int, int), optional
-        As passed to the operator; or something that has the parameters as attributes, as for `displacements`. None takes the
-        sizes of the two patch axes, or the square root of the number of channels. With it, one of two patch axes may hold all
-        displacements, the other being 1.
+        As passed to the operator; or an object with the parameters as attributes, as for `displacements`. None stands for the
+        sizes of the two patch axes, or for the square root of the number of channels. If it is passed, one of the two patch axes
+        may hold all displacements and the other have size 1.
     dilation_patch, patch_offset
         As passed to the operator.
     order : {"dy", "dx"}
-        Which component of the displacement changes slowest from channel to channel.
+        The component of the displacement that changes slowest from channel to channel.
     channel_axis : {1, 3, -1}
-        Where the channels of a four-dimensional ``out`` are; 3 and -1 are channels last, (B, oH, oW, PH * PW).
+        The axis of the channels in a four-dimensional ``out``; 3 and -1 are channels last, (B, oH, oW, PH * PW).
 
     Returns
     -------
@@ -161,7 +232,7 @@ def argmax_displacement(
     TypeError
         An argument is of the wrong type or dtype.
     ValueError
-        An argument has an illegal value, or ``out`` a shape that does not fit the patch.
+        An argument has an illegal value, or the shape of ``out`` does not fit the patch.
 
     Examples
     --------
@@ -178,44 +249,66 @@ def argmax_displacement(
     given = known_array_or_tensor("out", out)
     element = _element(given)
     with current_device_of(given):
-        scores, (first, second) = _laid_out(given, patch_size, dilation_patch, patch_offset, order, channel_axis)
-        # Wide, because not every library compares bfloat16; widening changes no order.
+        scores, (slow, fast) = _with_patch_axes(given, patch_size, dilation_patch, patch_offset, order, channel_axis)
+        # Not every library compares bfloat16. Widening keeps the order of the scores.
         wide = converted(_joined(scores), element.accumulator)
         channel = converted(array_module(wide).argmax(wide, 1), "int64")
-        both = (
-            channel // len(second) * first.step + first.start,
-            channel % len(second) * second.step + second.start,
+        components = (
+            channel // len(fast) * slow.step + slow.start,
+            channel % len(fast) * fast.step + fast.start,
         )
-        return Displacement(*both[_IN_ORDER[order]])
+        return Displacement(*_in_order(components, order))
 
 
+@overload
 def soft_argmax(
-    out: Any,
-    temperature: float = 1.0,
-    patch_size: Any = None,
-    dilation_patch: Any = 1,
+    out: np.ndarray,
+    temperature: float = ...,
+    patch_size: Patch | None = ...,
+    dilation_patch: IntOrPair = ...,
     *,
-    patch_offset: Any = None,
+    patch_offset: IntOrPair | None = ...,
+    order: str = ...,
+    channel_axis: int = ...,
+) -> Displacement[np.ndarray]: ...
+@overload
+def soft_argmax(
+    out: ArrayT,
+    temperature: float = ...,
+    patch_size: Patch | None = ...,
+    dilation_patch: IntOrPair = ...,
+    *,
+    patch_offset: IntOrPair | None = ...,
+    order: str = ...,
+    channel_axis: int = ...,
+) -> Displacement[ArrayT]: ...
+def soft_argmax(
+    out: Array,
+    temperature: float = 1.0,
+    patch_size: Patch | None = None,
+    dilation_patch: IntOrPair = 1,
+    *,
+    patch_offset: IntOrPair | None = None,
     order: str = "dy",
     channel_axis: int = 1,
-) -> Displacement:
-    """The expected displacement at every position of a cost volume: differentiable, and finer than a pixel.
+) -> Displacement[Any]:
+    """Return the expected displacement at every position of a cost volume, which is differentiable and finer than a pixel.
 
     .. code-block:: text
 
         dy = sum over channels n of p(n) dy(n),   dx likewise
         p(n) = exp(out(n) / temperature) / sum over channels m of exp(out(m) / temperature)
 
-    No score is too large for it: the highest at each position is subtracted first. The result is NaN where a score is NaN or
-    positive infinity or where all are negative infinity; a channel with a score of negative infinity does not count.
+    Large scores do not overflow: the highest one at each position is subtracted first. The result is NaN where a score is NaN or
+    positive infinity, or where all scores are negative infinity. A single score of negative infinity has the weight 0.
 
     Parameters
     ----------
     out
         As `argmax_displacement` takes it.
     temperature : float, default 1.0
-        Positive, in units of the scores: the lower, the nearer to the displacement of the highest score; the higher, the nearer
-        to the mean of all.
+        Positive, in units of the scores. The lower it is, the nearer is the result to the displacement of the highest score; the
+        higher it is, the nearer to the mean of all displacements.
     patch_size, dilation_patch, patch_offset, order, channel_axis
         As `argmax_displacement` takes them.
 
@@ -228,8 +321,8 @@ def soft_argmax(
     Raises
     ------
     TypeError, ValueError
-        As `argmax_displacement`; also for a temperature that is no number, is not positive, or is too small or too large for the
-        result's dtype.
+        As `argmax_displacement`; also for a temperature that is not a number, is not positive, or is too small or too large for
+        the result's dtype.
 
     Examples
     --------
@@ -243,38 +336,38 @@ def soft_argmax(
     given = known_array_or_tensor("out", out)
     element = _element(given)
     divisor = _positive(temperature, element)
-    with current_device_of(given), _calm(given):
-        scores, each = _laid_out(given, patch_size, dilation_patch, patch_offset, order, channel_axis)
+    with current_device_of(given), _without_numpy_warnings(given):
+        scores, ranges = _with_patch_axes(given, patch_size, dilation_patch, patch_offset, order, channel_axis)
         weights = _exponentials(converted(scores, element.accumulator), divisor)
-        both = [_expectation(weights.sum(2 - axis), tried) for axis, tried in enumerate(each)]
-        return Displacement(*both[_IN_ORDER[order]])
+        components = _expectation(weights.sum(2), ranges[0]), _expectation(weights.sum(1), ranges[1])
+        return Displacement(*_in_order(components, order))
 
 
 def plot_channels(
-    out: Any,
-    at: tuple[int, int] | None = None,
+    out: Array,
+    at: Pair | None = None,
     *,
     sample: int = 0,
-    patch_size: Any = None,
-    dilation_patch: Any = 1,
-    patch_offset: Any = None,
+    patch_size: Patch | None = None,
+    dilation_patch: IntOrPair = 1,
+    patch_offset: IntOrPair | None = None,
     order: str = "dy",
     channel_axis: int = 1,
 ) -> Figure:
     """Draw a cost volume: the scores of all displacements at one position, or one small map per displacement.
 
-    Needs matplotlib, but not pyplot and no display: save the figure with ``figure.savefig("scores.png")``.
+    This needs matplotlib, but neither pyplot nor a display: save the figure with ``figure.savefig("scores.png")``.
 
     Parameters
     ----------
     out
         As `argmax_displacement` takes it.
     at : (int, int), optional
-        Output position ``(y, x)`` whose patch of scores is drawn, its highest finite score marked. None draws a contact sheet:
-        the map of every displacement, laid out as the patch (rows dy, columns dx), in one colour scale. Large maps are thinned
-        out to every n-th position, as the title then says.
+        Output position ``(y, x)``: its patch of scores is drawn and the highest finite score is marked. None draws a contact
+        sheet: the map of every displacement, arranged as the patch (rows dy, columns dx), in one colour scale. Of large maps only
+        every n-th position is drawn, and the title says so.
     sample : int, default 0
-        Which of the batch.
+        Index in the batch.
     patch_size, dilation_patch, patch_offset, order, channel_axis
         As `argmax_displacement` takes them.
 
@@ -286,7 +379,7 @@ def plot_channels(
     Raises
     ------
     TypeError, ValueError
-        As `argmax_displacement`; also for a position or a sample that there is not.
+        As `argmax_displacement`; also for a position or a sample outside of ``out``.
     ImportError
         matplotlib is not installed.
 
@@ -303,19 +396,23 @@ def plot_channels(
     given = known_array_or_tensor("out", out)
     _element(given)
     with current_device_of(given):
-        scores, each = _laid_out(given, patch_size, dilation_patch, patch_offset, order, channel_axis)
+        scores, ranges = _with_patch_axes(given, patch_size, dilation_patch, patch_offset, order, channel_axis)
         scores = scores if order == "dy" else array_module(scores).swapaxes(scores, 1, 2)
-        chosen = (_index("sample", sample, scores.shape[0]), slice(None), slice(None), *_position(at, scores.shape[3:]))
-        drawn = to_numpy(converted(scores[chosen], "float64"))  # so that the span of a float32 colour scale cannot overflow
-    tried = each[_IN_ORDER[order]]
-    return _pictures.contact_sheet(drawn, *tried) if at is None else _pictures.patch_picture(drawn, *tried, chosen[3:])
+        of_sample = scores[_index("sample", sample, scores.shape[0])]
+        position = _position(at, scores.shape[3:])
+        drawn = of_sample if position is None else of_sample[:, :, position[0], position[1]]
+        picture = to_numpy(converted(drawn, "float64"))  # the span of a float32 colour scale could overflow
+    vertical, horizontal = _in_order(ranges, order)
+    if position is None:
+        return _pictures.contact_sheet(picture, vertical, horizontal)
+    return _pictures.patch_picture(picture, vertical, horizontal, position)
 
 
-# What is asked -----------------------------------------------------------------------------------------------------------------
+# Arguments ---------------------------------------------------------------------------------------------------------------------
 
 
 def _check_order(order: Any) -> None:
-    if not isinstance(order, str) or order not in _IN_ORDER:
+    if not isinstance(order, str) or order not in _ORDERS:
         raise ValueError(f"order must be 'dy' or 'dx', got order={order!r}")
 
 
@@ -345,23 +442,23 @@ def _index(name: str, value: Any, size: int) -> int:
     return index
 
 
-def _position(at: Any, sizes: tuple[int, ...]) -> tuple[Any, Any]:
-    """The two indices of a position; slices of everything for None."""
+def _position(at: Any, sizes: tuple[int, ...]) -> Pair | None:
+    """Check the position to draw, in maps of these sizes."""
     if min(sizes) < 1:
         raise ValueError(f"out must have at least one position to draw, got {sizes[0]} x {sizes[1]} positions")
     if at is None:
-        return slice(None), slice(None)
+        return None
     what = f"a position (y, x) of two ints within {sizes[0]} x {sizes[1]}"
     if not isinstance(at, (tuple, list)):
         raise TypeError(f"at must be {what}, got at={at!r}")
     position = tuple(integer("at", value, what, at) for value in at)
     if len(position) != 2 or not all(0 <= value < size for value, size in zip(position, sizes, strict=True)):
         raise ValueError(f"at must be {what}, got at={at!r}")
-    return position
+    return position[0], position[1]
 
 
-def _tried(patch_size: Any, dilation_patch: Any, patch_offset: Any) -> tuple[range, range]:
-    """The displacements tried along y and along x, from the parameters or from what has them."""
+def _search_range(patch_size: Any, dilation_patch: Any, patch_offset: Any) -> tuple[range, range]:
+    """Return the displacements along y and along x, from the parameters or from an object that has them."""
     given = patch_size.parameters if isinstance(patch_size, Problem) else patch_size
     if hasattr(given, "patch_size"):
         if not (type(dilation_patch) is int and dilation_patch == 1 and patch_offset is None):
@@ -369,12 +466,15 @@ def _tried(patch_size: Any, dilation_patch: Any, patch_offset: Any) -> tuple[ran
             raise TypeError(f"dilation_patch and patch_offset must not be passed beside a {type(patch_size).__name__}, {got}")
         if not hasattr(given, "dilation_patch"):
             raise TypeError(f"patch_size must be sizes, or have dilation_patch, too, got a {type(patch_size).__name__}")
-        # Samplers of other packages know no offset.
+        # Samplers of other packages have no offset.
         patch_size, dilation_patch, patch_offset = given.patch_size, given.dilation_patch, getattr(given, "patch_offset", None)
-    # The default of scale would be a symbol where torch.compile is told that all numbers may change.
-    asked = parameters(patch_size=patch_size, dilation_patch=dilation_patch, patch_offset=patch_offset, scale=1.0)
-    pairs = zip(asked.patch_size, asked.dilation_patch, asked.patch_offset or (0, 0), strict=True)
-    vertical, horizontal = (Axis(1, patch, 1, 0, 1, step, offset, 1, 1).displacements for patch, step, offset in pairs)
+    # With torch.compile(dynamic=True), the default of scale would be a symbol.
+    checked = parameters(patch_size=patch_size, dilation_patch=dilation_patch, patch_offset=patch_offset, scale=1.0)
+    pairs = zip(checked.patch_size, checked.dilation_patch, checked.patch_offset or (0, 0), strict=True)
+    vertical, horizontal = (
+        Axis(kernel=1, patch=n, stride=1, padding=0, dilation=1, step=step, offset=offset, size1=1, size2=1).displacements
+        for n, step, offset in pairs
+    )
     if max(vertical.stop, horizontal.stop) > LARGEST or min(vertical.start, horizontal.start) < -LARGEST:
         raise ValueError(
             f"displacements must fit into 64 bits, got dilation_patch={dilation_patch!r}, patch_offset={patch_offset!r}"
@@ -382,10 +482,10 @@ def _tried(patch_size: Any, dilation_patch: Any, patch_offset: Any) -> tuple[ran
     return vertical, horizontal
 
 
-def _laid_out(
+def _with_patch_axes(
     out: Any, patch_size: Any, dilation_patch: Any, patch_offset: Any, order: Any, channel_axis: Any
 ) -> tuple[Any, tuple[range, range]]:
-    """The scores with two patch axes, (B, slow, fast, oH, oW), and the displacements of both, in ``order``."""
+    """Return the scores as (B, slow, fast, oH, oW), and the displacements along the slow and the fast patch axis."""
     _check_order(order)
     axis = integer("channel_axis", channel_axis, "an int", channel_axis)
     if out.ndim not in _CHANNEL_AXES:
@@ -399,21 +499,26 @@ def _laid_out(
     batch, *patch, height, width = out.shape
     if patch_size is None:
         patch_size = _patch_of(patch, order, axis)
-    each = _tried(patch_size, dilation_patch, patch_offset)[_IN_ORDER[order]]
-    slow, fast = map(len, each)
+    slow_range, fast_range = _in_order(_search_range(patch_size, dilation_patch, patch_offset), order)
+    slow, fast = len(slow_range), len(fast_range)
     if tuple(patch) not in {(slow, fast), (slow * fast,), (1, slow * fast), (slow * fast, 1)}:
         got = " x ".join(map(str, patch))
         wanted = f"{slow * fast} channels or patch axes of {slow} x {fast}"
         raise ValueError(f"out must have {wanted} for patch_size={patch_size!r} and order={order!r}, got {got}")
-    return out.reshape(batch, slow, fast, height, width), each
+    return out.reshape(batch, slow, fast, height, width), (slow_range, fast_range)
 
 
-def _patch_of(patch: list[int], order: str, axis: int) -> tuple[int, ...]:
-    """``(PH, PW)`` by the sizes of the patch axes alone."""
+def _in_order(components: tuple[T, T], order: str) -> tuple[T, T]:
+    """Convert (vertical, horizontal) to (slow, fast), or back."""
+    return components if order == "dy" else (components[1], components[0])
+
+
+def _patch_of(patch: list[int], order: str, axis: int) -> Pair:
+    """Return ``(PH, PW)``, from the sizes of the patch axes alone."""
     if min(patch) < 1:
         raise ValueError(f"out must have at least one displacement, got {' x '.join(map(str, patch))}")
     if len(patch) == 2:
-        return tuple(patch[_IN_ORDER[order]])
+        return _in_order((patch[0], patch[1]), order)
     (channels,) = patch
     side = math.isqrt(channels)
     if side * side != channels:
@@ -427,29 +532,29 @@ def _patch_of(patch: list[int], order: str, axis: int) -> tuple[int, ...]:
 
 
 def _joined(scores: Any) -> Any:
-    """(B, n, oH, oW) from (B, slow, fast, oH, oW)."""
+    """Reshape (B, slow, fast, oH, oW) to (B, n, oH, oW)."""
     batch, slow, fast, height, width = scores.shape
     return scores.reshape(batch, slow * fast, height, width)
 
 
 def _exponentials(scores: Any, temperature: float) -> Any:
-    """``exp(scores / temperature)``, up to a factor at each position that makes the largest 1."""
+    """Return ``exp(scores / temperature)`` divided by its maximum at each position."""
     xp = array_module(scores)
-    # The expectation does not depend on what is subtracted, so neither does its gradient.
-    still = scores.detach() if is_tensor(scores) else scores
-    # Differences of halves cannot overflow; of a low temperature the half might underflow.
-    share = 0.5 if temperature >= 1 else 1.0
-    return xp.exp((scores * share - xp.amax(still, (1, 2), keepdims=True) * share) / (temperature * share))
+    # The maximum cancels out of the expectation, so it needs no gradient.
+    constant = scores.detach() if is_tensor(scores) else scores
+    # The difference of halved scores cannot overflow, but half of a low temperature could underflow.
+    factor = 0.5 if temperature >= 1 else 1.0
+    return xp.exp((scores * factor - xp.amax(constant, (1, 2), keepdims=True) * factor) / (temperature * factor))
 
 
 def _expectation(weights: Any, tried: range) -> Any:
-    """The weighted mean (B, oH, oW) of displacements with weights (B, n, oH, oW)."""
+    """Return the mean (B, oH, oW) of displacements with weights (B, n, oH, oW)."""
     options = {"device": weights.device} if is_tensor(weights) else {}
-    # From the first one on: a far offset would cost the digits of the fractions.
+    # The first displacement is added last: a large one would cost digits of the fraction.
     steps = array_module(weights).arange(0, len(tried) * tried.step, tried.step, dtype=weights.dtype, **options)
     return (weights * steps[:, None, None]).sum(1) / weights.sum(1) + tried.start
 
 
-def _calm(out: Any) -> AbstractContextManager:
-    """While it is entered, NumPy does not warn of what is documented to become NaN or weightless."""
+def _without_numpy_warnings(out: Any) -> AbstractContextManager[Any]:
+    """Return a context without NumPy's warnings about the overflows and NaN that `soft_argmax` documents."""
     return nullcontext() if is_tensor(out) else np.errstate(over="ignore", invalid="ignore")

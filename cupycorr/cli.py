@@ -1,7 +1,8 @@
 """The command ``cupycorr``: ``demo``, ``match`` and ``info``.
 
-Knows files, the terminal and exit codes (0 done, 2 refused with one line on stderr, 130 interrupted); the work is `match`'s.
-Every package of the ``demo`` extra is imported where it is used, so that a missing one costs one line that names the remedy.
+This module handles files, the terminal and exit codes (0 done, 2 refused with one line on stderr, 130 interrupted); `match` does
+the work. Every package of the ``demo`` extra is imported where it is used, so that a missing one is reported in one line with the
+remedy.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ Range = tuple[int, int]
 REFUSED, INTERRUPTED = 2, 130
 
 
-class Refused(Exception):  # noqa: N818 - a state of the request, told to a user
-    """What was asked cannot be done; the text says why, for the user to read."""
+class Refused(Exception):  # noqa: N818 - the outcome of a command, reported to its user
+    """The command cannot do what its arguments say; the text tells the user why."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     arguments
-        The words after ``cupycorr``; those of this process when not given.
+        The words after ``cupycorr``; by default those of this process.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
@@ -66,7 +67,7 @@ def _run(arguments: list[str]) -> int:
     import click
 
     try:
-        return _program().main(arguments, prog_name="cupycorr", standalone_mode=False) or 0
+        return int(_program().main(arguments, prog_name="cupycorr", standalone_mode=False) or 0)
     except click.ClickException as error:
         return _complain(error.format_message())
     except click.Abort:
@@ -79,17 +80,16 @@ def _complain(reason: object) -> int:
 
 
 def _program() -> click.Group:
-    """The commands and their options."""
+    """Return the commands and their options."""
     import click
 
-    pair = {"nargs": 2, "type": int, "metavar": "LO HI"}
     picture = click.Path(exists=True, dir_okay=False, path_type=Path)
     target = click.Path(dir_okay=False, path_type=Path)
     demo = click.Command(
         "demo",
         callback=_demo,
         short_help="Disparity of a real stereo pair, against its ground truth.",
-        help="Match scikit-image's Middlebury motorcycle stereo pair and write one picture of it next to its ground truth.",
+        help="Match scikit-image's Middlebury motorcycle stereo pair and draw the disparity next to its ground truth.",
         params=[
             click.Option(["-o", "--output"], type=target, default="cupycorr-demo.png", show_default=True, help="PNG to write."),
         ],
@@ -103,42 +103,48 @@ def _program() -> click.Group:
             click.Argument(["frame1"], metavar="A", type=picture),
             click.Argument(["frame2"], metavar="B", type=picture),
             click.Option(["-o", "--output"], type=target, required=True, help="File to write: .png, .npy or .flo."),
-            click.Option(["--window"], default="11", show_default=True, metavar="N|HxW", help="Window, height x width in px."),
+            click.Option(["--window"], default="11", show_default=True, metavar="N|HxW", help="Window height x width in px."),
             click.Option(["--search"], type=click.IntRange(0), default=4, show_default=True, help="Search +-N px in x and y."),
-            click.Option(["--dx"], **pair, help="Search these displacements along x instead, both ends included."),
-            click.Option(["--dy"], **pair, help="Search these displacements along y instead, both ends included."),
+            _range_option("--dx", "Search these displacements along x instead, both ends included."),
+            _range_option("--dy", "Search these displacements along y instead, both ends included."),
             click.Option(["--step"], type=click.IntRange(1), default=1, show_default=True, help="Pixels between windows."),
-            click.Option(["--subpixel/--no-subpixel"], default=True, help="Refine by a parabola in each axis."),
+            click.Option(["--subpixel/--no-subpixel"], default=True, help="Refine by a parabola along each axis."),
         ],
     )
     info = click.Command(
         "info",
         callback=_info,
-        short_help="Versions, devices, folders, and which variants can run here.",
-        help="Versions, devices, folders, kernels, and which variants can run here and why not.",
+        short_help="Versions, devices, folders, and the variants that can run here.",
+        help="Show versions, devices, folders and kernels, the variants that can run here, and why the others cannot.",
         params=[
             click.Option(
                 ["--compile", "ahead"],
                 is_flag=True,
-                help="Compile every kernel now, for every device, not when it is first used.",
+                help="Compile every kernel for every device now instead of at its first use.",
             ),
         ],
     )
     version = click.version_option(__version__, message="cupycorr %(version)s")
-    help_text = "Where has each window of one picture gone in the other: spatial correlation for flow, stereo, tracking and PIV."
-    return version(click.Group("cupycorr", {"demo": demo, "match": match, "info": info}, help=help_text))
+    about = "Find the displacement of each window between two pictures: spatial correlation for flow, stereo, tracking and PIV."
+    return version(click.Group("cupycorr", {"demo": demo, "match": match, "info": info}, help=about))
 
 
-_MATCH_HELP = """Find for each window of picture A its displacement to picture B, in pixels, and write the field.
+def _range_option(name: str, help_text: str) -> click.Option:
+    import click
+
+    return click.Option([name], nargs=2, type=int, metavar="LO HI", help=help_text)
+
+
+_MATCH_HELP = """Find the displacement of each window of picture A to picture B, in pixels, and write the field.
 
 Pictures: 8 and 16 bit grey, RGB and RGBA (alpha is dropped), palette, TIFF and whatever else Pillow reads. Colour is read with
-8 bits, of several pages the first.
+8 bits. Of a file with several pages, the first one is read.
 
 \b
 .png  colours: Middlebury's wheel with its scale, or a colour bar if
-      the search leaves only one axis free
+      only one axis is searched
 .npy  float32 array (rows, columns, 3) of dx, dy, score; dx and dy are
-      NaN and score 0 where there is no answer (no texture)
+      NaN and score is 0 where no match was found (no texture)
 .flo  Middlebury flow: float32 dx, dy interleaved; 1e10 where unknown
 
 \b
@@ -151,16 +157,17 @@ PIV:                            cupycorr match A B -o v.npy --window 32 --step 1
 
 _DEMO_WINDOW = 11
 _DEMO_SEARCH = ((0, 0), (-64, 0))
-_COUNTED_FROM = 80  # further left the true match may lie outside the right frame
+_COUNTED_FROM = 80  # further left, the true match may be outside the right frame
 _BAD = 2.0
 
 
 def _demo(output: Path) -> None:
     _require("skimage", "matplotlib", "rich")
-    from skimage.data import stereo_motorcycle
+    from skimage import data
 
     _check_destination(output, (".png",))
-    left, right, truth = stereo_motorcycle()
+    stereo_pair: Callable[[], tuple[np.ndarray, np.ndarray, np.ndarray]] = data.stereo_motorcycle
+    left, right, truth = stereo_pair()
     with _new_file(output) as file:
         truth = np.where(np.isfinite(truth), truth, np.nan)
         field, seconds, variant = _timed_demo_match(left, right)
@@ -182,10 +189,10 @@ def _demo(output: Path) -> None:
     print(*summary, f"picture: {output}", sep="\n")
 
 
-def _timed_demo_match(left: np.ndarray, right: np.ndarray) -> tuple[Match, float, str]:
-    """The field, the seconds it took, and the variant that the operator runs on frames of this size."""
+def _timed_demo_match(left: np.ndarray, right: np.ndarray) -> tuple[Match[np.ndarray], float, str]:
+    """Return the field, the seconds it took, and the variant that the operator runs on frames of this size."""
     with _progress("matching") as report, _refusing():
-        # What is done once per process (threads, kernels compiled or loaded) is not the time of a match.
+        # The work that is done once per process (starting threads, compiling or loading kernels) is not counted.
         motion.match(left[:64], right[:64], window=_DEMO_WINDOW, search=_DEMO_SEARCH)
         begin = time.perf_counter()
         field = motion.match(left, right, window=_DEMO_WINDOW, search=_DEMO_SEARCH, progress=report)
@@ -198,7 +205,7 @@ def _timed_demo_match(left: np.ndarray, right: np.ndarray) -> tuple[Match, float
 
 
 def _score(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Share of pixels that are off by more than 2 px, and the median error; no answer counts as the worst one."""
+    """Return the fraction of pixels that are off by more than 2 px, and the median error; no match counts as the worst one."""
     error = np.nan_to_num(abs(found - truth), nan=np.inf)
     return float(np.mean(error > _BAD)), float(np.median(error))
 
@@ -249,32 +256,33 @@ def _window_sides(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2] or found[1])
 
 
-def _field_summary(field: Match) -> str:
+def _field_summary(field: Match[np.ndarray]) -> str:
     rows, columns = field.score.shape
-    answered = np.isfinite(field.dx)
-    if not answered.any():
-        return f"{rows} x {columns} windows, none with an answer"
-    length = np.median(np.hypot(field.dx[answered], field.dy[answered]))
-    empty = "" if answered.all() else f" ({1 - answered.mean():.1%} without answer)"
-    return f"{rows} x {columns} windows{empty}, median |motion| {length:.2f} px, mean score {field.score[answered].mean():.3f}"
+    matched = np.isfinite(field.dx)
+    if not matched.any():
+        return f"{rows} x {columns} windows, no matches"
+    length = np.median(np.hypot(field.dx[matched], field.dy[matched]))
+    unmatched = "" if matched.all() else f" ({1 - matched.mean():.1%} without a match)"
+    return f"{rows} x {columns} windows{unmatched}, median |motion| {length:.2f} px, mean score {field.score[matched].mean():.3f}"
 
 
 def _read(path: Path) -> np.ndarray:
-    """The picture as (H, W) or (H, W, 3), in its own dtype."""
+    """Return the picture as (H, W) or (H, W, 3), in its own dtype."""
     from PIL import Image
 
     try:
-        # Decoders warn about odd metadata and large sizes; neither changes what is asked here.
-        with _quiet(), Image.open(path) as image:
-            for mode in _CONVERSIONS.get(image.mode, ("RGB",)):
+        # Decoders warn about odd metadata and large sizes; neither matters here.
+        with _quiet(), Image.open(path) as file:
+            image: Image.Image = file
+            for mode in _CONVERSIONS.get(file.mode, ("RGB",)):
                 image = image.convert(mode)
             pixels = np.asarray(image)
-    except Exception as error:  # a damaged file raises whatever its decoder stumbles over
+    except Exception as error:  # a decoder may raise anything on a damaged file
         raise Refused(f"cannot read {str(path)!r} as a picture: {error}") from error
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
-# Pillow's mode -> modes to go through; everything else (CMYK, YCbCr, ...) becomes RGB. A palette's transparency wants RGBA first.
+# Pillow's mode -> modes to convert to in turn; other modes (CMYK, YCbCr, ...) become RGB. A transparent palette needs RGBA first.
 _CONVERSIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("L", "RGB", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"), ()),
     **dict.fromkeys(("1", "LA", "La"), ("L",)),
@@ -283,7 +291,7 @@ _CONVERSIONS: dict[str, tuple[str, ...]] = {
 
 
 def _same_channels(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A grey picture next to a coloured one gets three equal channels: the same picture in other words."""
+    """Give a grey picture three equal channels if the other one is coloured."""
     if first.ndim == second.ndim:
         return first, second
     first, second = (image if image.ndim == 3 else np.dstack([image] * 3) for image in (first, second))
@@ -293,7 +301,7 @@ def _same_channels(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, n
 # Writers: one for each extension -------------------------------------------------------------------------------------
 
 
-def _write_npy(file: BinaryIO, field: Match, _window: Any, _search: Any) -> None:
+def _write_npy(file: BinaryIO, field: Match[np.ndarray], _window: Any, _search: Any) -> None:
     np.save(file, np.stack([field.dx, field.dy, field.score], axis=-1).astype(np.float32))
 
 
@@ -301,7 +309,7 @@ _FLO_MAGIC = 202021.25  # its four bytes read PIEH
 _FLO_UNKNOWN = 1e10  # readers take anything above 1e9 as unknown
 
 
-def _write_flo(file: BinaryIO, field: Match, _window: Any, _search: Any) -> None:
+def _write_flo(file: BinaryIO, field: Match[np.ndarray], _window: Any, _search: Any) -> None:
     flow = np.stack([field.dx, field.dy], axis=-1)
     known = np.isfinite(flow).all(axis=-1, keepdims=True)
     rows, columns = flow.shape[:2]
@@ -310,7 +318,7 @@ def _write_flo(file: BinaryIO, field: Match, _window: Any, _search: Any) -> None
     file.write(np.where(known, flow, _FLO_UNKNOWN).astype("<f4").tobytes())
 
 
-_WRITERS: dict[str, Callable[[BinaryIO, Match, tuple[int, int], tuple[Range, Range]], None]] = {
+_WRITERS: dict[str, Callable[[BinaryIO, Match[np.ndarray], tuple[int, int], tuple[Range, Range]], None]] = {
     ".png": _pictures.motion_picture,
     ".npy": _write_npy,
     ".flo": _write_flo,
@@ -326,11 +334,11 @@ def _check_destination(path: Path, endings: tuple[str, ...]) -> None:
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of ``path`` when it is whole, and vanishes when anything goes wrong.
+    """Open a file that replaces ``path`` when it is complete, and is removed if anything goes wrong.
 
-    It is opened in the same folder before any work, which shows in time whether the folder can be written to.
+    It is opened in the same folder before any work, so that a folder that cannot be written to is reported at once.
     """
-    path = Path(os.path.realpath(path))  # a link stays a link
+    path = Path(os.path.realpath(path))  # a link is kept, and the file it leads to is replaced
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
@@ -384,9 +392,9 @@ def _blas() -> str:
 
 
 def _gpus() -> tuple[list[Device], str]:
-    """The CUDA devices CuPy sees, and why there are none."""
+    """Return the CUDA devices that CuPy finds, and the reason if there are none."""
     try:
-        with _quiet():  # CuPy warns about a missing toolkit when imported; what is returned says what matters
+        with _quiet():  # CuPy's import warns about a missing toolkit, which matters only if no device is found
             return [device.facts(index) for index in range(device.count())], ""
     except (ImportError, RuntimeError) as error:
         return [], _first_line(error)
@@ -405,16 +413,16 @@ def _kernel_folder() -> str:
         folder = source.folder()
     except FileNotFoundError as error:
         return f"none: {error}"
-    return f"{folder} ({len(list(_builds()))} kernels, each compiled when first used)"
+    return f"{folder} ({len(list(_builds()))} kernels, each compiled at its first use)"
 
 
 def _kernel_cache() -> str:
     folder = compiler.cache_folder()
-    return f"{folder} ({len(list(folder.glob('*.cubin')))} kernels, those of other programs among them)"
+    return f"{folder} ({len(list(folder.glob('*.cubin')))} kernels, including those of other programs)"
 
 
 def _abilities(no_gpu: str) -> Iterator[tuple[str, str]]:
-    """For each variant and kind of array, whether it can run an everyday problem, or why not."""
+    """Yield for each variant and kind of array whether it can run an everyday problem, or why not."""
     for operator in OPERATORS:
         request = operator.everyday()
         for row in operator.variants:
@@ -430,7 +438,7 @@ def _builds(there: Device | None = None) -> Iterator[tuple[str, source.Kernel]]:
 
 
 def _compile_ahead() -> None:
-    """Compile and load every kernel on every device; CuPy keeps the binaries for later processes."""
+    """Compile and load every kernel on every device; CuPy stores the binaries for later processes."""
     with _refusing():
         threads = workers.thread_count()
     try:
@@ -438,11 +446,11 @@ def _compile_ahead() -> None:
             jobs = [(kernel, index) for index in range(device.count()) for _, kernel in _builds(device.facts(index))]
         begin = time.perf_counter()
         with _progress("compiling") as report:
-            done, one_report = count(1), threading.Lock()
+            done, reporting = count(1), threading.Lock()
 
             def compile_one(job: tuple[source.Kernel, int]) -> None:
                 compiler.function(*job)
-                with one_report:
+                with reporting:
                     report(next(done) / len(jobs))
 
             workers.run(compile_one, jobs, threads)
@@ -458,7 +466,7 @@ _DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image"}
 
 
 def _require(*modules: str) -> None:
-    """Refuse, before any work, when a package of the ``demo`` extra is missing."""
+    """Refuse the command before any work if a package of the ``demo`` extra is missing."""
     for module in modules:
         try:
             importlib.import_module(module)
@@ -473,7 +481,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """What the library refuses is refused here in the same words."""
+    """Turn errors of the library into refusals with the same text."""
     try:
         yield
     except (ValueError, TypeError, NotImplementedError) as error:
@@ -491,12 +499,12 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _progress(doing: str) -> Iterator[Callable[[float], None]]:
-    """A bar with the time so far, on a terminal and from the first second on; call what it gives with the share that is done.
+    """Show a progress bar with the elapsed time on a terminal, if the work takes longer than a second.
 
-    Until it is called, the bar only moves.
+    Yields a function to call with the fraction of the work that is done. Until it is called, the bar moves without a length.
     """
     if not sys.stderr.isatty():
-        yield lambda share: None
+        yield lambda fraction: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -504,17 +512,17 @@ def _progress(doing: str) -> Iterator[Callable[[float], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     task = bar.add_task(doing, total=None)
-    late = threading.Timer(1.0, bar.start)
+    delayed_start = threading.Timer(1.0, bar.start)
     try:
-        late.start()
+        delayed_start.start()
     except RuntimeError:  # no thread can be started, and rich's bar needs one too
-        yield lambda share: None
+        yield lambda fraction: None
         return
     try:
-        yield lambda share: bar.update(task, total=1.0, completed=share)
+        yield lambda fraction: bar.update(task, total=1.0, completed=fraction)
     finally:
-        late.cancel()
-        late.join()
+        delayed_start.cancel()
+        delayed_start.join()
         bar.stop()
 
 

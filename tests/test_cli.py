@@ -298,7 +298,7 @@ def test_match_prints_one_line_of_grid_motion_score_and_time(folder):
 
 def test_match_of_a_flat_picture_says_that_nothing_has_an_answer(folder):
     Image.new("L", (WIDTH, HEIGHT), 7).save("a.png")
-    assert "none with an answer" in assert_done(run("match", "a.png", "b.png", "-o", "out.png"))
+    assert "no matches" in assert_done(run("match", "a.png", "b.png", "-o", "out.png"))
 
 
 def test_match_replaces_an_older_result_and_leaves_nothing_else(folder):

@@ -6,15 +6,17 @@ The functions here are a signature, a docstring and one call. What is wrong with
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from .. import _dispatch
-from .._arguments import check_precision, effective_precision
+from .._arguments import IntOrPair, Shape, check_precision, effective_precision
 from .._arrays import (
     OPERAND,
     RESULT,
+    Array,
+    ArrayT,
     Role,
     array_kind,
     array_module,
@@ -25,29 +27,68 @@ from .._arrays import (
 )
 from .._dispatch import FORWARD, VJP, Place, Request
 from .._dtypes import ElementType, check_scale, dtype_name, element_type, named_dtype
-from .._gpu.layout import dense_layout, layout
+from .._gpu.layout import Layout, dense_layout, layout
 from .._gpu.plan import keep_for_replays
 from .problem import Problem, parameters
 from .problem import problem as problem_of
 from .variants import OPERATOR
 
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
+
+@overload
 def spatial_correlation_sample(
-    input1: Any,
-    input2: Any,
-    kernel_size: Any = 1,
-    patch_size: Any = 1,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    dilation_patch: Any = 1,
+    input1: np.ndarray,
+    input2: np.ndarray,
+    kernel_size: IntOrPair = ...,
+    patch_size: IntOrPair = ...,
+    stride: IntOrPair = ...,
+    padding: IntOrPair = ...,
+    dilation: IntOrPair = ...,
+    dilation_patch: IntOrPair = ...,
     *,
-    patch_offset: Any = None,
+    patch_offset: IntOrPair | None = ...,
+    scale: float = ...,
+    dtype: DTypeLike | None = ...,
+    precision: str = ...,
+    variant: str = ...,
+    out: np.ndarray | None = ...,
+) -> np.ndarray: ...
+@overload
+def spatial_correlation_sample(
+    input1: ArrayT,
+    input2: ArrayT,
+    kernel_size: IntOrPair = ...,
+    patch_size: IntOrPair = ...,
+    stride: IntOrPair = ...,
+    padding: IntOrPair = ...,
+    dilation: IntOrPair = ...,
+    dilation_patch: IntOrPair = ...,
+    *,
+    patch_offset: IntOrPair | None = ...,
+    scale: float = ...,
+    dtype: DTypeLike | None = ...,
+    precision: str = ...,
+    variant: str = ...,
+    out: ArrayT | None = ...,
+) -> ArrayT: ...
+def spatial_correlation_sample(
+    input1: Array,
+    input2: Array,
+    kernel_size: IntOrPair = 1,
+    patch_size: IntOrPair = 1,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    dilation_patch: IntOrPair = 1,
+    *,
+    patch_offset: IntOrPair | None = None,
     scale: float = 1.0,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     precision: str = "highest",
     variant: str = "auto",
-    out: Any = None,
+    out: Array | None = None,
 ) -> Any:
     """Correlate patches of two feature maps over a grid of displacements (the cost volume of optical flow and stereo).
 
@@ -151,20 +192,96 @@ def spatial_correlation_sample(
     return out
 
 
+@overload
 def spatial_correlation_sample_vjp(
-    cotangent: Any,
-    input1: Any,
-    input2: Any,
-    kernel_size: Any = 1,
-    patch_size: Any = 1,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    dilation_patch: Any = 1,
+    cotangent: np.ndarray,
+    input1: np.ndarray,
+    input2: np.ndarray,
+    kernel_size: IntOrPair = ...,
+    patch_size: IntOrPair = ...,
+    stride: IntOrPair = ...,
+    padding: IntOrPair = ...,
+    dilation: IntOrPair = ...,
+    dilation_patch: IntOrPair = ...,
     *,
-    patch_offset: Any = None,
+    patch_offset: IntOrPair | None = ...,
+    scale: float = ...,
+    dtype: DTypeLike | None = ...,
+    precision: str = ...,
+    variant: str = ...,
+    needs: tuple[Literal[True], Literal[True]] = ...,
+) -> tuple[np.ndarray, np.ndarray]: ...
+@overload
+def spatial_correlation_sample_vjp(
+    cotangent: np.ndarray,
+    input1: np.ndarray,
+    input2: np.ndarray,
+    kernel_size: IntOrPair = ...,
+    patch_size: IntOrPair = ...,
+    stride: IntOrPair = ...,
+    padding: IntOrPair = ...,
+    dilation: IntOrPair = ...,
+    dilation_patch: IntOrPair = ...,
+    *,
+    patch_offset: IntOrPair | None = ...,
+    scale: float = ...,
+    dtype: DTypeLike | None = ...,
+    precision: str = ...,
+    variant: str = ...,
+    needs: tuple[bool, bool],
+) -> tuple[np.ndarray | None, np.ndarray | None]: ...
+@overload
+def spatial_correlation_sample_vjp(
+    cotangent: ArrayT,
+    input1: ArrayT,
+    input2: ArrayT,
+    kernel_size: IntOrPair = ...,
+    patch_size: IntOrPair = ...,
+    stride: IntOrPair = ...,
+    padding: IntOrPair = ...,
+    dilation: IntOrPair = ...,
+    dilation_patch: IntOrPair = ...,
+    *,
+    patch_offset: IntOrPair | None = ...,
+    scale: float = ...,
+    dtype: DTypeLike | None = ...,
+    precision: str = ...,
+    variant: str = ...,
+    needs: tuple[Literal[True], Literal[True]] = ...,
+) -> tuple[ArrayT, ArrayT]: ...
+@overload
+def spatial_correlation_sample_vjp(
+    cotangent: ArrayT,
+    input1: ArrayT,
+    input2: ArrayT,
+    kernel_size: IntOrPair = ...,
+    patch_size: IntOrPair = ...,
+    stride: IntOrPair = ...,
+    padding: IntOrPair = ...,
+    dilation: IntOrPair = ...,
+    dilation_patch: IntOrPair = ...,
+    *,
+    patch_offset: IntOrPair | None = ...,
+    scale: float = ...,
+    dtype: DTypeLike | None = ...,
+    precision: str = ...,
+    variant: str = ...,
+    needs: tuple[bool, bool],
+) -> tuple[ArrayT | None, ArrayT | None]: ...
+def spatial_correlation_sample_vjp(
+    cotangent: Array,
+    input1: Array,
+    input2: Array,
+    kernel_size: IntOrPair = 1,
+    patch_size: IntOrPair = 1,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    dilation_patch: IntOrPair = 1,
+    *,
+    patch_offset: IntOrPair | None = None,
     scale: float = 1.0,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     precision: str = "highest",
     variant: str = "auto",
     needs: tuple[bool, bool] = (True, True),
@@ -220,25 +337,27 @@ def spatial_correlation_sample_vjp(
     plan = _dispatch.choose(OPERATOR, request, where, variant).plan
     empty = array_module(input1).empty
     with current_device_of(input1):
-        gradients = tuple(empty(x.shape, x.dtype) if needed else None for x, needed in zip((input1, input2), needs, strict=True))
-        results = {f"gradient{number}": gradient for number, gradient in enumerate(gradients, 1) if gradient is not None}
+        gradient1 = empty(input1.shape, input1.dtype) if needs[0] else None
+        gradient2 = empty(input2.shape, input2.dtype) if needs[1] else None
+        gradients = {"gradient1": gradient1, "gradient2": gradient2}
+        results = {name: gradient for name, gradient in gradients.items() if gradient is not None}
         plan.run({"cotangent": cotangent, "input1": input1, "input2": input2, **results})
-    return gradients
+    return gradient1, gradient2
 
 
 def explain(
-    input1: Any,
-    input2: Any,
-    kernel_size: Any = 1,
-    patch_size: Any = 1,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    dilation_patch: Any = 1,
+    input1: Array,
+    input2: Array,
+    kernel_size: IntOrPair = 1,
+    patch_size: IntOrPair = 1,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    dilation_patch: IntOrPair = 1,
     *,
-    patch_offset: Any = None,
+    patch_offset: IntOrPair | None = None,
     scale: float = 1.0,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     precision: str = "highest",
     variant: str = "auto",
     gradients: bool | tuple[bool, bool] = False,
@@ -297,10 +416,11 @@ def explain(
 
 
 def _forward_request(
-    problem: Problem, where: Place, input1: Any, input2: Any, out: Any, result_dtype: np.dtype, precision: str
+    problem: Problem, where: Place, input1: Any, input2: Any, out: Any, result_dtype: np.dtype[Any], precision: str
 ) -> Request:
     """Return the request for the output; where there is no array for it yet, it will have no gaps."""
-    dtype, result, layouts = dtype_name(input1.dtype), dtype_name(result_dtype), ()
+    dtype, result = dtype_name(input1.dtype), dtype_name(result_dtype)
+    layouts: tuple[Layout | None, ...] = ()
     if where.device is not None:
         outside = dense_layout(result, problem.out_shape) if out is None else layout("out", out)
         layouts = layout("input1", input1), layout("input2", input2), outside
@@ -313,12 +433,13 @@ def _vjp_request(
     input1: Any,
     input2: Any,
     cotangent: Any,
-    result_dtype: np.dtype,
+    result_dtype: np.dtype[Any],
     needs: tuple[bool, bool],
     precision: str,
 ) -> Request:
     """Return the request for gradients, which will have no gaps; nor will a cotangent that is not there yet."""
-    dtype, result, layouts = dtype_name(input1.dtype), dtype_name(result_dtype), ()
+    dtype, result = dtype_name(input1.dtype), dtype_name(result_dtype)
+    layouts: tuple[Layout | None, ...] = ()
     if where.device is not None:
         outside = dense_layout(result, problem.out_shape) if cotangent is None else layout("cotangent", cotangent)
         shapes = zip(needs, problem.input_shapes, strict=True)
@@ -327,7 +448,7 @@ def _vjp_request(
     return Request(VJP, problem, dtype, result, layouts, needs, effective_precision(precision, dtype))
 
 
-def _checked_problem(input1: Any, input2: Any, given: tuple, patch_offset: Any, scale: Any, precision: Any) -> Problem:
+def _checked_problem(input1: Any, input2: Any, given: tuple[Any, ...], patch_offset: Any, scale: Any, precision: Any) -> Problem:
     """Check everything that can be wrong with the inputs and the parameters, and return the problem."""
     arguments = (input1.shape, input1.dtype, input2.shape, input2.dtype, given, patch_offset, scale, precision)
     # Models make the same call again and again. True and 1.0 equal 1 and are no integers: only plain values may be looked up.
@@ -335,7 +456,7 @@ def _checked_problem(input1: Any, input2: Any, given: tuple, patch_offset: Any, 
     return _problem_once(*arguments) if plain else _problem(*arguments)
 
 
-def all_plain(given: tuple, patch_offset: Any, scale: Any) -> bool:
+def all_plain(given: tuple[Any, ...], patch_offset: Any, scale: Any) -> bool:
     """Return whether equality tells these parameters from everything else that could be passed in their place."""
     return all(map(_is_plain, given)) and _is_plain(patch_offset) and type(scale) in (float, int)
 
@@ -347,7 +468,14 @@ def _is_plain(value: Any) -> bool:
 
 
 def _problem(
-    shape1: tuple, dtype1: np.dtype, shape2: tuple, dtype2: np.dtype, given: tuple, patch_offset: Any, scale: Any, precision: Any
+    shape1: Shape,
+    dtype1: np.dtype[Any],
+    shape2: Shape,
+    dtype2: np.dtype[Any],
+    given: tuple[Any, ...],
+    patch_offset: Any,
+    scale: Any,
+    precision: Any,
 ) -> Problem:
     check_elements(element_type("input1", dtype1), element_type("input2", dtype2))
     checked = problem_of(parameters(*given, patch_offset=patch_offset, scale=scale), shape1, shape2)
@@ -369,11 +497,11 @@ def check_elements(first: ElementType, second: ElementType) -> None:
         raise TypeError(f"input1 and input2 must have the same dtype, {got}")
 
 
-def _result_dtype(input1: Any, dtype: Any) -> np.dtype:
+def _result_dtype(input1: Any, dtype: Any) -> np.dtype[Any]:
     return input1.dtype if dtype is None else named_dtype(dtype)
 
 
-def _check_out(out: Any, like: Any, problem: Problem, dtype: Any, result_dtype: np.dtype) -> Any:
+def _check_out(out: Any, like: Any, problem: Problem, dtype: Any, result_dtype: np.dtype[Any]) -> Any:
     """Check the caller's array for the result and return it as an array of the inputs' kind."""
     out = _beside_inputs("out", out, like, RESULT)
     element_type("out", out.dtype)
@@ -386,7 +514,7 @@ def _check_out(out: Any, like: Any, problem: Problem, dtype: Any, result_dtype: 
     return out
 
 
-def _check_cotangent(cotangent: Any, like: Any, problem: Problem, result_dtype: np.dtype) -> Any:
+def _check_cotangent(cotangent: Any, like: Any, problem: Problem, result_dtype: np.dtype[Any]) -> Any:
     """Check the cotangent and return it as an array of the inputs' kind."""
     cotangent = _beside_inputs("cotangent", cotangent, like)
     rows = element_type("cotangent", cotangent.dtype), element_type("dtype", result_dtype)
@@ -394,7 +522,7 @@ def _check_cotangent(cotangent: Any, like: Any, problem: Problem, result_dtype: 
     return cotangent
 
 
-def check_cotangent(element: ElementType, result: ElementType, shape: tuple, problem: Problem) -> None:
+def check_cotangent(element: ElementType, result: ElementType, shape: Shape, problem: Problem) -> None:
     """Refuse a cotangent that is not of the output's dtype and shape."""
     if element is not result:
         raise TypeError(f"cotangent must have the output's dtype {result.name}, got cotangent.dtype={element.name}")
@@ -416,4 +544,4 @@ def _beside_inputs(name: str, array: Any, like: Any, role: Role = OPERAND) -> An
 def _check_needs(needs: Any, name: str = "needs") -> tuple[bool, bool]:
     if not isinstance(needs, (tuple, list)) or len(needs) != 2 or not all(isinstance(n, bool) for n in needs):
         raise TypeError(f"{name} must be a pair of bools, got {name}={needs!r}")
-    return tuple(needs)
+    return needs[0], needs[1]

@@ -78,7 +78,7 @@ def parameters(
         A parameter is below its smallest legal value, a tuple is not a pair, or ``scale`` is not finite.
     """
     given = kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset
-    pairs = {
+    pairs: dict[str, Any] = {
         parameter.name: None if value is None and parameter.default is None else pair(parameter.name, value, parameter.minimum)
         for parameter, value in zip(PARAMETERS, given, strict=True)
     }
@@ -189,8 +189,18 @@ class Problem:
     def _axis(self, axis: int) -> Axis:
         p = self.parameters
         offset = (0, 0) if p.patch_offset is None else p.patch_offset
-        each = (p.kernel_size, p.patch_size, p.stride, p.padding, p.dilation, p.dilation_patch, offset)
-        return _with_useful_stride(Axis(*(pair[axis] for pair in each), self.size1[axis], self.size2[axis]))
+        geometry = Axis(
+            kernel=p.kernel_size[axis],
+            patch=p.patch_size[axis],
+            stride=p.stride[axis],
+            padding=p.padding[axis],
+            dilation=p.dilation[axis],
+            step=p.dilation_patch[axis],
+            offset=offset[axis],
+            size1=self.size1[axis],
+            size2=self.size2[axis],
+        )
+        return _with_useful_stride(geometry)
 
     @CachedProperty
     def transposed(self) -> Problem:

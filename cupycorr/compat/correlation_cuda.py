@@ -1,7 +1,7 @@
-"""``correlation_cuda``, the compiled half of NVIDIA's ``correlation_package``: `flownet2`, written into given tensors.
+"""``correlation_cuda``, the compiled extension of NVIDIA's ``correlation_package``: `flownet2`, written into given tensors.
 
-For the many copies of the package's Python half, which lie wherever a model's code has put them and import this. ``rbot1`` and
-``rbot2``, where the original keeps padded copies of both inputs, stay as they are.
+It serves the many copies of the package's Python code in repositories of models, which import it. The original keeps padded
+copies of both inputs in ``rbot1`` and ``rbot2``; here they are not changed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def forward(
     stride2: Sizes,
     corr_multiply: int,
 ) -> int:
-    """Write the correlation of two tensors (B, C, H, W) into ``output``, of their dtype, which becomes (B, D*D, oH, oW); 1.
+    """Write the correlation of two tensors (B, C, H, W) into ``output``, which must have their dtype, and return 1.
 
-    The numbers are those of `flownet2.Correlation`, and so are the errors.
+    ``output`` becomes (B, D*D, oH, oW). The numbers and the errors are those of `flownet2.Correlation`.
     """
     numbers = pad_size, kernel_size, max_displacement, stride1, stride2, corr_multiply
     _write("output", output, compiled_forward(CorrelationFunction.apply, input1, input2, *numbers))
@@ -53,7 +53,10 @@ def backward(
     stride2: Sizes,
     corr_multiply: int,
 ) -> int:
-    """Write both gradients, of the inputs' shapes and dtype, into ``grad_input1`` and ``grad_input2``; the rest as `forward`."""
+    """Write both gradients, in the inputs' shapes and dtype, into ``grad_input1`` and ``grad_input2``, and return 1.
+
+    The numbers and the errors are those of `forward`.
+    """
     numbers = pad_size, kernel_size, max_displacement, stride1, stride2, corr_multiply
     gradients = compiled_backward(CorrelationFunction.apply, input1, input2, grad_output, *numbers)
     _write("grad_input1", grad_input1, gradients[0])

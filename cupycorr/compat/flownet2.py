@@ -1,8 +1,8 @@
 """NVIDIA's ``correlation_package`` (flownet2-pytorch): means over C k k products, (B, D*D, oH, oW), dy-major.
 
-Every size may be a ``(vertical, horizontal)`` pair here, which the original does not know: a search along rows alone has
+Unlike in the original, every size may be a ``(vertical, horizontal)`` pair: a search along rows alone has
 ``max_displacement=(0, 20)`` and ``pad_size=(0, 20)``. Each axis then has its own numbers in the formula, with DH*DW displacements
-in the place of D*D and kH kW products in that of k k.
+instead of D*D and kH kW products instead of k k.
 
 .. code-block:: text
 
@@ -12,15 +12,16 @@ in the place of D*D and kH kW products in that of k k.
           D = 2 (max_displacement // stride2) + 1,  oH = ceil((H + 2 (pad_size - max_displacement - r)) / stride1)
 
 and likewise x, dx, oW. Windows are centred at y, r pixels before those of Caffe and TensorFlow Addons. The original reads outside
-its buffers where windows of more than one pixel leave them, and in its gradients for pad_size < max_displacement; for stride1 > 1
-its gradients miss pixels. This one is right there.
+its buffers if windows of more than one pixel leave them, and in its gradients if pad_size < max_displacement; if stride1 > 1, its
+gradients miss pixels. This adapter is correct in all three cases.
 """
 
 from __future__ import annotations
 
 import torch
 
-from ._conventions import Layer, Sizes, first_positions, mean_volume, pair, patch_size
+from .._arguments import pair
+from ._conventions import Layer, Sizes, first_positions, mean_volume, patch_size
 
 __all__ = ["Correlation", "CorrelationFunction"]
 
@@ -48,31 +49,31 @@ def _correlate(
 
 
 class CorrelationFunction:
-    """NVIDIA's autograd function, for code that calls ``apply`` with its defaults, which are not the module's."""
+    """NVIDIA's autograd function, for code that calls ``apply``. As in the original, its defaults are not those of the module."""
 
     apply = staticmethod(_correlate)
 
 
 class Correlation(Layer):
-    """NVIDIA's module; two tensors (B, C, H, W) become (B, D*D, oH, oW), in the dtype and on the device of the inputs.
+    """NVIDIA's module, from two tensors (B, C, H, W) to (B, D*D, oH, oW), in the dtype and on the device of the inputs.
 
     Parameters
     ----------
     pad_size : int or (int, int), default 0
         Zeros around both inputs, in pixels. With a window of one pixel, ``pad_size = max_displacement`` keeps the size.
     kernel_size : int or (int, int)
-        k, of a window. The default of the original, 0, has no meaning and is refused when called.
+        k, the size of a window. The original's default, 0, has no meaning and is refused when the module is called.
     max_displacement : int or (int, int), default 0
         Largest displacement in pixels.
     stride1, stride2 : int or (int, int), default 1, 2
         Pixels between outputs, and between displacements.
     corr_multiply : int, default 1
-        Without effect, as in the original.
+        Has no effect, as in the original.
 
     Raises
     ------
     TypeError, ValueError
-        When called, for what is no int and no pair of ints, for values that have no meaning, and as
+        When called: a size is neither an int nor a pair of ints, or has no meaning; and as
         `cupycorr.torch.spatial_correlation_sample`.
 
     Examples

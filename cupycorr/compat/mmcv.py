@@ -1,7 +1,7 @@
 """OpenMMLab's ``mmcv.ops.Correlation``: sums, (B, P, P, oH, oW) with P = 2 max_displacement + 1, dy-major.
 
-mmcv's own runs on a GPU only; this one wherever the tensors are. Every size may be a ``(vertical, horizontal)`` pair, here
-``max_displacement``, too: ``(0, 4)`` searches along rows alone, (B, 1, 9, oH, oW).
+The original runs on a GPU only, this adapter on the device of the tensors. Every size may be a ``(vertical, horizontal)`` pair,
+here also ``max_displacement``: ``(0, 4)`` searches along rows alone, (B, 1, 9, oH, oW).
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ def _correlate(
 
 
 class CorrelationFunction:
-    """mmcv's autograd function, for code that calls ``apply``. Its ``padding`` is 1 by default, the module's 0, as in mmcv."""
+    """mmcv's autograd function, for code that calls ``apply``. As in mmcv, ``padding`` is 1 by default, in the module 0."""
 
     apply = staticmethod(_correlate)
 
 
 class Correlation(Layer):
-    """mmcv's module; two tensors (B, C, H, W) become (B, P, P, oH, oW), in the dtype and on the device of the inputs.
+    """mmcv's module, from two tensors (B, C, H, W) to (B, P, P, oH, oW), in the dtype and on the device of the inputs.
 
     Parameters
     ----------
     kernel_size, stride, padding, dilation, dilation_patch : int or (int, int)
-        As `cupycorr.torch.spatial_correlation_sample` takes them.
+        As in `cupycorr.torch.spatial_correlation_sample`.
     max_displacement : int or (int, int), default 1
         Largest displacement, in steps of ``dilation_patch`` pixels.
 

@@ -1,9 +1,8 @@
 """MM-Tracker's ``Correlation`` (motion/motion_model.py): means over C, (B, P*P, H, W) with P = 2 max_displacement + 1, dy-major.
 
-``max_displacement`` may be a ``(vertical, horizontal)`` pair here: ``(0, 4)`` searches along rows alone, (B, 9, H, W).
-
-Its ``SpatialCorrelationSampler(1, P, 1, 0, 1)``, flattened and divided by C. Here the division comes before the rounding, so that
-sums of halves do not overflow.
+Unlike in the original, ``max_displacement`` may be a ``(vertical, horizontal)`` pair: ``(0, 4)`` searches along rows alone,
+(B, 9, H, W). The original flattens the output of ``SpatialCorrelationSampler(1, P, 1, 0, 1)`` and divides it by C. Here the
+division comes before the rounding, so that sums of halves do not overflow.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ def _correlate(input1: torch.Tensor, input2: torch.Tensor, max_displacement: Siz
 
 
 class Correlation(Layer):
-    """The tracker's module; two tensors (B, C, H, W) become (B, P*P, H, W), in the dtype and on the device of the inputs.
+    """The tracker's module, from two tensors (B, C, H, W) to (B, P*P, H, W), in the dtype and on the device of the inputs.
 
     Parameters
     ----------

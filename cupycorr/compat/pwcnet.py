@@ -1,6 +1,6 @@
 """The CuPy ``correlation`` modules of sniklaus' pytorch-pwc and pytorch-liteflownet: means over C, dy-major.
 
-PWC-Net tries 9 x 9 displacements of up to 4 pixels: (B, 81, H, W). LiteFlowNet passes ``intStride`` s and tries 7 x 7
+PWC-Net searches 9 x 9 displacements of up to 4 pixels: (B, 81, H, W). LiteFlowNet passes ``intStride`` s and searches 7 x 7
 displacements, in steps of s, at every s-th pixel: (B, 49, ceil(H / s), ceil(W / s)). The originals run on a GPU in float32 only.
 """
 
@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ._conventions import Sizes, mean_volume, pair
+from .._arguments import pair
+from ._conventions import Sizes, mean_volume
 
 __all__ = ["FunctionCorrelation", "ModuleCorrelation"]
 
@@ -18,14 +19,14 @@ _NAMES = {"tenOne": "tenFirst", "tenTwo": "tenSecond", "tensorFirst": "tenFirst"
 
 
 def FunctionCorrelation(*given: Any, **named: Any) -> torch.Tensor:  # noqa: N802
-    """The correlation of two feature maps, by PWC-Net's convention, or LiteFlowNet's where ``intStride`` is passed.
+    """Return the correlation of two feature maps by PWC-Net's convention, or by LiteFlowNet's if ``intStride`` is passed.
 
     Parameters
     ----------
     tenFirst, tenSecond : Tensor, shape (B, C, H, W)
         By position, or by any of the names the repositories have used: ``tenOne``, ``tenTwo``, ``tensorFirst``, ``tensorSecond``.
     intStride : int or (int, int), optional
-        s, in pixels; a (vertical, horizontal) pair is ours alone. Third by position, or by name.
+        s, in pixels, third by position, or by name. The original takes no (vertical, horizontal) pair.
 
     Returns
     -------
@@ -35,7 +36,7 @@ def FunctionCorrelation(*given: Any, **named: Any) -> torch.Tensor:  # noqa: N80
     Raises
     ------
     TypeError, ValueError
-        For other arguments than these, and as `cupycorr.torch.spatial_correlation_sample`.
+        There are other arguments than these; and as `cupycorr.torch.spatial_correlation_sample`.
 
     Examples
     --------
@@ -64,5 +65,5 @@ class ModuleCorrelation(torch.nn.Module):
     """`FunctionCorrelation` as a module without parameters, called with the same arguments."""
 
     def forward(self, *given: Any, **named: Any) -> torch.Tensor:
-        """The correlation of two tensors (B, C, H, W)."""
+        """Return the correlation of two tensors (B, C, H, W)."""
         return FunctionCorrelation(*given, **named)

@@ -1,7 +1,7 @@
 """The C++ extension ``spatial_correlation_sampler`` (Pytorch-Correlation-extension): sums, (B, PH, PW, oH, oW), dy-major.
 
-Its convention is cupycorr's own. Where the extension disagrees with itself, an even patch with ``dilation_patch`` of 2 or more,
-its code for CPUs is followed, which agrees with its gradients.
+Its convention is cupycorr's own. For an even patch with ``dilation_patch`` of 2 or more, the extension's code for GPUs disagrees
+with its code for CPUs. cupycorr follows the latter, which agrees with the extension's gradients.
 
 Examples
 --------

@@ -1,7 +1,7 @@
-"""``spatial_correlation_sampler_backend``, the compiled half of the C++ extension: sums, and their gradients.
+"""``spatial_correlation_sampler_backend``, the compiled part of the C++ extension: sums and their gradients.
 
-For copies of the extension's Python half, which lie wherever a model's code has put them and import this. The numbers are plain
-ints, the vertical one of each pair first. Copies of the time before the extension had a dilation pass ten numbers, not twelve.
+It serves copies of the extension's Python code in repositories of models, which import it. The numbers are plain ints, with the
+vertical one of each pair first. Old copies pass ten numbers instead of twelve, because the extension had no dilation then.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .spatial_correlation_sampler import spatial_correlation_sample
 
 __all__ = ["backward", "forward"]
 
-# Number of numbers -> the operator's parameters in the order in which they are passed.
+# Count of the numbers -> the operator's parameters in the order in which they are passed.
 _ORDERS = {
     12: ("kernel_size", "patch_size", "padding", "dilation", "dilation_patch", "stride"),
     10: ("kernel_size", "patch_size", "padding", "dilation_patch", "stride"),
@@ -23,20 +23,20 @@ _ORDERS = {
 
 
 def forward(input1: torch.Tensor, input2: torch.Tensor, *numbers: int) -> torch.Tensor:
-    """The correlation of two tensors (B, C, H, W): (B, patchH, patchW, oH, oW), in their dtype and on their device.
+    """Return the correlation of two tensors (B, C, H, W), (B, patchH, patchW, oH, oW), in their dtype and on their device.
 
     Parameters
     ----------
     input1, input2 : Tensor, shape (B, C, H, W)
-        Any strides; the original's code for GPUs takes contiguous ones only.
+        Any strides. The original's code for GPUs requires contiguous tensors.
     *numbers : int
-        kH, kW, patchH, patchW, padH, padW, dilationH, dilationW, dilation_patchH, dilation_patchW, dH, dW, the last two being the
-        stride; dilationH and dilationW may both be missing, and are 1 then.
+        kH, kW, patchH, patchW, padH, padW, dilationH, dilationW, dilation_patchH, dilation_patchW, dH, dW. The last two are the
+        stride. dilationH and dilationW may be left out together, and are then 1.
 
     Raises
     ------
     TypeError, ValueError
-        For another number of numbers, and as `cupycorr.torch.spatial_correlation_sample`.
+        There are neither 12 nor 10 numbers; and as `cupycorr.torch.spatial_correlation_sample`.
 
     Examples
     --------
@@ -50,7 +50,7 @@ def forward(input1: torch.Tensor, input2: torch.Tensor, *numbers: int) -> torch.
 
 
 def backward(input1: torch.Tensor, input2: torch.Tensor, grad_output: torch.Tensor, *numbers: int) -> list[torch.Tensor]:
-    """The gradients with respect to both tensors, of their shapes and dtype; numbers and errors are those of `forward`."""
+    """Return the gradients of both tensors, in their shapes and dtype; numbers and errors are those of `forward`."""
     return list(compiled_backward(_correlate, input1, input2, grad_output, *numbers))
 
 
@@ -58,4 +58,5 @@ def _correlate(input1: torch.Tensor, input2: torch.Tensor, *numbers: Any) -> tor
     if len(numbers) not in _ORDERS:
         raise TypeError(f"the inputs must be followed by 12 numbers, or by 10 without the dilation, got {len(numbers)} numbers")
     pairs = zip(numbers[::2], numbers[1::2], strict=True)
-    return spatial_correlation_sample(input1, input2, **dict(zip(_ORDERS[len(numbers)], pairs, strict=True)))
+    sizes: dict[str, Any] = dict(zip(_ORDERS[len(numbers)], pairs, strict=True))
+    return spatial_correlation_sample(input1, input2, **sizes)

@@ -7,17 +7,18 @@
     with  y = i stride_1 + max_displacement - pad,  dy = stride_2 (m - D // 2),  0 outside the images
           D = 2 (max_displacement // stride_2) + 1,  H' = ceil((H + 2 (pad - max_displacement) - k + 1) / stride_1)
 
-and likewise x, dx, W'. That is its code for GPUs; its code for CPUs multiplies ``pad`` by ``stride_1``. Every size may be a
-``(vertical, horizontal)`` pair here, which the original does not know: a search along rows alone has ``max_displacement=(0, 20)``
-and ``pad=(0, 20)``. Each axis then has its own numbers in the formula, with DH*DW displacements in the place of D*D and kH kW
-products in that of k k.
+and likewise x, dx, W'. This is the original's code for GPUs; its code for CPUs multiplies ``pad`` by ``stride_1``. Unlike in the
+original, every size may be a ``(vertical, horizontal)`` pair: a search along rows alone has ``max_displacement=(0, 20)`` and
+``pad=(0, 20)``. Each axis then has its own numbers in the formula, with DH*DW displacements instead of D*D and kH kW products
+instead of k k.
 """
 
 from __future__ import annotations
 
 import torch
 
-from ._conventions import Sizes, is_image, mean_volume, pair, patch_size
+from .._arguments import pair
+from ._conventions import Sizes, is_image, mean_volume, patch_size
 
 __all__ = ["CorrelationCost", "correlation_cost"]
 
@@ -35,7 +36,7 @@ def correlation_cost(
     data_format: str = _LAST,
     name: str | None = None,
 ) -> torch.Tensor:
-    """The cost volume of two feature maps.
+    """Return the cost volume of two feature maps.
 
     Parameters
     ----------
@@ -43,8 +44,10 @@ def correlation_cost(
         Any strides; neither format is copied.
     kernel_size, max_displacement, stride_1, stride_2, pad : int or (int, int)
         k, odd; largest displacement; steps between outputs and between displacements; zeros around the images; all in pixels.
-    data_format, name
-        ``"channels_last"`` or ``"channels_first"``, of inputs and output; ``name`` is without effect.
+    data_format : {"channels_last", "channels_first"}
+        The memory layout of the inputs and the output.
+    name
+        Has no effect.
 
     Returns
     -------
@@ -53,7 +56,7 @@ def correlation_cost(
     Raises
     ------
     TypeError, ValueError
-        For an even kernel_size, for values that have no meaning, and as `cupycorr.torch.spatial_correlation_sample`.
+        ``kernel_size`` is even, or a value has no meaning; and as `cupycorr.torch.spatial_correlation_sample`.
     """
     if data_format not in (_LAST, _FIRST):
         raise ValueError(f"data_format must be {_LAST!r} or {_FIRST!r}, got data_format={data_format!r}")
@@ -62,13 +65,17 @@ def correlation_cost(
         raise ValueError(f"kernel_size must be odd, got kernel_size={kernel_size}")
     steps, steps2 = pair("stride_1", stride_1, 1), pair("stride_2", stride_2, 1)
     paddings = tuple(each - far for each, far in zip(pair("pad", pad, 0), longest, strict=True))
-    images = (image.movedim(-1, 1) if data_format == _LAST and is_image(image) else image for image in (input_a, input_b))
-    out = mean_volume(*images, kernels, patch_size(longest, steps2), steps, paddings, dilation_patch=steps2)
+    first, second = _channels_first(input_a, data_format), _channels_first(input_b, data_format)
+    out = mean_volume(first, second, kernels, patch_size(longest, steps2), steps, paddings, dilation_patch=steps2)
     return out.movedim(1, -1) if data_format == _LAST else out
 
 
+def _channels_first(image: torch.Tensor, data_format: str) -> torch.Tensor:
+    return image.movedim(-1, 1) if data_format == _LAST and is_image(image) else image
+
+
 class CorrelationCost(torch.nn.Module):
-    """`correlation_cost` as a layer; called with the list of both images.
+    """`correlation_cost` as a layer, which is called with a list of both images.
 
     Examples
     --------
@@ -93,7 +100,7 @@ class CorrelationCost(torch.nn.Module):
         self.arguments = (kernel_size, max_displacement, stride_1, stride_2, pad, data_format, name)
 
     def forward(self, inputs: list[torch.Tensor]) -> torch.Tensor:
-        """The cost volume of ``[input_a, input_b]``."""
+        """Return the cost volume of ``[input_a, input_b]``."""
         if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
             raise ValueError(f"inputs must be a list of two tensors, got {type(inputs).__name__}")
-        return correlation_cost(*inputs, *self.arguments)
+        return correlation_cost(inputs[0], inputs[1], *self.arguments)

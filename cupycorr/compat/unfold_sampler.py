@@ -1,12 +1,12 @@
 """The pure-PyTorch re-implementation of ``spatial_correlation_sampler`` by unfold: sums, in two layouts, dy-major.
 
 One pixel of input1 is compared with P x P displaced pixels of input2 (``kernel_size=1``), or with the K x K pixels around its own
-place (``patch_size=1``), which is another operator than the C++ extension's window of K x K taps.
+position (``patch_size=1``). The latter is not the C++ extension's window of K x K taps.
 
-Where its page contradicts its code or itself, the definition below counts. Its FlowNet configuration (patch 21, padding 10) is
-said to keep 64 x 64 pixels and gives 84 x 84; ``padding=0`` keeps the size. Its code compares rows of input1 with other rows of
-input2 than their own for ``patch_size=1``, and misplaces those of an even patch or with ``dilation_patch`` above 1, which it
-partly returns in five dimensions: here they are aligned, and always in four.
+The page of the original contradicts its code and itself in places; this adapter follows the definition below. The page says that
+the FlowNet configuration (patch 21, padding 10) keeps 64 x 64 pixels, but its output is 84 x 84; ``padding=0`` keeps the size.
+For ``patch_size=1``, the original compares rows of input1 with the wrong rows of input2. For an even patch or ``dilation_patch``
+above 1, it misplaces rows, and returns some outputs in five dimensions. Here rows are aligned and outputs have four dimensions.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from typing import Any
 
 import torch
 
+from .._arguments import pair
 from .._correlation.problem import parameters
 from ..torch import spatial_correlation_sample
-from ._conventions import Sizes, first_positions, pair
+from ._conventions import Sizes, first_positions
 
 __all__ = ["SpatialCorrelationSampler", "channel_to_displacement"]
 
 
 class SpatialCorrelationSampler(torch.nn.Module):
-    """The re-implementation's module, on two tensors (B, C, H, W); in the dtype and on the device of the inputs.
+    """The re-implementation's module, for two tensors (B, C, H, W); the output has their dtype and device.
 
     .. code-block:: text
 
@@ -35,7 +36,7 @@ class SpatialCorrelationSampler(torch.nn.Module):
     Parameters
     ----------
     kernel_size, patch_size, stride, padding, dilation, dilation_patch : int or (int, int)
-        K, P, s, a, d, e, in pixels. ``dilation`` counts for ``patch_size=1`` only, ``dilation_patch`` for ``kernel_size=1``.
+        K, P, s, a, d, e, in pixels. ``dilation`` is used for ``patch_size=1`` only, ``dilation_patch`` for ``kernel_size=1``.
 
     Raises
     ------
@@ -65,16 +66,16 @@ class SpatialCorrelationSampler(torch.nn.Module):
         dilation_patch: Sizes = 1,
     ) -> None:
         super().__init__()
-        asked = parameters(kernel_size, patch_size, stride, padding, dilation, dilation_patch)
-        if (1, 1) not in (asked.kernel_size, asked.patch_size):
+        checked = parameters(kernel_size, patch_size, stride, padding, dilation, dilation_patch)
+        if (1, 1) not in (checked.kernel_size, checked.patch_size):
             got = f"got kernel_size={kernel_size!r}, patch_size={patch_size!r}"
             remedy = "displaced windows are the C++ extension's convention, cupycorr.compat.spatial_correlation_sampler"
             raise NotImplementedError(f"either kernel_size or patch_size must be 1, {got}: {remedy}")
-        self.kernel_size, self.patch_size, self.stride = asked.kernel_size, asked.patch_size, asked.stride
-        self.padding, self.dilation, self.dilation_patch = asked.padding, asked.dilation, asked.dilation_patch
+        self.kernel_size, self.patch_size, self.stride = checked.kernel_size, checked.patch_size, checked.stride
+        self.padding, self.dilation, self.dilation_patch = checked.padding, checked.dilation, checked.dilation_patch
 
     def forward(self, input1: torch.Tensor, input2: torch.Tensor) -> torch.Tensor:
-        """The correlation of two tensors (B, C, H, W)."""
+        """Return the correlation of two tensors (B, C, H, W)."""
         if self.kernel_size == (1, 1):
             sizes = self.patch_size, self.stride, self.padding
             return spatial_correlation_sample(input1, input2, 1, *sizes, dilation_patch=self.dilation_patch).flatten(1, 2)
@@ -86,9 +87,9 @@ class SpatialCorrelationSampler(torch.nn.Module):
 
 
 def channel_to_displacement(channel_idx: Any, patch_size: Sizes, max_displacement: Sizes) -> tuple[Any, Any]:
-    """The displacement (dy, dx) in steps of a channel, or of a tensor of channels; the helper of its page.
+    """Return the displacement (dy, dx) in steps of a channel or of a tensor of channels, as the helper on the original's page.
 
-    ``patch_size`` and ``max_displacement`` may be (vertical, horizontal) pairs, as of a patch that is no square.
+    ``patch_size`` and ``max_displacement`` may be (vertical, horizontal) pairs, for a patch that is not square.
 
     Examples
     --------

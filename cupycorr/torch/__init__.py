@@ -1,7 +1,7 @@
-"""The torch front door: the operator for tensors, as a function and as a module.
+"""The public torch interface: spatial correlation of tensors, as a function and as a module.
 
-It is an operator of torch's own kind: differentiable to any order, compiled and exported in one piece, run on the tensor's device
-and torch's current stream. Importing `cupycorr` does not import this module; it alone needs torch.
+It is registered as an operator of torch, which is differentiable to any order, can be compiled and exported, and runs on the
+tensor's device and torch's current stream. Importing `cupycorr` does not import this package, and only this package needs torch.
 """
 
 from __future__ import annotations
@@ -51,27 +51,27 @@ def spatial_correlation_sample(
         with  y = i sH - aH + u dH,   x = j sW - aW + v dW
               dy(m) = qH + eH (m - (PH - 1) // 2),   dx(n) = qW + eW (n - (PW - 1) // 2)
 
-    Differentiable in both inputs, to any order of reverse and forward mode; the same inputs give bitwise the same output and
-    gradients. Under autocast the inputs are cast to its dtype, as a convolution's are.
+    The operator is differentiable in both inputs, to any order of reverse and forward mode. The same inputs give bitwise the same
+    output and gradients. Under autocast the inputs are cast to its dtype, like those of a convolution.
 
     Parameters
     ----------
     input1 : Tensor, shape (B, C, H, W)
-        float16, bfloat16, float32 or float64, on the CPU or on a CUDA device. Any strides; none are copied.
-    input2 : Tensor, shape (B, C, H, W), or (B, C, H2, W2) where ``patch_offset`` is passed
+        float16, bfloat16, float32 or float64, on the CPU or on a CUDA device. Any strides are accepted without a copy.
+    input2 : Tensor, shape (B, C, H, W), or (B, C, H2, W2) if ``patch_offset`` is passed
         Same device and dtype as ``input1``.
     kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, scale, variant
-        As `cupycorr.spatial_correlation_sample` takes them.
+        As in `cupycorr.spatial_correlation_sample`.
     dtype : torch.dtype, optional
-        Output dtype where it is not the inputs' (float32 out of halves); rounded once, from the sum.
+        Dtype of the output, by default that of the inputs. Sums are rounded to it once, also from float16 inputs to float32.
     precision : {"highest", "high", "medium"}, optional
-        Of products of float32 numbers, as `cupycorr.spatial_correlation_sample` takes it. None is torch's own setting for
-        matrix products on a GPU at the moment when the operator runs, forward and backward each.
+        Precision of the products of float32 numbers, as in `cupycorr.spatial_correlation_sample`. None is torch's setting for
+        matrix products on a GPU at the time when the operator runs, separately for forward and backward.
 
     Returns
     -------
     Tensor, shape (B, PH, PW, oH, oW)
-        Contiguous, of the inputs' device and dtype.
+        Contiguous, on the device of the inputs.
 
     Raises
     ------
@@ -95,11 +95,12 @@ def spatial_correlation_sample(
     """
     input1, input2 = _cast(_tensor("input1", input1), _tensor("input2", input2))
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
-    return correlate(input1, input2, *_arguments(given, patch_offset, scale, dtype, precision, variant))
+    out: torch.Tensor = correlate(input1, input2, *_arguments(given, patch_offset, scale, dtype, precision, variant))
+    return out
 
 
 class SpatialCorrelationSampler(torch.nn.Module):
-    """`spatial_correlation_sample` as a module without parameters, its arguments in the same order.
+    """`spatial_correlation_sample` as a module without parameters, with the same arguments in the same order.
 
     Examples
     --------
@@ -112,7 +113,7 @@ class SpatialCorrelationSampler(torch.nn.Module):
     torch.Size([2, 9, 9, 24, 32])
     """
 
-    # For modules that were saved with the C++ extension's class, which has not got these.
+    # Modules that were saved with the C++ extension's class do not have these attributes.
     patch_offset = None
     scale = 1.0
     dtype = None
@@ -142,7 +143,7 @@ class SpatialCorrelationSampler(torch.nn.Module):
         self.patch_offset, self.scale, self.dtype, self.precision, self.variant = patch_offset, scale, dtype, precision, variant
 
     def forward(self, input1: torch.Tensor, input2: torch.Tensor) -> torch.Tensor:
-        """The correlation of two tensors (B, C, H, W), as (B, PH, PW, oH, oW)."""
+        """Return the correlation of two tensors (B, C, H, W), (B, PH, PW, oH, oW)."""
         return spatial_correlation_sample(
             input1,
             input2,
@@ -160,7 +161,7 @@ class SpatialCorrelationSampler(torch.nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """The six sizes, and of the rest what is not the default."""
+        """Return the six sizes, and those other arguments that do not have their default values."""
         defaults = Arguments._field_defaults
         told = [name for number, name in enumerate(defaults) if number < 6 or getattr(self, name) != defaults[name]]
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in told)
@@ -179,7 +180,7 @@ _AUTOCAST_DEVICES = ("cpu", "cuda")
 
 
 def _cast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The tensors in autocast's dtype where it is on. It leaves float64 alone, and so is everything that is no float."""
+    """Return the tensors in autocast's dtype if it is on. It does not apply to float64 or to integers."""
     kind = tensors[0].device.type
     if kind not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(kind):
         return tensors
@@ -192,23 +193,26 @@ _TRACED = (int, float, torch.SymInt, torch.SymFloat)
 _SCALE = Arguments._fields.index("scale")
 
 
-def _arguments(given: tuple, patch_offset: Any, scale: Any, dtype: Any, precision: Any, variant: Any) -> tuple:
-    """Check and normalise what the operator takes beside tensors."""
-    if isinstance(scale, torch.Tensor):  # of sizes, too, which torch.jit.trace sees as tensors: a constant of the trace
+def _arguments(
+    given: tuple[Any, ...], patch_offset: Any, scale: Any, dtype: Any, precision: Any, variant: Any
+) -> tuple[Any, ...]:
+    """Check and normalise the operator's arguments other than tensors."""
+    # A scale computed from sizes under torch.jit.trace is a tensor, too, and becomes a constant of the trace.
+    if isinstance(scale, torch.Tensor):
         scale = plain_number("scale", scale, _REMEDY)
     asked = given, patch_offset, scale, dtype, precision, variant
     if torch.compiler.is_compiling():
-        # A traced number may be a symbol, which cannot be checked for being finite: the operator checks the number it becomes.
+        # A traced number may be a symbol, which cannot be checked for being finite. The operator checks its value when it runs.
         traced = type(scale) in _TRACED
         normal = _normal(given, patch_offset, 1.0 if traced else scale, *asked[3:])
         before, after = normal[:_SCALE], normal[_SCALE + 1 :]
-        return (*before, torch.sym_float(scale) if traced else normal[_SCALE], *after)
+        return (*before, torch.sym_float(scale) if traced else normal[_SCALE], *after)  # type: ignore[no-untyped-call]
     words = all(value is None or type(value) in (str, torch.dtype) for value in asked[3:])
     return _normal_once(*asked) if words and api.all_plain(given, patch_offset, scale) else _normal(*asked)
 
 
-def _normal(given: tuple, patch_offset: Any, scale: Any, dtype: Any, precision: Any, variant: Any) -> tuple:
-    """Return the fields of `Arguments`, as a plain tuple, which every torch can compile."""
+def _normal(given: tuple[Any, ...], patch_offset: Any, scale: Any, dtype: Any, precision: Any, variant: Any) -> tuple[Any, ...]:
+    """Return the fields of `Arguments` as a plain tuple, which every version of torch can compile."""
     normal = parameters(*given, patch_offset=patch_offset, scale=scale)
     if precision is not None:
         check_precision(precision)
@@ -220,5 +224,5 @@ def _normal(given: tuple, patch_offset: Any, scale: Any, dtype: Any, precision: 
 
 
 @lru_cache(1024)
-def _normal_once(*asked: Any) -> tuple:
+def _normal_once(*asked: Any) -> tuple[Any, ...]:
     return Arguments(*_normal(*asked)).shortest()

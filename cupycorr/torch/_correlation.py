@@ -77,7 +77,8 @@ def _checked(input1: torch.Tensor, input2: torch.Tensor, arguments: Arguments) -
 def _checked_once(input1: torch.Tensor, input2: torch.Tensor, arguments: Arguments) -> Problem:
     """Return `_checked` of the same arguments from a cache: models make the same call again and again. Sizes must be numbers."""
     _tensors.check_device("input1", input1, "input2", input2)
-    hashable = [tuple(value) if type(value) is list else value for value in arguments]
+    given: tuple[Any, ...] = arguments
+    hashable = [tuple(value) if type(value) is list else value for value in given]
     return _problem_once(input1.shape, input1.dtype, input2.shape, input2.dtype, *hashable)
 
 
@@ -180,7 +181,7 @@ def _backward(ctx: Any, cotangent: torch.Tensor) -> tuple:
     return (*_needed(gradients, needs), *(None for _ in ctx.given))
 
 
-def _tangent(primals: tuple, tangents: tuple, rest: tuple) -> torch.Tensor:
+def _tangent(primals: tuple, tangents: tuple, rest: tuple) -> torch.Tensor | None:
     """From tangents ``t1, t2``: ``forward(t1, x2) + forward(x1, t2)``."""
     (x1, x2), (t1, t2) = primals, tangents
     return _sum(correlate, rest, (t1, x2), (x1, t2))
