@@ -243,22 +243,21 @@ def test_where_every_variant_fails_nothing_is_known_and_nothing_is_tried_again(g
     assert files() == []
 
 
-def test_nothing_is_measured_while_a_stream_is_captured_but_it_is_afterwards(gpu, monkeypatch):
+def forbidden(stream):
+    raise RuntimeError("cudaErrorStreamCaptureImplicit")
+
+
+CAPTURING = {"captured": lambda stream: True, "not to be queried": forbidden}
+
+
+@pytest.mark.parametrize("is_capturing", CAPTURING.values(), ids=CAPTURING)
+def test_nothing_is_measured_while_a_stream_is_captured_but_it_is_afterwards(gpu, monkeypatch, is_capturing):
     plan = gpu.plan(1.0)
-    monkeypatch.setattr(Stream, "capturing", True)
-    assert measure(REQUEST, FACTS, {"any": plan}) is None
-    assert plan.ran == gpu.made == []
-    monkeypatch.setattr(Stream, "capturing", False)
+    with monkeypatch.context() as patched:
+        patched.setattr(Stream, "is_capturing", is_capturing)
+        assert measure(REQUEST, FACTS, {"any": plan}) is None
+        assert plan.ran == gpu.made == []
     assert measure(REQUEST, FACTS, {"any": plan}) == "any"
-
-
-def test_nothing_is_measured_where_the_state_of_the_stream_cannot_be_queried(gpu, monkeypatch):
-    def refuse(self):
-        raise RuntimeError("cudaErrorStreamCaptureImplicit")
-
-    monkeypatch.setattr(Stream, "is_capturing", refuse)
-    assert measure(REQUEST, FACTS, {"any": (plan := gpu.plan(1.0))}) is None
-    assert plan.ran == []
 
 
 def test_the_stream_that_matters_is_that_of_the_device(gpu, monkeypatch):
@@ -278,17 +277,13 @@ def test_the_arrays_take_at_most_half_of_the_free_memory(gpu, process):
     assert measure(request, FACTS, {"any": plan}) == "any"
 
 
-def test_a_variant_that_runs_out_of_memory_leaves_everything_unknown(gpu):
+def test_a_lack_of_memory_or_of_a_dtype_leaves_everything_unknown(gpu, monkeypatch):
     assert measure(REQUEST, FACTS, {"runs": gpu.plan(1.0), "would be faster": gpu.plan(0.5, MemoryError())}) is None
-    assert known(REQUEST, FACTS) is None
-    assert files() == []
-
-
-def test_a_dtype_that_numpy_lacks_is_not_measured(gpu, monkeypatch):
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
-    request = Request(layouts={"x": dense_layout("bfloat16", (4, 6))})
-    assert measure(request, FACTS, {"any": (plan := gpu.plan(1.0))}) is None
-    assert plan.ran == []
+    bfloat16 = Request("in bfloat16", {"x": dense_layout("bfloat16", (4, 6))})
+    assert measure(bfloat16, FACTS, {"runs": gpu.plan(1.0)}) is None
+    assert known(REQUEST, FACTS) is known(bfloat16, FACTS) is None
+    assert files() == []
 
 
 @pytest.mark.parametrize("time", [1.0, MemoryError()], ids=["measured", "failed"])
@@ -420,33 +415,23 @@ def test_a_name_that_is_not_among_the_variants_is_measured_again(gpu, process):
     assert known(REQUEST, FACTS) == "fast"
 
 
-def another_driver(monkeypatch, gpu, tmp_path):
-    monkeypatch.setattr(gpu.cupy.cuda.runtime, "driverGetVersion", lambda: 12080)
-
-
-def another_runtime(monkeypatch, gpu, tmp_path):
-    monkeypatch.setattr(gpu.cupy.cuda, "get_local_runtime_version", lambda: 12080)
-
-
-def another_cupy(monkeypatch, gpu, tmp_path):
-    monkeypatch.setattr(gpu.cupy, "__version__", "14.3.0")
-
-
-def another_version_of_ours(monkeypatch, gpu, tmp_path):
-    monkeypatch.setattr(cupycorr, "__version__", "0.1.0.1")
-
-
-def another_header(monkeypatch, gpu, tmp_path):
+def another_header(patched, gpu, tmp_path):
     copied = shutil.copytree(source.folder(), tmp_path / "kernels")
     header = copied / "common/numeric.cuh"
     header.write_text(header.read_text() + "// one more line\n")
-    monkeypatch.setattr(source, "folder", lambda: copied)
+    patched.setattr(source, "folder", lambda: copied)
 
 
-CHANGES = [another_driver, another_runtime, another_cupy, another_version_of_ours, another_header]
+CHANGES = {
+    "driver": lambda patched, gpu, _: patched.setattr(gpu.cupy.cuda.runtime, "driverGetVersion", lambda: 12080),
+    "runtime": lambda patched, gpu, _: patched.setattr(gpu.cupy.cuda, "get_local_runtime_version", lambda: 12080),
+    "CuPy": lambda patched, gpu, _: patched.setattr(gpu.cupy, "__version__", "14.3.0"),
+    "cupycorr": lambda patched, *_: patched.setattr(cupycorr, "__version__", "0.1.0.1"),
+    "kernels": another_header,
+}
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.replace("_", " "))
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_what_was_measured_with_other_versions_is_unknown_and_stays_for_them(gpu, process, tmp_path, change):
     record(REQUEST, FACTS, "fast")
     process()
@@ -457,14 +442,6 @@ def test_what_was_measured_with_other_versions_is_unknown_and_stays_for_them(gpu
         process()
         assert known(REQUEST, FACTS) == "another"
     process()
-    assert known(REQUEST, FACTS) == "fast"
-
-
-def test_the_same_kernels_in_another_folder_are_the_same(gpu, process, monkeypatch, tmp_path):
-    record(REQUEST, FACTS, "fast")
-    process()
-    copied = shutil.copytree(source.folder(), tmp_path / "kernels")
-    monkeypatch.setattr(source, "folder", lambda: copied)
     assert known(REQUEST, FACTS) == "fast"
 
 
