@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from cupycorr import _arrays
 from cupycorr._gpu import device as devices
+from cupycorr._gpu import plan as plans
 from cupycorr._gpu.device import import_cupy
 
 from . import device_code, rivals
@@ -155,7 +155,7 @@ def captured(work: Work) -> Iterator[Callable[[], None]]:
     with import_cupy().cuda.Stream(non_blocking=True) as stream:
         work()  # leaves memory in the stream's pool, which the capture needs
         stream.synchronize()
-        kept = len(_arrays._captured)
+        kept = len(plans._captured)
         stream.begin_capture()
         try:
             results = work()
@@ -165,7 +165,7 @@ def captured(work: Work) -> Iterator[Callable[[], None]]:
         yield lambda: graph.launch(stream)
     finally:
         finish()
-        del results, _arrays._captured[kept:]
+        del results, plans._captured[kept:]
 
 
 def host_seconds(work: Callable[[], Any], clock: Clock = time.perf_counter) -> float:

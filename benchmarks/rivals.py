@@ -19,10 +19,11 @@ import numpy as np
 import cupycorr
 from cupycorr import _dispatch
 from cupycorr._arrays import array_kind
-from cupycorr._correlation.gpu import planner
+from cupycorr._correlation.gpu import box
 from cupycorr._correlation.problem import Parameters, Problem
+from cupycorr._correlation.variants import OPERATOR
 from cupycorr._cpu import workers
-from cupycorr._dispatch import CPU, Place
+from cupycorr._dispatch import CPU, Place, Request
 from cupycorr._gpu.device import import_cupy
 
 from . import pixel_blocks
@@ -61,12 +62,14 @@ class Contestant:
 
 def automatic(case: Case, dtype: str, which: str, where: Place = CPU) -> str:
     """Return the variant that ``variant="auto"`` runs on arrays of a place."""
-    return _choice(case, dtype, which, "auto", where)
+    return _dispatch.choose(OPERATOR, request(case, dtype, which, where), where).variant
 
 
-def _choice(case: Case, dtype: str, which: str, variant: str, where: Place) -> str:
-    stored = array_dtype(dtype)
-    return _dispatch.choose(case.problem, where, variant, which, stored, stored, precision=precision(dtype)).name
+def request(case: Case, dtype: str, which: str, where: Place) -> Request:
+    """Return the request of a case on dense arrays of a place."""
+    stored = array_dtype(dtype).name
+    made = Request(which, case.problem, stored, stored, precision=precision(dtype))
+    return made if where.device is None else made.dense()
 
 
 def _variant(
@@ -77,7 +80,7 @@ def _variant(
 ) -> Contestant:
     def why_not(case: Case, dtype: str, which: str) -> str | None:
         try:
-            _choice(case, dtype, which, name, where())
+            _dispatch.choose(OPERATOR, request(case, dtype, which, where()), where(), name)
         except NotImplementedError as error:
             return str(error)
         return None
@@ -110,7 +113,7 @@ def _our_bytes(problem: Problem, itemsize: int, which: str) -> int:
 
 
 def _our_cuda_bytes(problem: Problem, itemsize: int, which: str) -> int:
-    return planner.WORKSPACE + problem.bytes(itemsize, itemsize)
+    return box.VOLUMES + problem.bytes(itemsize, itemsize)
 
 
 def on_gpu() -> Place:
@@ -120,7 +123,7 @@ def on_gpu() -> Place:
 
 def cuda_variants() -> list[str]:
     """Return the names of the variants that run on CuPy arrays."""
-    return [row.name for row in _dispatch.VARIANTS if row.kind == "cupy"]
+    return [row.name for row in OPERATOR.variants if row.kind == "cupy"]
 
 
 # Rivals in torch -----------------------------------------------------------------------------------------------------
@@ -406,7 +409,7 @@ def _out_bytes(problem: Problem, itemsize: int) -> int:
 def contestants() -> tuple[Contestant, ...]:
     """Return the contestants on the CPU: our variants in the order of preference, then the rivals."""
     return (
-        *(_variant(row.name, lambda: CPU, _our_bytes) for row in _dispatch.VARIANTS),
+        *(_variant(row.name, lambda: CPU, _our_bytes) for row in OPERATOR.variants),
         _torch_contestant("unfold+einsum", unfold_einsum, _why_not_unfold, _unfold_bytes),
         _torch_contestant("shift-loop", shift_loop, _why_not_shift, _shift_bytes),
         _torch_contestant("tap-loop", tap_loop, _why_not_taps, _tap_bytes),

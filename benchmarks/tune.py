@@ -13,11 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from cupycorr import _dispatch, _tuning
-from cupycorr._correlation.problem import Question
+from cupycorr._correlation.variants import OPERATOR
 from cupycorr._gpu.device import Device, facts
 
-from . import cuda, report
-from .cases import Case, array_dtype, precision
+from . import cuda, report, rivals
+from .cases import Case
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +66,20 @@ def run(cases: Sequence[Case], dtypes: Sequence[str], passes: Sequence[str]) -> 
 
 
 def _tuned(case: Case, which: str, dtype: str, device: Device) -> Tuned:
-    stored, where = array_dtype(dtype).name, _dispatch.gpu(device.index)
-    question = Question(which, case.problem, stored, stored, precision=precision(dtype))
-    rows = [row for row in _dispatch.VARIANTS if row.can_run(question, where) is None]
-    by_cost_model = min(rows, key=lambda row: row.seconds(question, device)).name
-    tuned = Tuned(case.name, which, dtype, _tuning.seconds(question, device, rows), by_cost_model)
+    where = _dispatch.gpu(device.index)
+    request = rivals.request(case, dtype, which, where)
+    rows = [row for row in OPERATOR.variants if row.why_not_at(where, request) is None]
+    plans = {row.name: row.plan(request, device) for row in rows}
+    by_cost_model = min(plans, key=lambda name: plans[name].seconds)
+    workload = _dispatch.Workload(OPERATOR, request)
+    tuned = Tuned(case.name, which, dtype, _tuning.seconds(workload, device, plans), by_cost_model)
     if tuned.seconds:
-        _tuning.record(question, device, tuned.fastest)
+        _tuning.record(workload, device, tuned.fastest, tuned.seconds)
     return tuned
 
 
 def _table(measured: Sequence[Tuned]) -> Table:
-    names = [row.name for row in _dispatch.VARIANTS if any(row.name in each.seconds for each in measured)]
+    names = [row.name for row in OPERATOR.variants if any(row.name in each.seconds for each in measured)]
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("case", "pass", "dtype"):
         table.add_column(name, no_wrap=True)
