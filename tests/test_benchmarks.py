@@ -132,7 +132,7 @@ def test_rivals_compute_the_definition(name, small, dtype):
         "vjp": oracle.vjp(inputs.cotangent, inputs.input1, inputs.input2, **case.keywords),
     }
     for which, triples in want.items():
-        if rival.why_not(case, dtype, which) is not None:
+        if rival.refusal(case, dtype, which) is not None:
             continue
         for got, triple in zip(rival.prepare(which, case, inputs)(), triples, strict=True):
             oracle.assert_close(rivals.as_numpy(got), triple, name=f"{name} {which}")
@@ -154,7 +154,7 @@ def test_rivals_compute_the_definition(name, small, dtype):
 def test_who_takes_part_and_why_not(name, small, which, reason):
     if name in TORCH_RIVALS:
         pytest.importorskip("torch")
-    got = CONTESTANTS[name].why_not(SMALL[small], "float32", which)
+    got = CONTESTANTS[name].refusal(SMALL[small], "float32", which)
     assert got is None if reason is None else reason in got
 
 
@@ -168,7 +168,7 @@ def test_rivals_run_in_halves(name, dtype):
 
 def test_without_torch_rivals_say_so(monkeypatch):
     monkeypatch.setattr(rivals, "torch", lambda: None)
-    reasons = [CONTESTANTS[name].why_not(SMALL["plain"], "float32", "forward") for name in (*TORCH_RIVALS, "cpp-extension")]
+    reasons = [CONTESTANTS[name].refusal(SMALL["plain"], "float32", "forward") for name in (*TORCH_RIVALS, "cpp-extension")]
     assert reasons == ["torch is not installed"] * 4
 
 
@@ -251,16 +251,16 @@ def test_what_does_not_fit_into_memory_is_refused():
     for which, copies in (("forward", 2), ("vjp", 3)):
         assert CONTESTANTS["unfold+einsum"].bytes(case.problem, 4, which) >= copies * unfolded
     once = {"reference": 1, "unfold+einsum": 1}
-    reasons = running.reasons_not_to_run(entrants, case, "forward", "float32", 8 * GIBIBYTE, once)
+    reasons = running.refusals(entrants, case, "forward", "float32", 8 * GIBIBYTE, once)
     assert reasons["reference"] is None
     assert "GiB of memory" in reasons["unfold+einsum"]
-    assert set(running.reasons_not_to_run(entrants, case, "vjp", "float32", 100 * GIBIBYTE, once).values()) == {None}
+    assert set(running.refusals(entrants, case, "vjp", "float32", 100 * GIBIBYTE, once).values()) == {None}
 
 
 def test_needs_of_those_in_memory_together_add_up():
     (case,) = cases.select("flownetc-headline")
     hungry = [replace(CONTESTANTS["reference"], name=name, bytes=lambda problem, itemsize, which: 6 * GIBIBYTE) for name in "ab"]
-    reasons = running.reasons_not_to_run(hungry, case, "forward", "float32", 10 * GIBIBYTE, {"a": 1, "b": 1})
+    reasons = running.refusals(hungry, case, "forward", "float32", 10 * GIBIBYTE, {"a": 1, "b": 1})
     assert reasons == {"a": None, "b": "needs 6 GiB of memory, 3 GiB are available"}
 
 
@@ -756,7 +756,7 @@ def ways_on(gpu, monkeypatch, name, which="forward"):
 @pytest.mark.parametrize("name", ON_GPU)
 def test_ours_is_timed_for_the_host_as_a_function_in_torch_and_as_a_graph(gpu, monkeypatch, name, which):
     torch = pytest.importorskip("torch")
-    monkeypatch.setattr(rivals, "why_no_cuda_torch", lambda: None)
+    monkeypatch.setattr(rivals, "lacking_cuda_torch", lambda: None)
     asked = []
 
     def correlate(input1, input2, **keywords):
@@ -771,7 +771,7 @@ def test_ours_is_timed_for_the_host_as_a_function_in_torch_and_as_a_graph(gpu, m
 
 
 def test_a_way_that_is_not_there_is_named_and_the_others_are_timed(gpu, monkeypatch):
-    monkeypatch.setattr(rivals, "why_no_cuda_torch", lambda: "this torch finds no CUDA device")
+    monkeypatch.setattr(rivals, "lacking_cuda_torch", lambda: "this torch finds no CUDA device")
     monkeypatch.setattr(sys.modules["cupy"].cuda, "Stream", lambda non_blocking: nullcontext(FailingStream()))
     found = ways_on(gpu, monkeypatch, "direct")
     assert found.seconds == {"array": 2.0}
@@ -791,7 +791,7 @@ def test_a_rival_is_timed_for_the_host_as_it_is_called(gpu, monkeypatch):
 def test_available_memory_is_what_is_free_after_pools_gave_back(gpu, monkeypatch):
     emptied = []
     with_cuda = types.SimpleNamespace(cuda=types.SimpleNamespace(empty_cache=lambda: emptied.append(1)))
-    monkeypatch.setattr(rivals, "why_no_cuda_torch", lambda: None)
+    monkeypatch.setattr(rivals, "lacking_cuda_torch", lambda: None)
     monkeypatch.setattr(rivals, "torch", lambda: with_cuda)
     assert cuda.available() == 2**30
     assert (gpu.asked, emptied) == (["give back"], [1])
@@ -814,9 +814,9 @@ def test_ours_and_rivals_on_a_device(gpu):
     assert list(entrants) == [*ON_GPU, "unfold+einsum", "shift-loop", "pixel-blocks", "cpp-extension", "mmcv"]
     assert [name for name, each in entrants.items() if each.ours] == ON_GPU
     plain, windowed = SMALL["plain"], SMALL["window"]
-    assert "kernel_size is 1" in entrants["box"].why_not(plain, "float32", "forward")
-    assert entrants["box"].why_not(windowed, "bfloat16", "vjp") is None
-    assert entrants["direct"].why_not(plain, "float16", "vjp") is None
+    assert "kernel_size is 1" in entrants["box"].refusal(plain, "float32", "forward")
+    assert entrants["box"].refusal(windowed, "bfloat16", "vjp") is None
+    assert entrants["direct"].refusal(plain, "float16", "vjp") is None
     assert all(cuda.automatic(plain, "float32", which) in ON_GPU for which in cases.PASSES)
 
 
@@ -858,14 +858,14 @@ def test_a_torch_without_cuda_takes_no_part_on_a_device(gpu, monkeypatch, name):
     no_cuda = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: False))
     monkeypatch.setattr(rivals, "torch", lambda: no_cuda)
     (rival,) = [each for each in rivals.cuda_contestants() if each.name == name]
-    assert rival.why_not(SMALL["plain"], "float32", "forward") == "this torch finds no CUDA device"
+    assert rival.refusal(SMALL["plain"], "float32", "forward") == "this torch finds no CUDA device"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["unfold+einsum", "shift-loop"])
 def test_rivals_on_a_device_work_on_the_memory_of_ours(gpu, monkeypatch, name, dtype):
     pytest.importorskip("torch")
-    monkeypatch.setattr(rivals, "why_no_cuda_torch", lambda: None)
+    monkeypatch.setattr(rivals, "lacking_cuda_torch", lambda: None)
     entrants = {each.name: each for each in rivals.cuda_contestants()}
     inputs = cuda.place(SMALL["plain"].inputs(dtype, "forward"))
     assert rivals.tensor(inputs.input1).data_ptr() == inputs.input1.data.ptr
@@ -893,17 +893,15 @@ def test_tf32_is_float32_with_products_that_may_be_rounded_asked_for_every_way(g
     assert asked == [(stored, precision, "direct")]
     assert SMALL["plain"].bytes(dtype, which) == SMALL["plain"].bytes(stored, which)
     rival = next(each for each in rivals.cuda_contestants() if each.name == "shift-loop")
-    monkeypatch.setattr(rivals, "why_no_torch", lambda: None)
+    monkeypatch.setattr(rivals, "lacking_torch", lambda: None)
     monkeypatch.setattr(rivals, "torch", lambda: types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: True)))
-    assert rival.why_not(SMALL["plain"], dtype, which) == (
-        "multiplies float32 without rounding to TF32" if dtype == "tf32" else None
-    )
+    assert rival.refusal(SMALL["plain"], dtype, which) == ("multiplies whole float32 numbers" if dtype == "tf32" else None)
 
 
 @pytest.mark.parametrize("which", cases.PASSES)
 def test_tensor_cores_take_part_by_element_type(gpu, which):
     (mma,) = [each for each in rivals.cuda_contestants() if each.name == "mma"]
-    taking = [dtype for dtype in cases.DTYPES if mma.why_not(SMALL["plain"], dtype, which) is None]
+    taking = [dtype for dtype in cases.DTYPES if mma.refusal(SMALL["plain"], dtype, which) is None]
     assert taking == [dtype for dtype in cases.DTYPES if dtype in MULTIPLIED]
 
 
@@ -920,7 +918,7 @@ def test_tensor_cores_take_part_by_element_type(gpu, which):
 )
 def test_when_the_compiled_rival_of_openmmlab_takes_part(monkeypatch, small, dtype, reason):
     monkeypatch.setattr(rivals, "importable", lambda name: types.ModuleType(name))
-    assert rivals._why_not_mmcv(SMALL[small], dtype, "forward") == reason
+    assert rivals._mmcv_refusal(SMALL[small], dtype, "forward") == reason
 
 
 @pytest.fixture
@@ -950,7 +948,7 @@ def mmcv(monkeypatch):
 
 @pytest.mark.parametrize("small", ["plain", "window-of-everything"])
 def test_openmmlabs_operator_is_asked_for_the_same(gpu, monkeypatch, mmcv, small):
-    monkeypatch.setattr(rivals, "why_no_cuda_torch", lambda: None)
+    monkeypatch.setattr(rivals, "lacking_cuda_torch", lambda: None)
     entrants = {each.name: each for each in rivals.cuda_contestants()}
     machine = replace(cuda.MACHINE, stopwatch=lambda *_: 1.0, available=lambda: 2**40, host=None)
     rows = running.run(SMALL[small], "forward", [entrants["direct"], entrants["mmcv"]], replace(quick(), machine=machine))
@@ -997,7 +995,7 @@ def test_a_block_for_each_pixel_computes_the_definition(gpu, monkeypatch, name, 
     monkeypatch.setattr(device_code, "function", emulated(order))
     case = BLOCKS[name]
     inputs = cuda.place(case.inputs("float32", "forward"))
-    assert pixel_blocks.why_not(case, "float32", "forward") is None
+    assert pixel_blocks.refusal(case, "float32", "forward") is None
     triple = oracle.forward(np.asarray(inputs.input1), np.asarray(inputs.input2), **case.keywords)
     oracle.assert_close(rivals.as_numpy(pixel_blocks.correlate(inputs.input1, inputs.input2, case.problem)), triple, name="out")
 
@@ -1012,7 +1010,7 @@ def test_a_block_for_each_pixel_computes_the_definition(gpu, monkeypatch, name, 
     ],
 )
 def test_when_a_block_for_each_pixel_takes_no_part(small, dtype, which, reason):
-    assert pixel_blocks.why_not(SMALL[small], dtype, which) == reason
+    assert pixel_blocks.refusal(SMALL[small], dtype, which) == reason
 
 
 @nvrtc.needed
