@@ -1,8 +1,7 @@
-"""``python -m benchmarks``: cupycorr and its rivals in one run, on the shapes people run; with ``--device cuda`` on a GPU.
+"""``python -m benchmarks``: time cupycorr and its rivals in one run, on a CPU or, with ``--device cuda``, on a GPU.
 
-Needs what the ``test`` extra installs. Where torch is missing only our own variants are timed; compiled rivals that can be
-imported take part. On a GPU every case, element type and pass is run unless others are asked for; ``--check`` holds the GPU
-against the CPU first.
+It needs the packages of the ``test`` extra. Without torch only our own variants are timed; compiled rivals take part where they
+can be imported. On a GPU every case, element type and pass is run by default, and ``--check`` compares the GPU with the CPU.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from .rivals import Contestant
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What differs between devices: who takes part, how they are run, and what is said about the machine."""
+    """The functions and defaults by which devices differ."""
 
-    require: Callable[[], None]  # raises where there is no such device
+    require: Callable[[], None]  # raises an error where there is no such device
     contestants: Callable[[], tuple[Contestant, ...]]
     machine: running.Machine
     header: Callable[[Sequence[str], Sequence[str]], report.Header]
     measure_rates: Callable[[report.Header], None]
     yardstick: Callable[[report.Header], report.Yardstick]
     dtypes: Sequence[str]
-    defaults: Mapping[str, Any]  # of options
+    defaults: Mapping[str, Any]  # by option
     check: Callable[[Sequence[str], Path | None], int] | None = None
 
 
@@ -62,48 +61,48 @@ CUDA = Device(
     check.run,
 )
 DEVICES = {"cpu": CPU, "cuda": CUDA}
-ON_CUDA = ("check", "plot", "tune")  # options that a CPU does not have
+ON_CUDA = ("check", "plot", "tune")  # options of a GPU only
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 1 where a contestant's numbers are wrong, 2 where command or machine is."""
+    """Run the command line; return 1 where a contestant's result is wrong, 2 where the command or the machine is."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = _parser()
-    asked = parser.parse_args(arguments)
-    if asked.device not in DEVICES:
+    options = parser.parse_args(arguments)
+    if options.device not in DEVICES:
         known = ", ".join(DEVICES)
-        parser.error(f"this version has a benchmark for --device {known} only, got --device {asked.device}")
-    device = DEVICES[asked.device]
+        parser.error(f"this version has a benchmark for --device {known} only, got --device {options.device}")
+    device = DEVICES[options.device]
     for option in ON_CUDA:
-        if getattr(asked, option) and device is not CUDA:
-            parser.error(f"--{option} is there for --device cuda, got --device {asked.device}")
+        if getattr(options, option) and device is not CUDA:
+            parser.error(f"--{option} needs --device cuda, got --device {options.device}")
     for option, default in device.defaults.items():
-        if getattr(asked, option) is None:
-            setattr(asked, option, default)
+        if getattr(options, option) is None:
+            setattr(options, option, default)
     try:
         device.require()
     except (ImportError, RuntimeError) as error:
-        print(f"python -m benchmarks --device {asked.device}: {error}", file=sys.stderr)
+        print(f"python -m benchmarks --device {options.device}: {error}", file=sys.stderr)
         return 2
     try:
-        cases, dtypes, passes = select(asked.cases), _dtypes(asked.dtype, device.dtypes), _passes(asked.passes)
+        cases, dtypes, passes = select(options.cases), _dtypes(options.dtype, device.dtypes), _passes(options.passes)
         contestants = device.contestants()
-        if asked.measure_memory:
-            return _print_peak(*asked.measure_memory, contestants, dtypes[0])
-        chosen = _filtered(contestants, asked.rivals)
-        _check_files(asked)
+        if options.measure_memory:
+            return _print_peak(*options.measure_memory, contestants, dtypes[0])
+        chosen = _filtered(contestants, options.rivals)
+        _check_files(options)
     except (ValueError, ImportError) as error:
         parser.error(str(error))
-    if asked.list:
+    if options.list:
         return _print_list(contestants)
-    if asked.check:
-        return device.check(arguments, asked.json)
-    if asked.tune:
+    if options.check:
+        return device.check(arguments, options.json)
+    if options.tune:
         return tune.run(cases, dtypes, passes)
     header = device.header(arguments, dtypes)
-    settings = running.Settings(budget=asked.budget, measure_memory=not asked.no_memory, machine=device.machine)
-    rows = _measure(device, header, product(cases, dtypes, passes), chosen, settings, asked.json)
-    return _tell(header, rows, device.yardstick(header), asked.plot)
+    settings = running.Settings(budget=options.budget, measure_memory=not options.no_memory, machine=device.machine)
+    rows = _measure(device, header, product(cases, dtypes, passes), chosen, settings, options.json)
+    return _print_rows(header, rows, device.yardstick(header), options.plot)
 
 
 def _positive(text: str) -> float:
@@ -118,38 +117,41 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--device": {"default": "cpu", "help": "where to run: 'cpu' (default) or 'cuda'"},
     "--cases": {"help": f"'acceptance' (default on a CPU), 'all' (on a GPU), or {NAMES}"},
     "--passes": {"default": ",".join(PASSES), "help": "'forward', 'vjp' or both (default)"},
-    "--rivals": {"default": "*", "help": f"whom to compare with, our other variants included: 'none' or {NAMES} (default: *)"},
+    "--rivals": {
+        "default": "*",
+        "help": f"rivals and other variants to compare with: 'none' or {NAMES} (default: *)",
+    },
     "--budget": {
         "type": _positive,
         "metavar": "SECONDS",
-        "help": "work for one case, element type and pass (default: 10 on a CPU, 1 on a GPU)",
+        "help": "seconds of work for one case, element type and pass (default: 10 on a CPU, 1 on a GPU)",
     },
     "--dtype": {
-        "help": "element types separated by commas, or 'all' (default: float32 on a CPU, all on a GPU); on a GPU tf32 is one: "
+        "help": "element types separated by commas, or 'all' (default: float32 on a CPU, all on a GPU); tf32, on a GPU, is "
         "float32 with precision='high'"
     },
-    "--no-memory": {"action": "store_true", "help": "leave out peak memory, which takes a process for each number"},
-    "--json": {"type": Path, "metavar": "FILE", "help": "write the numbers here too"},
-    "--plot": {"type": Path, "metavar": "FILE", "help": "with --device cuda: draw the share of the bound, case by case"},
+    "--no-memory": {"action": "store_true", "help": "do not measure peak memory, which takes a process for each number"},
+    "--json": {"type": Path, "metavar": "FILE", "help": "write the numbers to this file too"},
+    "--plot": {"type": Path, "metavar": "FILE", "help": "with --device cuda: draw how close each contestant comes to the bound"},
     "--check": {
         "action": "store_true",
-        "help": "with --device cuda: hold the GPU against the CPU, and time the acceptance cases",
+        "help": "with --device cuda: compare the GPU with the CPU, and time the acceptance cases",
     },
-    "--tune": {"action": "store_true", "help": "with --device cuda: find the fastest variants, and keep them for later calls"},
-    "--list": {"action": "store_true", "help": "name the cases and contestants, measure nothing"},
+    "--tune": {"action": "store_true", "help": "with --device cuda: find the fastest variants and keep them for later calls"},
+    "--list": {"action": "store_true", "help": "print the cases and contestants, measure nothing"},
     "--measure-memory": {"nargs": 3, "metavar": ("CASE", "CONTESTANT", "PASS"), "help": argparse.SUPPRESS},
 }
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m benchmarks", description="cupycorr and its rivals, interleaved in one run")
-    for name, options in OPTIONS.items():
-        parser.add_argument(name, **options)
+    parser = argparse.ArgumentParser("python -m benchmarks", description="Time cupycorr and its rivals, interleaved in one run.")
+    for name, keywords in OPTIONS.items():
+        parser.add_argument(name, **keywords)
     return parser
 
 
 def _dtypes(text: str, there: Sequence[str]) -> list[str]:
-    """The element types named, of those that are there; bfloat16 needs a package."""
+    """Return the named element types of a device; bfloat16 needs ml_dtypes."""
     words = [*there] if text == "all" else text.split(",")
     unknown = [word for word in words if word not in there]
     if unknown:
@@ -159,14 +161,14 @@ def _dtypes(text: str, there: Sequence[str]) -> list[str]:
     return [name for name in there if name in words]
 
 
-def _check_files(asked: argparse.Namespace) -> None:
-    """Find out before anything is measured what would keep a file from being written."""
+def _check_files(options: argparse.Namespace) -> None:
+    """Raise an error before anything is measured where a file could not be written."""
     for option in ("json", "plot"):
-        file = getattr(asked, option)
+        file = getattr(options, option)
         if file is not None and not file.parent.is_dir():
-            raise ValueError(f"--{option} must lie in a folder that exists, got {str(file)!r}")
-    if asked.plot is not None:
-        plot.check(asked.plot)
+            raise ValueError(f"--{option} must be in a folder that exists, got {str(file)!r}")
+    if options.plot is not None:
+        plot.check(options.plot)
 
 
 def _passes(text: str) -> list[str]:
@@ -178,7 +180,7 @@ def _passes(text: str) -> list[str]:
 
 
 def _filtered(contestants: Sequence[Contestant], wanted: str) -> list[Contestant]:
-    """The contestants named."""
+    """Return the named contestants."""
     words = wanted.split(",")
     for word in words:
         if word != "none" and not any(fnmatchcase(c.name, word) for c in contestants):
@@ -189,15 +191,15 @@ def _filtered(contestants: Sequence[Contestant], wanted: str) -> list[Contestant
 def _measure(
     device: Device,
     header: report.Header,
-    questions: Iterable[tuple[Case, str, str]],
+    measured: Iterable[tuple[Case, str, str]],
     chosen: Sequence[Contestant],
     settings: running.Settings,
     json_file: Path | None,
 ) -> list[running.Row]:
-    """The rows of every (case, element type, pass); what is known after each of them is in the file."""
+    """Return the rows of every (case, element type, pass), and write the file after each of them."""
     errors, yardstick = Console(stderr=True), device.yardstick(header)
     rows: list[running.Row] = []
-    for case, dtype, which in questions:
+    for case, dtype, which in measured:
         with errors.status(f"{case.name} {dtype} {which}"):
             rows += running.run(case, which, _with_auto(device, chosen, case, dtype, which), replace(settings, dtype=dtype))
         device.measure_rates(header)
@@ -206,7 +208,7 @@ def _measure(
     return rows
 
 
-def _tell(header: report.Header, rows: Sequence[running.Row], yardstick: report.Yardstick, plot_file: Path | None) -> int:
+def _print_rows(header: report.Header, rows: Sequence[running.Row], yardstick: report.Yardstick, plot_file: Path | None) -> int:
     console = report.wide_console()
     report.print_header(console, header)
     report.print_rows(console, rows, yardstick)
@@ -216,7 +218,7 @@ def _tell(header: report.Header, rows: Sequence[running.Row], yardstick: report.
 
 
 def _with_auto(device: Device, chosen: Sequence[Contestant], case: Case, dtype: str, which: str) -> list[Contestant]:
-    """The chosen contestants and the variant auto runs, which everybody is compared with."""
+    """Return the chosen contestants and the variant that auto runs, with which all are compared."""
     names = {c.name for c in chosen} | {device.machine.automatic(case, dtype, which)}
     return [c for c in device.contestants() if c.name in names]
 
@@ -230,7 +232,7 @@ def _print_list(contestants: Sequence[Contestant]) -> int:
 
 
 def _print_peak(name: str, contestant: str, which: str, contestants: Sequence[Contestant], dtype: str) -> int:
-    """What `memory.peak_in_own_process` reads."""
+    """Print the number that `memory.peak_in_own_process` reads."""
     case = next(case for case in CASES if case.name == name)
     entrant = next(c for c in contestants if c.name == contestant)
     print(running.peak_bytes(case, entrant, which, dtype))

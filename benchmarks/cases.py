@@ -1,6 +1,6 @@
-"""The problems that are timed: every shape people run and the shapes a release is accepted by.
+"""The problems that are timed: the shapes that people run, and those that a release must be fast on.
 
-One row of `CASES` is one call of the operator; adding a shape is adding a row. Nothing here knows devices or contestants.
+One row of `CASES` is one call of the operator. This module knows neither devices nor contestants.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from cupycorr._correlation.problem import Axis, Problem, parameters, problem
 from cupycorr._dtypes import ELEMENT_TYPES, named_dtype
 
 PASSES = ("forward", "vjp")
-TF32 = "tf32"  # float32 whose products a GPU may round
+TF32 = "tf32"  # float32 inputs whose products a GPU may round to TF32
 DTYPES = (*ELEMENT_TYPES, TF32)
 
 
 def array_dtype(dtype: str) -> np.dtype:
-    """Of arrays of an element type."""
+    """Return the NumPy dtype of arrays of an element type."""
     return named_dtype("float32" if dtype == TF32 else dtype)
 
 
 def precision(dtype: str) -> str:
-    """What products of an element type may be rounded to."""
+    """Return the precision of products of an element type."""
     return HIGH if dtype == TF32 else HIGHEST
 
 
 @dataclass(frozen=True)
 class Case:
-    """One problem: its name, the inputs' shapes, and the keywords of `cupycorr.spatial_correlation_sample`."""
+    """A problem: its name, the inputs' shapes, and the keywords of `cupycorr.spatial_correlation_sample`."""
 
     name: str
     shape: tuple[int, int, int, int]
     keywords: dict[str, Any] = field(default_factory=dict)
     acceptance: bool = False
-    size2: tuple[int, int] | None = None  # of input2 where it is not input1's
+    size2: tuple[int, int] | None = None  # (H2, W2) where it differs from input1's
 
     @property
     def shape2(self) -> tuple[int, int, int, int]:
@@ -48,26 +48,26 @@ class Case:
 
     @cached_property
     def problem(self) -> Problem:
-        """The same, checked and with its geometry."""
+        """The checked problem with its geometry."""
         return problem(parameters(**self.keywords), self.shape, self.shape2)
 
     def useful_flops(self, which: str) -> int:
-        """Operations on taps inside both images; a full vjp is two such sums, one for each gradient."""
+        """Return the operations on taps inside both images; a full vjp is two such sums, one for each gradient."""
         return self.problem.flops_inside() * {"forward": 1, "vjp": 2}[which]
 
     def bytes(self, dtype: str, which: str) -> int:
-        """Bytes of everything that is read and of everything that is written, once."""
+        """Return the bytes that a pass reads and writes, each counted once."""
         itemsize = array_dtype(dtype).itemsize
-        moved = self.problem.bytes(itemsize, itemsize)  # the output is a vjp's cotangent
+        moved = self.problem.bytes(itemsize, itemsize)  # a vjp reads a cotangent of the output's size
         return moved + (self.result_bytes(dtype, which) if which == "vjp" else 0)
 
     def result_bytes(self, dtype: str, which: str) -> int:
-        """Bytes of what is written."""
+        """Return the bytes that a pass writes."""
         itemsize = array_dtype(dtype).itemsize
         return {"forward": self.problem.outputs * itemsize, "vjp": self.problem.bytes(itemsize, 0)}[which]
 
     def inputs(self, dtype: str, which: str) -> Inputs:
-        """The numbers every contestant gets."""
+        """Return the same random inputs for every contestant."""
         random = np.random.default_rng(0)
         drawn = np.float64 if dtype == "float64" else np.float32
 
@@ -78,7 +78,7 @@ class Case:
         return Inputs(*images, draw(self.problem.out_shape) if which == "vjp" else None, precision(dtype))
 
     def small(self) -> Case:
-        """The same parameters on images hardly larger than a window: for warming up."""
+        """Return the same parameters on images hardly larger than a window, for warming up."""
         batch, channels, *sizes = self.shape
         axes = (self.problem.vertical, self.problem.horizontal)
         sizes = [min(size, axis.dilation * (axis.kernel - 1) + 8) for size, axis in zip(sizes, axes, strict=True)]
@@ -87,7 +87,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Both images, the cotangent where gradients are asked for, and the precision of products."""
+    """Both images, the cotangent of a vjp, and the precision of products."""
 
     input1: np.ndarray
     input2: np.ndarray
@@ -96,7 +96,7 @@ class Inputs:
 
 
 def positions_read(axis: Axis, which: int) -> tuple[int, int]:
-    """What a call reads of input 1 or 2 along an axis: the positions before the image's first, and how many in all."""
+    """Return how many positions a call reads of input 1 or 2 along an axis: those before the image's first, and all of them."""
     before = axis.padding - (axis.first_displacement if which == 2 else 0)
     reach = (axis.out - 1) * axis.stride + axis.dilation * (axis.kernel - 1) + 1
     return before, reach + (axis.step * (axis.patch - 1) if which == 2 else 0)
@@ -112,7 +112,7 @@ PIV = {"kernel_size": 32, "patch_size": 25, "stride": 16}
 PIV_DENSE = {"kernel_size": 32, "patch_size": 25}
 STEREO_QUARTER = {"patch_size": (1, 32), "patch_offset": (0, -16)}  # disparities 31 to 0
 STEREO = {"patch_size": (1, 64), "patch_offset": (0, -32)}  # disparities 63 to 0: displacements -63 to 0
-TEMPLATE = {"kernel_size": 7, "patch_size": (84, 114), "patch_offset": (41, 56)}  # every place of 7 x 7 in 90 x 120
+TEMPLATE = {"kernel_size": 7, "patch_size": (84, 114), "patch_offset": (41, 56)}  # every position of 7 x 7 in 90 x 120
 
 CASES = (
     Case("flownetc-headline", (4, 256, 48, 64), FLOWNETC, acceptance=True),
@@ -152,7 +152,7 @@ CASES = (
 
 
 def select(wanted: str) -> list[Case]:
-    """The cases of ``acceptance``, ``all``, or comma-separated names with wildcards, in the table's order.
+    """Return the cases of ``acceptance``, ``all``, or comma-separated names with wildcards, in the table's order.
 
     Raises
     ------

@@ -1,9 +1,9 @@
-"""Whether the kernels are right on this GPU, and how fast, in one command: ``python -m benchmarks --device cuda --check``.
+"""``python -m benchmarks --device cuda --check``: check the kernels on this GPU against the definition, and time them.
 
-A step is a row of `STEPS`: a title, and a function that yields what it found. A step that fails is a finding, and the next runs.
-The suite and its oracle are not in reach of the benchmark, so results are held against the ``reference`` variant, which is NumPy
-on the CPU and shares nothing with the kernels: run in float64 on the same numbers, it gives the value, the sum of magnitudes and
-the number of terms, and with them the error that a sum in the accumulator may have.
+A step is a row of `STEPS`: a title, and a function that yields findings. A step that fails is a finding itself, and the next step
+runs. The benchmark does not use the test suite's oracle. Results are compared with the ``reference`` variant, which is NumPy on
+the CPU and shares nothing with the kernels. In float64 it gives the value, the sum of magnitudes and the number of terms of every
+sum, and from these follows the error that a sum in the accumulator may have.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from . import cases, cuda, report, rivals, running
 from .cases import DTYPES, TF32, array_dtype, precision
 
 BUDGET = 1.0  # seconds for one case and pass
-TIMED = ("float32", "bfloat16", TF32)  # the first against whoever else is here, the others ours alone
-POOL_UNIT = 512  # bytes; CuPy's pool hands out multiples of it
+TIMED = ("float32", "bfloat16", TF32)  # rivals take part in the first only
+POOL_UNIT = 512  # bytes; CuPy's pool allocates multiples of it
 
-# dtype -> the distance of neighbouring numbers as a share of them, and the smallest number that does not count as zero
+# dtype -> the relative distance of neighbouring numbers, and the smallest number that does not count as zero
 ROUNDING = {
     "float16": (2.0**-10, 2.0**-24),
     "bfloat16": (2.0**-7, 2.0**-126),
@@ -46,16 +46,16 @@ ROUNDING = {
     TF32: (2.0**-23, 2.0**-126),
     "float64": (2.0**-52, 2.0**-1074),
 }
-FACTORS = {TF32: 1e-3}  # of the sum of magnitudes: how far off it may be for what is rounded before it is multiplied
+FACTORS = {TF32: 1e-3}  # allowed error from rounding before the product, relative to the sum of magnitudes
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was looked at, what is wrong with it, what to say even if nothing is, and numbers for the file."""
+    """A check: its name, what is wrong, a text to print in any case, and numbers for the file."""
 
     what: str
     wrong: str | None = None
-    told: str | None = None
+    told: str | None = None  # printed even if nothing is wrong
     numbers: dict[str, Any] = field(default_factory=dict)
 
 
@@ -63,13 +63,13 @@ Step = Callable[[report.Header], Iterator[Finding]]
 
 
 def run(arguments: Sequence[str], json_file: Path | None) -> int:
-    """Take every step and say what it found; 1 where anything is wrong."""
+    """Run every step and print its findings; return 1 where anything is wrong."""
     console, begin = report.wide_console(), time.perf_counter()
     header = cuda.header(arguments, TIMED)
     report.print_header(console, header)
     found: dict[str, list[Finding]] = {}
     for title, step in STEPS.items():
-        found[title] = _taken(console, title, step, header)
+        found[title] = _findings(console, title, step, header)
         if json_file is not None:
             _write(json_file, header, found)
     wrong = sum(finding.wrong is not None for findings in found.values() for finding in findings)
@@ -77,25 +77,25 @@ def run(arguments: Sequence[str], json_file: Path | None) -> int:
     return 1 if wrong else 0
 
 
-def _taken(console: Console, title: str, step: Step, header: report.Header) -> list[Finding]:
-    """The findings of a step, said as they come."""
+def _findings(console: Console, title: str, step: Step, header: report.Header) -> list[Finding]:
+    """Return the findings of a step, each printed at once."""
     begin, findings = time.perf_counter(), []
     try:
         for finding in step(header):
             findings.append(finding)
-            _say(console, finding)
-    except Exception as error:  # whatever a step ends in, the others may still tell something
+            _print(console, finding)
+    except Exception as error:  # a step that fails must not stop the others
         findings.append(Finding("the step itself", _first_line(error)))
-        _say(console, findings[-1])
+        _print(console, findings[-1])
     wrong = sum(finding.wrong is not None for finding in findings)
     console.print(
-        f"{title}: {len(findings)} looked at, {wrong} wrong, {time.perf_counter() - begin:.1f} s",
+        f"{title}: {len(findings)} checked, {wrong} wrong, {time.perf_counter() - begin:.1f} s",
         style="red" if wrong else "green",
     )
     return findings
 
 
-def _say(console: Console, finding: Finding) -> None:
+def _print(console: Console, finding: Finding) -> None:
     if finding.wrong is not None:
         console.print(escape(f"  wrong: {finding.what}: {finding.wrong}"), style="bold red", soft_wrap=True)
     if finding.told is not None:
@@ -115,7 +115,7 @@ def _write(path: Path, header: report.Header, found: dict[str, list[Finding]]) -
 
 
 def builds(header: report.Header) -> Iterator[Finding]:
-    """Every kernel compiles and loads; what another process compiled comes from CuPy's cache."""
+    """Compile and load every kernel; kernels that another process has compiled come from CuPy's cache."""
     every = list(planner.builds(rivals.on_gpu().device))
     cached = len(list(compiler.cache_folder().glob("*.cubin")))
     begin = time.perf_counter()
@@ -140,14 +140,14 @@ def _failure(kernel: Any) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Small:
-    """A problem that the reference answers at once."""
+    """A problem that the reference computes in little time."""
 
     shape1: tuple[int, ...]
     keywords: dict[str, Any]
     shape2: tuple[int, ...] | None = None
 
     def arrays(self, dtype: str) -> tuple[np.ndarray, ...]:
-        """input1, input2 and a cotangent."""
+        """Return input1, input2 and a cotangent."""
         shape2 = self.shape2 or self.shape1
         out_shape = problem(parameters(**self.keywords), self.shape1, shape2).out_shape
         random = np.random.default_rng(0)
@@ -175,14 +175,14 @@ SMALL = {
     "many channels": Small((1, 700, 5, 7), {"kernel_size": (1, 2), "patch_size": 3}),
 }
 Arrays = tuple[Any, ...]
-Answer = dict[str, Any]
+Results = dict[str, Any]  # output and gradients by name
 
 
-def _answer(small: Small, arrays: Arrays, variant: str, **changed: Any) -> Answer:
-    """Output and both gradients by name, without those that the variant does not have for this problem."""
+def _computed(small: Small, arrays: Arrays, variant: str, **changed: Any) -> Results:
+    """Return the output and both gradients by name, without those that the variant cannot compute."""
     input1, input2, cotangent = arrays
     options = {**small.keywords, **changed, "variant": variant}
-    results: Answer = {}
+    results: Results = {}
     with suppress(NotImplementedError):
         results["output"] = spatial_correlation_sample(input1, input2, **options)
     with suppress(NotImplementedError):
@@ -191,22 +191,23 @@ def _answer(small: Small, arrays: Arrays, variant: str, **changed: Any) -> Answe
     return results
 
 
-def _answers(small: Small, arrays: Arrays, dtype: str) -> Iterator[tuple[str, Answer]]:
-    """What every variant answers that has something to answer."""
-    answers = ((variant, _answer(small, arrays, variant, precision=precision(dtype))) for variant in rivals.cuda_variants())
-    yield from ((variant, answer) for variant, answer in answers if answer)
+def _by_variant(small: Small, arrays: Arrays, dtype: str) -> Iterator[tuple[str, Results]]:
+    """Yield the results of every variant that can compute any."""
+    for variant in rivals.cuda_variants():
+        if results := _computed(small, arrays, variant, precision=precision(dtype)):
+            yield variant, results
 
 
 def _expected(small: Small, arrays: tuple[np.ndarray, ...], dtype: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What `_answer` should give, and by how much it may differ: a rounding, and 4 sqrt(terms) eps of the sum of magnitudes."""
+    """Return the exact results and the allowed errors: a rounding, and 4 sqrt(terms) eps of the sum of magnitudes."""
     exact = [array.astype(np.float64) for array in arrays]
     scale = abs(small.keywords.get("scale", 1.0))
-    values = _answer(small, exact, "reference")
-    magnitudes = _answer(small, [abs(array) for array in exact], "reference", scale=scale)
-    terms = _answer(small, [np.ones_like(array) for array in exact], "reference", scale=1.0)
+    values = _computed(small, exact, "reference")
+    magnitudes = _computed(small, [abs(array) for array in exact], "reference", scale=scale)
+    terms = _computed(small, [np.ones_like(array) for array in exact], "reference", scale=1.0)
     apart, smallest = ROUNDING[dtype]
     epsilon = ROUNDING[ELEMENT_TYPES[array_dtype(dtype).name].accumulator][0]
-    sums = 2 if dtype == "float64" else 1  # there the reference rounds as much
+    sums = 2 if dtype == "float64" else 1  # in float64 the reference rounds as much as the kernels
     rounded = {name: FACTORS.get(dtype, 0.0) + sums * 4 * np.sqrt(terms[name]) * epsilon for name in values}
     allowed = {
         name: np.maximum(abs(value) * apart, smallest) + rounded[name] * magnitudes[name] for name, value in values.items()
@@ -214,44 +215,44 @@ def _expected(small: Small, arrays: tuple[np.ndarray, ...], dtype: str) -> dict[
     return {name: (value, allowed[name]) for name, value in values.items()}
 
 
-def _differences(results: Answer, expected: dict[str, tuple[np.ndarray, np.ndarray]]) -> str | None:
-    """What is wrong with an answer."""
+def _differences(results: Results, expected: dict[str, tuple[np.ndarray, np.ndarray]]) -> str | None:
+    """Return what is wrong with results, None where nothing is."""
     for name, result in results.items():
         got, (value, allowed) = import_cupy().asnumpy(result).astype(np.float64), expected[name]
         if got.shape != value.shape:
             return f"{name} has shape {got.shape}, the reference {value.shape}"
-        share = (abs(got - value) / allowed).max(initial=0)
-        if not share <= 1:  # NaN is a difference
-            return f"{name} is {share:.3g} times as far from the reference as it may be"
+        error = (abs(got - value) / allowed).max(initial=0)
+        if not error <= 1:  # NaN is a difference
+            return f"{name} differs from the reference by {error:.3g} times the allowed error"
     return None
 
 
-def _changed(results: Answer, others: Answer) -> str | None:
-    """Which parts of two answers have other bits."""
+def _changed(results: Results, others: Results) -> str | None:
+    """Return which of two results differ in any bit, None where none does."""
     back = import_cupy().asnumpy
-    parts = [name for name, result in results.items() if back(result).tobytes() != back(others[name]).tobytes()]
-    return f"other bits of {', '.join(parts)}" if parts else None
+    names = [name for name, result in results.items() if back(result).tobytes() != back(others[name]).tobytes()]
+    return f"the bits of {', '.join(names)} differ" if names else None
 
 
 def definition(header: report.Header) -> Iterator[Finding]:
-    """Each variant, element type and pass of each small problem, and the same bits at the next call."""
+    """Check every variant, element type and pass on the small problems, and that the next call gives the same bits."""
     for dtype in DTYPES:
         for name, small in SMALL.items():
             arrays = small.arrays(dtype)
             expected, there = _expected(small, arrays, dtype), tuple(map(import_cupy().asarray, arrays))
-            for variant, results in _answers(small, there, dtype):
-                again = _answer(small, there, variant, precision=precision(dtype))
+            for variant, results in _by_variant(small, there, dtype):
+                again = _computed(small, there, variant, precision=precision(dtype))
                 wrong = _differences(results, expected) or _changed(results, again)
                 yield Finding(f"{name}, {dtype}, {variant}", wrong)
 
 
-# What is asked of inputs in other orders in memory.
+# The parameters for inputs in other memory orders.
 ORDERED = {
     "pixels": {"patch_size": (3, 4), "dilation_patch": 2, "padding": 1},
     "windows": {"kernel_size": (2, 3), "patch_size": (3, 4), "stride": (1, 2), "padding": 1},
 }
 
-# From the host to the device, there in another order in memory.
+# Functions that copy an array to the device in another memory order.
 ORDERS: dict[str, Callable[[np.ndarray], Any]] = {
     "channels last": lambda x: import_cupy().asarray(np.ascontiguousarray(x.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2),
     "columns reversed": lambda x: import_cupy().asarray(np.ascontiguousarray(x[..., ::-1]))[..., ::-1],
@@ -261,46 +262,46 @@ ORDERS: dict[str, Callable[[np.ndarray], Any]] = {
 
 
 def orders(header: report.Header) -> Iterator[Finding]:
-    """Inputs in other orders in memory."""
+    """Check inputs in other memory orders."""
     for dtype, channels, (name, keywords) in product(DTYPES, (35, 64), ORDERED.items()):
         small = Small((2, channels, 6, 9), keywords)
         *inputs, cotangent = small.arrays(dtype)
         expected = _expected(small, (*inputs, cotangent), dtype)
         for order, lay in ORDERS.items():
             there = (*map(lay, inputs), import_cupy().asarray(cotangent))
-            for variant, results in _answers(small, there, dtype):
+            for variant, results in _by_variant(small, there, dtype):
                 yield Finding(f"{order}, {name}, {channels} channels, {dtype}, {variant}", _differences(results, expected))
 
 
 # Streams, graphs, memory -------------------------------------------------------------------------------------------------------
 
-# Of SMALL: windows of one pixel, also where tensor cores multiply them, and a larger one.
+# Names in SMALL and dtypes: windows of one pixel, without and with tensor cores, and a larger window.
 CALLED = (("flownetc", "float32"), ("flownetc", "float16"), ("everything", "float32"))
 
 
-def _called() -> Iterator[tuple[str, str, Small, Arrays, Answer]]:
-    """What is looked at, by name: a variant, a problem, arrays of its own, and what it answers."""
+def _called() -> Iterator[tuple[str, str, Small, Arrays, Results]]:
+    """Yield a name, a variant, a problem, its own arrays, and the results for them."""
     for name, dtype in CALLED:
         small = SMALL[name]
         arrays = tuple(map(import_cupy().asarray, small.arrays(dtype)))
-        for variant, results in _answers(small, arrays, dtype):
+        for variant, results in _by_variant(small, arrays, dtype):
             yield f"{name}, {dtype}, {variant}", variant, small, tuple(array.copy() for array in arrays), results
 
 
 def streams(header: report.Header) -> Iterator[Finding]:
-    """A stream of its own: the bits of the default stream, also when a graph of the call is replayed with other numbers."""
+    """Check that a separate stream and the replay of a graph with other inputs give the bits of the default stream."""
     cupy = import_cupy()
     for what, variant, small, arrays, want in _called():
         others = tuple(array[::-1].copy() for array in arrays)
-        want_others = _answer(small, others, variant)
+        want_others = _computed(small, others, variant)
         cuda.finish()
         with cupy.cuda.Stream(non_blocking=True) as stream:
-            got = _answer(small, arrays, variant)
+            got = _computed(small, arrays, variant)
             stream.synchronize()
             yield Finding(f"{what} on a stream", _changed(got, want))
             del got
             stream.begin_capture()
-            got = _answer(small, arrays, variant)
+            got = _computed(small, arrays, variant)
             graph = stream.end_capture()
             for numbers, wanted in ((arrays, want), (others, want_others)):
                 for array, other in zip(arrays, numbers, strict=True):
@@ -313,7 +314,7 @@ def streams(header: report.Header) -> Iterator[Finding]:
 
 
 def memory(header: report.Header) -> Iterator[Finding]:
-    """What a forward call takes from CuPy's pool beside its result: nothing, or a workspace that it gives back."""
+    """Check that a forward call allocates no more than its result and the explained workspace, and frees the workspace."""
     for what, variant, small, arrays, results in _called():
         if "output" not in results:
             continue
@@ -322,7 +323,7 @@ def memory(header: report.Header) -> Iterator[Finding]:
             out = spatial_correlation_sample(*arrays[:2], **small.keywords, variant=variant)
         held, beside = account.held, account.most - account.held
         size = -(-out.nbytes // POOL_UNIT) * POOL_UNIT
-        yield Finding(f"{what}: kept after the call", None if held == size else f"{held} bytes, the result has {size}")
+        yield Finding(f"{what}: kept after the call", None if held == size else f"{held} bytes are kept, the result has {size}")
         most = workspace + (POOL_UNIT if workspace else 0)
         yield Finding(f"{what}: workspace", None if beside <= most else f"{beside} bytes, explained as {workspace}")
 
@@ -331,7 +332,7 @@ def memory(header: report.Header) -> Iterator[Finding]:
 
 
 def times(header: report.Header) -> Iterator[Finding]:
-    """The acceptance cases against the bound: float32 with whoever else is here, bfloat16 ours alone."""
+    """Time the acceptance cases; rivals take part in float32 only."""
     console, yardstick = report.wide_console(), cuda.yardstick(header)
     everybody = rivals.cuda_contestants()
     for dtype in TIMED:
@@ -346,7 +347,7 @@ def times(header: report.Header) -> Iterator[Finding]:
         cuda.measure_rates(header)
         report.print_rows(console, rows, yardstick)
         for row in rows:
-            wrong = row.wrong if row.ours else None  # a rival may compute what it likes
+            wrong = row.wrong if row.ours else None  # a rival's wrong result is no finding about this package
             what = f"{row.case} {row.which} {dtype} {row.contestant}"
             yield Finding(what, wrong, numbers=report.record(row, yardstick))
 
@@ -361,10 +362,10 @@ TOOLS = {
 
 
 def tools(header: report.Header) -> Iterator[Finding]:
-    """Programs that look closer, where they are installed."""
+    """Name the installed programs that inspect kernels more closely, with a command for each."""
     for name, command in TOOLS.items():
         if shutil.which(name):
-            yield Finding(name, told=f"  {name} is here: {command}")
+            yield Finding(name, told=f"  {name} is installed: {command}")
 
 
 STEPS: dict[str, Step] = {

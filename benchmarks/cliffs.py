@@ -1,9 +1,9 @@
-"""``python -m benchmarks.cliffs``: a search for problems that cost far more than they need to on the CPU.
+"""``python -m benchmarks.cliffs``: search for problems that take far longer than they need to on the CPU.
 
-Random problems, extreme ones among them (strides beyond the patch or the image, windows with gaps, steps beyond the image, many
-channels, displacements outside), are computed as a call computes them and by every other route that the package has. The search
-prints the problems where a call took more than `LIMIT` times the fastest route and `SLACK` seconds, or held more memory than the
-result and the workspace, and records the worst of them.
+Random problems, some of them extreme (strides beyond the patch or the image, windows with gaps, steps beyond the image, many
+channels, displacements outside the image), are computed by a plain call and by every other plan that the package has, which are
+called routes here. The search prints the problems where a call took more than `LIMIT` times the fastest route and `SLACK`
+seconds, or held more memory than the result and the workspace, and records the worst of them.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from cupycorr._correlation.cpu.engine import Engine
 from cupycorr._correlation.problem import Problem, parameters, problem
 from cupycorr._cpu import workers
 
-LIMIT, SLACK = 3.0, 1e-3  # a call may take so many times the fastest route's time, and so many seconds more
-PLAUSIBLE = 20  # plans whose estimate is so many times that of the same engine's best one are not run
-REPEATS = 3  # of calls that seem to take too long
+LIMIT, SLACK = 3.0, 1e-3  # a call may take the fastest route's time this many times, and this many seconds more
+PLAUSIBLE = 20  # a plan is not run where its estimate is this many times that of the engine's best plan
+REPEATS = 3  # more runs of a call that seems to take too long
 ENOUGH = 0.05  # seconds of runs after which the fastest counts
 LONGEST = 2.0  # seconds after which a route is given up
-PROMISED = 64 * 2**20  # bytes beside the result
-MOST_PRODUCTS = 2**26  # multiply-adds of the definition, which keeps most problems below a tenth of a second
-MOST_ELEMENTS = 2**20  # of each input and of the output
+PROMISED = 64 * 2**20  # bytes that a call may hold beside its result
+MOST_PRODUCTS = 2**26  # multiply-adds of the definition, so that most problems take less than a tenth of a second
+MOST_ELEMENTS = 2**20  # elements of each input and of the output
 PASSES = ("forward", "gradient1", "gradient2")
 
-Map = Callable[[np.ndarray, np.ndarray, np.ndarray], Any]  # of cotangent, input1, input2
+Map = Callable[[np.ndarray, np.ndarray, np.ndarray], Any]  # (cotangent, input1, input2) -> the results of a pass
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One random problem: its shapes, parameters and element type."""
+    """A random problem: its shapes, parameters and element type."""
 
     shape1: tuple[int, int, int, int]
     shape2: tuple[int, int, int, int]
@@ -56,11 +56,11 @@ class Drawn:
     dtype: str = "float32"
 
     def problem(self) -> Problem:
-        """The problem as the package's planners take it."""
+        """Return the problem as the package's planners take it."""
         return problem(parameters(**self.parameters), self.shape1, self.shape2)
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A cotangent and both inputs."""
+        """Return a cotangent and both inputs."""
         rng = np.random.default_rng(0)
         shapes = self.problem().out_shape, self.shape1, self.shape2
         return tuple(rng.random(shape, np.float32).astype(self.dtype) for shape in shapes)
@@ -68,22 +68,22 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Finding:
-    """The cost of one pass of one problem: seconds of the call and of its routes, and the most bytes beside the result."""
+    """The cost of a pass of a problem: seconds of the call and of its routes, and the most bytes beside the result."""
 
     drawn: Drawn
     which: str
     seconds: float
-    routes: dict[str, float]  # those that took less than the call
+    routes: dict[str, float]  # seconds of the routes that took less than the call
     extra_bytes: int
 
     @property
     def ratio(self) -> float:
-        """The call's time, less the slack, over the fastest route's."""
+        """The call's seconds minus the slack, over those of the fastest route."""
         return max(self.seconds - SLACK, 0.0) / min([*self.routes.values(), self.seconds])
 
     @property
     def is_cliff(self) -> bool:
-        """Return whether the call took too long or too much memory."""
+        """True where the call took too long or too much memory."""
         return self.ratio > LIMIT or self.extra_bytes > PROMISED
 
 
@@ -107,8 +107,8 @@ def _candidate(rng: np.random.Generator) -> Drawn:
     def log_uniform(low: int, high: int) -> int:
         return min(int(math.exp(rng.uniform(math.log(low), math.log(high + 1)))), high)
 
-    def rarely(common: int, low: int, high: int, share: float = 0.5) -> int:
-        return log_uniform(low, high) if high > low and rng.random() < share else common
+    def rarely(common: int, low: int, high: int, probability: float = 0.5) -> int:
+        return log_uniform(low, high) if high > low and rng.random() < probability else common
 
     channels = log_uniform(1, 1024) if rng.random() < 0.7 else 1
     area = max(MOST_ELEMENTS // channels, 1)
@@ -135,7 +135,7 @@ def _candidate(rng: np.random.Generator) -> Drawn:
 
 
 def call_of(drawn: Drawn, which: str, variant: str = "auto") -> Map:
-    """A pass as a caller has it."""
+    """Return a plain call of a pass."""
     given = dict(**drawn.parameters, variant=variant)
     if which == "forward":
         return lambda g, x1, x2: spatial_correlation_sample(x1, x2, **given)
@@ -144,7 +144,7 @@ def call_of(drawn: Drawn, which: str, variant: str = "auto") -> Map:
 
 
 def routes_of(drawn: Drawn, which: str) -> dict[str, Map]:
-    """Every way to compute a pass: the reference, and the plausible plans of every engine that stay within the workspace."""
+    """Return the reference, and the plausible plans of every engine that stay within the workspace, by name."""
     routes = {"reference": call_of(drawn, which, "reference")}
     for name, engine in (("simd", simd.ENGINE), ("blas", blas.ENGINE)):
         planned = [(number, plan, route) for number, (plan, route) in enumerate(_planned(engine, drawn, which)) if plan.fits]
@@ -154,19 +154,19 @@ def routes_of(drawn: Drawn, which: str) -> dict[str, Map]:
 
 
 def _planned(engine: Engine, drawn: Drawn, which: str) -> Iterator[tuple[Any, Map]]:
-    dtype, asked = np.dtype(drawn.dtype), drawn.problem()
+    dtype, request = np.dtype(drawn.dtype), drawn.problem()
     if which == "forward":
-        for plan in planner.forward_plans(engine, asked, dtype, dtype):
+        for plan in planner.forward_plans(engine, request, dtype, dtype):
 
             def forward(g: np.ndarray, x1: np.ndarray, x2: np.ndarray, plan: Any = plan) -> np.ndarray:
-                out = np.empty(asked.out_shape, dtype)
+                out = np.empty(request.out_shape, dtype)
                 cpu_forward.run(plan, x1, x2, out)
                 return out
 
             yield plan, forward
         return
     side = int(which == "gradient2")
-    for plan in planner.gradient_plans(engine, asked, dtype, side):
+    for plan in planner.gradient_plans(engine, request, dtype, side):
 
         def gradient(g: np.ndarray, x1: np.ndarray, x2: np.ndarray, plan: Any = plan) -> np.ndarray:
             result = np.empty((x1, x2)[side].shape, dtype)
@@ -178,29 +178,29 @@ def _planned(engine: Engine, drawn: Drawn, which: str) -> Iterator[tuple[Any, Ma
 
 @dataclass(frozen=True)
 class Clock:
-    """A function that measures time, and how many seconds of wall time may pass for each of its own before work is given up."""
+    """A clock, and how many seconds of wall time may pass for each second of the clock before work is given up."""
 
     now: Callable[[], float]
     patience: float
 
 
 WALL = Clock(time.perf_counter, 1.0)
-CPU_TIME = Clock(time.process_time, 4.0)  # for a machine that does other work
+CPU_TIME = Clock(time.process_time, 4.0)  # for a machine that also does other work
 
 
 class _TooLong(BaseException):
-    """A route took longer than it may."""
+    """The exception that ends a route that takes too long."""
 
 
 @contextmanager
 def _at_most(seconds: float, clock: Clock) -> Iterator[None]:
-    """Raise `_TooLong` inside where it takes longer."""
+    """Raise `_TooLong` inside a ``with`` block that takes longer."""
 
     def give_up(*_: Any) -> None:
         raise _TooLong
 
     before = signal.signal(signal.SIGALRM, give_up)
-    # Again and again: an exception within a finalizer is lost.
+    # The timer repeats, because an exception within a finalizer is lost.
     signal.setitimer(signal.ITIMER_REAL, clock.patience * seconds, 0.1)
     try:
         yield
@@ -210,7 +210,7 @@ def _at_most(seconds: float, clock: Clock) -> Iterator[None]:
 
 
 def _fastest(work: Callable[[], Any], longest: float, clock: Clock) -> float:
-    """Seconds of the fastest of some runs; infinity where the first takes longer than ``longest``."""
+    """Return the seconds of the fastest of some runs, infinity where the first takes longer than ``longest``."""
     best, runs = math.inf, 0
     try:
         while runs == 0 or (runs < 6 and runs * best < ENOUGH):
@@ -225,7 +225,7 @@ def _fastest(work: Callable[[], Any], longest: float, clock: Clock) -> float:
 
 
 def measure(drawn: Drawn, which: str, clock: Clock = WALL) -> Finding:
-    """Time a call and the routes of a problem; a route is given up where it takes longer than the call."""
+    """Time a call and the routes of a problem; a route that takes longer than the call is given up."""
     arrays = drawn.arrays()
     call = call_of(drawn, which)
     seconds = min(_fastest(lambda: call(*arrays), LONGEST, clock), LONGEST)
@@ -235,7 +235,7 @@ def measure(drawn: Drawn, which: str, clock: Clock = WALL) -> Finding:
         if seconds > SLACK  # otherwise nothing can be too slow
     }
     for _ in range(REPEATS):
-        # Other work may have disturbed the call alone: what looks like a cliff is looked at again.
+        # Other work may have disturbed the call alone, so a cliff is measured again.
         if max(seconds - SLACK, 0) > LIMIT * min(routes.values(), default=seconds) and seconds < LONGEST:
             seconds = min(seconds, _fastest(lambda: call(*arrays), LONGEST, clock))
     extra = _extra_bytes(lambda: call(*arrays)) if seconds < LONGEST else 0
@@ -243,7 +243,7 @@ def measure(drawn: Drawn, which: str, clock: Clock = WALL) -> Finding:
 
 
 def _extra_bytes(work: Callable[[], Any]) -> int:
-    """The most bytes held beside the result."""
+    """Return the most bytes that a call holds beside its result."""
     workers._free.clear()
     gc.collect()
     tracemalloc.start()
@@ -260,12 +260,12 @@ def _extra_bytes(work: Callable[[], Any]) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Search and print; 1 where a cliff was found."""
+    """Search and print the cliffs; return 1 where there are any."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cliffs", description=__doc__.partition("\n")[0])
-    parser.add_argument("--problems", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time of one thread: other work disturbs less")
-    parser.add_argument("--json", type=Path, help="record the worst problems in this file")
+    parser.add_argument("--problems", type=int, default=2000, help="number of random problems (default: 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random problems (default: 0)")
+    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time of one thread, which other work disturbs less")
+    parser.add_argument("--json", type=Path, help="write the worst problems to this file")
     options = parser.parse_args(arguments)
     clock, team = (CPU_TIME, workers.team_of(1)) if options.cpu_time else (WALL, nullcontext())
     with team:
@@ -274,8 +274,8 @@ def main(arguments: list[str] | None = None) -> int:
     cliffs = [found for found in findings if found.is_cliff]
     worst = sorted(findings, key=lambda found: -found.ratio)[:20]
     memory = max(found.extra_bytes for found in findings)
-    told = f"{options.problems} problems, {len(cliffs)} cliffs; worst ratio {worst[0].ratio:.3g}"
-    print(f"{told}, at most {memory / 2**20:.1f} MiB beside the result")
+    summary = f"{options.problems} problems, {len(cliffs)} cliffs; worst ratio {worst[0].ratio:.3g}"
+    print(f"{summary}, at most {memory / 2**20:.1f} MiB beside the result")
     if options.json:
         record = dict(
             command=" ".join(["python -m benchmarks.cliffs", *(sys.argv[1:] if arguments is None else arguments)]),
@@ -303,10 +303,11 @@ def _search(problems: int, rng: np.random.Generator, clock: Clock) -> Iterator[F
 
 
 def _line(found: Finding) -> str:
-    took = ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in sorted(found.routes.items(), key=lambda item: item[1]))
+    fastest_first = sorted(found.routes.items(), key=lambda item: item[1])
+    routes = ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in fastest_first)
     drawn = found.drawn
     return (
-        f"{found.ratio:.3g}x {found.which} {found.seconds * 1e3:.3g} ms ({took}), {found.extra_bytes / 2**20:.1f} MiB: "
+        f"{found.ratio:.3g}x {found.which} {found.seconds * 1e3:.3g} ms ({routes}), {found.extra_bytes / 2**20:.1f} MiB: "
         f"{drawn.shape1} x {drawn.shape2} {drawn.dtype} {drawn.parameters}"
     )
 

@@ -1,11 +1,11 @@
-"""A CUDA device for the benchmark: its clock, its memory's account, its rates, and the bound that a measurement is held against.
+"""A CUDA device for the benchmark: its clock, its use of memory, its rates, and the bound that measurements are compared with.
 
-Times are the device's own, between two events, of calls that find nothing in its caches; what a call costs the host is measured
-apart, by each way of calling. CuPy is imported by the functions, so that the benchmark of a CPU needs none.
+Times are the device's own, between two events, of calls that find nothing in its caches. The time that a call keeps the host busy
+is measured separately, for each way of calling. CuPy is imported by the functions, so that the benchmark of a CPU works without.
 
-Cold caches come from copies of operands and results that are used in turn, of which the cache holds less than half. Writing over
-the cache before each call would be simpler, and would charge the call with what was written there: the device writes it back
-while the call reads. With copies a call pays for its own traffic, as the bound does: operands read, results written back.
+Cold caches come from copies of operands and results that are used in turn, of which the cache holds less than half. To overwrite
+the cache before each call would be simpler, but the device would write that data back while the call reads. With copies a call
+pays for its own traffic only, as the bound does: operands are read, results are written back.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from cupycorr import _arrays
 from cupycorr._gpu import device as devices
+from cupycorr._gpu import plan as plans
 from cupycorr._gpu.device import import_cupy
 
 from . import device_code, rivals
@@ -35,19 +35,19 @@ from .running import HostTimes, Machine, Row, first_line
 from .timing import Clock
 
 INDEX = rivals.GPU
-LEAD = 2e-4  # seconds the device waits before each call, so that the host is done with its part when the clock starts
-TURN = 2e-4  # seconds of work in one turn: the clock's own step is half a microsecond
-EVICTING = 2  # caches' worth of other copies that are used before a copy's turn comes again
-LARGEST_CACHE = 2**28  # bytes, of devices that do not tell
+LEAD = 2e-4  # seconds that the device waits before each call, so that the host has launched it when the clock starts
+TURN = 2e-4  # seconds of work in one turn; the clock's resolution is half a microsecond
+EVICTING = 2  # the other copies that are used before a copy's next turn are this many times as large as the cache
+LARGEST_CACHE = 2**28  # bytes, assumed where a device does not report its cache
 COPIED = 2**29  # bytes of each array of the copy that is timed
 MATRIX = {"sgemm_gflops": ("float32", 4096), "dgemm_gflops": ("float64", 4096), "hgemm_gflops": ("float16", 8192)}
-MULTIPLIED = {"float16": "float16", "bfloat16": "bfloat16", TF32: "float32"}  # by tensor cores: element type -> of the inputs
+MULTIPLIED = {"float16": "float16", "bfloat16": "bfloat16", TF32: "float32"}  # on tensor cores: element type -> dtype of inputs
 REPEATS = 3
-HOST_RUNS, HOST_CALLS = 9, 8  # few enough calls that the device's queue has room for their launches
+HOST_RUNS, HOST_CALLS = 9, 8  # few enough calls that their launches fit the device's queue
 
 
 def require() -> None:
-    """Refuse to begin without CuPy or without a device.
+    """Raise an error where CuPy or a device is missing.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def require() -> None:
         There is no device, or no driver for it.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # CuPy warns of a toolkit it does not find; what is raised says what matters
+        warnings.simplefilter("ignore")  # CuPy warns about a missing toolkit; the error that is raised says what matters
         devices.count()
         import_cupy().cuda.Device(INDEX).use()
 
@@ -66,9 +66,9 @@ def require() -> None:
 
 
 def stopwatch(work: Callable[[], Any], calls: int) -> float:
-    """Seconds a call takes on the device, the mean of ``calls``.
+    """Return the seconds per call on the device, the mean of ``calls``.
 
-    While the device waits, the host asks for the work: what is timed does not wait for the host, unless asking takes longer.
+    The host launches the work while the device waits, so the time holds no host overhead unless launching takes longer.
     """
     event = import_cupy().cuda.Event
     spans = [(event(), event()) for _ in range(calls)]
@@ -86,12 +86,12 @@ def _wait_on_device() -> None:
 
 
 def copies(touched: int) -> int:
-    """How many copies a call takes in turn, of what it touches (bytes), so that none is in a cache when it is used again."""
+    """Return how many copies of the touched bytes a call must use in turn to find none of them in the cache."""
     return 1 + math.ceil(EVICTING * (_cache() or LARGEST_CACHE) / max(touched, 1))
 
 
 def _cache() -> int | None:
-    """Bytes of the device's last cache, where it tells."""
+    """Return the bytes of the device's L2 cache, None where the device does not report it."""
     return import_cupy().cuda.Device(INDEX).attributes.get("L2CacheSize")
 
 
@@ -100,7 +100,7 @@ def _elapsed(begin: Any, end: Any) -> float:
 
 
 def finish() -> None:
-    """Wait for everything the device was asked for."""
+    """Wait until the device is idle."""
     import_cupy().cuda.Device(INDEX).synchronize()
 
 
@@ -108,7 +108,7 @@ def finish() -> None:
 
 
 def host_times(contestant: Contestant, work: Work, which: str, case: Case, inputs: Inputs) -> HostTimes:
-    """What a call costs the host through each way there is: the function of arrays, torch, the replay of a captured graph."""
+    """Return the host seconds of a call by each way: the array function, torch, and the replay of a captured graph."""
     seconds, unknown = {contestant.way: host_seconds(work)}, {}
     for way, prepared in _other_ways(contestant, which, case, inputs).items():
         try:
@@ -122,7 +122,7 @@ def host_times(contestant: Contestant, work: Work, which: str, case: Case, input
 def _other_ways(
     contestant: Contestant, which: str, case: Case, inputs: Inputs
 ) -> dict[str, AbstractContextManager[Callable[[], Any]]]:
-    """Ways that are not the one that is timed on the device; of rivals none."""
+    """Return the ways of calling besides the one that is timed on the device; rivals have none."""
     if contestant.through_torch is None:
         return {}
     return {
@@ -133,14 +133,14 @@ def _other_ways(
 
 @contextmanager
 def _through_torch(contestant: Contestant, which: str, case: Case, inputs: Inputs) -> Iterator[Work]:
-    """A call with tensors.
+    """Give a call with tensors.
 
     Raises
     ------
     RuntimeError
-        Torch is not here or finds no device.
+        Torch is missing or finds no device.
     """
-    reason = contestant.refusal(case, "", which)
+    reason = contestant.why_not(case, "", which)
     if reason is not None:
         raise RuntimeError(reason)
     work = contestant.prepare(which, case, inputs)
@@ -150,12 +150,12 @@ def _through_torch(contestant: Contestant, which: str, case: Case, inputs: Input
 
 @contextmanager
 def captured(work: Work) -> Iterator[Callable[[], None]]:
-    """The replay of a CUDA graph of the call. The memory that the package keeps for replays is given back at the end."""
+    """Give the replay of a CUDA graph of the call, and release the memory that the package keeps for replays at the end."""
     finish()
     with import_cupy().cuda.Stream(non_blocking=True) as stream:
-        work()  # leaves memory in the stream's pool: a capture should find some there
+        work()  # leaves memory in the stream's pool, which the capture needs
         stream.synchronize()
-        kept = len(_arrays._captured)
+        kept = len(plans._captured)
         stream.begin_capture()
         try:
             results = work()
@@ -165,11 +165,11 @@ def captured(work: Work) -> Iterator[Callable[[], None]]:
         yield lambda: graph.launch(stream)
     finally:
         finish()
-        del results, _arrays._captured[kept:]
+        del results, plans._captured[kept:]
 
 
 def host_seconds(work: Callable[[], Any], clock: Clock = time.perf_counter) -> float:
-    """Seconds that a call keeps the host busy: the median of runs that begin with an idle device."""
+    """Return the seconds that a call keeps the host busy, the median of runs that begin with an idle device."""
     runs = []
     for _ in range(HOST_RUNS):
         finish()
@@ -185,16 +185,16 @@ def host_seconds(work: Callable[[], Any], clock: Clock = time.perf_counter) -> f
 
 
 def available() -> int:
-    """Bytes that are free on the device, after CuPy and torch have given back what they keep for later."""
+    """Return the free bytes on the device, after CuPy and torch have released their unused memory."""
     cupy = import_cupy()
     cupy.get_default_memory_pool().free_all_blocks()
-    if rivals.lacking_cuda_torch() is None:
+    if rivals.why_no_cuda_torch() is None:
         rivals.torch().cuda.empty_cache()
     return cupy.cuda.runtime.memGetInfo()[0]
 
 
 class Account:
-    """The bytes that CuPy's pool has lent and not got back, and the most there were at once."""
+    """The bytes that are allocated from CuPy's pool now, and the most that were allocated at once."""
 
     def __init__(self) -> None:
         self.sizes: dict[int, int] = {}
@@ -202,22 +202,22 @@ class Account:
 
     @property
     def held(self) -> int:
-        """Bytes lent now."""
+        """The bytes that are allocated now."""
         return sum(self.sizes.values())
 
-    def lent(self, memory: int, size: int) -> None:
-        """The pool has handed out a piece of memory."""
+    def allocated(self, memory: int, size: int) -> None:
+        """Count an allocation."""
         self.sizes[memory] = size
         self.most = max(self.most, self.held)
 
-    def returned(self, memory: int) -> None:
-        """It has got it back; or one from before this account, which does not count."""
+    def freed(self, memory: int) -> None:
+        """Count that memory was freed; memory that was allocated before does not count."""
         self.sizes.pop(memory, None)
 
 
 @contextmanager
 def accounted() -> Iterator[Account]:
-    """The account of what this thread takes from CuPy's pool meanwhile."""
+    """Count what this thread allocates from CuPy's pool in a ``with`` block."""
     account = Account()
 
     class Hook(import_cupy().cuda.MemoryHook):
@@ -225,19 +225,19 @@ def accounted() -> Iterator[Account]:
 
         def malloc_postprocess(self, *, mem_size: int, pmem_id: int, **_: Any) -> None:
             if pmem_id:
-                account.lent(pmem_id, mem_size)
+                account.allocated(pmem_id, mem_size)
 
         def free_postprocess(self, *, pmem_id: int, **_: Any) -> None:
-            account.returned(pmem_id)
+            account.freed(pmem_id)
 
     with Hook():
         yield account
 
 
 def peak_bytes(case: Case, contestant: Contestant, which: str, dtype: str) -> int:
-    """Bytes at the peak beyond the inputs, of CuPy's pool and, through torch, of torch's; a rival's backward with its graph."""
+    """Return the peak bytes beyond the inputs in CuPy's pool and torch's; a rival's backward pass counts with its graph."""
     small = case.small()
-    contestant.prepare(which, small, place(small.inputs(dtype, which)))()  # what libraries take once does not count
+    contestant.prepare(which, small, place(small.inputs(dtype, which)))()  # the memory of libraries does not count
     inputs = place(case.inputs(dtype, which))
     torch = rivals.torch() if contestant.way == "torch" else None
     if torch is not None:
@@ -250,14 +250,14 @@ def peak_bytes(case: Case, contestant: Contestant, which: str, dtype: str) -> in
 
 
 def place(inputs: Inputs) -> Inputs:
-    """The same numbers on the device."""
+    """Return copies of the inputs on the device."""
     cupy = import_cupy()
     there = (None if x is None else cupy.asarray(x) for x in (inputs.input1, inputs.input2, inputs.cotangent))
     return Inputs(*there, inputs.precision)
 
 
 def automatic(case: Case, dtype: str, which: str) -> str:
-    """The variant ``variant="auto"`` runs on CuPy arrays."""
+    """Return the variant that ``variant="auto"`` runs on CuPy arrays."""
     return rivals.automatic(case, dtype, which, rivals.on_gpu())
 
 
@@ -268,7 +268,7 @@ MACHINE = Machine(stopwatch, automatic, place, finish, available, peak_bytes, co
 
 
 def header(arguments: Sequence[str], dtypes: Sequence[str]) -> Header:
-    """The header of a run on this machine's GPU."""
+    """Return the header of a run on this machine's GPU."""
     there = devices.facts(INDEX)
     newest, runtime = devices.versions()
     device = {
@@ -306,7 +306,7 @@ def _giga(rate: float | None) -> float | None:
 
 
 def _driver() -> str:
-    """The driver's own version, which CUDA does not tell."""
+    """Return the driver's own version, which CUDA does not report."""
     try:
         found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", Path("/proc/driver/nvidia/version").read_text())
     except OSError:
@@ -315,13 +315,13 @@ def _driver() -> str:
 
 
 def measure_rates(header: Header) -> None:
-    """Measure the device once more; the best of a run stands. What cannot be measured (a library is missing) is named."""
+    """Measure the device again and keep the best rates of a run, with the reasons for rates that cannot be measured."""
     device = header.device
     device["copy_gbps"] = max(device["copy_gbps"], round(2 * COPIED / _best(_copy()) / 1e9, 1))
     for name, (dtype, size) in MATRIX.items():
         try:
             rate = 2 * size**3 / _best(_product(dtype, size))
-        except Exception as error:  # whatever a library that is not there, or is not the right one, ends in
+        except Exception as error:  # a library that is missing or of a wrong version may raise anything
             reason = f"{name}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
             device["not_measured"] = sorted({*device["not_measured"], reason})
         else:
@@ -354,7 +354,7 @@ def _best(work: Work) -> float:
     return min(runs)
 
 
-# Element type -> the measured rate of its matrix product, if any, and the theoretical one of the unit beside the tensor cores.
+# Element type -> the measured rate of its matrix product, if any, and the theoretical rate without tensor cores.
 _RATES = {
     "float16": ("hgemm_gflops", "theoretical_float32_gflops"),
     "bfloat16": ("hgemm_gflops", "theoretical_float32_gflops"),
@@ -365,20 +365,21 @@ _RATES = {
 
 
 def yardstick(header: Header) -> Yardstick:
-    """What a row of this device is held against."""
+    """Return the limits of this device."""
     return Yardstick(lambda row: peak_rate(header, row.dtype), lambda row: bound(header, row))
 
 
 def peak_rate(header: Header, dtype: str) -> float:
-    """flop/s of this device's matrix product, or what it could do by its clock where that was not measured."""
+    """Return the flop/s of this device's matrix product, or the theoretical rate where that was not measured."""
     measured, theoretical = _rates(header, dtype)
     return (measured or theoretical or math.inf) * 1e9
 
 
 def bound(header: Header, row: Row) -> float:
-    """Seconds that no call is expected to stay below: the larger of traffic at the copy's rate and arithmetic at its own.
+    """Return the least seconds expected of any call: the larger of the times of its traffic and of its arithmetic.
 
-    Each input read once and each result written once; every tap counted, outside the images and shared by windows or not.
+    The traffic reads each input once and writes each result once, at the rate of a copy. The arithmetic counts every tap, also
+    outside the images and where windows could share sums.
     """
     case = next(case for case in CASES if case.name == row.case)
     windowed = case.problem.parameters.kernel_size != (1, 1)
@@ -387,11 +388,11 @@ def bound(header: Header, row: Row) -> float:
 
 
 def _rates(header: Header, dtype: str) -> tuple[float, float]:
-    """Gflop/s measured, and by the clock of the unit that multiplies such numbers; 0 where it is not known."""
+    """Return the measured and the theoretical Gflop/s for an element type, 0 where a rate is not known."""
     measured, theoretical = (header.device.get(name) or 0.0 for name in _RATES[dtype])
     return measured, header.device["theoretical_matrix_gflops"].get(dtype) or theoretical
 
 
 def flops(case: Case, which: str) -> int:
-    """Operations on all taps; a vjp is two such sums."""
+    """Return the operations on all taps; a vjp is two such sums."""
     return case.problem.flops * {"forward": 1, "vjp": 2}[which]

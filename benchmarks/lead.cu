@@ -1,4 +1,4 @@
-// Time that passes on the device: `lead` ends that many nanoseconds after it began, and touches no memory meanwhile.
+// A kernel that keeps the device busy for a number of nanoseconds without touching memory.
 DEVICE long long now() {
     long long nanoseconds;
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(nanoseconds));

@@ -1,4 +1,4 @@
-"""How much memory there is and how much a piece of work takes at its peak, from the operating system's own account."""
+"""The available memory, and the peak memory of some work, as the operating system counts them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def available() -> int:
-    """Bytes that can be had without swapping, within the container's limit where there is one."""
+    """Return the bytes that are free without swapping, within the container's limit if it has one."""
     free = _kernel_table("/proc/meminfo").get("MemAvailable")
     if free is None:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -24,7 +24,7 @@ def available() -> int:
 
 
 def _container_rest() -> list[int]:
-    """Bytes left of the control group's limit, if it has one."""
+    """Return the bytes left of the control group's limit, or nothing without a limit."""
     try:
         limit, used = (Path("/sys/fs/cgroup", name).read_text().strip() for name in ("memory.max", "memory.current"))
     except OSError:
@@ -33,9 +33,9 @@ def _container_rest() -> list[int]:
 
 
 def peak_increase(work: Callable[[], Any]) -> int:
-    """Bytes the resident set grows to beyond where it stood, while ``work`` runs."""
+    """Return by how many bytes the resident set grows at most while ``work`` runs."""
     gc.collect()
-    # Memory freed but kept by the allocator would be used again unseen.
+    # Memory that the allocator kept would be reused without growing the resident set.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     resettable = _reset_peak()
@@ -46,7 +46,7 @@ def peak_increase(work: Callable[[], Any]) -> int:
 
 
 def _reset_peak() -> bool:
-    """Begin a new account of the peak, where the kernel can."""
+    """Reset the kernel's record of the peak; return whether it could."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -62,7 +62,7 @@ def _lifetime_peak() -> int:
 
 
 def _kernel_table(path: str) -> dict[str, int]:
-    """The lines ``Name:  123 kB`` of a file, in bytes; empty where there is no such file."""
+    """Return the lines ``Name:  123 kB`` of a file as bytes by name, or nothing where there is no such file."""
     try:
         lines = Path(path).read_text().splitlines()
     except OSError:
@@ -72,7 +72,7 @@ def _kernel_table(path: str) -> dict[str, int]:
 
 
 def peak_in_own_process(case: str, contestant: str, which: str, dtype: str) -> int | None:
-    """Bytes one contestant takes at its peak, in a process that does nothing else; None where that process failed."""
+    """Return the peak bytes of one contestant in a process of its own, None where that process failed."""
     command = [sys.executable, "-m", "benchmarks", "--dtype", dtype, "--measure-memory", case, contestant, which]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 else None

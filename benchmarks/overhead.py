@@ -1,8 +1,8 @@
-"""``python -m benchmarks.overhead``: what a call costs beside its arithmetic, of the array function and of the torch operator.
+"""``python -m benchmarks.overhead``: the host overhead of a call of the array function and of the torch operator.
 
-Calls without gradients, timed in turn, next to `torch.add`: on an empty batch, which leaves nothing but the call, and on images
-so small that the call is most of it. After a call that computes, torch's code is no longer in the processor's caches, and every
-part of torch costs more than in a loop of its own: `torch.add` after the array function shows by how much.
+Calls without gradients are timed in turn, next to `torch.add`: on an empty batch, which leaves nothing but the overhead, and on
+images so small that the overhead is most of the time. A call that computes evicts torch's code from the processor's caches, so
+that torch costs more than in a loop of its own; `torch.add` after the array function shows by how much.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import cupycorr
 from cupycorr.torch import spatial_correlation_sample
 
 ROUNDS = 60
-CALLS = 100  # of each in a round
+CALLS = 100  # of each entrant in a round
 
 SHAPES = {"empty batch": (0, 8, 8, 8), "one small pair": (1, 8, 8, 8)}
 PATCH = 3
 
 
 def entrants(shape: tuple[int, ...]) -> dict[str, Callable[[], object]]:
-    """What is timed on one shape: name -> a call."""
+    """Return the calls that are timed on one shape, by name."""
     tensor = torch.ones(shape)
     array = tensor.numpy()
 
@@ -42,7 +42,7 @@ def entrants(shape: tuple[int, ...]) -> dict[str, Callable[[], object]]:
 
 
 def medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Seconds a call takes, in the middle of rounds that shuffle who comes first."""
+    """Return the median seconds per call, over rounds in shuffled order."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     for _ in range(ROUNDS):
@@ -56,8 +56,8 @@ def medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print a line for each entrant and shape."""
-    print(f"numpy {np.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads; microseconds a call, medians")
+    """Print a line for each shape, with the times of all entrants."""
+    print(f"numpy {np.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads; microseconds per call, medians")
     with torch.no_grad():
         for name, shape in SHAPES.items():
             found = medians(entrants(shape))

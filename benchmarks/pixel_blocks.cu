@@ -1,10 +1,10 @@
-// The correlation as CUDA code for optical flow has computed it for years: a block of threads for each output pixel.
+// The correlation as CUDA code for optical flow has computed it for years: one thread block for each output pixel.
 //
 //     out[b, m, n, i, j] = scale * sum over c of  X1[b, i, j, c] * X2[b, i + m step_y, j + n step_x, c]
 //
-// Both images are channels last, and padded so that every position read lies inside. The block keeps its pixel of X1 in shared
-// memory and takes one displacement after the other: its threads share the channels, and their sums are added across the warp.
-// A thread loads from shared memory what it stored there itself, which takes no barrier.
+// Both images are channels last, and padded so that every position that is read is inside. The block keeps its pixel of X1 in
+// shared memory and computes one displacement after the other: each thread sums some of the channels, and a warp reduction adds
+// these sums. A thread loads from shared memory only what it has stored itself, so no barrier is needed.
 constexpr int THREADS = 32;
 
 KERNEL(THREADS) pixel_blocks(const float* x1, const float* x2, float* out, int channels, int height2, int width2, int patch_y,

@@ -1,7 +1,7 @@
-"""A rival of our own writing: one block of threads for each output pixel, after both inputs are laid out channels last.
+"""A rival that we wrote: one thread block for each output pixel, after both inputs are copied to channels-last order.
 
-The mapping of the CuPy kernel that most optical flow code has copied. Forward only, for windows of one pixel and stride 1;
-laying out the inputs is part of the work, as it is there.
+This is the mapping of the CuPy kernel that most optical flow code has copied. It has a forward pass only, for windows of one
+pixel and stride 1. Copying the inputs is part of the timed work, as it is there.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from . import device_code
 from .cases import Case, positions_read
 
 THREADS = 32
-MOST_CHANNELS = 48 * 2**10 // 4  # of a pixel in shared memory
+MOST_CHANNELS = 48 * 2**10 // 4  # the float32 channels of a pixel that fit shared memory
 
 
-def refusal(case: Case, dtype: str, which: str) -> str | None:
-    """Why it takes no part."""
+def why_not(case: Case, dtype: str, which: str) -> str | None:
+    """Return why it cannot run a case, None where it can."""
     p = case.problem.parameters
     if which != "forward":
         return "forward only"
@@ -33,7 +33,7 @@ def refusal(case: Case, dtype: str, which: str) -> str | None:
 
 
 def correlate(input1: Any, input2: Any, problem: Problem) -> Any:
-    """The correlation of two CuPy arrays."""
+    """Return the correlation of two CuPy arrays."""
     frame1, frame2 = (_channels_last(x, problem, which) for which, x in enumerate((input1, input2), 1))
     out = import_cupy().empty(problem.out_shape, np.float32)
     batch, patch_y, patch_x, rows, columns = problem.out_shape
@@ -46,10 +46,10 @@ def correlate(input1: Any, input2: Any, problem: Problem) -> Any:
 
 
 def _channels_last(x: Any, problem: Problem, which: int) -> Any:
-    """An input as (batch, row, column, channel), cropped or padded with zeros to the positions that are read."""
+    """Return an input as (batch, row, column, channel), cropped or zero-padded to the positions that are read."""
     read = [positions_read(axis, which) for axis in (problem.vertical, problem.horizontal)]
     frame = import_cupy().zeros((problem.batch, *(length for _, length in read), problem.channels), x.dtype)
-    inside = [slice(max(-before, 0), max(length - before, 0)) for before, length in read]  # of the image
+    inside = [slice(max(-before, 0), max(length - before, 0)) for before, length in read]
     image = x.transpose(0, 2, 3, 1)[:, inside[0], inside[1]]
     begins = [max(before, 0) for before, _ in read]
     rows, columns = (slice(begin, begin + size) for begin, size in zip(begins, image.shape[1:3], strict=True))

@@ -1,5 +1,4 @@
-"""What was measured, as a table on the terminal and as JSON. Names the machine's processor and versions, never its host,
-its users or its paths."""
+"""Reports of a run: a table on the terminal, and JSON. They name the processor and versions, never hosts, users or paths."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ from .running import Row
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Where, when and how the numbers were taken."""
+    """The place, time and command of a run."""
 
     date: str
     command: str
@@ -38,18 +37,18 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Yardstick:
-    """What a row is held against: flop/s of a matrix product, and the seconds no call is expected to stay below, if known."""
+    """The limits that a row is compared with: the flop/s of a matrix product, and the least seconds of a call, if known."""
 
     peak_rate: Callable[[Row], float]
     bound: Callable[[Row], float] | None = None
 
     def share(self, row: Row) -> float:
-        """The bound as a share of the median."""
+        """Return the bound as a fraction of the median."""
         return self.bound(row) / row.timing.median
 
 
 def cpu_header(arguments: Sequence[str], dtypes: Sequence[str]) -> Header:
-    """The header of a run on this machine's CPU."""
+    """Return the header of a run on this machine's CPU."""
     device = {
         "kind": "cpu",
         "model": cpu_model(),
@@ -67,7 +66,7 @@ def cpu_header(arguments: Sequence[str], dtypes: Sequence[str]) -> Header:
 
 
 def measure_cpu_rates(header: Header) -> None:
-    """Measure the machine once more. The best of a run stands: whatever else the machine does only makes it slower."""
+    """Measure the machine again and keep the best rates of a run, because other work only makes it slower."""
     workers.machine_rates.cache_clear()
     rates = workers.machine_rates()
     now = {"sgemm_gflops": rates.float32_rate, "dgemm_gflops": rates.float64_rate, "copy_gbps": rates.bandwidth}
@@ -76,17 +75,17 @@ def measure_cpu_rates(header: Header) -> None:
 
 
 def cpu_yardstick(header: Header) -> Yardstick:
-    """This machine's matrix product: sgemm, or dgemm for float64."""
+    """Return the limit of this CPU: its matrix product, sgemm or, for float64, dgemm."""
     return Yardstick(lambda row: header.device["dgemm_gflops" if row.dtype == "float64" else "sgemm_gflops"] * 1e9)
 
 
 def now() -> str:
-    """The date and time of a run."""
+    """Return the date and time in UTC."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def cpu_model() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -95,7 +94,7 @@ def cpu_model() -> str:
 
 
 def versions(*modules: str) -> dict[str, str]:
-    """The versions of ours, of what it needs, and of modules that may not be there."""
+    """Return the versions of cupycorr, of what it needs, and of modules that may be missing."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     found = {
         "python": platform.python_version(),
@@ -110,7 +109,7 @@ def versions(*modules: str) -> dict[str, str]:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """The command as it can be repeated elsewhere: a path is reduced to what lies below the current folder."""
+    """Return the command in a form that can be repeated elsewhere: paths are relative to the current folder."""
     return " ".join(["python -m benchmarks", *(shlex.quote(_portable(word)) for word in arguments)])
 
 
@@ -141,7 +140,7 @@ TIMES: tuple[Column, ...] = (
     ("regret", lambda row: "" if row.regret is None else f"{row.regret:.2f}"),
 )
 MEMORY: Column = ("peak MiB", lambda row: "" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.1f}")
-WAYS = ("array", "torch", "graph")  # of asking for a call: the function of arrays, torch, the replay of a CUDA graph
+WAYS = ("array", "torch", "graph")  # ways of calling: the array function, torch, the replay of a CUDA graph
 
 
 def _host(way: str) -> Column:
@@ -149,7 +148,7 @@ def _host(way: str) -> Column:
 
 
 def columns(yardstick: Yardstick) -> tuple[Column, ...]:
-    """Those of the table: with a bound, the share of it and what a call costs the host by each way of asking."""
+    """Return the columns of the table; where there is a bound, with the fraction of it and the host times."""
     if yardstick.bound is None:
         shares: tuple[Column, ...] = (("of gemm", lambda row: f"{row.rate / yardstick.peak_rate(row):.2%}"),)
     else:
@@ -157,19 +156,19 @@ def columns(yardstick: Yardstick) -> tuple[Column, ...]:
     return (*NAMES, *TIMES, *shares, MEMORY)
 
 
-BUSY = 0.5  # load for each core above which the numbers are doubtful
-REGRETTED = 1.15  # times the best of ours, above which a choice is flagged
-WIDTH = 180  # columns of a console that has no width of its own: a file or a pipe
+BUSY = 0.5  # load per core above which the numbers are doubtful
+REGRETTED = 1.15  # regret above which a choice is flagged
+WIDTH = 180  # columns of a file or a pipe, which has no width of its own
 
 
 def wide_console() -> Console:
-    """Standard output, wide enough for the table where it is not a terminal."""
+    """Return the console of standard output, wide enough for the table where it is not a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH)
 
 
 def print_header(console: Console, header: Header) -> None:
-    """The lines above the table."""
+    """Print the lines above the table."""
     device = header.device
     for line in {"cpu": _cpu_lines, "cuda": _cuda_lines}[device["kind"]](header):
         console.print(escape(line), soft_wrap=True)
@@ -177,8 +176,9 @@ def print_header(console: Console, header: Header) -> None:
     console.print(escape(header.command), soft_wrap=True)
     load = device["load_at_start"]
     if load is not None and load > BUSY * device["cores"]:
-        # Measured: torch's threads spin at every barrier, and take up to 40 times as long when they lose a core.
-        console.print(f"warning: load {load} at the start: a busy machine slows contestants unequally", style="bold red")
+        # torch's threads spin at every barrier, and were measured to take up to 40 times as long when they lose a core.
+        message = f"warning: load {load} at the start: a busy machine slows some contestants down more than others"
+        console.print(message, style="bold red")
 
 
 def _cpu_lines(header: Header) -> Iterator[str]:
@@ -210,8 +210,8 @@ def _cuda_lines(header: Header) -> Iterator[str]:
         + ", ".join(f"{rate} in {dtype}" for dtype, rate in device["theoretical_matrix_gflops"].items())
     )
     yield (
-        f"each call begins {device['lead_s'] * 1e6:.0f} us after the host began to ask for it, "
-        "on operands and into results that are in no cache"
+        f"each call begins {device['lead_s'] * 1e6:.0f} us after the host began to launch it, "
+        "with operands and results that are in no cache"
     )
     yield f"auto chooses with CUPYCORR_AUTOTUNE {device['autotune'] or 'unset'}"
     yield from (f"not measured: {reason}" for reason in device["not_measured"])
@@ -222,7 +222,7 @@ def _mebibytes(count: int | None) -> str:
 
 
 def print_rows(console: Console, rows: Sequence[Row], yardstick: Yardstick) -> None:
-    """The table, then who did not run and why, who was wrong, and where auto chose worst."""
+    """Print the table, then the contestants that did not run, those with wrong results, and auto's worst choice."""
     table, shown = Table(box=None, header_style="bold", pad_edge=False), columns(yardstick)
     for column in shown:
         table.add_column(column[0], justify="left" if column in NAMES else "right", no_wrap=True)
@@ -232,10 +232,10 @@ def print_rows(console: Console, rows: Sequence[Row], yardstick: Yardstick) -> N
     console.print(table)
     if yardstick.bound is not None:
         console.print(
-            "of bound: 100 % is all data moved once and every tap multiplied; windows that share their sums can do better"
+            "of bound: 100 % is the time to move all data once or to multiply every tap; windows that share sums can be faster"
         )
     if any(row.timing is not None and row.timing.cut_short for row in rows):
-        console.print("* one run takes longer than the budget: timed while warming up, not in turn")
+        console.print("* one run takes longer than the budget: only the warm-up runs were timed")
     if any(row.timing is not None and row.timing.disturbed for row in rows):
         console.print("? a quarter of the runs took over twice as long as the fastest: measure again on a quiet machine")
     _print_choices(console, rows)
@@ -251,7 +251,7 @@ def print_rows(console: Console, rows: Sequence[Row], yardstick: Yardstick) -> N
 
 
 def _print_choices(console: Console, rows: Sequence[Row]) -> None:
-    """Ours side by side wherever auto had a choice; what it chose is marked, and flagged where another one is much faster."""
+    """Print our variants side by side where auto had a choice, with a flag where another one is much faster."""
     chosen = [row for row in rows if row.regret is not None]
     if not chosen:
         return
@@ -265,11 +265,11 @@ def _print_choices(console: Console, rows: Sequence[Row]) -> None:
         cells = [*(cell(row) for _, cell in NAMES[:3]), *(beside.get(name, "-") for name in ours)]
         table.add_row(*cells, f"{row.regret:.2f}{' !' if regretted else ''}", style="bold red" if regretted else None)
     console.print(table)
-    console.print(f"* what auto runs; ! takes over {REGRETTED} times as long as the best of ours")
+    console.print(f"* the variant that auto runs; ! it takes over {REGRETTED} times as long as our fastest variant")
 
 
 def _beside(chosen: Row, rows: Sequence[Row]) -> list[Row]:
-    """Ours that were timed on the same case, element type and pass."""
+    """Return the rows of our variants that were timed on the same case, element type and pass."""
     place = (chosen.case, chosen.dtype, chosen.which)
     return [row for row in rows if row.ours and row.timing and (row.case, row.dtype, row.which) == place]
 
@@ -279,19 +279,19 @@ def _marked_time(row: Row) -> str:
 
 
 def worst_regret(rows: Sequence[Row]) -> str | None:
-    """Where the variant auto runs is furthest behind the best of ours; None where it never had a choice."""
+    """Return a line about the case where auto chose worst, None where it never had a choice."""
     chosen = max((row for row in rows if row.regret is not None), key=lambda row: row.regret, default=None)
     if chosen is None:
         return None
     if chosen.regret == 1:
-        return "worst regret: none, auto ran the best of ours everywhere"
+        return "worst regret: none, auto ran our fastest variant everywhere"
     best = min(_beside(chosen, rows), key=lambda row: row.timing.median)
     times = (f"{row.contestant} takes {milliseconds(row.timing.median)} ms" for row in (chosen, best))
     return f"worst regret: {chosen.regret:.2f} on {_where(chosen)}: auto's {', '.join(times)}"
 
 
 def milliseconds(seconds: float) -> str:
-    """Three digits, never an exponent."""
+    """Return seconds as milliseconds with three digits and no exponent."""
     value = seconds * 1e3
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
@@ -301,18 +301,18 @@ def _where(row: Row) -> str:
 
 
 def _not_run(rows: Sequence[Row]) -> list[str]:
-    """One line for each contestant and reason."""
+    """Return one line for each contestant and reason."""
     return _together(rows, "not run", ((row, row.contestant, row.reason) for row in rows if row.reason is not None))
 
 
 def _host_unknown(rows: Sequence[Row]) -> list[str]:
-    """One line for each contestant, way of asking and reason."""
+    """Return one line for each contestant, way of calling and reason."""
     found = ((row, f"{row.contestant} by {way}", reason) for row in rows for way, reason in row.host.unknown.items())
     return _together(rows, "host not timed", found)
 
 
 def _together(rows: Sequence[Row], what: str, found: Iterable[tuple[Row, str, str]]) -> list[str]:
-    """One line for each name and reason, with where it holds unless that is everywhere."""
+    """Return one line for each name and reason, with the places where it holds unless it holds everywhere."""
     everywhere = len({_where(row) for row in rows})
     where: dict[tuple[str, str], list[str]] = {}
     for row, name, reason in found:
@@ -327,7 +327,7 @@ def _together(rows: Sequence[Row], what: str, found: Iterable[tuple[Row, str, st
 
 
 def as_json(header: Header, rows: Sequence[Row], yardstick: Yardstick) -> dict[str, Any]:
-    """Everything the table shows, in seconds and bytes, with every single run."""
+    """Return everything that the table shows, in seconds and bytes, with every single run."""
     return {
         "date": header.date,
         "command": header.command,
@@ -339,7 +339,7 @@ def as_json(header: Header, rows: Sequence[Row], yardstick: Yardstick) -> dict[s
 
 
 def record(row: Row, yardstick: Yardstick) -> dict[str, Any]:
-    """A row of the table."""
+    """Return a row of the table."""
     names = {"case": row.case, "dtype": row.dtype, "pass": row.which, "contestant": row.contestant}
     found = names | {"ours": row.ours, "auto": row.auto}
     if row.timing is None:
@@ -363,7 +363,7 @@ def record(row: Row, yardstick: Yardstick) -> dict[str, Any]:
 
 
 def write_json(path: Path, header: Header, rows: Sequence[Row], yardstick: Yardstick) -> None:
-    """Write the file whole, a line for each row: a run that is stopped leaves the cases it finished."""
+    """Write a complete file with a line for each row, so that a run that is stopped leaves the cases that it finished."""
     content = as_json(header, rows, yardstick)
     lines = ",\n  ".join(json.dumps(record) for record in content.pop("rows"))
     path.write_text(json.dumps(content, indent=1).removesuffix("\n}") + f',\n "rows": [\n  {lines}\n ]\n}}\n')

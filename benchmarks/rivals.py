@@ -1,8 +1,8 @@
-"""Who takes part: every variant of cupycorr, and the ways people compute the same thing without it, on a CPU and on a GPU.
+"""The contestants: every variant of cupycorr, and the ways people compute the same thing without it, on a CPU and on a GPU.
 
-A contestant is one row: a name, when it cannot take part (None or the reason in words), the bytes it needs, and the two
-passes, each handed the same arrays and returning a function without arguments that does exactly the work that is timed.
-Every line of the rivals here is our own; whether they do the same work is checked before they are timed.
+A contestant is one row: a name, the reason why it cannot run a case, the bytes it needs, and the two passes. A pass takes the
+inputs and returns a function without arguments that does the work that is timed. All rivals in this file are our own code, and
+their results are compared with ours before they are timed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import numpy as np
 import cupycorr
 from cupycorr import _dispatch
 from cupycorr._arrays import array_kind
-from cupycorr._correlation.gpu import planner
+from cupycorr._correlation.gpu import box
 from cupycorr._correlation.problem import Parameters, Problem
+from cupycorr._correlation.variants import OPERATOR
 from cupycorr._cpu import workers
-from cupycorr._dispatch import CPU, Place
+from cupycorr._dispatch import CPU, Place, Request
 from cupycorr._gpu.device import import_cupy
 
 from . import pixel_blocks
@@ -36,23 +37,23 @@ Prepare = Callable[[Case, Inputs], Work]
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One way to compute the operator."""
+    """A way to compute the operator."""
 
     name: str
     ours: bool
-    refusal: Callable[[Case, str, str], str | None]  # (case, dtype, pass)
-    bytes: Callable[[Problem, int, str], int]  # (problem, itemsize, pass): peak, inputs not counted
+    why_not: Callable[[Case, str, str], str | None]  # (case, dtype, pass) -> the reason why it cannot run, or None
+    bytes: Callable[[Problem, int, str], int]  # (problem, itemsize, pass) -> peak without the inputs
     forward: Prepare
     vjp: Prepare
-    way: str = "torch"  # what it is called through: a function of arrays, or torch
-    through_torch: Contestant | None = None  # the same for tensors
+    way: str = "torch"  # the way it is called: "array", a function of arrays, or "torch"
+    through_torch: Contestant | None = None  # the same contestant for tensors
 
     def keeps_graph(self, which: str) -> bool:
-        """Whether what `prepare` returns holds what torch's backward needs."""
+        """Return whether the prepared work holds an autograd graph."""
         return which == "vjp" and self.way == "torch"
 
     def prepare(self, which: str, case: Case, inputs: Inputs) -> Work:
-        """What is timed. The graph a rival's backward needs is made here, outside the clock."""
+        """Return the work that is timed. The graph that a rival's backward pass needs is made here, before timing."""
         return {"forward": self.forward, "vjp": self.vjp}[which](case, inputs)
 
 
@@ -60,13 +61,15 @@ class Contestant:
 
 
 def automatic(case: Case, dtype: str, which: str, where: Place = CPU) -> str:
-    """The variant ``variant="auto"`` runs on arrays there."""
-    return _choice(case, dtype, which, "auto", where)
+    """Return the variant that ``variant="auto"`` runs on arrays of a place."""
+    return _dispatch.choose(OPERATOR, request(case, dtype, which, where), where).variant
 
 
-def _choice(case: Case, dtype: str, which: str, variant: str, where: Place) -> str:
-    stored = array_dtype(dtype)
-    return _dispatch.choose(case.problem, where, variant, which, stored, stored, precision=precision(dtype)).name
+def request(case: Case, dtype: str, which: str, where: Place) -> Request:
+    """Return the request of a case on dense arrays of a place."""
+    stored = array_dtype(dtype).name
+    made = Request(which, case.problem, stored, stored, precision=precision(dtype))
+    return made if where.device is None else made.dense()
 
 
 def _variant(
@@ -75,9 +78,9 @@ def _variant(
     needed: Callable[[Problem, int, str], int],
     through_torch: Contestant | None = None,
 ) -> Contestant:
-    def refusal(case: Case, dtype: str, which: str) -> str | None:
+    def why_not(case: Case, dtype: str, which: str) -> str | None:
         try:
-            _choice(case, dtype, which, name, where())
+            _dispatch.choose(OPERATOR, request(case, dtype, which, where()), where(), name)
         except NotImplementedError as error:
             return str(error)
         return None
@@ -91,36 +94,36 @@ def _variant(
         arrays = (inputs.cotangent, inputs.input1, inputs.input2)
         return lambda: cupycorr.spatial_correlation_sample_vjp(*arrays, **options)
 
-    return Contestant(name, True, refusal, needed, forward, vjp, "array", through_torch)
+    return Contestant(name, True, why_not, needed, forward, vjp, "array", through_torch)
 
 
 def _variant_through_torch(name: str) -> Contestant:
-    """A variant asked for with tensors on a GPU."""
+    """Return the contestant that calls a variant with tensors on a GPU."""
 
     def correlate(case: Case, inputs: Inputs) -> Callable[[Any, Any], Any]:
         options = {**case.keywords, "precision": inputs.precision, "variant": name}
         return partial(import_module("cupycorr.torch").spatial_correlation_sample, **options)
 
-    return Contestant(name, True, lambda *_: lacking_cuda_torch(), _our_cuda_bytes, *_torch_works(correlate))
+    return Contestant(name, True, lambda *_: why_no_cuda_torch(), _our_cuda_bytes, *_torch_works(correlate))
 
 
 def _our_bytes(problem: Problem, itemsize: int, which: str) -> int:
-    """The result and the workspace; the definition also copies what it sums."""
+    """Return the bytes of the result and the workspace; the reference also copies its inputs."""
     return workers.WORKSPACE + problem.bytes(max(itemsize, 4), max(itemsize, 4)) * 2
 
 
 def _our_cuda_bytes(problem: Problem, itemsize: int, which: str) -> int:
-    return planner.WORKSPACE + problem.bytes(itemsize, itemsize)
+    return box.VOLUMES + problem.bytes(itemsize, itemsize)
 
 
 def on_gpu() -> Place:
-    """Where the benchmark of a GPU has its arrays."""
+    """Return the place of the arrays of a benchmark on a GPU."""
     return _dispatch.gpu(GPU)
 
 
 def cuda_variants() -> list[str]:
-    """The names of those that run on CuPy arrays."""
-    return [row.name for row in _dispatch.VARIANTS if row.kind == "cupy"]
+    """Return the names of the variants that run on CuPy arrays."""
+    return [row.name for row in OPERATOR.variants if row.kind == "cupy"]
 
 
 # Rivals in torch -----------------------------------------------------------------------------------------------------
@@ -128,26 +131,26 @@ def cuda_variants() -> list[str]:
 
 @lru_cache(maxsize=1)
 def torch() -> ModuleType | None:
-    """torch with as many threads as ours, or None where it is not installed."""
+    """Return torch, with as many threads as our variants use, or None where it is not installed."""
     found = importable("torch")
     if found is not None:
         found.set_num_threads(workers.thread_count())
-        found.backends.cudnn.allow_tf32 = False  # ours multiplies whole float32 numbers
+        found.backends.cudnn.allow_tf32 = False  # our variants multiply float32 without rounding to TF32
     return found
 
 
-def lacking_torch() -> str | None:
-    """Why torch takes no part on the CPU."""
+def why_no_torch() -> str | None:
+    """Return why torch cannot run on the CPU, None where it can."""
     return "torch is not installed" if torch() is None else None
 
 
-def lacking_cuda_torch() -> str | None:
-    """Why torch takes no part on a GPU."""
-    return lacking_torch() or (None if torch().cuda.is_available() else "this torch finds no CUDA device")
+def why_no_cuda_torch() -> str | None:
+    """Return why torch cannot run on a GPU, None where it can."""
+    return why_no_torch() or (None if torch().cuda.is_available() else "this torch finds no CUDA device")
 
 
 def importable(name: str) -> ModuleType | None:
-    """A module, or None where it is not installed."""
+    """Return a module, or None where it is not installed."""
     try:
         return import_module(name)
     except ImportError:
@@ -155,7 +158,7 @@ def importable(name: str) -> ModuleType | None:
 
 
 def unfold_einsum(x1: Any, x2: Any, problem: Problem) -> Any:
-    """Every displaced copy of input2 written out by unfold, then one einsum over the channels."""
+    """Write out every displaced copy of input2 by unfold, then sum over the channels by one einsum."""
     vertical, horizontal = problem.vertical, problem.horizontal
     queries = _frame(x1, problem, 1)[:, :, :: vertical.stride, :: horizontal.stride].flatten(2)
     patch = (vertical.patch, horizontal.patch)
@@ -168,7 +171,7 @@ def unfold_einsum(x1: Any, x2: Any, problem: Problem) -> Any:
 
 
 def shift_loop(x1: Any, x2: Any, problem: Problem) -> Any:
-    """One product with a shifted view of input2 for each displacement; windows are summed tap by tap inside torch."""
+    """Multiply input1 with a shifted view of input2 for each displacement; torch sums windows by a convolution."""
     vertical, horizontal = problem.vertical, problem.horizontal
     frame1, frame2 = _frame(x1, problem, 1), _frame(x2, problem, 2)
     windowed = problem.parameters.kernel_size != (1, 1)
@@ -187,24 +190,24 @@ def shift_loop(x1: Any, x2: Any, problem: Problem) -> Any:
 
 
 def _window_sums(products: Any, problem: Problem) -> Any:
-    """Sums of k x k windows of each channel: a depthwise convolution with ones is torch's quickest way."""
+    """Return the window sums of each channel, by a depthwise convolution with ones, which is torch's fastest way."""
     p, channels = problem.parameters, products.shape[1]
     ones = products.new_ones((channels, 1, *p.kernel_size))
     return torch().nn.functional.conv2d(products, ones, stride=p.stride, dilation=p.dilation, groups=channels)
 
 
-# Elements a step of the tap loop works on: enough to hide Python, few enough to stay in cache.
+# Elements of one step of the tap loop: enough to hide Python's overhead, few enough to stay in the cache.
 TAP_BLOCK = 2**17
 
 
 def tap_loop(x1: Any, x2: Any, problem: Problem) -> Any:
-    """The sum written out: one product for each tap of the window and each displacement (or row of them, if small)."""
+    """Add one product for each tap of the window and each displacement, or each row of displacements where that is small."""
     vertical, horizontal = problem.vertical, problem.horizontal
     frame1, frame2 = _frame(x1, problem, 1), _frame(x2, problem, 2)
     _, patch_h, patch_w, out_h, out_w = problem.out_shape
     spans = ((out_h - 1) * vertical.stride + 1, (out_w - 1) * horizontal.stride + 1)
     block = patch_w if problem.channels * patch_w * out_h * out_w <= TAP_BLOCK else 1
-    # (B, C, rows, displacement, column): a view, no displacement is copied
+    # (B, C, rows, displacement, column) is a view: displacements are not copied.
     displaced = frame2.unfold(3, frame1.shape[3], horizontal.step)
     total = x1.new_zeros(problem.out_shape)
     for m in range(patch_h):
@@ -232,7 +235,7 @@ def _from(first: int, span: int, every: int) -> slice:
 
 
 def _frame(x: Any, problem: Problem, which: int) -> Any:
-    """An input cropped or padded with zeros to exactly the positions that are read, one side at a time."""
+    """Return an input cropped or zero-padded to exactly the positions that are read."""
     sides: list[int] = []
     for axis, size in ((problem.horizontal, x.shape[3]), (problem.vertical, x.shape[2])):  # torch pads the last axis first
         before, length = positions_read(axis, which)
@@ -241,20 +244,20 @@ def _frame(x: Any, problem: Problem, which: int) -> Any:
 
 
 def extension(x1: Any, x2: Any, problem: Problem) -> Any:
-    """The compiled C++ extension, which names its parameters as we do."""
+    """Call the compiled C++ extension, which has our names of parameters."""
     p = problem.parameters
     sample = import_module("spatial_correlation_sampler").spatial_correlation_sample
     return sample(x1, x2, p.kernel_size, p.patch_size, p.stride, p.padding, p.dilation, p.dilation_patch)
 
 
 def mmcv(x1: Any, x2: Any, problem: Problem) -> Any:
-    """OpenMMLab's compiled operator."""
+    """Call OpenMMLab's compiled operator."""
     return _mmcv_module(problem.parameters)(x1, x2)
 
 
 @lru_cache
 def _mmcv_module(p: Parameters) -> Any:
-    """Each pair is one number there, and the largest displacement stands for the patch size."""
+    """Return OpenMMLab's module, which takes numbers in place of pairs, and the largest displacement for the patch size."""
     pairs = (p.kernel_size, (p.patch_size[0] // 2,), p.stride, p.padding, p.dilation, p.dilation_patch)
     return import_module("mmcv.ops").Correlation(*(pair[0] for pair in pairs))
 
@@ -262,15 +265,17 @@ def _mmcv_module(p: Parameters) -> Any:
 def _torch_contestant(
     name: str,
     correlate: Callable[[Any, Any, Problem], Any],
-    refusal: Callable[[Case, str, str], str | None],
+    why_not_case: Callable[[Case, str, str], str | None],
     needed: Callable[[Problem, int, str], int],
-    lacking: Callable[[], str | None] = lacking_torch,
+    why_not_torch: Callable[[], str | None] = why_no_torch,
 ) -> Contestant:
-    def refuses(case: Case, dtype: str, which: str) -> str | None:
-        return lacking() or ("multiplies whole float32 numbers" if dtype == TF32 else refusal(case, dtype, which))
+    def why_not(case: Case, dtype: str, which: str) -> str | None:
+        if reason := why_not_torch():
+            return reason
+        return "multiplies float32 without rounding to TF32" if dtype == TF32 else why_not_case(case, dtype, which)
 
     works = _torch_works(lambda case, inputs: partial(_scaled, correlate, case.problem))
-    return Contestant(name, False, refuses, needed, *works)
+    return Contestant(name, False, why_not, needed, *works)
 
 
 def _scaled(correlate: Callable[[Any, Any, Problem], Any], problem: Problem, x1: Any, x2: Any) -> Any:
@@ -279,7 +284,7 @@ def _scaled(correlate: Callable[[Any, Any, Problem], Any], problem: Problem, x1:
 
 
 def _torch_works(correlate_for: Callable[[Case, Inputs], Callable[[Any, Any], Any]]) -> tuple[Prepare, Prepare]:
-    """Both passes of a differentiable function of two tensors."""
+    """Return both passes of a differentiable function of two tensors."""
 
     def forward(case: Case, inputs: Inputs) -> Work:
         correlate, x1, x2 = correlate_for(case, inputs), tensor(inputs.input1), tensor(inputs.input2)
@@ -299,7 +304,7 @@ def _torch_works(correlate_for: Callable[[Case, Inputs], Callable[[Any, Any], An
 
 
 def tensor(array: Any) -> Any:
-    """The same memory as a tensor; torch does not know the bfloat16 of NumPy."""
+    """Return the same memory as a tensor; bfloat16 arrays go through int16, for torch does not accept ml_dtypes' type."""
     adopt = torch().from_numpy if array_kind(array) == "numpy" else torch().from_dlpack
     if array.dtype.name == "bfloat16":
         return adopt(array.view(np.int16)).view(torch().bfloat16)
@@ -307,7 +312,7 @@ def tensor(array: Any) -> Any:
 
 
 def as_numpy(result: Any) -> np.ndarray:
-    """A contestant's result in float32, or float64 if it is, for comparison."""
+    """Return a contestant's result as a NumPy array of at least float32."""
     kind = array_kind(result)
     if kind == "torch":
         result = (result if result.element_size() > 2 else result.float()).detach().cpu().numpy()
@@ -316,26 +321,26 @@ def as_numpy(result: Any) -> np.ndarray:
     return result if result.itemsize > 2 else result.astype(np.float32)
 
 
-# When each takes part, and what it needs -----------------------------------------------------------------------------
+# What each can run, and the memory it needs ---------------------------------------------------------------------------
 
 
-def _unfold_refusal(case: Case, dtype: str, which: str) -> str | None:
+def _why_not_unfold(case: Case, dtype: str, which: str) -> str | None:
     if case.problem.parameters.kernel_size != (1, 1):
         return "unfold + einsum is another operator for kernel_size > 1"
     return None
 
 
-def _shift_refusal(case: Case, dtype: str, which: str) -> str | None:
+def _why_not_shift(case: Case, dtype: str, which: str) -> str | None:
     return None
 
 
-def _tap_refusal(case: Case, dtype: str, which: str) -> str | None:
+def _why_not_taps(case: Case, dtype: str, which: str) -> str | None:
     if case.problem.parameters.kernel_size == (1, 1):
         return "is the shift loop for kernel_size = 1"
     return None if which == "forward" else "forward only: its graph would hold every tap of every displacement"
 
 
-def _extension_refusal(case: Case, dtype: str, which: str) -> str | None:
+def _why_not_extension(case: Case, dtype: str, which: str) -> str | None:
     if importable("spatial_correlation_sampler") is None:
         return "spatial_correlation_sampler is not installed"
     if dtype not in ("float32", "float64"):
@@ -343,7 +348,7 @@ def _extension_refusal(case: Case, dtype: str, which: str) -> str | None:
     return None if case.problem.parameters.patch_offset is None else "has no patch_offset"
 
 
-def _cuda_extension_refusal(case: Case, dtype: str, which: str) -> str | None:
+def _why_not_cuda_extension(case: Case, dtype: str, which: str) -> str | None:
     if importable("spatial_correlation_sampler") is None:
         return "spatial_correlation_sampler is not installed"
     if dtype == "bfloat16":
@@ -351,7 +356,7 @@ def _cuda_extension_refusal(case: Case, dtype: str, which: str) -> str | None:
     return None if case.problem.parameters.patch_offset is None else "has no patch_offset"
 
 
-def _mmcv_refusal(case: Case, dtype: str, which: str) -> str | None:
+def _why_not_mmcv(case: Case, dtype: str, which: str) -> str | None:
     if importable("mmcv.ops") is None:
         return "mmcv with its compiled operators is not installed"
     if dtype == "bfloat16":
@@ -365,16 +370,16 @@ def _mmcv_refusal(case: Case, dtype: str, which: str) -> str | None:
 
 
 def _unfold_bytes(problem: Problem, itemsize: int, which: str) -> int:
-    """All displaced copies; einsum copies them once more, and backward holds them, their gradient and a copy of it."""
+    """Return the bytes of all displaced copies; einsum copies them again, and backward holds two gradients of that size."""
     copies = {"forward": 2, "vjp": 3}[which]
     displaced = problem.channels * problem.outputs * itemsize
     return copies * displaced + _framed_bytes(problem, itemsize) + _out_bytes(problem, itemsize)
 
 
 def _shift_bytes(problem: Problem, itemsize: int, which: str) -> int:
-    """Frames and pieces of output, scattered over the heap (measured: up to 8 and 4 times what is needed at once).
+    """Return the bytes of frames and rows of output, of which the heap was measured to hold up to 8 and 4 times the need.
 
-    With a window also rows of the volume of products; backward holds the whole volume, and its gradient.
+    Windows add rows of the volume of products; backward holds the whole volume and its gradient.
     """
     volume = problem.workspace(itemsize)  # 0 without a window
     products = {"forward": 8 * volume // problem.vertical.patch, "vjp": 2 * volume}[which]
@@ -390,7 +395,7 @@ def _extension_bytes(problem: Problem, itemsize: int, which: str) -> int:
 
 
 def _framed_bytes(problem: Problem, itemsize: int) -> int:
-    """Both inputs padded by what is read beyond them."""
+    """Return the bytes of both inputs with their padding."""
     area = 1
     for axis, size in ((problem.vertical, problem.size1[0]), (problem.horizontal, problem.size1[1])):
         area *= size + 2 * max(axis.padding, 0) + axis.step * (axis.patch - 1)
@@ -402,25 +407,25 @@ def _out_bytes(problem: Problem, itemsize: int) -> int:
 
 
 def contestants() -> tuple[Contestant, ...]:
-    """Everybody on the CPU: our variants in the order of preference, then the rivals."""
+    """Return the contestants on the CPU: our variants in the order of preference, then the rivals."""
     return (
-        *(_variant(row.name, lambda: CPU, _our_bytes) for row in _dispatch.VARIANTS),
-        _torch_contestant("unfold+einsum", unfold_einsum, _unfold_refusal, _unfold_bytes),
-        _torch_contestant("shift-loop", shift_loop, _shift_refusal, _shift_bytes),
-        _torch_contestant("tap-loop", tap_loop, _tap_refusal, _tap_bytes),
-        _torch_contestant("cpp-extension", extension, _extension_refusal, _extension_bytes),
+        *(_variant(row.name, lambda: CPU, _our_bytes) for row in OPERATOR.variants),
+        _torch_contestant("unfold+einsum", unfold_einsum, _why_not_unfold, _unfold_bytes),
+        _torch_contestant("shift-loop", shift_loop, _why_not_shift, _shift_bytes),
+        _torch_contestant("tap-loop", tap_loop, _why_not_taps, _tap_bytes),
+        _torch_contestant("cpp-extension", extension, _why_not_extension, _extension_bytes),
     )
 
 
 def cuda_contestants() -> tuple[Contestant, ...]:
-    """Everybody on a GPU, where all of them work on the same memory. The tap loop stays away: it would time Python."""
+    """Return the contestants on a GPU, which use the same memory. The tap loop is not among them: it would time Python."""
     return (
         *(_variant(name, on_gpu, _our_cuda_bytes, _variant_through_torch(name)) for name in cuda_variants()),
-        _torch_contestant("unfold+einsum", unfold_einsum, _unfold_refusal, _unfold_bytes, lacking_cuda_torch),
-        _torch_contestant("shift-loop", shift_loop, _shift_refusal, _shift_bytes, lacking_cuda_torch),
+        _torch_contestant("unfold+einsum", unfold_einsum, _why_not_unfold, _unfold_bytes, why_no_cuda_torch),
+        _torch_contestant("shift-loop", shift_loop, _why_not_shift, _shift_bytes, why_no_cuda_torch),
         _pixel_blocks(),
-        _torch_contestant("cpp-extension", extension, _cuda_extension_refusal, _extension_bytes, lacking_cuda_torch),
-        _torch_contestant("mmcv", mmcv, _mmcv_refusal, _extension_bytes, lacking_cuda_torch),
+        _torch_contestant("cpp-extension", extension, _why_not_cuda_extension, _extension_bytes, why_no_cuda_torch),
+        _torch_contestant("mmcv", mmcv, _why_not_mmcv, _extension_bytes, why_no_cuda_torch),
     )
 
 
@@ -431,15 +436,15 @@ def _pixel_blocks() -> Contestant:
     def vjp(case: Case, inputs: Inputs) -> Work:
         raise NotImplementedError("pixel-blocks has no gradients")
 
-    return Contestant("pixel-blocks", False, pixel_blocks.refusal, _tap_bytes, forward, vjp, "array")
+    return Contestant("pixel-blocks", False, pixel_blocks.why_not, _tap_bytes, forward, vjp, "array")
 
 
-# The largest error, as a share of the largest value, that still is the same work: rivals may round in halves.
+# The largest error, relative to the largest value, that counts as the same work: rivals may round in the input's precision.
 SAME_WORK = {"float64": 1e-10, "float32": 1e-4, "tf32": 3e-3, "float16": 3e-2, "bfloat16": 2e-1}
 
 
 def disagreement(got: tuple[Any, ...], want: tuple[np.ndarray, ...], dtype: str) -> str | None:
-    """None where a contestant's results are ours, else what differs."""
+    """Return what differs between a contestant's results and ours, None where nothing does."""
     for name, found, ours in zip(("output",) if len(want) == 1 else ("g1", "g2"), got, want, strict=True):
         found = as_numpy(found)
         if found.shape != ours.shape:

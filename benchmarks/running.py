@@ -1,4 +1,4 @@
-"""One case, one pass: who takes part, whether they do the same work, how long each takes and what memory it needs."""
+"""The benchmark of one case and pass: results are compared, contestants timed in turn, and their memory measured."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .cases import Case, Inputs, array_dtype
 from .rivals import Contestant, Work
 from .timing import TURN, Clock, Stopwatch, Timing, cpu_stopwatch, race
 
-ENOUGH = 4  # a rival's first run that takes this many budgets is not repeated
-ENQUEUED = 5e-3  # seconds: what takes longer keeps nobody waiting for the host
-MARGIN = 0.9  # share of the available memory that may be used: estimates are estimates, and others use the machine too
+ENOUGH = 4  # a rival whose first run takes this many budgets is not run again
+ENQUEUED = 5e-3  # seconds; the host time of longer calls is hidden by the device's work, and not measured
+MARGIN = 0.9  # the fraction of the available memory that may be used, because needs are estimates
 
 
 @dataclass(frozen=True, slots=True)
 class HostTimes:
-    """Seconds that a call keeps the host busy where the work is done elsewhere, by the way it is asked for; or why unknown."""
+    """The seconds that a call keeps the host busy, by the way of calling, or the reason why they are unknown."""
 
     seconds: Mapping[str, float] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class HostTimes:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is known about one contestant on one case, element type and pass: a timing, or why there is none."""
+    """The result of one contestant on one case, element type and pass: a timing, or the reason why there is none."""
 
     case: str
     dtype: str
@@ -40,11 +40,11 @@ class Row:
     ours: bool
     auto: bool
     timing: Timing | None = None
-    ratio: float | None = None  # this contestant's time / that of the variant auto runs
-    regret: float | None = None  # of the variant auto runs: its time / that of the best of ours
+    ratio: float | None = None  # this contestant's time / that of the variant that auto runs
+    regret: float | None = None  # for the variant that auto runs: its time / that of our fastest variant
     rate: float | None = None  # useful flop/s
     peak_bytes: int | None = None
-    copies: int = 1  # of operands and results, used in turn
+    copies: int = 1  # copies of operands and results that are used in turn
     host: HostTimes = HostTimes()
     reason: str | None = None
     wrong: str | None = None
@@ -52,17 +52,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What differs between devices while contestants run."""
+    """The functions and constants by which devices differ while contestants run."""
 
     stopwatch: Stopwatch
     automatic: Callable[[Case, str, str], str]  # (case, dtype, pass) -> the variant that auto runs
-    place: Callable[[Inputs], Inputs]  # to where the work is done
-    finish: Callable[[], None]  # waits for the work that was asked for
+    place: Callable[[Inputs], Inputs]  # copies inputs to the device
+    finish: Callable[[], None]  # waits until the device is idle
     available: Callable[[], int]  # bytes
     peak: Callable[[Case, Contestant, str, str], int | None]  # (case, contestant, pass, dtype) -> bytes beyond the inputs
-    copies: Callable[[int], int] = lambda touched: 1  # of what a call touches (bytes), so that it finds none of it in a cache
+    copies: Callable[[int], int] = lambda touched: 1  # bytes that a call touches -> copies that keep them out of the cache
     host: Callable[[Contestant, Work, str, Case, Inputs], HostTimes] | None = None
-    turn: float = TURN  # seconds of work in one turn, at least
+    turn: float = TURN  # the least seconds of work in one turn
     clock: Clock = time.perf_counter  # for the runs before the race
 
 
@@ -78,7 +78,7 @@ CPU = Machine(
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to run: the element type, the seconds a case and pass may take, whether memory is measured, and on what machine."""
+    """The settings of a run: element type, seconds for a case and pass, whether memory is measured, and the machine."""
 
     dtype: str = "float32"
     budget: float = 10.0
@@ -87,14 +87,14 @@ class Settings:
 
 
 def run(case: Case, which: str, contestants: Sequence[Contestant], settings: Settings) -> list[Row]:
-    """Time every contestant that can take part; rows in the order of ``contestants``."""
+    """Time every contestant that can run; return rows in the order of ``contestants``."""
     machine, dtype = settings.machine, settings.dtype
     auto = machine.automatic(case, dtype, which)
-    # Ours first: its numbers are what the others are held against.
+    # Our variant comes first, because the other results are compared with its result.
     ordered = sorted(contestants, key=lambda c: not (c.ours and c.name == auto))
     copies = {c.name: _copies(c, case, which, settings) for c in contestants}
     operands = _placed(case, which, settings, max(copies.values(), default=1))
-    reasons = refusals(ordered, case, which, dtype, machine.available(), copies)
+    reasons = reasons_not_to_run(ordered, case, which, dtype, machine.available(), copies)
     works, warm, wrong = _warmed(ordered, reasons, case, which, settings, operands, copies)
     timings = race(works, warm, settings.budget, machine.stopwatch, machine.turn)
     hosts = {
@@ -102,7 +102,7 @@ def run(case: Case, which: str, contestants: Sequence[Contestant], settings: Set
         for c in ordered
         if machine.host and c.name in timings and timings[c.name].median < ENQUEUED
     }
-    works.clear()  # a rival's graph may hold gigabytes that the measurement of memory needs
+    works.clear()  # a rival's autograd graph may hold gigabytes, which the measurement of memory needs
     operands.clear()
     base = timings[auto].median if auto in timings else None
     rows = []
@@ -122,7 +122,7 @@ def run(case: Case, which: str, contestants: Sequence[Contestant], settings: Set
 
 
 def _regret(timings: Mapping[str, Timing], auto: str, contestants: Sequence[Contestant]) -> float | None:
-    """How many times as long as the best of ours the chosen one takes; None where there was no choice."""
+    """Return the time of auto's variant over that of our fastest variant, None where there was no choice."""
     ours = [timings[c.name].median for c in contestants if c.ours and c.name in timings]
     return timings[auto].median / min(ours) if len(ours) > 1 else None
 
@@ -131,7 +131,7 @@ def _regret(timings: Mapping[str, Timing], auto: str, contestants: Sequence[Cont
 
 
 def _copies(contestant: Contestant, case: Case, which: str, settings: Settings) -> int:
-    """How many copies of operands and results a contestant works on in turn. A graph that it keeps with each is touched, too."""
+    """Return how many copies of operands and results a contestant uses in turn; it also touches a graph that it keeps."""
     touched = case.bytes(settings.dtype, which)
     if contestant.keeps_graph(which):
         touched = max(touched, contestant.bytes(case.problem, array_dtype(settings.dtype).itemsize, which))
@@ -143,30 +143,30 @@ def _placed(case: Case, which: str, settings: Settings, count: int) -> list[Inpu
     return [settings.machine.place(inputs) for _ in range(count)]
 
 
-def refusals(
+def reasons_not_to_run(
     contestants: Sequence[Contestant], case: Case, which: str, dtype: str, available: int, copies: Mapping[str, int]
 ) -> dict[str, str | None]:
-    """Why each contestant does not run, None where it does. All that do are in memory at once, so their needs add up."""
-    found: dict[str, str | None] = {}
+    """Return why each contestant cannot run, None where it can. All that run are in memory at once, so their needs add up."""
+    reasons: dict[str, str | None] = {}
     available, taken = int(available * MARGIN), 0
     for contestant in contestants:
-        reason = contestant.refusal(case, dtype, which)
+        reason = contestant.why_not(case, dtype, which)
         needed = _needed(contestant, case, which, dtype, copies[contestant.name])
         if reason is None and taken + needed > available:
             reason = f"needs {gibibytes(needed)} of memory, {gibibytes(max(available - taken, 0))} are available"
         taken += needed if reason is None else 0
-        found[contestant.name] = reason
-    return found
+        reasons[contestant.name] = reason
+    return reasons
 
 
 def _needed(contestant: Contestant, case: Case, which: str, dtype: str, copies: int) -> int:
-    """Bytes of what a contestant works in, and of what it keeps with each copy: a graph, or only the results."""
+    """Return the bytes of one call, and of what every further copy keeps: a graph, or only the results."""
     at_once = contestant.bytes(case.problem, array_dtype(dtype).itemsize, which)
     return at_once + (copies - 1) * (at_once if contestant.keeps_graph(which) else case.result_bytes(dtype, which))
 
 
 def gibibytes(count: int) -> str:
-    """A number of bytes for people."""
+    """Return a number of bytes as text."""
     return f"{count / 2**30:.3g} GiB"
 
 
@@ -182,9 +182,9 @@ def _warmed(
     operands: Sequence[Inputs],
     copies: Mapping[str, int],
 ) -> tuple[dict[str, Work], dict[str, tuple[float, ...]], dict[str, str]]:
-    """Run everybody before the race and compare the numbers: (works, seconds of those runs, who is wrong and how).
+    """Run every contestant before the race and compare the results; return works, their seconds, and what is wrong, by name.
 
-    Only those without a reason not to run; a rival that fails gets one.
+    Contestants with a reason not to run are left out; a rival that fails gets such a reason.
     """
     works: dict[str, Work] = {}
     warm: dict[str, tuple[float, ...]] = {}
@@ -205,7 +205,7 @@ def _warmed(
             wrong[contestant.name] = problem
             continue
         del result
-        # The first run of ours may have compiled something. One run can be disturbed, so one alone only counts if it must.
+        # The first run of our variants may compile. One run can be disturbed, so a single run counts only where it is very long.
         seconds = () if contestant.ours else (first,)
         if contestant.ours or first <= ENOUGH * settings.budget:
             seconds += (_clocked(work, settings.machine)[1],)
@@ -214,7 +214,7 @@ def _warmed(
 
 
 def in_turn(works: Sequence[Work]) -> Work:
-    """Each call does the next of these works, round and round, into memory that none of the calls between has written to."""
+    """Return a work whose calls do these works in turn and keep the results of the others, so that none shares memory."""
     if len(works) == 1:
         return works[0]
     turns, kept = cycle(works), deque(maxlen=len(works) - 1)
@@ -227,7 +227,7 @@ def in_turn(works: Sequence[Work]) -> Work:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in short."""
+    """Return the first line of an error's text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -239,8 +239,8 @@ def _clocked(work: Callable[[], Any], machine: Machine) -> tuple[Any, float]:
 
 
 def peak_bytes(case: Case, contestant: Contestant, which: str, dtype: str) -> int:
-    """Bytes at the peak beyond the inputs, in this process. A rival's backward counts with the graph it cannot do without."""
+    """Return the peak bytes beyond the inputs, in this process. A rival's backward pass counts with the graph that it needs."""
     small = case.small()
-    contestant.prepare(which, small, small.inputs(dtype, which))()  # libraries, threads and compilers are not counted
+    contestant.prepare(which, small, small.inputs(dtype, which))()  # the memory of libraries and compilers does not count
     inputs = case.inputs(dtype, which)
     return memory.peak_increase(lambda: contestant.prepare(which, case, inputs)())

@@ -1,6 +1,6 @@
-"""How long things take: contestants timed in turn, in one run, so that whatever disturbs the machine disturbs all of them.
+"""Interleaved timing: contestants run in turn, so that whatever disturbs the machine disturbs all of them.
 
-A device brings its own stopwatch (a function of the work and a number of calls); everything else is the same everywhere.
+A device brings its own stopwatch; everything else is the same on all devices.
 """
 
 from __future__ import annotations
@@ -12,36 +12,39 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Clock = Callable[[], float]  # -> seconds since some moment
-Stopwatch = Callable[[Callable[[], Any], int], float]  # (work, calls) -> seconds a call
+Clock = Callable[[], float]  # -> seconds since a fixed moment
+Stopwatch = Callable[[Callable[[], Any], int], float]  # (work, calls) -> seconds per call
 
 MOST_RUNS = 30
 FEWEST_RUNS = 2
-TURN = 2e-3  # seconds: shorter work is called repeatedly in its turn, and the mean taken; a device may need less
+TURN = 2e-3  # seconds; shorter work is called several times in its turn and the mean counts, a device may need less
 MOST_CALLS = 1000
-SETTLE = 5e-3  # seconds: threads may spin for a while after their work, which must not be charged to the next contestant
+SETTLE = 5e-3  # seconds of sleep before a run: threads of the contestant before may still spin
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The seconds of every run. ``cut_short``: one run alone is over the budget, so that there are only the warm ones."""
+    """The seconds of every run.
+
+    ``cut_short`` says that one run alone exceeds the budget, so that only the warm-up runs were timed.
+    """
 
     seconds: tuple[float, ...]
     cut_short: bool = False
 
     @property
     def median(self) -> float:
-        """Seconds of the middle run."""
+        """The median of the seconds."""
         return statistics.median(self.seconds)
 
     @property
     def minimum(self) -> float:
-        """Seconds of the fastest run."""
+        """The seconds of the fastest run."""
         return min(self.seconds)
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """Seconds between which the middle half of the runs lies."""
+        """The first and the third quartile of the seconds."""
         if len(self.seconds) == 1:
             return self.seconds[0], self.seconds[0]
         lower, _, upper = statistics.quantiles(self.seconds, n=4, method="inclusive")
@@ -49,12 +52,12 @@ class Timing:
 
     @property
     def disturbed(self) -> bool:
-        """Whether a quarter of the runs took over twice as long as the fastest."""
+        """True where a quarter of the runs took over twice as long as the fastest."""
         return self.quartiles[1] > 2 * self.minimum
 
 
 def cpu_stopwatch(work: Callable[[], Any], calls: int, clock: Clock = time.perf_counter) -> float:
-    """Seconds a call takes, the mean of ``calls`` in a row."""
+    """Return the seconds per call, the mean of ``calls`` in a row."""
     time.sleep(SETTLE)
     begin = clock()
     for _ in range(calls):
@@ -69,9 +72,9 @@ def race(
     stopwatch: Stopwatch = cpu_stopwatch,
     turn: float = TURN,
 ) -> dict[str, Timing]:
-    """Time every work once a round, until each has had its share of the budget (seconds) and at least `FEWEST_RUNS`.
+    """Time every work once a round, until each has used its share of the budget (seconds) and had `FEWEST_RUNS`.
 
-    ``warm`` is what runs of each took before the race. Where even the best is over the whole budget, those are the result.
+    ``warm`` has the seconds of each work's warm-up runs. They are the result where the fastest exceeds the whole budget.
     """
     expected = {name: min(warm[name]) for name in works}
     results = {name: Timing(warm[name], cut_short=True) for name in works if expected[name] > budget}

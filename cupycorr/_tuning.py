@@ -158,13 +158,13 @@ def seconds(request: Request, device: Device, plans: Mapping[str, Plan]) -> dict
     """
     cupy = import_cupy()
     layouts = request.arrays()
-    leaders = _leaders(plans)
     with cupy.cuda.Device(device.index):
         if FILLER + sum(map(_bytes, layouts.values())) > MEMORY_FRACTION * cupy.cuda.runtime.memGetInfo()[0]:
             return {}
         pool = cupy.cuda.MemoryPool()  # a separate pool leaves nothing behind in the caller's
         try:
             with cupy.cuda.using_allocator(pool.malloc):
+                leaders = _leaders(plans)
                 arrays = {name: _filled(layout) for name, layout in layouts.items()}
                 taken = _race({name: partial(plans[name].run, arrays) for name in dict.fromkeys(leaders.values())})
         except Exception:  # memory ran out after all, or a dtype is missing: bfloat16 needs `ml_dtypes`

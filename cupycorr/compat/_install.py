@@ -1,16 +1,18 @@
-"""Adapters under the neighbours' import names: what is registered in ``sys.modules``, and put back as it was.
+"""Adapters under other packages' import names: an importer that answers for the names, and what was there is put back after.
 
-Knows names and modules, nothing of correlation; an adapter, and torch with it, is imported when it is installed. Installations
-are claims: the newest claim on an import name has it, and taking one away leaves what would be there had it never been made.
-That is why contexts may nest, end in any order, and end while other installations stay.
+This module knows names and modules, but nothing of correlation. An adapter, and torch with it, is imported when it is installed.
+Every installation makes claims on import names. The newest claim on a name holds; releasing it leaves what would be there if it
+had never been made. That is why `installed` blocks may nest, end in any order, and end while other installations stay.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -20,24 +22,24 @@ from .._sharing import fork_safe_lock
 
 
 class Package(NamedTuple):
-    """What answers to an import name."""
+    """The adapter that answers for an import name."""
 
-    adapter: str  # module of cupycorr.compat
+    adapter: str  # a module of cupycorr.compat
     submodules: tuple[str, ...] = ()
 
 
 class Neighbour(NamedTuple):
-    """Where a neighbour's code looks for it."""
+    """The import names that code written for another package uses."""
 
     packages: dict[str, Package]  # by import name
-    compiled: str = ""  # of the packages, the one without which the others do not run
-    part: str = ""  # of a large package, which stays and gets this part of it
+    compiled: str = ""  # the package without which the others do not run
+    part: tuple[str, Package] | None = None  # import name of the only part that is replaced of a large package
 
 
 _EXTENSION = Neighbour(
     {
         "spatial_correlation_sampler": Package("spatial_correlation_sampler", ("spatial_correlation_sampler",)),
-        # Copies of the extension's Python half lie anywhere in models' code, and import this.
+        # Models contain copies of the extension's Python half, which import this.
         "spatial_correlation_sampler_backend": Package("spatial_correlation_sampler_backend"),
     }
 )
@@ -45,11 +47,13 @@ _EXTENSION = Neighbour(
 NEIGHBOURS = {
     "spatial_correlation_sampler": _EXTENSION,
     "unfold_sampler": Neighbour({"spatial_correlation_sampler": Package("unfold_sampler", ("correlation",))}),
-    "mmcv": Neighbour({"mmcv": Package("mmcv", ("ops", "ops.correlation"))}, part="ops"),
+    "mmcv": Neighbour(
+        {"mmcv": Package("mmcv", ("ops", "ops.correlation"))}, part=("mmcv.ops", Package("mmcv", ("correlation",)))
+    ),
     "flownet2": Neighbour(
         {
             "correlation_package": Package("flownet2", ("correlation", "modules", "modules.correlation", "modules.corr")),
-            # Copies of the package's Python half lie anywhere in models' code, and import this.
+            # Models contain copies of the package's Python half, which import this.
             "correlation_cuda": Package("correlation_cuda"),
         },
         compiled="correlation_cuda",
@@ -58,19 +62,17 @@ NEIGHBOURS = {
     "tfa": Neighbour({"tensorflow_addons": Package("tfa", ("layers", "layers.optical_flow"))}),
     "mmtracker": _EXTENSION,
 }
-DEFAULT = tuple(name for name in NEIGHBOURS if name != "unfold_sampler")  # the C++ extension's name serves one of the two
-
-_MISSING = object()
+DEFAULT = tuple(name for name in NEIGHBOURS if name != "unfold_sampler")  # it shares the C++ extension's import name
 
 
 def install(*names: str, force: bool = False) -> None:
-    """Let other packages' import names lead to cupycorr's adapters, in this process.
+    """Make other packages' import names lead to cupycorr's adapters in this process.
 
     Parameters
     ----------
     *names : str
-        Neighbours, as the table of `cupycorr.compat` names them; none is all but ``"unfold_sampler"``, whose import name is the
-        C++ extension's. One that is installed already stays; another convention under its import name replaces it.
+        Names from the table of `cupycorr.compat`. Without names everything is installed but ``"unfold_sampler"``, which has the
+        C++ extension's import name. An adapter that is installed already stays; one of another convention is replaced.
     force : bool, default False
         Put an adapter in the place of a package that is really installed, until `uninstall`.
 
@@ -79,18 +81,18 @@ def install(*names: str, force: bool = False) -> None:
     ValueError
         A name is unknown, or two of them want the same import name for different adapters.
     ImportError
-        A neighbour is really installed (``name`` and ``path`` of the error tell what, and where), and ``force`` is not set; or
-        torch is missing. Nothing is installed then.
+        The other package is really installed (the error's ``name`` and ``path`` say which and where) and ``force`` is not set,
+        or torch is missing. Nothing is installed then.
 
     See Also
     --------
-    installed : for the length of a ``with`` block.
+    installed : install for the length of a ``with`` block.
 
     Notes
     -----
-    A folder without ``__init__.py`` is not taken for an installed package. What was imported from a package before keeps what it
-    got. mmcv is never shadowed: where ``mmcv.ops`` can be imported, its Correlation is replaced, with or without ``force``; where
-    it cannot, as in mmcv-lite, ``mmcv.ops`` is added; and only where there is no mmcv, there is one of nothing else.
+    A folder without ``__init__.py`` does not count as an installed package. Code that has imported from a package before keeps
+    what it imported. A real mmcv always stays: where ``mmcv.ops`` can be imported, its Correlation is replaced, with or without
+    ``force``; where it cannot, as in mmcv-lite, ``mmcv.ops`` is added. Where there is no mmcv, it has ``mmcv.ops`` alone.
 
     Examples
     --------
@@ -105,12 +107,12 @@ def install(*names: str, force: bool = False) -> None:
 
 
 def uninstall(*names: str) -> None:
-    """Undo `install`: what was there before is there again.
+    """Undo `install` and put back what was there before.
 
     Parameters
     ----------
     *names : str
-        Neighbours; none is all. One that is not installed is left at that.
+        Names from the table of `cupycorr.compat`, all without any. A name that is not installed does no harm.
 
     Raises
     ------
@@ -132,17 +134,17 @@ def uninstall(*names: str) -> None:
 
 @contextmanager
 def installed(*names: str, force: bool = False) -> Iterator[None]:
-    """`install` for the length of a ``with`` block; what was installed before stays.
+    """Install for the length of a ``with`` block; what was installed before stays.
 
     Parameters
     ----------
     *names, force
-        As `install` takes them.
+        The arguments of `install`.
 
     Raises
     ------
     ValueError, ImportError
-        As `install`, when the block is entered.
+        The errors of `install`, when the block is entered.
 
     Examples
     --------
@@ -162,100 +164,132 @@ def installed(*names: str, force: bool = False) -> Iterator[None]:
         _release(lambda claim: claim.owner is block)
 
 
-# Claims -------------------------------------------------------------------------------------------------------------------------
+# The importer -------------------------------------------------------------------------------------------------------------------
 
 
-class _Attribute:
-    """One attribute of a module, in place of what was there."""
+class _Importer(MetaPathFinder, Loader):
+    """Finds the modules of adapters, before any other finder looks for their names."""
 
-    def __init__(self, module: ModuleType, name: str, value: Any) -> None:
-        self.module, self.name, self.value = module, name, value
+    def __init__(self) -> None:
+        self.modules: dict[str, ModuleType] = {}
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return the spec of an adapter's module."""
+        module = self.modules.get(name)
+        return None if module is None else module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return the module, which exists already: every import of a name gets the same object."""
+        return spec.loader_state
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Do nothing, for the module has its names already."""
+
+
+_IMPORTER = _Importer()
+
+
+def _modules(names: Sequence[str], adapter: ModuleType) -> dict[str, ModuleType]:
+    """Return a package and its submodules, each of which has the adapter's names."""
+    public = {name: getattr(adapter, name) for name in adapter.__all__}
+    parents, modules = {_above(name) for name in names}, {}
+    for name in names:
+        text = f"cupycorr's {name}: the names of {adapter.__name__}, for code that is written for the package."
+        module = modules[name] = ModuleType(name, text)
+        spec = ModuleSpec(name, _IMPORTER, origin=adapter.__name__, loader_state=module, is_package=name in parents)
+        vars(module).update(public, __all__=list(adapter.__all__), __spec__=spec, __package__=spec.parent)
+        if spec.submodule_search_locations is not None:
+            module.__path__ = []
+        if _above(name) in modules:
+            setattr(modules[_above(name)], name.rpartition(".")[2], module)
+    return modules
+
+
+def _is_ours(module: ModuleType) -> bool:
+    return getattr(getattr(module, "__spec__", None), "loader", None) is _IMPORTER
+
+
+# Replacements -------------------------------------------------------------------------------------------------------------------
+
+_MISSING = object()
+
+
+class _Replacement:
+    """An adapter in place of a package, as modules that the importer finds, or as attributes of real modules that stay."""
+
+    def __init__(self, root: str, package: Package, keeps_modules: bool) -> None:
+        self.root, self._adapter = root, _adapter(package)
+        self._names = [root, *(f"{root}.{name}" for name in package.submodules)]
+        self._modules = {} if keeps_modules else _modules(self._names, self._adapter)
+        self._displaced: dict[str, ModuleType | None] = {}
+        self._attributes: list[tuple[ModuleType, str, Any, Any]] = []  # module, name, value and the value before
 
     def put(self) -> None:
-        self.before = vars(self.module).get(self.name, _MISSING)
-        setattr(self.module, self.name, self.value)
+        if self._modules:
+            for name, module in list(sys.modules.items()):
+                if f"{name}.".startswith(f"{self.root}.") and not _is_ours(module):
+                    self._displaced[name] = sys.modules.pop(name)
+            _IMPORTER.modules.update(self._modules)
+        for module, name, value in self._replaced_attributes():
+            before = vars(module).get(name, _MISSING)
+            if before is not value:
+                self._attributes.append((module, name, value, before))
+                setattr(module, name, value)
+
+    def _replaced_attributes(self) -> Iterator[tuple[ModuleType, str, Any]]:
+        if not self._modules:
+            modules = filter(None, map(sys.modules.get, self._names))
+            yield from ((module, name, getattr(self._adapter, name)) for module in modules for name in self._adapter.__all__)
+        elif parent := sys.modules.get(_above(self.root)):
+            yield parent, self.root.rpartition(".")[2], self._modules[self.root]
 
     def take_away(self) -> None:
-        if not self.is_there():
-            return
-        if self.before is _MISSING:
-            delattr(self.module, self.name)
-        else:
-            setattr(self.module, self.name, self.before)
-
-    def is_there(self) -> bool:
-        return vars(self.module).get(self.name, _MISSING) is self.value
-
-
-class _Part:
-    """An adapter's names as attributes of modules that are really installed."""
-
-    def __init__(self, root: str, adapter: ModuleType, modules: Iterable[ModuleType]) -> None:
-        self.key = root, "attributes"
-        self.adapter = adapter
-        self.attributes = [_Attribute(module, name, getattr(adapter, name)) for module in modules for name in adapter.__all__]
-
-    def put(self) -> None:
-        for attribute in self.attributes:
-            attribute.put()
-
-    def take_away(self) -> None:
-        for attribute in reversed(self.attributes):
-            attribute.take_away()
-
-    def is_there(self) -> bool:
-        return all(attribute.is_there() for attribute in self.attributes)
-
-
-class _Package:
-    """An adapter as a package with submodules, in place of whatever has that import name."""
-
-    def __init__(self, root: str, adapter: ModuleType, submodules: Iterable[str]) -> None:
-        self.key = root, "modules"
-        self.root, self.adapter = root, adapter
-        names = [root, *(f"{root}.{name}" for name in submodules)]
-        self.modules = {name: _module(name, adapter, is_package=_has_submodules(name, names)) for name in names}
-        for name in names[1:]:
-            above, _, last = name.rpartition(".")
-            setattr(self.modules[above], last, self.modules[name])
-
-    def put(self) -> None:
-        self.before = {name: module for name, module in sys.modules.items() if f"{name}.".startswith(f"{self.root}.")}
-        for name in self.before:
-            del sys.modules[name]
-        sys.modules.update(self.modules)
-        above, _, last = self.root.rpartition(".")
-        parent = sys.modules.get(above)
-        self.bound = [] if parent is None else [_Attribute(parent, last, self.modules[self.root])]
-        for attribute in self.bound:
-            attribute.put()
-
-    def take_away(self) -> None:
-        for attribute in self.bound:
-            attribute.take_away()
-        for name, module in self.modules.items():
+        """Put back what was there, except where others have put something else since."""
+        while self._attributes:
+            module, name, value, before = self._attributes.pop()
+            if vars(module).get(name, _MISSING) is value:
+                delattr(module, name) if before is _MISSING else setattr(module, name, before)
+        for name, module in self._modules.items():
+            del _IMPORTER.modules[name]
             if sys.modules.get(name) is module:
                 del sys.modules[name]
-        for name, module in self.before.items():
-            sys.modules.setdefault(name, module)
-
-    def is_there(self) -> bool:
-        return all(sys.modules.get(name) is module for name, module in self.modules.items())
+        while self._displaced:
+            sys.modules.setdefault(*self._displaced.popitem())
 
 
-def _has_submodules(name: str, names: Iterable[str]) -> bool:
-    return any(other.startswith(f"{name}.") for other in names)
+_replacement = cache(_Replacement)  # one object of each kind: its modules stay those that others have imported
+
+
+def _replacements(neighbour: Neighbour, force: bool) -> list[_Replacement]:
+    importlib.import_module("cupycorr.torch")  # where torch is missing, the error of this import names the remedy
+    if neighbour.part:
+        root, package = neighbour.part
+        if location(_above(root)):
+            return [_replacement(root, package, _is_really_importable(root))]
+    packages = neighbour.packages.items()
+    return [_replacement(root, package, False) for root, package in packages if force or not location(root)]
+
+
+def _adapter(package: Package) -> ModuleType:
+    return importlib.import_module(f"cupycorr.compat.{package.adapter}")
+
+
+def _above(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+# Claims -------------------------------------------------------------------------------------------------------------------------
 
 
 class _Claim(NamedTuple):
     neighbour: str
     owner: object  # the `installed` block that made it, None for `install`
-    place: _Part | _Package
+    replacement: _Replacement
 
 
 _LOCK = fork_safe_lock()
 _CLAIMS: list[_Claim] = []  # oldest first
-_PLACED: dict[tuple[str, str], _Part | _Package] = {}
+_IN_PLACE: dict[str, _Replacement] = {}  # by root
 
 
 def _claim(names: tuple[str, ...], force: bool, owner: object) -> None:
@@ -264,95 +298,53 @@ def _claim(names: tuple[str, ...], force: bool, owner: object) -> None:
     with _LOCK, _without_shims():
         if not force:
             _refuse(names)
-        new: list[_Claim] = []
-        for name in names:
-            new += [_Claim(name, owner, _one_of_both(place, new)) for place in _places(NEIGHBOURS[name], force)]
+        new = [_Claim(name, owner, each) for name in names for each in _replacements(NEIGHBOURS[name], force)]
         _CLAIMS[:] = [claim for claim in _CLAIMS if claim not in new] + new
-        _settle(renewed={claim.place for claim in new})
+        _settle(renewed={claim.replacement for claim in new})
 
 
-def _release(is_gone: Callable[[_Claim], bool]) -> None:
+def _release(is_released: Callable[[_Claim], bool]) -> None:
     with _LOCK:
-        _CLAIMS[:] = [claim for claim in _CLAIMS if not is_gone(claim)]
+        _CLAIMS[:] = [claim for claim in _CLAIMS if not is_released(claim)]
         _settle()
 
 
-def _settle(renewed: Collection[_Part | _Package] = ()) -> None:
-    """Make what is in place what the newest claims ask for; what others have put over it stays unless the claim is renewed."""
-    wanted = {claim.place.key: claim.place for claim in _CLAIMS}
-    for key, place in list(_PLACED.items()):
-        if wanted.get(key) is not place or (place in renewed and not place.is_there()):
-            _PLACED.pop(key).take_away()
-    for key, place in wanted.items():
-        if key not in _PLACED:
-            place.put()
-            _PLACED[key] = place
-
-
-def _one_of_both(place: _Part | _Package, new: list[_Claim]) -> _Part | _Package:
-    """The same place where it is claimed already, so that its modules stay the objects that others have imported."""
-    claimed = (claim.place for claim in (*_CLAIMS, *new))
-    return next((other for other in claimed if (other.key, other.adapter) == (place.key, place.adapter)), place)
-
-
-def _places(neighbour: Neighbour, force: bool) -> list[_Part | _Package]:
-    importlib.import_module("cupycorr.torch")  # where torch is missing, its error names the remedy
-    if neighbour.part and location(_top(neighbour)):
-        return [_place_in_a_real_package(neighbour)]
-    packages = neighbour.packages.items()
-    return [_Package(root, _adapter(package), package.submodules) for root, package in packages if force or not location(root)]
-
-
-def _adapter(package: Package) -> ModuleType:
-    return importlib.import_module(f"cupycorr.compat.{package.adapter}")
-
-
-def _place_in_a_real_package(neighbour: Neighbour) -> _Part | _Package:
-    root, top = _part(neighbour), _top(neighbour)
-    package = neighbour.packages[top]
-    names, adapter = [f"{top}.{name}" for name in package.submodules], _adapter(package)
-    if _is_really_importable(root):
-        return _Part(root, adapter, [sys.modules[name] for name in names if name in sys.modules])
-    return _Package(root, adapter, [name.removeprefix(f"{root}.") for name in names if name != root])
-
-
-def _top(neighbour: Neighbour) -> str:
-    return next(iter(neighbour.packages))
-
-
-def _part(neighbour: Neighbour) -> str:
-    return f"{_top(neighbour)}.{neighbour.part}"
-
-
-def _module(name: str, adapter: ModuleType, *, is_package: bool) -> ModuleType:
-    module = ModuleType(name, f"cupycorr's {name}: the names of {adapter.__name__}, for code that is written for the package.")
-    module.__spec__ = ModuleSpec(name, None, origin=adapter.__name__, is_package=is_package)
-    module.__package__ = module.__spec__.parent
-    if is_package:
-        module.__path__ = []
-    for public in adapter.__all__:
-        setattr(module, public, getattr(adapter, public))
-    module.__all__ = list(adapter.__all__)
-    return module
+def _settle(renewed: Collection[_Replacement] = ()) -> None:
+    """Put in place what the newest claims ask for; what others have put over it stays, unless the claim is renewed."""
+    wanted = {claim.replacement.root: claim.replacement for claim in _CLAIMS}
+    if wanted and _IMPORTER not in sys.meta_path:
+        sys.meta_path.insert(0, _IMPORTER)
+    for root, replacement in list(_IN_PLACE.items()):
+        if wanted.get(root) is not replacement:
+            _IN_PLACE.pop(root).take_away()
+    for root, replacement in wanted.items():
+        if root not in _IN_PLACE or replacement in renewed:
+            _IN_PLACE[root] = replacement
+            replacement.put()
+    if not wanted and _IMPORTER in sys.meta_path:
+        sys.meta_path.remove(_IMPORTER)
 
 
 # What is really installed -------------------------------------------------------------------------------------------------------
 
 
 def whereabouts(name: str) -> tuple[str, str] | None:
-    """What is really installed of a neighbour: the import name that tells, and where it lies; None for nothing."""
+    """Return the import name and the place by which a neighbour is recognised as really installed, None where it is not."""
     neighbour = NEIGHBOURS[name]
     if neighbour.part:
-        root = _part(neighbour)
-        return (root, location(root)) if location(_top(neighbour)) and _is_really_importable(root) else None
+        root, _ = neighbour.part
+        return (root, location(root)) if location(_above(root)) and _is_really_importable(root) else None
     telling = (neighbour.compiled,) if neighbour.compiled else neighbour.packages
     return next(((root, place) for root in telling if (place := location(root))), None)
 
 
 def location(name: str) -> str | None:
-    """Where a module that is not ours lies, without importing it; None for none, and for a folder without ``__init__.py``."""
+    """Return the place of a module that is not ours, without importing it.
+
+    The answer is None where there is no such module, and for a folder without ``__init__.py``.
+    """
     if name not in sys.modules:
-        spec = search(name)
+        spec = None if name in _IMPORTER.modules else search(name)
     elif sys.modules[name] is None or _is_ours(sys.modules[name]):
         spec = None
     else:
@@ -363,14 +355,9 @@ def location(name: str) -> str | None:
 
 
 def search(name: str) -> ModuleSpec | None:
-    """What the import system finds on disk, whatever ``sys.modules`` has under the name."""
-    specs = (finder.find_spec(name, None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
-    return next(filter(None, specs), None)
-
-
-def _is_ours(module: ModuleType) -> bool:
-    packages = (place for place in _PLACED.values() if isinstance(place, _Package))
-    return any(module is other for package in packages for other in package.modules.values())
+    """Return the spec that the other finders find, whatever is imported under the name."""
+    others = (finder for finder in sys.meta_path if finder is not _IMPORTER and hasattr(finder, "find_spec"))
+    return next(filter(None, (finder.find_spec(name, None) for finder in others)), None)
 
 
 def _is_really_importable(name: str) -> bool:
@@ -400,27 +387,25 @@ def _check_that_they_agree(names: tuple[str, ...]) -> None:
 
 
 def _refuse(names: tuple[str, ...]) -> None:
-    """An ImportError if a package that is really installed would be displaced; a part of a large one is not."""
-    shadowing = [name for name in names if not NEIGHBOURS[name].part and not _is_installed(name)]
-    found = dict(filter(None, map(whereabouts, shadowing)))
+    """Raise an ImportError if a package that is really installed would be displaced; a part of a large one is not."""
+    found = dict(filter(None, (whereabouts(name) for name in names if not NEIGHBOURS[name].part)))
     if found:
         told = ", ".join(f"{root} at {place}" for root, place in found.items())
         (root, place), *_ = found.items()
         raise ImportError(f"really installed, and displaced only with force=True (--force): {told}", name=root, path=place)
 
 
-def _is_installed(name: str) -> bool:
-    places = [claim.place for claim in _CLAIMS if claim.neighbour == name]
-    return bool(places) and all(place.is_there() for place in places)
-
-
 # Child processes ----------------------------------------------------------------------------------------------------------------
 
-_SHIMS: set[str] = set()  # folders of which this process has installed what is to be installed
+_SHIMS: set[str] = set()  # the folders of shims whose packages this process has installed
 
 
 def write_shims(folder: str, names: Iterable[str]) -> None:
-    """Fill a folder with modules of the neighbours' import names that install ``names`` in a process that imports one of them."""
+    """Fill a folder with modules of the neighbours' import names.
+
+    A spawned process gets ``sys.path`` from its parent, but no importers. The first of these modules that it imports installs all
+    the neighbours there.
+    """
     names = tuple(names)
     text = f"from cupycorr.compat import _install\n\n_install.install_from_shim({folder!r}, __name__, {names!r})\n"
     for root in (root for name in names for root in NEIGHBOURS[name].packages):
@@ -429,7 +414,7 @@ def write_shims(folder: str, names: Iterable[str]) -> None:
 
 
 def install_from_shim(folder: str, name: str, names: tuple[str, ...]) -> None:
-    """What a shim does when it is imported: make way, and install once what the process before had installed."""
+    """Install what the parent process had installed, once, and import in the shim's place what its name leads to then."""
     del sys.modules[name]
     if folder not in _SHIMS:
         _SHIMS.add(folder)
@@ -440,7 +425,7 @@ def install_from_shim(folder: str, name: str, names: tuple[str, ...]) -> None:
 
 @contextmanager
 def _without_shims() -> Iterator[None]:
-    """``sys.path`` without the folders of shims, which are no packages that are really installed."""
+    """Take the folders of shims, which are not really installed, out of ``sys.path`` meanwhile."""
     shims = [(number, entry) for number, entry in enumerate(sys.path) if entry in _SHIMS]
     for _, entry in shims:
         sys.path.remove(entry)

@@ -85,7 +85,17 @@ neighbours = pytest.mark.parametrize("name", SEEN)
 
 
 def registered():
+    """Return the modules that have been imported under the names, from wherever."""
     return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in ROOTS}
+
+
+def found():
+    """Import every module that code written for a neighbour imports; return those that there are."""
+    there = {}
+    for module in {row[0] for rows in SEEN.values() for row in rows}:
+        with contextlib.suppress(ImportError):
+            there[module] = importlib.import_module(module)
+    return there
 
 
 @pytest.fixture(autouse=True)
@@ -157,19 +167,27 @@ def test_all_but_the_other_convention_of_the_same_name_are_installed_without_nam
 @neighbours
 def test_a_module_of_ours_looks_like_a_module(name):
     install(name)
+    there = found()
     for module, _, _ in SEEN[name]:
-        found = sys.modules[module]
-        assert type(found) is types.ModuleType
-        assert importlib.util.find_spec(module) is found.__spec__
-        assert found.__spec__.name == found.__name__ == module
-        assert importlib.import_module(module) is found
-        assert "cupycorr" in found.__doc__
-        assert "cupycorr" in repr(found)
-        inside = [other for other in sys.modules if other.startswith(f"{module}.")]
-        assert getattr(found, "__path__", None) == ([] if inside else None)
-        assert found.__package__ == (module if inside else module.rpartition(".")[0])
+        ours = there[module]
+        assert type(ours) is types.ModuleType
+        assert importlib.util.find_spec(module) is ours.__spec__
+        assert ours.__spec__.name == ours.__name__ == module
+        assert importlib.import_module(module) is ours
+        assert "cupycorr" in ours.__doc__
+        assert "cupycorr" in repr(ours)
+        inside = [other for other in there if other.startswith(f"{module}.")]
+        assert getattr(ours, "__path__", None) == ([] if inside else None)
+        assert ours.__package__ == (module if inside else module.rpartition(".")[0])
         above, _, last = module.rpartition(".")
-        assert above not in sys.modules or getattr(sys.modules[above], last) is found
+        assert above not in sys.modules or getattr(sys.modules[above], last) is ours
+
+
+def test_submodules_are_attributes_without_being_imported():
+    install("tfa")
+    import tensorflow_addons
+
+    assert tensorflow_addons.layers.optical_flow.CorrelationCost is adapter("tfa").CorrelationCost
 
 
 def test_what_is_not_emulated_is_not_found():
@@ -298,18 +316,20 @@ def test_importing_the_package_imports_no_torch():
 
 @neighbours
 def test_uninstalling_leaves_nothing(name):
+    finders = list(sys.meta_path)
     install(name)
-    assert registered()
+    assert found()
     uninstall(name)
+    assert sys.meta_path == finders
     assert registered() == {}
     assert importlib.util.find_spec(SEEN[name][0][0].partition(".")[0]) is None
 
 
 def test_uninstalling_what_is_not_installed_does_nothing():
     install("tfa")
-    there = registered()
+    there = found()
     uninstall("pwcnet")
-    assert registered() == there
+    assert found() == registered() == there
 
 
 def test_what_was_displaced_by_force_is_back_with_its_submodules(disk):
@@ -336,9 +356,9 @@ def test_a_name_that_was_blocked_is_blocked_again(monkeypatch):
 
 def test_installing_twice_changes_nothing():
     install("flownet2", "tfa")
-    there = registered()
+    there = found()
     install("tfa", "flownet2")
-    assert registered() == there
+    assert found() == there
     uninstall("tfa", "flownet2")
     assert registered() == {}
 
@@ -346,16 +366,16 @@ def test_installing_twice_changes_nothing():
 def test_installing_what_was_forced_needs_no_force_again(disk):
     disk(correlation_cuda="")
     install("flownet2", force=True)
-    there = registered()
+    there = found()
     install("flownet2")
-    assert registered() == there
+    assert found() == there
 
 
-def test_installing_again_repairs_what_has_been_removed():
+def test_a_module_that_has_been_removed_is_found_again():
     install("pwcnet")
+    module = importlib.import_module("correlation.correlation")
     del sys.modules["correlation.correlation"]
-    install("pwcnet")
-    assert answers("correlation.correlation", "ModuleCorrelation")
+    assert importlib.import_module("correlation.correlation") is module
 
 
 def test_the_other_convention_replaces_the_whole_package():
@@ -373,9 +393,9 @@ def test_the_other_convention_replaces_the_whole_package():
 
 def test_a_name_of_two_neighbours_stays_until_both_are_gone():
     install("spatial_correlation_sampler", "mmtracker")
-    there = registered()
+    there = found()
     uninstall("spatial_correlation_sampler")
-    assert registered() == there
+    assert found() == there
     uninstall("mmtracker")
     assert registered() == {}
 
@@ -394,10 +414,10 @@ def test_what_others_have_put_there_since_is_theirs(real, monkeypatch):
 
 def test_a_block_undoes_what_it_did_and_nothing_else():
     install("tfa")
-    before = registered()
+    before = found()
     with installed("tfa", "pwcnet"):
         assert answers("correlation", "FunctionCorrelation")
-    assert registered() == before
+    assert found() == registered() == before
 
 
 def test_a_block_undoes_after_an_exception():
@@ -410,21 +430,22 @@ def test_a_block_undoes_after_an_exception():
 def test_what_is_installed_within_a_block_stays(disk, name):
     disk(mmcv__init="")
     with installed(name):
-        inside = registered()
+        inside = found()
         install(name)
-    assert registered() == inside
+    assert found() == inside
+    assert inside
 
 
 def test_blocks_nest_and_each_leaves_what_was_there_before_it():
     install("mmtracker")
-    outside = registered()
+    outside = found()
     with installed("unfold_sampler"):
-        inside = registered()
+        inside = found()
         with installed("spatial_correlation_sampler"):
-            assert registered() == outside
-        assert registered() == inside
+            assert found() == outside
+        assert found() == inside
         assert inside != outside
-    assert registered() == outside
+    assert found() == outside
 
 
 def test_blocks_may_end_in_any_order():
@@ -549,12 +570,10 @@ def test_a_scripts_own_options_reach_it_untouched(run, tmp_path):
 def test_a_modules_own_options_reach_it_untouched(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "inner").mkdir()
-    path = script(
-        tmp_path / "inner", "import sys; print(sys.argv[1:], __name__, __spec__.name, __package__, sys.path[0])", "__main__.py"
-    )
+    source = "import sys; print(sys.argv, __name__, __spec__.name, __package__, sys.path[0])"
+    path = script(tmp_path / "inner", source, "__main__.py")
     code, out, err = run("run", "--as=pwcnet", "-m", "inner", "-m", "--help")
-    assert (code, out, err) == (None, f"['-m', '--help'] __main__ inner.__main__ inner {tmp_path}\n", "")
-    assert sys.argv[0] == str(path)
+    assert (code, out, err) == (None, f"{[str(path), '-m', '--help']} __main__ inner.__main__ inner {tmp_path}\n", "")
 
 
 @pytest.mark.parametrize("end", [0, 7, "'text'", None])
@@ -570,11 +589,20 @@ def test_the_compiler_flags_of_the_command_are_not_the_scripts(run, tmp_path):
     )
 
 
-@pytest.mark.parametrize("source", ["1 +", "import json; json.loads('x')"], ids=["syntax", "below"])
-def test_a_traceback_begins_where_the_script_does(run, tmp_path, source):
+FAILING = {
+    "syntax": ("1 +", ["script.py"]),
+    "below": ("import json; json.loads('x')", ["script.py"]),
+    "below a module": ("import json; json.loads('x')", ["-m", "script"]),
+    "an import of a module": ("import missing", ["-m", "script"]),
+}
+
+
+@pytest.mark.parametrize(("source", "words"), FAILING.values(), ids=FAILING)
+def test_a_traceback_begins_where_the_script_does(run, tmp_path, monkeypatch, source, words):
     path = script(tmp_path, source)
-    with pytest.raises((SyntaxError, ValueError)) as caught:
-        run("run", "--as", "tfa", path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((SyntaxError, ValueError, ImportError)) as caught:
+        run("run", "--as", "tfa", *words)
     shown = io.StringIO()
     with contextlib.redirect_stderr(shown):
         sys.excepthook(caught.type, caught.value, caught.tb)
@@ -587,10 +615,10 @@ REFUSED = {
     "no module": (["run", "-m"], "-m must be followed by a module"),
     "missing script": (["run", "--as", "tfa", "missing.py"], "cannot read the script 'missing.py': No such file"),
     "a folder": (["run", "--as", "tfa", "."], "cannot read the script '.': "),
-    "missing module": (["run", "--as", "tfa", "-m", "missing"], "cannot find the module missing"),
+    "missing module": (["run", "--as", "tfa", "-m", "missing"], "cannot run the module missing: No module named missing"),
     "missing package": (["run", "--as", "tfa", "-m", "missing.inner"], "No module named 'missing'"),
-    "folder without main": (["run", "--as", "tfa", "-m", "json"], "cannot find the module json.__main__"),
-    "no code": (["run", "--as", "tfa", "-m", "sys"], "the module sys has no Python code"),
+    "folder without main": (["run", "--as", "tfa", "-m", "json"], "cannot run the module json: No module named json.__main__"),
+    "no code": (["run", "--as", "tfa", "-m", "sys"], "cannot run the module sys: No code object available for sys"),
     "unknown name": (["run", "--as", "pwc", "-m", "this"], "names must be among spatial_correlation_sampler, "),
     "two conventions": (
         ["run", "--as", "unfold_sampler", "--as", "mmtracker", "-m", "this"],
