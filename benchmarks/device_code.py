@@ -17,7 +17,7 @@ FILES = ("lead.cu", "pixel_blocks.cu")  # each has one kernel, of the file's nam
 
 def text(file: str) -> str:
     """What is compiled for a file."""
-    return f'{source.text("platform.cuh")}#line 1 "{file}"\n{Path(__file__).with_name(file).read_text("utf-8")}'
+    return f'{source.text("common/platform.cuh")}#line 1 "{file}"\n{Path(__file__).with_name(file).read_text("utf-8")}'
 
 
 @lru_cache
