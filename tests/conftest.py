@@ -1,4 +1,4 @@
-"""Suite-wide settings: hypothesis draws the same problems, variants are chosen by count, device tests need a device."""
+"""Settings of the suite: hypothesis draws the same problems every time, nothing is tuned, and tests of a GPU need one."""
 
 import os
 import signal
@@ -6,12 +6,12 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
-os.environ["CUPYCORR_AUTOTUNE"] = "0"  # what was measured on the user's devices decides nothing here
+os.environ["CUPYCORR_AUTOTUNE"] = "0"  # measurements on the user's devices must not decide
 
 if hasattr(signal, "SIGCHLD"):
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where whoever started the suite ignores it, exit codes of processes are lost
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, exit codes of processes are lost
 
-# The time that an example or its drawing takes is that of the machine, which may be busy.
+# No deadline: the time that an example takes depends on how busy the machine is.
 untimed = dict(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("suite", derandomize=True, print_blob=True, **untimed)
 settings.load_profile("suite")
@@ -41,7 +41,7 @@ def variants(monkeypatch):
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
-    """Where a torch test has its tensors: its twin on a GPU runs under ``-m gpu``."""
+    """The device of the tensors of a torch test; the test also runs on a GPU under ``-m gpu``."""
     if request.param == "cuda":
         import torch
 

@@ -1,4 +1,4 @@
-"""Channels of a cost volume: known motion in every layout, expectations by formulas of their own, and what the pictures say."""
+"""Channels of a cost volume: known motion in every layout, expectations by independent formulas, and pictures."""
 
 import ast
 import inspect
@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
-import cupy_on_numpy
+import fake_cupy
 import ml_dtypes
 import numpy as np
 import pytest
@@ -46,27 +46,27 @@ def to_gpu_torch(array):
     return to_torch(array, "cuda")
 
 
-KINDS = {"numpy": np.asarray, "cupy": cupy_on_numpy.on_cupy, "torch": to_torch}
+KINDS = {"numpy": np.asarray, "cupy": fake_cupy.on_cupy, "torch": to_torch}
 GPU_KINDS = {"cupy on a GPU": to_gpu_cupy, "torch on a GPU": to_gpu_torch}
 
 
 @pytest.fixture(params=KINDS)
 def kind(request, monkeypatch):
-    """From a NumPy array to an array of one kind."""
+    """A function from a NumPy array to an array of one kind."""
     if request.param == "cupy":
-        monkeypatch.setitem(sys.modules, "cupy", cupy_on_numpy.module())
-        monkeypatch.setattr(cupy_on_numpy.ndarray, "get", lambda array: array.view(np.ndarray), raising=False)
+        monkeypatch.setitem(sys.modules, "cupy", fake_cupy.Fake(fake_cupy.H100))
+        monkeypatch.setattr(fake_cupy.ndarray, "get", lambda array: array.view(np.ndarray), raising=False)
     return (KINDS | GPU_KINDS)[request.param]
 
 
 def also_on_a_gpu(test):
-    """The same test under ``-m gpu``, of arrays that are on one."""
+    """Run the test on arrays of a GPU too, under ``-m gpu``."""
     there = [pytest.param(name, marks=pytest.mark.gpu) for name in GPU_KINDS]
     return pytest.mark.parametrize("kind", [*KINDS, *there], indirect=True)(test)
 
 
 def plain(array):
-    """As a NumPy array."""
+    """Return any array as a NumPy array."""
     return array.numpy(force=True) if isinstance(array, torch.Tensor) else array.get() if hasattr(array, "get") else array
 
 
@@ -92,7 +92,7 @@ orders = pytest.mark.parametrize("order", ["dy", "dx"])
 
 
 def shifted_maps(moved):
-    """A map of +1 and -1, whose product with itself is 64 everywhere and with any other below, and where it went."""
+    """Return maps of +1 and -1 whose product is 64 at the displacement and less elsewhere, and the motion."""
     frame = rng(0).choice(np.float32([-1, 1]), (2, 64, 18, 20))
     return frame, np.roll(frame, moved, axis=(2, 3))
 
@@ -104,13 +104,13 @@ def volume(case, moved, dtype=np.float32):
 
 
 def corners(case):
-    """The motions that only the first and the last displacement of each axis explain."""
+    """Return the motions of the first and the last displacement of each axis."""
     _, dys, dxs = PATCHES[case]
     return sorted({(dys[0], dxs[-1]), (dys[-1], dxs[0])})
 
 
 def inside(moved):
-    """The positions that did not leave the map."""
+    """Return the positions that stay inside the map."""
     return np.s_[:, max(-moved[0], 0) : 18 - max(moved[0], 0), max(-moved[1], 0) : 20 - max(moved[1], 0)]
 
 
@@ -206,8 +206,8 @@ def test_an_empty_batch_gives_empty_fields(kind):
 
 
 def test_a_gpus_results_are_made_on_the_gpu_of_the_scores(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", cupy_on_numpy.module())
-    out = cupy_on_numpy.on_cupy(volume("odd", (2, -1)), device=1)
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy.Fake(fake_cupy.H100))
+    out = fake_cupy.on_cupy(volume("odd", (2, -1)), device=1)
     for found in (cupycorr.argmax_displacement(out), cupycorr.soft_argmax(out)):
         assert {array.device.id for array in (found.dy, found.dx, found.flow)} == {1}
     assert cupycorr.to_channels(out, "dx").device.id == 1
@@ -446,7 +446,7 @@ def test_every_array_function_used_exists_in_cupy_and_torch():
 
 
 def pixels(axes, *places):
-    """The colours at places (dx, dy) in the axes' coordinates."""
+    """Return the colours at places (dx, dy) in coordinates of the axes."""
     axes.figure.canvas.draw()
     picture = np.asarray(axes.figure.canvas.buffer_rgba())[..., :3] / 255
     return [picture[len(picture) - 1 - int(y), int(x)] for x, y in axes.transData.transform(places)]
@@ -570,7 +570,7 @@ def test_no_text_of_a_picture_overlaps_another_or_leaves_it(given, magnitude, at
 
 
 def texts(figure):
-    """What is written; an axis also has labels for numbers beyond its ends, which are not drawn."""
+    """Return the texts that are drawn, without the labels of an axis beyond its ends."""
     beyond = set()
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         low, high = sorted(axis.get_view_interval())

@@ -17,7 +17,7 @@ rng = np.random.default_rng
 
 
 def noise(shape=(24, 30), seed=0, dtype=np.uint8):
-    """A frame with texture at every scale down to the pixel."""
+    """Return a frame with texture at every scale down to the pixel."""
     return rng(seed).integers(0, 256, shape).astype(dtype)
 
 
@@ -26,7 +26,7 @@ def pair(value):
 
 
 def zncc(a, b):
-    """The coefficient in float64, means first; NaN where a side has no texture."""
+    """Return the correlation coefficient in float64; NaN where a side has no texture."""
     a, b = a - a.mean(), b - b.mean()
     norm = math.sqrt((a * a).sum() * (b * b).sum())
     return (a * b).sum() / norm if norm > 1e-9 * max(abs(a).max(), abs(b).max(), 1e-300) else math.nan
@@ -164,7 +164,7 @@ PERIODS = (8, 12)  # pixels
 
 
 def waves(y, x):
-    """Band-limited: waves along each axis. Over whole periods, their coefficient is the mean of the cosines of the phase lags."""
+    """Return waves along each axis; over whole periods their coefficient is the mean of the cosines of the phase lags."""
     return sum(np.cos(2 * np.pi * at / period + period) for at in (y, x) for period in PERIODS)
 
 
@@ -325,7 +325,7 @@ def tiling(shape, window, search, step=1):
 
 
 @pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
-@pytest.mark.parametrize("kib", [0, 16, 40, 80])
+@pytest.mark.parametrize("kib", [0, 40, pytest.param(16, marks=pytest.mark.slow), pytest.param(80, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64], ids=["uint8", "float64"])
 def test_the_answer_does_not_depend_on_bands_and_slabs(search, kib, dtype, monkeypatch):
     frames = [waves(*np.mgrid[:24.0, :30.0]) * 30 + noise(seed=seed) / 100 for seed in (1, 2)]
@@ -367,7 +367,7 @@ def test_memory_stays_within_the_workspace(monkeypatch):
 
 
 def weightless(input1, input2, *, out=None, **parameters):
-    """Ones in the operator's place, with the operator's shape."""
+    """Return ones in the shape of the operator's output."""
     (wh, ww), (ph, pw), (sh, sw) = (parameters[name] for name in ("kernel_size", "patch_size", "stride"))
     (batch, _, height, width) = input1.shape
     if out is None:
@@ -498,7 +498,7 @@ def test_a_torch_tensor_is_refused():
 
 
 def array_module_names(tree):
-    """What is looked up on the arrays' own module, as dotted names: on ``xp``, ``self.xp`` or ``array_module(...)``."""
+    """Return the dotted names that are looked up on ``xp``, ``self.xp`` or ``array_module(...)``."""
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     for node in ast.walk(tree):
         if ast.unparse(node) in ("xp", "self.xp") or (isinstance(node, ast.Call) and ast.unparse(node.func) == "array_module"):

@@ -1,6 +1,6 @@
-"""Each neighbour's adapter against that neighbour's own formula, written tap by tap; and the real package where there is one.
+"""Each adapter computes the formula of the package that it replaces, and agrees with that package where it is installed.
 
-The formulas are differentiable torch in float64 and use nothing of the package: an image is read at any position, 0 outside.
+The formulas are written tap by tap in differentiable torch and float64, without the package; images are 0 outside.
 """
 
 import importlib
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
+from layouts import some
 
 torch = pytest.importorskip("torch")
 
@@ -61,7 +62,7 @@ def pair(value):
 
 
 def extension(x1, x2, kernel=1, patch=1, stride=1, padding=0, dilation=1, dilation_patch=1):
-    """Positions of the extension: windows from their first tap on, displacements e (m - (P - 1) / 2), one more on the + side."""
+    """Return the positions of the extension: windows begin at their first tap, displacements are e (m - (P - 1) / 2)."""
     axes = [
         (size, *numbers)
         for size, *numbers in zip(
@@ -80,8 +81,10 @@ def openmmlab(x1, x2, kernel=1, max_displacement=1, stride=1, padding=0, dilatio
 
 
 def flownet_axis(size, pad, kernel, max_displacement, stride1, stride2, centred):
-    """Positions, displacements and taps of FlowNet's layer along one axis of the padded images: a border of the largest
-    displacement and the window's radius is left out."""
+    """Return positions, displacements and taps of FlowNet's layer along one axis of the padded images.
+
+    A border of the largest displacement and the window's radius is left out.
+    """
     radius = (kernel - 1) // 2
     border = max_displacement + radius
     positions = steps(max_displacement - pad, stride1, math.ceil((size + 2 * pad - 2 * border) / stride1))
@@ -121,14 +124,14 @@ def tracker(x1, x2, max_displacement):
 
 
 def unfold_patch(x1, x2, patch, stride, padding, dilation_patch):
-    """One pixel of input1 and a patch of input2, on padded images."""
+    """Correlate one pixel of input1 with a patch of input2, on padded images."""
     ys, xs = (steps(-a, s, math.ceil((n + 2 * a) / s)) for n, a, s in zip(x1.shape[2:], pair(padding), pair(stride), strict=True))
     dys, dxs = ([e * (m - (p - 1) // 2) for m in range(p)] for p, e in zip(pair(patch), pair(dilation_patch), strict=True))
     return volume(x1, x2, ys, xs, grid(dys, dxs))
 
 
 def unfold_neighbourhood(x1, x2, kernel, stride, padding, dilation):
-    """One pixel of input1 and the K x K pixels of input2 that a window on the padded image holds, which it is the centre of."""
+    """Correlate one pixel of input1 with the K x K pixels of input2 around it, on padded images."""
     sizes = zip(x1.shape[2:], *map(pair, (kernel, stride, padding, dilation)), strict=True)
     ys, xs, us, vs = [], [], [], []
     for (size, k, s, a, d), positions, offsets in zip(sizes, (ys, xs), (us, vs), strict=True):
@@ -139,7 +142,7 @@ def unfold_neighbourhood(x1, x2, kernel, stride, padding, dilation):
 
 
 class PythonHalf(torch.autograd.Function):
-    """What copies of NVIDIA's Python half do around ``correlation_cuda``: empty tensors that it fills."""
+    """Call ``correlation_cuda`` as copies of NVIDIA's Python code do, with empty tensors that it fills."""
 
     @staticmethod
     def forward(ctx, input1, input2, *numbers):
@@ -158,7 +161,7 @@ class PythonHalf(torch.autograd.Function):
 
 
 class ExtensionsPythonHalf(torch.autograd.Function):
-    """What copies of the extension's Python half do around ``spatial_correlation_sampler_backend``, which returns tensors."""
+    """Call ``spatial_correlation_sampler_backend`` as copies of the extension's Python code do; it returns tensors."""
 
     @staticmethod
     def forward(ctx, input1, input2, *numbers):
@@ -173,7 +176,7 @@ class ExtensionsPythonHalf(torch.autograd.Function):
 
 
 def extensions_half(a, b, kernel, patch, stride, padding, dilation, dilation_patch):
-    """The numbers in the order of the extension's Python half: its stride comes last."""
+    """Return the numbers in the order of the extension's Python code, where the stride comes last."""
     pairs = map(pair, (kernel, patch, padding, dilation, dilation_patch, stride))
     return ExtensionsPythonHalf.apply(a, b, *(number for each in pairs for number in each))
 
@@ -188,14 +191,14 @@ def extensions_half_without_dilation(a, b, kernel, patch, stride, padding, dilat
 
 @st.composite
 def both_axes(draw, low, high):
-    """An int, or a (vertical, horizontal) pair of them."""
+    """Draw an int or a (vertical, horizontal) pair of ints."""
     numbers = st.integers(low, high)
     return draw(st.one_of(numbers, st.tuples(numbers, numbers)))
 
 
 @st.composite
 def both_axes_of(draw, *values):
-    """One of the values, or a (vertical, horizontal) pair of them."""
+    """Draw one of the values or a (vertical, horizontal) pair of them."""
     one = st.sampled_from(values)
     return draw(st.one_of(one, st.tuples(one, one)))
 
@@ -289,7 +292,7 @@ def images(shape, seed=0, dtype=torch.float64):
 
 
 def assert_same(got, want, leaves, others, rtol=1e-12):
-    """Output and both gradients, for a cotangent that is no constant."""
+    """Return output and both gradients for a cotangent that varies."""
     assert got.shape == want.shape
     torch.testing.assert_close(got, want, rtol=rtol, atol=rtol, msg=lambda text: f"output: {text}")
     cotangent = torch.randn(want.shape, generator=torch.Generator().manual_seed(7), dtype=want.dtype)
@@ -552,16 +555,11 @@ def test_halves_work_on_the_cpu_forward_and_backward(call, dtype, unit):
         torch.testing.assert_close(mine.double(), theirs, rtol=2 * unit, atol=1e-4)
 
 
-LAYOUTS = {
-    "transposed": lambda x: x.mT.contiguous().mT,
-    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
-    "every second column": lambda x: torch.stack((x, x * 9), -1).flatten(-2)[..., ::2],
-    "batch expanded": lambda x: x[:1].expand(2, -1, -1, -1),
-}
+NOT_CONTIGUOUS = some("channels last", "every other column", "columns before rows", "one image")
 
 
 @one_call
-@pytest.mark.parametrize("laid", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("laid", NOT_CONTIGUOUS.values(), ids=NOT_CONTIGUOUS)
 def test_inputs_need_not_be_contiguous(call, laid):
     first, second = (laid(x.detach()).requires_grad_() for x in images((2, 5, 12, 13)))
     assert not first.is_contiguous()
@@ -815,7 +813,7 @@ def test_correlation_cuda_is_what_it_is_under_autocast():
 
 
 def test_a_module_saved_with_the_extensions_class_runs():
-    """Its state has what the extension's constructor sets, and nothing else."""
+    """A pickled module has only the attributes that the extension's constructor sets."""
     saved = torch.nn.Module()
     saved.kernel_size, saved.patch_size, saved.stride, saved.padding, saved.dilation, saved.dilation_patch = 1, 3, 1, 0, 1, 1
     loaded = spatial_correlation_sampler.SpatialCorrelationSampler.__new__(spatial_correlation_sampler.SpatialCorrelationSampler)
@@ -854,7 +852,7 @@ def test_adapters_that_leave_out_positions_are_exported_for_all_sizes(module, st
 
 
 def real(name):
-    """A module of a really installed package."""
+    """Return a module of the installed package."""
     if importlib.util.find_spec(name.partition(".")[0]) is None:
         pytest.skip(f"{name} is not installed")
     try:

@@ -1,4 +1,4 @@
-"""What a message advises, followed to the letter: it loses nothing, and gives what was asked for.
+"""The remedy that an error names works: it loses nothing and gives the wanted result.
 
 Each test reads the expression out of the error, evaluates it, and calls again.
 """
@@ -20,7 +20,7 @@ DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.f
 
 
 def drawn(shape, seed=0, dtype=np.float32):
-    """Small whole numbers, of which every dtype has the sums."""
+    """Return small whole numbers, whose sums every dtype represents exactly."""
     return np.random.default_rng(seed).integers(-3, 4, shape).astype(dtype)
 
 
@@ -29,7 +29,7 @@ def every_third_masked(array):
 
 
 def advised(call, name, value, error=TypeError):
-    """The call's result, and the argument, after doing what its error says."""
+    """Return the result of a call and the argument, after following the advice of its error."""
     with pytest.raises(error, match=f"{name} must ") as refused:
         call(value)
     (expression,) = re.findall(r": pass (.*?)(?:, which .*| from a CPU.*)?$", str(refused.value))
@@ -98,7 +98,7 @@ def test_tensors_are_taken_as_arrays_of_their_own_dtype(dtype):
 )
 @pytest.mark.parametrize("name", ["frame1", "frame2"])
 def test_a_hole_in_a_frame_has_no_edges(name, dtype):
-    """Windows over a hole of frame 1 have no answer, and none of the others is drawn to a hole."""
+    """Windows over a hole of frame 1 have no match, and no other window is matched with a hole."""
     scene = np.random.default_rng(0).integers(200, 250, (40, 50)).astype(dtype)
     frames = {"frame1": scene, "frame2": np.roll(scene, (2, -1), (0, 1))}
     hole = np.zeros(scene.shape, bool)
@@ -129,7 +129,7 @@ def test_the_advice_on_a_tensor_names_no_operator_of_another_kind():
 
 @pytest.fixture(params=DTYPES.values(), ids=DTYPES)
 def scores(request):
-    """The highest of five scores, all below 0, is masked."""
+    """The highest of five scores, which are all below 0, is masked."""
     values = np.array([-8, -2, -5, -8, -8]).astype(request.param).reshape(1, 1, 5, 1, 1)
     return np.ma.array(values, mask=values == -2)
 

@@ -21,7 +21,7 @@ def alone():
         return digests()
 
 
-@pytest.mark.parametrize("threads", [2, 3, 8, 64])
+@pytest.mark.parametrize("threads", [2, 3, pytest.param(8, marks=pytest.mark.slow), pytest.param(64, marks=pytest.mark.slow)])
 def test_bits_do_not_depend_on_the_number_of_threads(threads, alone):
     with workers.team_of(threads):
         assert digests() == alone

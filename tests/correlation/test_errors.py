@@ -1,6 +1,6 @@
 """Bad input is refused with a message that names the argument and the value, before anything is computed or written.
 
-On a GPU as on a CPU: every call is made with NumPy arrays and with what the package takes for CuPy's.
+Every call is made with NumPy arrays and with those of a fake CuPy.
 """
 
 import re
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from cases import CPU_VARIANTS, GPU_VARIANTS
-from cupy_on_numpy import installed, ndarray, on_cupy
+from fake_cupy import installed, ndarray, on_cupy
 from refusals import FOREIGN, INPUTS, OUT_SHAPE, PARAMETERS, ones
 
 import cupycorr
@@ -41,7 +41,7 @@ ARRAYS = ("input1", "input2", "out", "cotangent")
 
 
 def moved(kind, arguments):
-    """The arguments with every NumPy array as one of that kind, unless some are of different kinds already."""
+    """Return the arguments with NumPy arrays as arrays of that kind, unless the case is one of mixed kinds."""
     if kind == "numpy" or any(isinstance(value, ndarray) for value in arguments.values()):
         return arguments
     return {name: on_cupy(value) if name in ARRAYS and type(value) is np.ndarray else value for name, value in arguments.items()}
@@ -66,7 +66,7 @@ calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 
 @pytest.fixture
 def nothing_runs(monkeypatch, variants):
-    """No variant may be called, nor the machine measured."""
+    """Let the test fail where a variant is called or the machine is measured."""
 
     def computed(*_, **__):
         pytest.fail("something was computed before the input was refused")
@@ -78,7 +78,7 @@ def nothing_runs(monkeypatch, variants):
 
 
 def refused(call, error, *said, kind="numpy", input1=None, input2=None, **parameters):
-    """The call raises ``error`` and says all of ``said`` in this order; ``out`` stays as it was."""
+    """Check that a call raises an error with these words in this order, and leaves ``out`` as it was."""
     arguments = {"input1": ones() if input1 is None else input1, "input2": ones() if input2 is None else input2, **parameters}
     if call is forward:
         arguments.setdefault("out", np.full(OUT_SHAPE, 7, np.float32))
@@ -92,7 +92,7 @@ def refused(call, error, *said, kind="numpy", input1=None, input2=None, **parame
 
 
 def check(cases):
-    """One test for each case of a table, for each of the three functions: (error, what is said, the arguments)."""
+    """Parametrise a test by a table of (type of the error, words of its message, arguments)."""
     return pytest.mark.parametrize(("error", "said", "arguments"), cases.values(), ids=cases.keys())
 
 
@@ -275,7 +275,7 @@ def test_asking_for_the_gpu_without_cupy_names_the_pip_command(nothing_runs, cal
 
 
 class OnGpu:
-    """Another library's array on a GPU."""
+    """An array of another library on a GPU."""
 
     def __dlpack_device__(self):
         return (2, 0)

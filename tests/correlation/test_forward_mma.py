@@ -11,10 +11,10 @@ import oracle
 import pytest
 import tilings
 from emulator import ORDERS, Emulator, require_compiler, run_sanitized
-from gradients import lay_far
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tilings import H200, aligned, channels_last
+from layouts import aligned, channels_last, every_other_column, far_apart
+from tilings import H200
 
 from cupycorr._correlation.gpu import forward_mma, one_pixel
 from cupycorr._correlation.gpu.axes import line
@@ -54,10 +54,6 @@ def of_two_bytes_beyond(array):
     return aligned(array, 2 if array.itemsize == 2 else 4)
 
 
-def every_other_column(array):
-    return np.repeat(array, 2, axis=3)[..., ::2]
-
-
 LAYS = {
     "rows": aligned,
     "channels last": channels_last,
@@ -89,6 +85,7 @@ def test_every_tile_equals_the_oracle_with_a_bit_more_than_a_tile_along_every_ax
     given.check(tiling)
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(case=cases.problems(most=13, dtypes=DTYPES), lay=st.sampled_from(list(LAYS.values())), data=st.data())
 def test_any_tile_that_fits_a_drawn_problem_equals_the_oracle(case, lay, data):
@@ -97,6 +94,7 @@ def test_any_tile_that_fits_a_drawn_problem_equals_the_oracle(case, lay, data):
     given.check(data.draw(st.sampled_from(list(given.tilings()))), data.draw(st.sampled_from(ORDERS)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lay", LAYS.values(), ids=LAYS.keys())
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels", [1, 7, 40])
@@ -189,6 +187,7 @@ def test_wide_patches_are_cut_into_pieces_that_leave_nothing_out(lay):
         given.check(tiling)
 
 
+@pytest.mark.slow
 def test_passes_over_input2_keep_input1_and_give_the_same_bits():
     given = Asked(cases.same((1, 72, 30, 33), "bfloat16", patch_size=21, dilation_patch=2))
     ways = [each for each in given.tilings() if each.tile is TILES[17] and each.splits == 1]
@@ -204,7 +203,7 @@ def test_elements_more_than_2_to_the_31_apart_are_reached(axis):
     for far in ("x1", "x2"):
         case = cases.same((2, 2, 2, 2), "float16", patch_size=2)
         lays = iter((far == "x1", far == "x2"))
-        given = Asked(case, lambda x, lays=lays: lay_far(x, axis) if next(lays) else aligned(x))
+        given = Asked(case, lambda x, lays=lays: far_apart(x, axis) if next(lays) else aligned(x))
         given.check(given.best())
 
 
@@ -226,6 +225,7 @@ def test_factors_of_single_precision_are_rounded_to_the_nearest_tf32():
 # What is not finite -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("infinite", ["x1", "x2"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("step", [1, 2])
@@ -289,6 +289,7 @@ BANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("patch", "lay", "numbers", "share"), BANDS.values(), ids=BANDS.keys())
 def test_the_band_has_its_share_of_what_is_multiplied(patch, lay, numbers, share):
     for number in numbers:
@@ -298,6 +299,7 @@ def test_the_band_has_its_share_of_what_is_multiplied(patch, lay, numbers, share
         assert given.problem.flops_inside() / 2 / emulator.accounts[0].multiply_adds == share
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize(("patch", "lay", "numbers", "share"), BANDS.values(), ids=BANDS.keys())
 def test_loads_of_fragments_have_no_bank_conflicts_and_those_of_the_band_few(patch, lay, numbers, share, dtype):
@@ -353,6 +355,7 @@ MOVED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "lay"), MOVED.values(), ids=MOVED.keys())
 def test_a_block_moves_its_tiles_in_whole_sectors(case, lay):
     given = Asked(case, lay)
@@ -363,6 +366,7 @@ def test_a_block_moves_its_tiles_in_whole_sectors(case, lay):
     assert SECTOR * sum(each.transactions for each in emulator.traffic if each.kind.startswith("global")) <= 1.3 * ideal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lay", [aligned, channels_last])
 @pytest.mark.parametrize("patch", [9, 21])
 def test_what_is_counted_to_be_loaded_is_loaded(patch, lay):
@@ -387,6 +391,7 @@ def test_a_large_flownetc_loads_little_through_the_second_cache():
 # Beneath the accesses ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sanitizer
 def test_the_kernel_runs_clean_under_address_and_undefined_behaviour_sanitizers():
     done = run_sanitized(__file__, "-k", "tile_equals and (0 or 6 or 7 or 17) or meet_nothing")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -17,7 +17,8 @@ from emulated import correlate, launched_by
 from emulator import ORDERS, Emulator, require_compiler, run_sanitized
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tilings import H200, aligned, channels_last
+from layouts import aligned, channels_last
+from tilings import H200
 
 from cupycorr._correlation.gpu import forward_tiled, one_pixel, planner
 from cupycorr._correlation.gpu.forward_tiled import CHANNELWISE, COLUMNWISE, COPIED, TILES
@@ -75,6 +76,7 @@ def test_every_tile_equals_the_oracle_with_a_bit_more_than_a_tile_along_every_ax
     oracle.assert_close(given.out, given.want)
 
 
+@pytest.mark.slow
 @settings(max_examples=120)
 @given(case=cases.problems(most=11), lay=st.sampled_from([aligned, channels_last]), data=st.data())
 def test_any_tile_that_fits_a_drawn_problem_equals_the_oracle(case, lay, data):
@@ -225,6 +227,7 @@ def traced(given, tiling):
     return emulator
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "lay"), ACCOUNTS.values(), ids=ACCOUNTS.keys())
 def test_a_block_moves_its_tiles_in_whole_sectors_and_reads_shared_memory_without_conflicts(case, lay):
     given = Asked(case, lay)
@@ -245,6 +248,7 @@ def loaded(account):
     return (account.global_load_bytes + account.shared_load_bytes) / account.multiply_adds
 
 
+@pytest.mark.slow
 def test_flownetc_loads_an_eighth_of_what_the_direct_kernel_loads(monkeypatch):
     given = Asked(FLOWNETC)
     given.run(both_phases(given), tiled := Emulator())
@@ -260,6 +264,7 @@ def test_flownetc_loads_an_eighth_of_what_the_direct_kernel_loads(monkeypatch):
 # Beneath the accesses ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sanitizer
 def test_the_kernel_runs_clean_under_address_and_undefined_behaviour_sanitizers():
     done = run_sanitized(__file__, "-k", "pieces or room or two_phases or phases_by_columns")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,6 +1,6 @@
-"""On a device, through CuPy itself: the cases of the suite, and what only a device has: streams, graphs, its memory, its size.
+"""The cases of the suite on a device, through CuPy itself, and what only a device has: streams, graphs, its memory, its size.
 
-Skipped without a device. What can be shown without one is shown by `test_kernels_emulated` and `test_gpu_path`.
+Without a device these tests are skipped; `test_kernels_emulated` and `test_gpu_path` show what can be shown without one.
 """
 
 import os
@@ -17,17 +17,19 @@ import numpy as np
 import oracle
 import pytest
 from cases import DTYPES, GPU_VARIANTS, NAMED
+from fake_cupy import forget_plans
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layouts import rows, some
 from waiting import STUCK
 
 import cupycorr
-from cupycorr import _dispatch
 from cupycorr import spatial_correlation_sample as correlate
 from cupycorr import spatial_correlation_sample_vjp as correlate_vjp
-from cupycorr._correlation.gpu import planner
-from cupycorr._correlation.problem import Question, parameters, problem
-from cupycorr._gpu import compiler
+from cupycorr._correlation.gpu import box, planner
+from cupycorr._correlation.variants import OPERATOR
+from cupycorr._dispatch import PASSES, Request
+from cupycorr._gpu import compiler, plan
 from cupycorr._gpu.device import facts
 
 cupy = pytest.importorskip("cupy")
@@ -41,34 +43,33 @@ each = pytest.mark.parametrize(("variant", "case"), [(name.split(",")[0], case) 
 
 
 def sent(array):
-    """An array of the host, on the current device."""
+    """Return an array of the host as an array on the current device."""
     return cupy.asarray(array)
 
 
 def back(array):
-    """An array of a device, on the host once the current stream has come that far."""
+    """Return an array of a device as one of the host, once the current stream has finished."""
     return cupy.asnumpy(array)
 
 
 def answer(case, arrays, variant="auto", precision="highest"):
-    """Output and both gradients of a case, from arrays that are on a device."""
+    """Return output and both gradients of a case from arrays that are on a device."""
     x1, x2, g = arrays
     options = dict(case.parameters, variant=variant, precision=precision)
     return (correlate(x1, x2, **options), *correlate_vjp(g, x1, x2, **options))
 
 
 def answers(variant, case, result=None, precision="highest"):
-    """Whether a variant has both passes of a case, as far as that is the same on all devices."""
+    """Return whether a variant can run both passes of a case on every device that has tensor cores."""
     if variant == "auto":
         return True
-    asked = problem(parameters(**case.parameters), case.shape1, case.shape2)
-    (row,) = _dispatch.named_variants(variant)
-    passes = (Question(which, asked, case.dtype, result or case.dtype, precision=precision) for which in ("forward", "vjp"))
-    return all(row.can_run(question, _dispatch.Place("cupy", None)) is None for question in passes)
+    (row,) = OPERATOR.named(variant)
+    requests = (Request(name, case.problem(), case.dtype, result or case.dtype, precision=precision).dense() for name in PASSES)
+    return all(row.why_not(request, None) is None for request in requests)
 
 
 def wanted(case):
-    """The oracle's triples for `answer`."""
+    """Return the triples of the oracle for `answer`."""
     x1, x2, g = case.arrays()
     return oracle.forward(x1, x2, **case.parameters), *oracle.vjp(g, x1, x2, **case.parameters)
 
@@ -87,10 +88,10 @@ def has_window(case):
     return oracle.pair(case.parameters.get("kernel_size", 1)) != (1, 1)
 
 
-def check(case, variant="auto", lay=sent):
-    """Output and gradients of a case are the oracle's, and are CuPy arrays of the inputs' dtype in C order."""
+def check(case, variant="auto", lay=rows):
+    """Check that output and gradients are the oracle's, and CuPy arrays of the inputs' dtype in C order."""
     *inputs, cotangent = case.arrays()
-    results = answer(case, (*map(lay, inputs), sent(cotangent)), variant)
+    results = answer(case, (*(lay(sent(x)) for x in inputs), sent(cotangent)), variant)
     for result in results:
         assert type(result) is cupy.ndarray
         assert result.dtype == DTYPES[case.dtype]
@@ -123,14 +124,7 @@ RUNS = {
 }
 ROUNDED = {name: case for name, case in NAMED.items() if answers("mma", case, precision="high")}
 
-# From the host to the device, there in another order in memory.
-LAYOUTS = {
-    "rows": sent,
-    "channels last": lambda x: sent(np.ascontiguousarray(x.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2),
-    "columns reversed": lambda x: sent(np.ascontiguousarray(x[..., ::-1]))[..., ::-1],
-    "every other column": lambda x: sent(np.repeat(x, 2, axis=3))[..., ::2],
-    "one element off 16 bytes": lambda x: sent(np.append(x.ravel()[:1], x))[1:].reshape(x.shape),
-}
+LAYOUTS = some("rows", "channels last", "columns reversed", "every other column", "one element beyond")
 
 
 @pytest.mark.parametrize(("case", "variant"), RUNS.values(), ids=RUNS.keys())
@@ -274,7 +268,7 @@ extern "C" __global__ void hold(const volatile int* open, unsigned long long at_
 
 
 def gate():
-    """An int that host and device see, 0."""
+    """An integer 0 in memory that the host and the device share."""
     from cupyx import empty_pinned
 
     made = empty_pinned(1, np.int32)
@@ -430,13 +424,13 @@ large = pytest.mark.parametrize("problem", [LARGE_OUT, LARGE_INPUTS], ids=["outp
 
 
 def drawn(shape, seed):
-    """Numbers in [-1, 1) that depend on the whole index of an element."""
+    """Return numbers in [-1, 1) that depend on all bits of an element's index."""
     fill = cupy.ElementwiseKernel("int64 seed", "T x", FILL, "fill_with_hash")
     return fill(seed, cupy.empty(shape, np.float16))
 
 
 def require_memory(*shapes):
-    """Skip where arrays of halves of these shapes do not fit."""
+    """Skip the test where float16 arrays of these shapes do not fit."""
     cupy.get_default_memory_pool().free_all_blocks()
     needed = sum(2 * int(np.prod(shape, dtype=np.int64)) for shape in shapes) + 2**30
     free = cupy.cuda.runtime.memGetInfo()[0]
@@ -500,8 +494,7 @@ def test_gradients_past_32_bit_indices_equal_the_definition(problem, no_leftover
 def test_many_threads_with_different_problems_call_at_once():
     names = [name for name, case in NAMED.items() if min(case.shape1) > 0]
     together = Barrier(len(names), timeout=STUCK)
-    planner.forward_plan.cache_clear()
-    planner.vjp_plan.cache_clear()
+    forget_plans()
 
     def work(name):
         with cupy.cuda.Stream(non_blocking=True) as stream:
@@ -558,7 +551,7 @@ def test_a_fresh_process_finds_what_another_one_compiled(tmp_path):
 
 
 class Account(cupy.cuda.MemoryHook):
-    """The bytes that this thread got from CuPy's pool and has not given back, and the most there were at once."""
+    """The bytes that this thread holds from CuPy's pool, and the most that it held at once."""
 
     name = "account of a test"
 
@@ -579,7 +572,7 @@ class Account(cupy.cuda.MemoryHook):
 
 
 def pooled(*arrays):
-    """Bytes of arrays in CuPy's pool, which hands out multiples of 512."""
+    """Return the bytes of arrays in CuPy's pool, which allocates multiples of 512."""
     return sum(-(-array.nbytes // 512) * 512 for array in arrays)
 
 
@@ -608,7 +601,7 @@ def test_direct_takes_the_memory_of_its_results_and_no_more(case):
 def test_box_takes_a_bounded_workspace_and_gives_it_back(case):
     x1, x2, g = (cupy.ones(shape, np.float32) for shape in (case.shape1, case.shape2, case.out_shape()))
     told = cupycorr.explain(x1, x2, **case.parameters, variant="box").workspace
-    assert 0 < told <= planner.WORKSPACE
+    assert 0 < told <= box.VOLUMES
     with Account() as account:
         out = correlate(x1, x2, **case.parameters, variant="box")
     assert account.held == pooled(out)
@@ -617,7 +610,7 @@ def test_box_takes_a_bounded_workspace_and_gives_it_back(case):
         gradients = correlate_vjp(g, x1, x2, **case.parameters, variant="box")
     assert account.held == pooled(*gradients)
     # Sums that go from part to part: two of each gradient, its channels in runs of four.
-    assert account.most - account.held <= planner.WORKSPACE + 8 * pooled(*gradients)
+    assert account.most - account.held <= box.VOLUMES + 8 * pooled(*gradients)
 
 
 @each
@@ -694,19 +687,17 @@ def test_an_array_of_the_host_beside_one_of_a_device_is_refused():
 
 @pytest.fixture
 def broken_kernels(monkeypatch):
-    """Whatever is made is made of a type that no compiler knows."""
-    bind = planner.bind
+    """Kernels are compiled with a type that no compiler knows."""
+    bind = plan.bind
 
     def bind_nonsense(kernel, *rest):
         return bind(replace(kernel, macros=tuple((dict(kernel.macros) | {"INDEX": "no_such_type"}).items())), *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(planner, "bind", bind_nonsense)
-        planner.forward_plan.cache_clear()
-        planner.vjp_plan.cache_clear()
+        patched.setattr(plan, "bind", bind_nonsense)
+        forget_plans()
         yield patched
-    planner.forward_plan.cache_clear()
-    planner.vjp_plan.cache_clear()
+    forget_plans()
 
 
 @each
@@ -755,7 +746,7 @@ def test_match_finds_what_it_finds_on_numpy_arrays(colour, subpixel):
 
 
 class Exported:
-    """A tensor that says no more than where its memory is."""
+    """A tensor that has only the DLPack protocol."""
 
     def __init__(self, tensor):
         self.tensor = tensor

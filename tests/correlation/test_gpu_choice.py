@@ -9,7 +9,7 @@ import cases
 import numpy as np
 import pytest
 from cases import CPU_VARIANTS, DTYPES, GPU_VARIANTS
-from cupy_on_numpy import FACTS, installed, on_cupy
+from fake_cupy import FACTS, installed, on_cupy
 from watched import taking
 
 import cupycorr

@@ -1,16 +1,16 @@
-"""CuPy arrays through the front door: the whole GPU path but the GPU, on CuPy's face over NumPy arrays and in the emulator."""
+"""CuPy arrays through the public functions, without a GPU: a fake CuPy on NumPy arrays, with kernels in the emulator."""
 
 import re
 import sys
 
 import cases
-import cupy_on_numpy
+import fake_cupy
 import numpy as np
 import oracle
 import pytest
 from cases import GPU_VARIANTS
-from cupy_on_numpy import Device, Stream, installed, ndarray, on_cupy
 from emulator import Emulator, require_compiler
+from fake_cupy import Device, Stream, installed, ndarray, on_cupy
 
 import cupycorr
 from cupycorr import _arrays, _dispatch
@@ -43,7 +43,7 @@ class Lender(Emulator):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """The package finds a GPU, which is the emulator."""
+    """The emulator in the place of a GPU."""
     emulator = Lender()
     run, allocate = plans.Plan.run, plans.allocate_from_cupy
 
@@ -67,7 +67,7 @@ def gpu(monkeypatch):
 
 
 def both(case, **more):
-    """Output and gradients through the front door, from CuPy arrays."""
+    """Return output and gradients of CuPy arrays by the public functions."""
     x1, x2, g = map(on_cupy, case.arrays())
     out = cupycorr.spatial_correlation_sample(x1, x2, **case.parameters, **more)
     return (out, *cupycorr.spatial_correlation_sample_vjp(g, x1, x2, **case.parameters, **more))
@@ -141,7 +141,7 @@ def test_memory_is_shared_where_the_addresses_overlap_whoever_owns_them(gpu, fir
 
 
 class OnGpu:
-    """Another library's array on a GPU."""
+    """An array of another library on a GPU."""
 
     def __init__(self, memory):
         self.memory = memory
@@ -205,7 +205,7 @@ def test_explain_tells_the_reason_of_every_variant(gpu):
     assert told.reasons["box"] == "kernel_size is 1"
     assert re.fullmatch(r"by the cost model it takes [\d.]+ ms, tiled [\d.]+ ms", told.reasons["direct"])
     assert {told.reasons[name] for name in cases.CPU_VARIANTS} == {"input is a CuPy array, needs a NumPy array"}
-    assert told.bound == told.bytes / cupy_on_numpy.FACTS.bandwidth  # more than the arithmetic takes
+    assert told.bound == told.bytes / fake_cupy.FACTS.bandwidth  # more than the arithmetic takes
     windowed = cupycorr.explain(x, x, kernel_size=32, patch_size=9, padding=16)
     assert windowed.variant == "box"
     assert windowed.reasons["tiled"] == "a window of 32 x 32 taps does not fit into any tile"
@@ -269,7 +269,7 @@ def test_a_launch_that_fails_is_one_error_and_the_next_call_works(gpu, monkeypat
 @pytest.mark.parametrize("number", [1, 2, 3], ids=["output", "gradient or workspace", "later"])
 @pytest.mark.parametrize(("variant", "case"), ANSWERED.items(), ids=ANSWERED)
 def test_a_device_without_memory_is_one_error_and_the_next_call_works(gpu, monkeypatch, variant, case, number):
-    empty, made = cupy_on_numpy.module().empty, []
+    empty, made = fake_cupy.Fake(fake_cupy.H100).empty, []
 
     def runs_out(*arguments):
         made.append(arguments)

@@ -16,19 +16,17 @@ from emulated import BUSY, IDLE, asked, in_every_order
 from emulator import Emulator, require_compiler, run_sanitized
 from gradients import (
     IN_PHASES,
-    LAYOUTS,
     assert_gradients,
     bytes_needed,
     dividing,
     in_phases,
-    in_sectors,
-    lay_far,
     lines_of,
     operands_of,
 )
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tilings import H200, channels_last
+from layouts import IN_KERNELS, aligned, channels_last, far_apart, rows
+from tilings import H200
 
 from cupycorr._correlation.gpu import gradient_mma
 from cupycorr._correlation.gpu.gradient_phases import Operand
@@ -51,7 +49,7 @@ def multiplied(emulator, *arrays, **how):
     return got
 
 
-def check(case, lay=LAYOUTS["rows"], **how):
+def check(case, lay=rows, **how):
     """The gradients of a case are the oracle's, the same bits in every order of threads."""
     x1, x2, g = case.arrays()
     x1, x2 = lay(x1), lay(x2)
@@ -75,22 +73,24 @@ def test_named_cases_equal_the_oracle(case, which):
     check(replace(case, dtype=dtype), device=device)
 
 
-@pytest.mark.parametrize("lay", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.slow
+@pytest.mark.parametrize("lay", IN_KERNELS.values(), ids=IN_KERNELS.keys())
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_and_memory_order_equals_the_oracle(dtype, lay):
     for step, width in ((1, 12), (2, 16)):
         check(same((2, 19, 5, width), dtype, patch_size=(3, 4), dilation_patch=step, scale=0.25), lay)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 2], ids=["one phase", "both phases"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bits_do_not_depend_on_where_elements_lie(dtype, step):
     case = same((1, 9, 5, 64), dtype, patch_size=(3, 7), dilation_patch=step)
     x1, x2, g = case.arrays()
-    want = gradients(Emulator(), g, in_sectors(x1), in_sectors(x2), **case.parameters)
-    beyond = lambda x: in_sectors(np.pad(x, ((0, 0), (0, 0), (0, 0), (1, 0))))[..., 1:]  # noqa: E731
-    within = lambda x: in_sectors(np.pad(x, ((0, 0), (0, 0), (0, 0), (2, 0))))[..., 2:]  # noqa: E731
-    for lay in (*LAYOUTS.values(), beyond, within):
+    want = gradients(Emulator(), g, aligned(x1), aligned(x2), **case.parameters)
+    beyond = lambda x: aligned(np.pad(x, ((0, 0), (0, 0), (0, 0), (1, 0))))[..., 1:]  # noqa: E731
+    within = lambda x: aligned(np.pad(x, ((0, 0), (0, 0), (0, 0), (2, 0))))[..., 2:]  # noqa: E731
+    for lay in (*IN_KERNELS.values(), beyond, within):
         got = gradients(Emulator(), g, lay(x1), lay(x2), lay=lay, **case.parameters)
         assert all(map(np.array_equal, got, want))
 
@@ -106,17 +106,18 @@ TILES = {name_of(dtype, tile): (dtype, tile) for dtype, tiles in gradient_mma._T
 def test_every_tile_equals_the_oracle_across_its_seams(monkeypatch, dtype, tile):
     only(monkeypatch, lambda other: other == tile)
     parameters = dict(patch_size=(2, tile.most + 2), dilation_patch=(1, tile.phases))
-    for beyond, lay in ((8, LAYOUTS["rows"]), (5, LAYOUTS["rows"]), (3, LAYOUTS["channels last"])):
+    for beyond, lay in ((8, rows), (5, rows), (3, channels_last)):
         shape = (1, tile.channels + 3, tile.rows + 1, tile.columns + beyond)
         x1, x2, g = same(shape, dtype, **parameters).arrays()
-        got = multiplied(Emulator(), g, lay(in_sectors(x1)), lay(in_sectors(x2)), lay=lay, **parameters)
+        got = multiplied(Emulator(), g, lay(aligned(x1)), lay(aligned(x2)), lay=lay, **parameters)
         assert_gradients(got, g, x1, x2, ACCUMULATOR[dtype], **parameters)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(
     case=cases.problems(most=9, dtypes=tuple(DTYPES)).map(dividing),
-    lay=st.sampled_from(list(LAYOUTS.values())),
+    lay=st.sampled_from(list(IN_KERNELS.values())),
     device=st.sampled_from([BUSY, IDLE]),
 )
 def test_drawn_problems_equal_the_oracle(case, lay, device):
@@ -125,6 +126,7 @@ def test_drawn_problems_equal_the_oracle(case, lay, device):
     check(case, lay, device=device)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(case=cases.wide_problems().map(dividing), dtype=st.sampled_from(list(DTYPES)), device=st.sampled_from([BUSY, IDLE]))
 def test_wide_problems_equal_the_oracle_across_every_seam(case, dtype, device):
@@ -139,7 +141,7 @@ def test_rows_within_those_of_a_larger_image_equal_the_oracle(dtype, step):
         case = same((1, 9, 5, width), dtype, patch_size=(2, patch), dilation_patch=step)
         larger = ((0, 0), (0, 0), (0, 0), (before, behind))
         columns = slice(before, before + width)
-        check(case, lambda x, larger=larger, columns=columns: in_sectors(np.pad(x, larger))[..., columns])
+        check(case, lambda x, larger=larger, columns=columns: aligned(np.pad(x, larger))[..., columns])
 
 
 def test_a_cotangent_may_have_any_strides():
@@ -178,14 +180,14 @@ def test_a_grid_smaller_than_the_work_loops_over_the_rest(device):
 def test_cotangents_more_than_2_to_the_31_apart_are_reached(axis):
     case = same((2, 2, 2, 2), "float16", patch_size=2)
     x1, x2, g = case.arrays()
-    assert_gradients(gradients(Emulator(), lay_far(g, axis), x1, x2, **case.parameters), g, x1, x2, **case.parameters)
+    assert_gradients(gradients(Emulator(), far_apart(g, axis), x1, x2, **case.parameters), g, x1, x2, **case.parameters)
 
 
 @pytest.mark.parametrize("axis", [0, 1], ids=["batch", "channels"])
 def test_elements_more_than_2_to_the_31_apart_are_reached(axis):
     case = same((2, 2, 2, 2), "float16", patch_size=2)
     x1, x2, g = case.arrays()
-    _, g2 = gradients(Emulator(), g, lay_far(x1, axis), x2, needs=(False, True), **case.parameters)
+    _, g2 = gradients(Emulator(), g, far_apart(x1, axis), x2, needs=(False, True), **case.parameters)
     oracle.assert_close(g2, oracle.vjp(g, x1, x2, **case.parameters)[1], name="g2")
 
 
@@ -273,7 +275,7 @@ def test_gradients_are_scaled_before_rounding_so_that_halves_do_not_overflow(dev
 
 def test_gradients_that_are_stored_in_runs_of_channels_are_scaled():
     x1, x2, g = same((1, 16, 3, 8), "bfloat16", patch_size=3, scale=0.25).arrays()
-    lay = LAYOUTS["channels last"]
+    lay = channels_last
     got = gradients(Emulator(), g, lay(x1), lay(x2), lay=lay, patch_size=3, scale=0.25)
     assert_gradients(got, g, x1, x2, patch_size=3, scale=0.25)
 
@@ -368,14 +370,15 @@ def traced(case, needs, lay, patched):
     """The emulator after a launch for one operand through the largest tile for the case, and the tile."""
     step, patch = case.parameters.get("dilation_patch", 1), case.parameters["patch_size"]
     only(patched, lambda tile: largest(tile) and tile.phases == step and tile.width(patch) == patch)
-    x1, x2, g = (lay(in_sectors(x)) if x.ndim == 4 else in_sectors(x) for x in case.arrays())
+    x1, x2, g = (lay(aligned(x)) if x.ndim == 4 else aligned(x) for x in case.arrays())
     tile = min(gradient_mma._TILES[case.dtype], key=lambda tile: tile.depths)
     only(patched, lambda other: other == tile)
     emulator = Emulator(traced=True)
-    gradients(emulator, g, x1, x2, needs, lay=lambda x: lay(in_sectors(x)), **case.parameters)
+    gradients(emulator, g, x1, x2, needs, lay=lambda x: lay(aligned(x)), **case.parameters)
     return emulator, tile
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("operand", [1, 2])
 def test_most_products_of_fragments_are_the_gradients(monkeypatch, name, operand):
@@ -386,7 +389,7 @@ def test_most_products_of_fragments_are_the_gradients(monkeypatch, name, operand
     offset = (beyond // 2 if operand == 1 else -beyond // 2, 0)
     shapes = (shape, tall) if operand == 1 else (tall, shape)
     case = Case(*shapes, parameters | dict(patch_offset=offset), "bfloat16")
-    emulator, tile = traced(case, (operand == 1, operand == 2), LAYOUTS["rows"], monkeypatch)
+    emulator, tile = traced(case, (operand == 1, operand == 2), rows, monkeypatch)
     share = patch**2 * np.prod(shape) / emulator.account.multiply_adds
     assert share == patch / tile.band
     assert share >= {9: 0.56, 21: 0.65}[patch]
@@ -398,12 +401,13 @@ def lines_with(*texts):
     return {f"gradient_mma.cu:{number}" for number, line in enumerate(lines, 1) if any(text in line for text in texts)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lay", ["rows", "channels last"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("name", MODELS)
 def test_fragments_are_loaded_without_bank_conflicts(monkeypatch, name, dtype, lay):
     parameters, shape = MODELS[name]
-    emulator, _ = traced(same((*shape[:2], 4, shape[3]), dtype, **parameters), (True, False), LAYOUTS[lay], monkeypatch)
+    emulator, _ = traced(same((*shape[:2], 4, shape[3]), dtype, **parameters), (True, False), IN_KERNELS[lay], monkeypatch)
     of_fragments = lines_with("load_matrices<", "load_shared(reinterpret_cast<const uint32*>(from))", "load_shared(from + r *")
     loads = [place for place in emulator.traffic if place.kind == "shared load" and of_fragments & set(place.lines)]
     assert sum(place.requests for place in loads) > 100
@@ -411,18 +415,20 @@ def test_fragments_are_loaded_without_bank_conflicts(monkeypatch, name, dtype, l
         assert place.transactions == place.least, place.lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("needs", [(True, False), (False, True)], ids=["g1", "g2"])
 @pytest.mark.parametrize("name", MODELS)
 def test_whole_sectors_moved_are_little_more_than_what_the_tiles_hold(monkeypatch, name, needs):
     parameters, shape = MODELS[name]
     case = same(shape, "bfloat16", **parameters)
-    emulator, tile = traced(case, needs, LAYOUTS["rows"], monkeypatch)
+    emulator, tile = traced(case, needs, rows, monkeypatch)
     moved = 32 * sum(place.transactions for place in emulator.traffic if place.kind.startswith("global"))
     problem = shape, parameters["patch_size"], parameters.get("dilation_patch", 1)
     needed = bytes_needed(tile.rows, tile.columns, *problem, itemsize=2)
     assert needed <= moved <= 1.3 * needed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_bytes_are_counted_as_the_tiles_hold_them(monkeypatch, name):
     parameters, shape = MODELS[name]
@@ -445,7 +451,8 @@ def test_flownets_blocks_load_no_more_than_is_budgeted():
     assert best.loaded() < 172e6
 
 
-@pytest.mark.parametrize("lay", [in_sectors, channels_last], ids=["rows", "channels last"])
+@pytest.mark.slow
+@pytest.mark.parametrize("lay", [aligned, channels_last], ids=["rows", "channels last"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("step", "patch"), [(1, 15), (2, 21)], ids=["one phase", "both phases"])
 def test_everything_is_loaded_and_stored_16_bytes_at_a_time_where_it_can_be(dtype, lay, step, patch):
@@ -453,7 +460,7 @@ def test_everything_is_loaded_and_stored_16_bytes_at_a_time_where_it_can_be(dtyp
     case = same((1, 64, 4, 64), dtype, patch_size=patch, dilation_patch=step)
     x1, x2, g = case.arrays()
     emulator = Emulator(traced=True)
-    gradients(emulator, in_sectors(g), lay(x1), lay(x2), lay=lay, **case.parameters)
+    gradients(emulator, aligned(g), lay(x1), lay(x2), lay=lay, **case.parameters)
     for kind in ("global load", "global store"):
         moved = [place for place in emulator.traffic if place.kind == kind]
         assert all(place.bytes == 16 * place.accesses for place in moved), [place.lines for place in moved]
@@ -462,6 +469,7 @@ def test_everything_is_loaded_and_stored_16_bytes_at_a_time_where_it_can_be(dtyp
 # Beneath the accesses ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sanitizer
 def test_the_kernel_runs_clean_under_address_and_undefined_behaviour_sanitizers():
     done = run_sanitized(__file__, "-k", "(named and bfloat16 and (flownet or elsewhere)) or (not_finite and both and float16)")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -469,6 +477,7 @@ def test_the_kernel_runs_clean_under_address_and_undefined_behaviour_sanitizers(
     assert "skipped" not in done.stdout
 
 
+@pytest.mark.every_build
 @nvrtc.needed
 def test_every_build_multiplies_fragments_and_moves_16_bytes_at_a_time():
     builds = [kernel for _, kernel in gradient_mma.builds()][::6]

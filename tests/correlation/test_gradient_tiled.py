@@ -10,23 +10,21 @@ import numpy as np
 import oracle
 import pytest
 from cases import DTYPES, same
-from cupy_on_numpy import FACTS
 from emulated import BUSY, IDLE, asked, in_every_order
 from emulator import Emulator, require_compiler, run_sanitized
+from fake_cupy import FACTS
 from gradients import (
     IN_PHASES,
-    LAYOUTS,
     assert_gradients,
     bytes_needed,
     dividing,
     in_phases,
-    in_sectors,
-    lay_far,
     lines_of,
     operands_of,
 )
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from layouts import IN_KERNELS, aligned, channels_last, far_apart, rows
 
 from cupycorr._correlation.gpu import gradient_tiled
 from cupycorr._gpu import layout as layouts
@@ -36,7 +34,7 @@ require_compiler()
 planned, plan_for, gradients = (partial(each, gradient_tiled) for each in (helpers.planned, helpers.plan_for, helpers.gradients))
 
 
-def check(case, lay=LAYOUTS["rows"], **how):
+def check(case, lay=rows, **how):
     """The gradients of a case are the oracle's, the same bits in every order of threads."""
     x1, x2, g = case.arrays()
     x1, x2 = lay(x1), lay(x2)
@@ -53,7 +51,8 @@ def test_named_cases_equal_the_oracle(case, device):
     check(case, device=device)
 
 
-@pytest.mark.parametrize("lay", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.slow
+@pytest.mark.parametrize("lay", IN_KERNELS.values(), ids=IN_KERNELS.keys())
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_and_memory_order_equals_the_oracle(dtype, lay):
     for step, width in ((1, 12), (2, 16)):
@@ -61,7 +60,7 @@ def test_every_dtype_and_memory_order_equals_the_oracle(dtype, lay):
         check(case, lay, device=BUSY)
 
 
-@pytest.mark.parametrize("lay", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("lay", IN_KERNELS.values(), ids=IN_KERNELS.keys())
 def test_gradients_are_written_in_any_memory_order(lay):
     case = same((2, 9, 5, 11), patch_size=3)
     x1, x2, g = case.arrays()
@@ -85,9 +84,12 @@ def test_every_tile_equals_the_oracle_across_its_seams(monkeypatch, tile):
         assert_gradients(got, g, x1, x2, **parameters)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
-    case=cases.problems(most=9).map(dividing), lay=st.sampled_from(list(LAYOUTS.values())), device=st.sampled_from([BUSY, IDLE])
+    case=cases.problems(most=9).map(dividing),
+    lay=st.sampled_from(list(IN_KERNELS.values())),
+    device=st.sampled_from([BUSY, IDLE]),
 )
 def test_drawn_problems_equal_the_oracle(case, lay, device):
     assume(min(case.out_shape()) > 0)
@@ -95,6 +97,7 @@ def test_drawn_problems_equal_the_oracle(case, lay, device):
     check(case, lay, device=device)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(case=cases.wide_problems().map(dividing), device=st.sampled_from([BUSY, IDLE]))
 def test_wide_problems_equal_the_oracle_across_every_seam(case, device):
@@ -229,7 +232,7 @@ def test_more_blocks_than_a_grid_can_count_have_a_reason():
 def test_cotangents_more_than_2_to_the_31_apart_are_reached(axis):
     case = same((2, 2, 2, 2), "float16", patch_size=2)
     x1, x2, g = case.arrays()
-    got = gradients(Emulator(), lay_far(g, axis), x1, x2, **case.parameters)
+    got = gradients(Emulator(), far_apart(g, axis), x1, x2, **case.parameters)
     assert_gradients(got, g, x1, x2, **case.parameters)
 
 
@@ -237,7 +240,7 @@ def test_cotangents_more_than_2_to_the_31_apart_are_reached(axis):
 def test_elements_more_than_2_to_the_31_apart_are_reached(axis):
     case = same((2, 2, 2, 2), "float16", patch_size=2)
     x1, x2, g = case.arrays()
-    _, g2 = gradients(Emulator(), g, lay_far(x1, axis), x2, needs=(False, True), **case.parameters)
+    _, g2 = gradients(Emulator(), g, far_apart(x1, axis), x2, needs=(False, True), **case.parameters)
     oracle.assert_close(g2, oracle.vjp(g, x1, x2, **case.parameters)[1], name="g2")
 
 
@@ -285,16 +288,17 @@ def traced(request):
     shape, patch, step = MODELS[request.param]
     tiles = gradient_tiled._TILES["float32"]
     tile = next(tile for tile in tiles if tile.exact and (tile.phases, tile.width, tile.row_warps) == (step, patch, 2))
-    x1, x2, g = map(in_sectors, same(shape, patch_size=patch, dilation_patch=step).arrays())
+    x1, x2, g = map(aligned, same(shape, patch_size=patch, dilation_patch=step).arrays())
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(gradient_tiled, "_TILES", {"float32": (tile,)})
         traffics = []
         for needs in ((True, False), (False, True)):
-            gradients(emulator := Emulator(traced=True), g, x1, x2, needs, lay=in_sectors, patch_size=patch, dilation_patch=step)
+            gradients(emulator := Emulator(traced=True), g, x1, x2, needs, lay=aligned, patch_size=patch, dilation_patch=step)
             traffics.append(emulator.traffic)
     return tile, (shape, patch, step), traffics
 
 
+@pytest.mark.slow
 def test_whole_sectors_moved_are_little_more_than_what_the_tiles_hold(traced):
     tile, problem, traffics = traced
     for traffic in traffics:
@@ -303,6 +307,7 @@ def test_whole_sectors_moved_are_little_more_than_what_the_tiles_hold(traced):
         assert needed <= moved <= 1.3 * needed
 
 
+@pytest.mark.slow
 def test_rows_of_the_other_image_are_loaded_16_bytes_at_a_time(traced):
     for traffic in traced[2]:
         wide = [place for place in traffic if place.kind == "global load" and place.bytes == 16 * place.accesses]
@@ -312,7 +317,7 @@ def test_rows_of_the_other_image_are_loaded_16_bytes_at_a_time(traced):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_neighbouring_channels_are_loaded_16_bytes_at_a_time(dtype):
     x1, x2, g = same((1, 64, 5, 9), dtype, patch_size=3).arrays()
-    x1, x2 = map(LAYOUTS["channels last"], (x1, x2))
+    x1, x2 = map(channels_last, (x1, x2))
     gradients(emulator := Emulator(traced=True), g, x1, x2, patch_size=3)
     single = sum(
         place.accesses for place in emulator.traffic if place.kind == "global load" and place.bytes < 16 * place.accesses
@@ -324,6 +329,7 @@ def test_neighbouring_channels_are_loaded_16_bytes_at_a_time(dtype):
     assert single <= 2 * 2 * g.size  # the cotangents, for each of two tiles of channels at most
 
 
+@pytest.mark.slow
 def test_sums_read_shared_memory_without_bank_conflicts(traced):
     """16 bytes a lane are served in four quarters of a warp: one pass for each."""
     for traffic in traced[2]:
@@ -337,6 +343,7 @@ def test_sums_read_shared_memory_without_bank_conflicts(traced):
 # Beneath the accesses ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sanitizer
 def test_the_kernel_runs_clean_under_address_and_undefined_behaviour_sanitizers():
     done = run_sanitized(
         __file__, "-k", "(named and ((busy and runs) or (idle and cropped))) or (memory_order and float16 and last)"
@@ -351,7 +358,7 @@ def test_the_kernel_runs_clean_under_address_and_undefined_behaviour_sanitizers(
 def test_rows_that_begin_where_16_bytes_do_equal_the_oracle(dtype, step):
     case = same((1, 9, 3, 64), dtype, patch_size=(2, 17), dilation_patch=step)
     x1, x2, g = case.arrays()
-    got = gradients(emulator := Emulator(), g, in_sectors(x1), in_sectors(x2), **case.parameters)
+    got = gradients(emulator := Emulator(), g, aligned(x1), aligned(x2), **case.parameters)
     assert_gradients(got, g, x1, x2, **case.parameters)
     assert emulator.account.global_load_bytes > x1.itemsize * emulator.account.global_loads, "runs are loaded as one"
 
@@ -362,7 +369,7 @@ def test_rows_within_those_of_a_larger_image_equal_the_oracle(dtype, step):
     """Some of them begin where 16 bytes do; those of the next channel do too in an image of 4 rows, and do not in one of 5."""
     for height in (4, 5):
         case = same((1, 9, height, 64), dtype, patch_size=(2, 17), dilation_patch=step)
-        check(case, lambda x: in_sectors(np.pad(x, ((0, 0), (0, 0), (0, 0), (1, 0))))[..., 1:])
+        check(case, lambda x: aligned(np.pad(x, ((0, 0), (0, 0), (0, 0), (1, 0))))[..., 1:])
 
 
 @pytest.mark.parametrize(("width", "cropped"), [(66, 2), (62, 4)], ids=["begins", "ends"])
@@ -370,19 +377,18 @@ def test_what_no_output_reads_of_a_run_of_columns_may_be_infinite_where_that_par
     case = same((1, 4, 10, width), patch_size=(3, 21), dilation_patch=2, padding=(0, -cropped))
     x1, x2, g = case.arrays()
     x1[..., :cropped] = x1[..., -cropped:] = np.inf
-    _, g2 = gradients(Emulator(), g, in_sectors(x1), x2, needs=(False, True), **case.parameters)
+    _, g2 = gradients(Emulator(), g, aligned(x1), x2, needs=(False, True), **case.parameters)
     x1[..., :cropped] = x1[..., -cropped:] = 0
     oracle.assert_close(g2, oracle.vjp(g, x1, x2, **case.parameters)[1], name="g2")
 
 
 def test_wide_rows_of_neighbouring_channels_equal_the_oracle():
-    check(same((1, 9, 3, 140), patch_size=(1, 5), dilation_patch=2), LAYOUTS["channels last"])
+    check(same((1, 9, 3, 140), patch_size=(1, 5), dilation_patch=2), channels_last)
 
 
 def test_gradients_of_neighbouring_channels_are_stored_in_whole_sectors():
     case = same((1, 64, 4, 32), patch_size=3)
     x1, x2, g = case.arrays()
-    channels_last = lambda x: in_sectors(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)  # noqa: E731
     gradients(emulator := Emulator(traced=True), g, x1, x2, lay=channels_last, **case.parameters)
     stored = [place for place in emulator.traffic if place.kind == "global store"]
     assert 32 * sum(place.transactions for place in stored) == sum(place.bytes for place in stored) == 2 * x1.nbytes

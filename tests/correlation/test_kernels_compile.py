@@ -1,7 +1,8 @@
-"""The compile gate: every kernel a call can name, for every architecture, compiles without a warning, a spill or a stack.
+"""Every kernel that a call can name compiles for every architecture without a warning, a spill or a stack frame.
 
-Compiled by NVRTC, which needs no GPU, with the options that CuPy passes on a device (`test_cuda.py` holds them against CuPy's).
-Each build is compiled for some of the architectures, its neighbours for others; with ``CUPYCORR_EVERY_BUILD=1`` for all of them.
+NVRTC compiles, which needs no GPU, with the options that CuPy passes on a device (`test_cuda.py` compares them with CuPy's).
+The default run compiles a few builds of each file for one architecture. Tests marked `every_build` compile each build for some
+architectures, its neighbours for others; with the environment variable CUPYCORR_EVERY_BUILD=1 each build for all of them.
 """
 
 import os
@@ -13,7 +14,7 @@ from itertools import product
 import nvrtc
 import pytest
 from cases import DTYPES
-from cupy_on_numpy import FACTS
+from fake_cupy import FACTS
 
 from cupycorr._correlation.gpu import planner
 from cupycorr._correlation.problem import parameters, problem
@@ -27,11 +28,12 @@ FILES = sorted({kernel.file for kernel in BUILDS.values()})
 ARCHITECTURES = nvrtc.architectures()
 
 EVERY = os.environ.get("CUPYCORR_EVERY_BUILD") == "1"
-APART = 6  # of so many architectures a build is compiled for one, and for the newest of those most people have
-ALWAYS = "sm_90"
+APART = 6  # each build is compiled for one of every six architectures
+ALWAYS = "sm_90"  # the architecture for which every tiled kernel is compiled, and the sample of the default run
+SAMPLE = 16  # the default run compiles every sixteenth build
 
-# Registers of a thread at most. A block has 256 threads, a multiprocessor 65536 registers: 128 leave room for two blocks. Tiles
-# are what fills them.
+# The most registers that a thread may have. A block has 256 threads and a multiprocessor 65536 registers, so 128 leave room for
+# two blocks. Tiles use all registers.
 CEILINGS = {
     "correlation/box_filter.cu": 112,
     "correlation/forward_direct.cu": 168,
@@ -44,7 +46,7 @@ CEILINGS = {
 }
 SHARED = {"7.5": 64 * 1024, "7.0": 96 * 1024, "8.6 to 12": 99 * 1024, "8.0": 163 * 1024, "9.0 and 10": 227 * 1024}  # of a block
 
-# Builds whose inner loop moves 16 bytes at a time, or multiplies matrices, by their macros: the PTX must have these instructions.
+# The PTX of builds with these macros must have these instructions, which move 16 bytes at a time or multiply matrices.
 LOAD_16, STORE_16 = r"ld\.global\.nc\.(v4\.[uf]32|v2\.[uf]64|v4\.b32)", r"st\.global\.(v4\.[uf]32|v2\.[uf]64|v4\.b32)"
 COPY_16, MULTIPLY = r"cp\.async\.cg\.shared\.global \[%r\d+\], \[%rd\d+\], 16", r"mma\.sync\.aligned\.m16n8k(16|8)\."
 HAS = {
@@ -56,12 +58,12 @@ HAS = {
     "pixels of matrices": ("correlation/forward_mma.cu", {"STAGING": "2", "WARP_ROWS1": "2"}, (COPY_16, STORE_16, MULTIPLY)),
 }
 
-# NVRTC's remark on an architecture, not on a kernel.
+# NVRTC's warning about an architecture, not about a kernel.
 DEPRECATED = re.compile(r"nvrtc: warning: Architectures prior to .* are deprecated.*")
 
 
 def builds_of(file, architecture=None):
-    """The builds of a file, or those of them that are compiled for an architecture."""
+    """Return the builds of a file, or those of them that are compiled for an architecture."""
     builds = [(name, kernel) for name, kernel in BUILDS.items() if kernel.file == file]
     if architecture is not None:
         builds = [(name, kernel) for name, kernel in builds if architecture not in without_products(kernel)]
@@ -76,7 +78,7 @@ MATRICES = ("correlation/forward_mma.cu", "correlation/gradient_mma.cu")
 
 
 def without_products(kernel):
-    """The architectures without the products of matrices that a kernel takes: the dispatch never names it there."""
+    """Return the architectures that lack a kernel's matrix instructions; the dispatch never names the kernel there."""
     if kernel.file not in MATRICES:
         return ()
     before = 75 if dict(kernel.macros)["INPUT"] == "half" else 80
@@ -84,13 +86,13 @@ def without_products(kernel):
 
 
 def side_by_side(function, arguments):
-    """NVRTC lets go of Python's lock."""
+    """Map a function over arguments in threads: NVRTC releases Python's lock."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(function, arguments))
 
 
 def complaints(kernel, architecture, ceiling=None):
-    """What is wrong with a kernel's binary, by the logs of the compiler and the assembler."""
+    """Return what is wrong with a kernel's binary according to the logs of the compiler and the assembler."""
     try:
         _, log = compiler.cubin(kernel, architecture, "--ptxas-options=-v")
     except RuntimeError as error:
@@ -124,14 +126,24 @@ def test_every_build_has_a_name_and_a_kernel_of_its_own():
     assert len({name for name, _ in listed}) == len({kernel for _, kernel in listed}) == len(listed)
 
 
+def assert_compile(builds, file, architecture):
+    found = side_by_side(lambda kernel: complaints(kernel, architecture, CEILINGS[file]), builds.values())
+    wrong = {name: each for name, each in zip(builds, found, strict=True) if each}
+    assert not wrong, "\n".join(f"{name} for {architecture}: {'; '.join(each)}" for name, each in wrong.items())
+
+
+@nvrtc.needed
+@pytest.mark.parametrize("file", FILES)
+def test_some_builds_of_every_file_compile_without_warnings_spills_or_stack_within_their_registers(file):
+    assert_compile(dict(list(builds_of(file).items())[::SAMPLE]), file, ALWAYS)
+
+
+@pytest.mark.every_build
 @nvrtc.needed
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_build_compiles_without_warnings_spills_or_stack_within_its_registers(file, architecture):
-    builds = builds_of(file, architecture)
-    found = side_by_side(lambda kernel: complaints(kernel, architecture, CEILINGS[file]), builds.values())
-    wrong = {name: each for name, each in zip(builds, found, strict=True) if each}
-    assert not wrong, "\n".join(f"{name} for {architecture}: {'; '.join(each)}" for name, each in wrong.items())
+    assert_compile(builds_of(file, architecture), file, architecture)
 
 
 @nvrtc.needed
@@ -143,7 +155,7 @@ def test_every_build_is_compiled_for_some_architecture(file):
 
 @pytest.mark.parametrize("which", ["forward", "vjp"])
 @pytest.mark.parametrize("shared", SHARED.values(), ids=SHARED)
-def test_tiles_find_room_in_the_shared_memory_of_every_architecture(shared, which):
+def test_tiles_fit_the_shared_memory_of_every_architecture(shared, which):
     device = replace(FACTS, shared_memory=shared)
     for dtype, (patch, step), order in product(
         DTYPES, [(21, 2), (21, 1), (9, 1), (15, 1), (7, 2), (4, 3)], (ROWS, CHANNELS_LAST)
@@ -155,6 +167,7 @@ def test_tiles_find_room_in_the_shared_memory_of_every_architecture(shared, whic
         assert max(call.shared for call in plan.calls) <= shared
 
 
+@pytest.mark.every_build
 @nvrtc.needed
 @pytest.mark.parametrize(("file", "macros", "instructions"), HAS.values(), ids=HAS)
 def test_builds_have_the_instructions_they_promise(file, macros, instructions):
@@ -170,12 +183,12 @@ def test_builds_have_the_instructions_they_promise(file, macros, instructions):
     assert not lacking, "\n".join(lacking)
 
 
-# The gate sees -------------------------------------------------------------------------------------------------------
+# The gate itself -------------------------------------------------------------------------------------------------------
 
 GOOD = (
     'extern "C" __global__ void __launch_bounds__(1024) k(const float* from, float* to) { to[threadIdx.x] = from[threadIdx.x]; }'
 )
-VALUES = range(150)  # all of them wanted after the barrier, with 64 registers to keep them in
+VALUES = range(150)  # all of them are needed after the barrier, with 64 registers to hold them
 BAD = {
     "a remark of the front end": ("{", "{ int unused;", 'variable "unused" was declared but never referenced'),
     "a warning of the optimiser": ("__global__", "__global__ __noinline__", "overriding noinline attribute"),
@@ -206,7 +219,7 @@ def kernel_of(text, folder, monkeypatch):
 
 @nvrtc.needed
 @pytest.mark.parametrize(("old", "new", "said"), BAD.values(), ids=BAD)
-def test_the_gate_sees(tmp_path, monkeypatch, old, new, said):
+def test_the_gate_finds_what_is_wrong_with_a_kernel(tmp_path, monkeypatch, old, new, said):
     kernel = kernel_of(GOOD.replace(old, new, 1), tmp_path, monkeypatch)
     found = complaints(kernel, "sm_80", 2 if "registers" in said else None)
     assert re.search(said, "; ".join(found)), found

@@ -1,4 +1,4 @@
-"""The kernels equal the definition: through the plans of the GPU path, in the emulator, in three orders of threads."""
+"""Every kernel computes the oracle's output and gradients: through the plans of the GPU path, in the emulator."""
 
 import cases
 import numpy as np
@@ -9,19 +9,13 @@ from emulated import BUSY, IDLE, ROUTES, accumulator, asked, correlate, correlat
 from emulator import Emulator, require_compiler, run_sanitized
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from layouts import IN_KERNELS, channels_last, far_apart, rows
 
 from cupycorr._correlation.gpu import axes
 from cupycorr._gpu import call, plan
 
 require_compiler()
 
-LAYOUTS = {
-    "rows": lambda x: x,
-    "channels last": lambda x: np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
-    "channels reversed": lambda x: np.ascontiguousarray(x[:, ::-1].transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)[:, ::-1],
-    "columns reversed": lambda x: np.ascontiguousarray(x[..., ::-1])[..., ::-1],
-    "every other column": lambda x: np.repeat(x, 2, axis=3)[..., ::2],
-}
 devices = pytest.mark.parametrize("device", [BUSY, IDLE], ids=["busy", "idle"])
 named = pytest.mark.parametrize("case", NAMED.values(), ids=NAMED.keys())
 
@@ -31,8 +25,11 @@ def route(request):
     return request.param
 
 
-def check(monkeypatch, case, route, device=BUSY, lay=LAYOUTS["rows"], **changed):
-    """Output and gradients of a case are the oracle's, with every element written, in every order of threads."""
+def check(monkeypatch, case, route, device=BUSY, lay=rows, every_order=False, **changed):
+    """Check that output and gradients of a case are the oracle's and that every element is written.
+
+    In every order of threads the results must have the same bits.
+    """
     x1, x2, g = case.arrays()
     x1, x2 = lay(x1), lay(x2)
 
@@ -41,7 +38,7 @@ def check(monkeypatch, case, route, device=BUSY, lay=LAYOUTS["rows"], **changed)
             out = correlate(emulator, route, x1, x2, **case.parameters)
             return (out, *correlate_vjp(emulator, route, g, x1, x2, **case.parameters))
 
-    out, *gradients = in_every_order(run)
+    out, *gradients = in_every_order(run) if every_order else run(Emulator())
     wanted = oracle.forward(x1, x2, **case.parameters), *oracle.vjp(g, x1, x2, **case.parameters)
     for name, result, want in zip(("output", "g1", "g2"), (out, *gradients), wanted, strict=True):
         oracle.assert_close(result, want, accumulator(route, x1.dtype), name)
@@ -53,24 +50,34 @@ def test_named_cases_equal_the_oracle(monkeypatch, case, route, device):
     check(monkeypatch, case, route, device)
 
 
-@pytest.mark.parametrize("lay", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.slow
+@devices
+@named
+def test_results_do_not_depend_on_the_order_of_threads(monkeypatch, case, route, device):
+    check(monkeypatch, case, route, device, every_order=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lay", IN_KERNELS.values(), ids=IN_KERNELS.keys())
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_and_memory_order_equals_the_oracle(monkeypatch, route, dtype, lay):
     parameters = dict(kernel_size=(2, 3), patch_size=(3, 4), stride=(1, 2), padding=1, dilation_patch=2, scale=0.25)
     for channels in (35, 64):  # runs of channels that end in the middle of 16 bytes, and at the end of them
-        check(monkeypatch, cases.same((2, channels, 6, 9), dtype, **parameters), route, IDLE, lay)
+        check(monkeypatch, cases.same((2, channels, 6, 9), dtype, **parameters), route, IDLE, lay, every_order=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(case=cases.problems(most=9), lay=st.sampled_from(list(LAYOUTS.values())), device=st.sampled_from([BUSY, IDLE]))
+@given(case=cases.problems(most=9), lay=st.sampled_from(list(IN_KERNELS.values())), device=st.sampled_from([BUSY, IDLE]))
 def test_drawn_problems_equal_the_oracle(monkeypatch, route, case, lay, device):
-    check(monkeypatch, case, route, device, lay)
+    check(monkeypatch, case, route, device, lay, every_order=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(case=cases.wide_problems(), device=st.sampled_from([BUSY, IDLE]))
 def test_wide_problems_equal_the_oracle_across_every_seam(monkeypatch, route, case, device):
-    check(monkeypatch, case, route, device)
+    check(monkeypatch, case, route, device, every_order=True)
 
 
 # What a call may ask beside the inputs' own type ------------------------------------------------------------------------------
@@ -169,7 +176,7 @@ WINDOWED = cases.same((3, 9, 11, 13), kernel_size=(2, 3), patch_size=(3, 4), str
 @devices
 def test_a_grid_smaller_than_the_work_loops_over_the_rest(monkeypatch, route, device, case):
     monkeypatch.setattr(plan, "LARGEST_GRID", 3)
-    check(monkeypatch, case, route, device)
+    check(monkeypatch, case, route, device, every_order=True)
 
 
 @pytest.mark.parametrize("workspace", [1, 5000, 20000, 100000])
@@ -188,32 +195,24 @@ def test_the_workspace_keeps_to_its_bound_whatever_the_problem(monkeypatch):
     assert 0 < run[0] <= 30000
 
 
+@pytest.mark.slow
 @devices
-@pytest.mark.parametrize("lay", [LAYOUTS["rows"], LAYOUTS["channels last"]], ids=["rows", "channels last"])
+@pytest.mark.parametrize("lay", [rows, channels_last], ids=["rows", "channels last"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 def test_integers_of_64_bits_give_the_same_result(monkeypatch, route, device, dtype, lay):
     monkeypatch.setattr(call, "SAFE_INDEX", 0)
     case = cases.Case(WINDOWED.shape1, WINDOWED.shape2, WINDOWED.parameters, dtype)
-    check(monkeypatch, case, route, device, lay)
-
-
-def lay_far(array, axis):
-    """The same elements, those along one axis more than 2^31 apart."""
-    strides = [8 * stride for stride in array.strides]
-    strides[axis] = array.itemsize * (2**31 + 7)
-    laid = np.lib.stride_tricks.as_strided(np.zeros(2**31 + 4096, array.dtype), array.shape, strides)
-    laid[...] = array
-    return laid
+    check(monkeypatch, case, route, device, lay, every_order=True)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, 3], ids=["batch", "channels", "rows", "columns"])
 def test_elements_more_than_2_to_the_31_apart_are_reached(monkeypatch, route, axis):
     parameters = dict(kernel_size=2, patch_size=2)
     x1, x2, g = cases.same((2, 2, 2, 2), "float16", **parameters).arrays()
-    far = lay_far(x1, axis)
+    apart = far_apart(x1, axis)
     with launched_by(monkeypatch, emulator := Emulator()):
-        out = correlate(emulator, route, far, x2, **parameters)
-        _, g2 = correlate_vjp(emulator, route, g, far, x2, needs=(False, True), **parameters)
+        out = correlate(emulator, route, apart, x2, **parameters)
+        _, g2 = correlate_vjp(emulator, route, g, apart, x2, needs=(False, True), **parameters)
     oracle.assert_close(out, oracle.forward(x1, x2, **parameters))
     oracle.assert_close(g2, oracle.vjp(g, x1, x2, **parameters)[1], name="g2")
 
@@ -223,7 +222,7 @@ def test_cotangents_more_than_2_to_the_31_apart_are_reached(monkeypatch, route, 
     case = cases.same((2, 2, 3, 3), "float16", kernel_size=2, patch_size=2)
     x1, x2, g = case.arrays()
     with launched_by(monkeypatch, emulator := Emulator()):
-        gradients = correlate_vjp(emulator, route, lay_far(g, axis), x1, x2, **case.parameters)
+        gradients = correlate_vjp(emulator, route, far_apart(g, axis), x1, x2, **case.parameters)
     for name, gradient, want in zip(("g1", "g2"), gradients, oracle.vjp(g, x1, x2, **case.parameters), strict=True):
         oracle.assert_close(gradient, want, name=name)
 
@@ -355,11 +354,11 @@ def test_outputs_that_fill_their_blocks_equal_the_oracle(monkeypatch, route, dev
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_neighbouring_channels_are_loaded_16_bytes_at_a_time(monkeypatch, dtype):
     x1, x2, g = cases.same((1, 64, 5, 6), dtype).arrays()
-    lay = LAYOUTS["channels last"]
+    x1, x2 = channels_last(x1), channels_last(x2)
     with launched_by(monkeypatch, emulator := Emulator()):
-        correlate(emulator, "direct", lay(x1), lay(x2))
+        correlate(emulator, "direct", x1, x2)
         assert emulator.account.global_load_bytes == 16 * emulator.account.global_loads
-        correlate_vjp(emulator, "direct", g, lay(x1), lay(x2), needs=(True, False))
+        correlate_vjp(emulator, "direct", g, x1, x2, needs=(True, False))
     runs = 5 * 6 * 64 * x1.itemsize // 16
     assert emulator.account.global_loads == 2 * runs  # a run of the other input and the cotangent, for each run
     assert emulator.account.global_load_bytes == runs * (16 + x1.itemsize)
@@ -377,6 +376,7 @@ def test_sums_along_y_move_16_bytes_at_a_time(monkeypatch):
 # Beneath the accesses ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sanitizer
 def test_the_kernels_run_clean_under_address_and_undefined_behaviour_sanitizers():
     # Those of tensor cores have runs of their own, beside the tests of their tiles.
     done = run_sanitized(__file__, "-k", "((named_cases and idle) or float16 or 64_bits or any_size) and not mma")

@@ -14,7 +14,7 @@ from cupycorr._cpu import workers
 
 @dataclass(frozen=True)
 class Demand:
-    """A problem whose unfold would break the promise."""
+    """A problem whose unfolded input would not fit."""
 
     shape: tuple
     parameters: dict
@@ -23,7 +23,7 @@ class Demand:
 
     @property
     def unfolded(self):
-        """Bytes of every displacement of input2 side by side, which is what the operator replaces."""
+        """The bytes of all displaced copies of input2, which an unfold would write."""
         return math.prod(self.shape) * math.prod(self.out_shape[1:3]) * DTYPES[self.dtype].itemsize
 
     def arrays(self):
@@ -47,7 +47,11 @@ DEMANDS = {
     "one long row": Demand((1, 16, 1, 200_000), dict(patch_size=(1, 9)), (1, 1, 9, 1, 200_000)),
     "one long column": Demand((1, 512, 6000, 1), dict(patch_size=(9, 1)), (1, 9, 1, 6000, 1)),
 }
-demands = pytest.mark.parametrize("demand", DEMANDS.values(), ids=DEMANDS.keys())
+QUICK = ("flownet", "bfloat16", "PIV windows", "windows apart")
+demands = pytest.mark.parametrize(
+    "demand",
+    [pytest.param(each, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, each in DEMANDS.items()],
+)
 few_demands = pytest.mark.parametrize("demand", [DEMANDS["flownet"], DEMANDS["float64"]], ids=["flownet", "float64"])
 variants = pytest.mark.parametrize("variant", ["simd", "blas"])
 
@@ -88,6 +92,7 @@ def test_vjp_needs_no_more_than_its_gradients_and_the_workspace(demand, variant)
         check_vjp(demand, variant)
 
 
+@pytest.mark.slow
 @variants
 @few_demands
 @pytest.mark.parametrize("threads", [1, 16])

@@ -1,4 +1,4 @@
-"""The operator equals its definition: every CPU variant against the oracle, and the identities the definition implies."""
+"""Every CPU variant computes the oracle's output and gradients, and keeps the identities that follow from the formula."""
 
 import contextlib
 
@@ -9,6 +9,7 @@ import pytest
 from cases import CPU_VARIANTS, DTYPES, GPU_VARIANTS, NAMED
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from layouts import OF_TENSORS, some
 
 import cupycorr
 from cupycorr import spatial_correlation_sample as correlate
@@ -38,12 +39,12 @@ def check_against_oracle(case, variant):
 
 @contextlib.contextmanager
 def budgets(packed, task):
-    """Blocks and tasks of at most so many bytes."""
+    """Limit blocks and tasks to so many bytes."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(block_plan, "PACKED_BYTES", packed)
         patched.setattr(block_plan, "TASK_BYTES", task)
         patched.setattr(cpu_forward, "FEWEST_CHANNELS", 2)
-        forget_plans()  # made with other budgets
+        forget_plans()  # they were made with other limits
         yield
     forget_plans()
 
@@ -66,6 +67,7 @@ def test_every_dtype_equals_the_oracle(dtype, variant):
     check_against_oracle(cases.same((2, 9, 11, 13), dtype, **parameters), variant)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["simd", "blas"])
 @settings(max_examples=150)
 @given(case=cases.problems(), packed=st.sampled_from([2**10, 2**24]), task=st.sampled_from([2**8, 2**12, 2**20]))
@@ -74,6 +76,7 @@ def test_drawn_problems_equal_the_oracle(case, variant, packed, task):
         check_against_oracle(case, variant)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["simd", "blas"])
 @settings(max_examples=40)
 @given(case=cases.wide_problems(), packed=st.sampled_from([2**14, 2**24]))
@@ -156,15 +159,7 @@ def test_the_same_inputs_give_the_same_bits(case, variant):
             assert first.tobytes() == other.tobytes()
 
 
-LAYOUTS = {
-    "channels last": lambda x: np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
-    "every other column": lambda x: np.repeat(x, 2, axis=3)[..., ::2],
-    "columns reversed": lambda x: np.ascontiguousarray(x[..., ::-1])[..., ::-1],
-    "rows and columns exchanged": lambda x: np.ascontiguousarray(x.transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2),
-    "unaligned": lambda x: np.frombuffer(b"\0" + x.tobytes(), x.dtype, offset=1).reshape(x.shape),
-    "broadcast over the batch": lambda x: np.broadcast_to(x[:1], x.shape),
-    "read-only": lambda x: np.frombuffer(x.tobytes(), x.dtype).reshape(x.shape),
-}
+LAYOUTS = OF_TENSORS | some("columns reversed", "unaligned", "read-only")
 
 
 @variants
@@ -214,7 +209,7 @@ def test_gradients_of_windows_of_halves_are_not_finite_where_the_definition_says
     ],
     ids=["patch", "step", "window", "windows apart", "crop"],
 )
-@pytest.mark.parametrize("channels", [2, 9])
+@pytest.mark.parametrize("channels", [2, pytest.param(9, marks=pytest.mark.slow)])
 def test_what_is_not_finite_stays_where_the_definition_puts_it(variant, value, parameters, channels):
     case = cases.same((1, channels, 12, 40), **parameters)
     x1, x2, g = case.arrays()

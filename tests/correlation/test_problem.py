@@ -1,4 +1,4 @@
-"""What is asked, in numbers: geometry, arithmetic, traffic and workspace, for plain and for symbolic sizes."""
+"""The geometry, arithmetic, traffic and workspace of problems, for integer and for symbolic sizes."""
 
 from dataclasses import FrozenInstanceError, dataclass, replace
 
@@ -21,7 +21,7 @@ def plain(shape, shape2=None, **given_parameters):
 
 @dataclass(frozen=True)
 class Known:
-    """A problem and what it must come to, in float32."""
+    """A problem and its numbers in float32, worked out by hand."""
 
     shape1: tuple
     shape2: tuple
@@ -100,7 +100,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("known", KNOWN.values(), ids=KNOWN.keys())
-def test_a_problem_comes_to_what_was_worked_out_by_hand(known):
+def test_a_problem_has_the_numbers_that_were_worked_out_by_hand(known):
     asked = plain(known.shape1, known.shape2, **known.given)
     assert (asked.shape1, asked.shape2) == (known.shape1, known.shape2)
     assert asked.out_shape == known.out_shape
@@ -127,7 +127,7 @@ def test_displacements_are_in_pixels_and_even_patches_lean_to_the_positive_side(
 
 
 @given(axis=axes())
-def test_taps_inside_are_those_the_definition_visits(axis):
+def test_taps_inside_are_those_that_the_formula_visits(axis):
     sizes = axis.size1, axis.size2
     met = list(oracle.pairs(*sizes, axis.kernel, axis.patch, axis.stride, axis.padding, axis.dilation, axis.step, axis.offset))
     taps = {(m, y + axis.padding - i * axis.stride) for i, m, y, _ in met}
@@ -137,7 +137,7 @@ def test_taps_inside_are_those_the_definition_visits(axis):
 
 
 @given(vertical=axes(), horizontal=axes(), batch=st.integers(0, 3), channels=st.integers(0, 5))
-def test_flops_inside_are_two_for_each_meeting_of_rows_and_columns(vertical, horizontal, batch, channels):
+def test_flops_inside_are_two_for_each_product_inside_both_images(vertical, horizontal, batch, channels):
     both = vertical, horizontal
     names = dict(kernel_size="kernel", patch_size="patch", stride="stride", padding="padding", dilation="dilation")
     names |= dict(dilation_patch="step", patch_offset="offset")
@@ -161,7 +161,7 @@ def test_flops_inside_are_two_for_each_meeting_of_rows_and_columns(vertical, hor
     low=st.integers(-9, 9),
     size=st.integers(-3, 20),
 )
-def test_a_lattice_lies_inside_a_range_where_its_positions_do(first, stride, count, low, size):
+def test_a_lattice_inside_a_range_has_the_positions_in_the_range(first, stride, count, low, size):
     begin, end = lattice_inside(first, stride, count, low, low + size)
     assert 0 <= begin <= end <= count
     assert list(range(begin, end)) == [i for i in range(count) if low <= first + stride * i < low + size]
@@ -188,21 +188,21 @@ def test_an_offset_of_zero_is_not_the_same_request_as_no_offset():
     assert parameters(patch_offset=0) != parameters()
 
 
-def test_what_was_checked_cannot_change_afterwards():
+def test_checked_parameters_cannot_be_changed():
     asked = plain((1, 2, 8, 9), patch_size=3)
     for thing, name in ((asked, "batch"), (asked.parameters, "stride"), (asked.vertical, "size1")):
         with pytest.raises(FrozenInstanceError):
             setattr(thing, name, 5)
 
 
-# Sizes that are not numbers yet --------------------------------------------------------------------------------------
+# Symbolic sizes ------------------------------------------------------------------------------------------------------
 
 
 class Size:
-    """An integer that lets itself be added, subtracted, multiplied, divided down and compared, and nothing else.
+    """An integer that supports sums, differences, products, floor division and comparisons, and nothing else.
 
-    It stays one through arithmetic, so that a plain number in a result shows where it was lost; it cannot be hashed, be an index
-    or become an int.
+    Arithmetic returns a `Size`, so that a plain number in a result shows where it was lost. It has no hash, is no
+    index and cannot become an int.
     """
 
     __hash__ = None

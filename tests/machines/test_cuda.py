@@ -1,4 +1,4 @@
-"""Source, compilation, launch and facts, without a GPU: against a CuPy that only records, and NVRTC where it is installed."""
+"""Source, compilation, launches and properties of devices, without a GPU: on a fake CuPy, and by NVRTC where it is installed."""
 
 import sys
 import threading
@@ -40,7 +40,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def install(monkeypatch, folder):
-    """Puts a recorded CuPy in the place of the real one, and forgets what was known of that."""
+    """A function that puts a fake CuPy in the place of the real one and clears caches."""
 
     def install(*devices, **options):
         cupy = Fake(*devices, **options)
@@ -67,7 +67,7 @@ def raising(error):
 
 
 def at_once(count, function):
-    """What ``count`` threads get from a function they call at the same moment, as futures."""
+    """Return the futures of ``count`` threads that call a function at the same moment."""
     ready = threading.Barrier(count)
 
     def call(_):
@@ -172,11 +172,11 @@ def test_a_kernel_is_compiled_once_for_each_device(cupy):
 def test_compiling_for_another_device_leaves_the_current_one(cupy):
     cupy.switch(1)
     assert compiler.function(KERNEL, 0).home == 0
-    assert cupy.device() == 1
+    assert cupy.cuda.runtime.getDevice() == 1
     cupy.while_compiling = raising(CompileException("no"))
     with pytest.raises(RuntimeError):
         compiler.function(OTHER, 0)
-    assert cupy.device() == 1
+    assert cupy.cuda.runtime.getDevice() == 1
 
 
 def test_threads_that_ask_at_once_compile_once(cupy, monkeypatch):
@@ -262,7 +262,7 @@ def test_shared_memory_beyond_48_kib_is_opted_in_to_and_never_taken_back(cupy):
         compiler.function(KERNEL, 1, size)
     assert cupy.opted_in == [100_000, 120_000]
     assert len(cupy.modules) == 1
-    assert cupy.device() == 0
+    assert cupy.cuda.runtime.getDevice() == 0
 
 
 def test_static_shared_memory_counts_too(install):
@@ -340,7 +340,7 @@ def test_a_refused_launch_says_what_it_was_restores_the_device_and_the_next_one_
     assert str(failure.value) == (
         f"cannot launch kernel add of add.cu on device 1 ({size}): CUDA_ERROR_INVALID_VALUE: invalid argument"
     )
-    assert cupy.device() == 0
+    assert cupy.cuda.runtime.getDevice() == 0
     cupy.while_launching = lambda: None
     launch(())
     assert len(cupy.launches) == 1
@@ -361,7 +361,7 @@ def test_launches_of_several_threads_keep_to_their_devices(cupy):
         for _ in range(50):
             launches[0](())
             launches[1](())
-        return cupy.device()
+        return cupy.cuda.runtime.getDevice()
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(work, range(4))) == [0, 1, 0, 1]

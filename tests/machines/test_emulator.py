@@ -1,7 +1,7 @@
-"""The emulator itself: it does what CUDA does where a kernel is right, and says who did what and where it is not.
+"""The emulator runs correct kernels as CUDA does, and names thread, access and line where a kernel is wrong.
 
-Each file of ``emulator/faults`` is a kernel that is right, and wrong with the macro ``FAULT``; the lines that an error may name
-are marked in it. The kernels of ``emulator/checks`` call one thing each, to be held against NumPy and the PTX manual.
+Each file of ``emulator/faults`` is a kernel that is correct, and wrong with the macro ``FAULT``; the lines that an error may name
+are marked in it. Each kernel of ``emulator/checks`` calls one function, to be compared with NumPy and the PTX manual.
 """
 
 import re
@@ -26,7 +26,7 @@ SIZE = 128  # elements of what most kernels here are given, two blocks of 64
 
 
 def text(file):
-    """What is built for a file of the folder: the kernels' header in the place of its #include."""
+    """Return the source of a file of the folder with the kernels' header in the place of its #include."""
     own = (FOLDER / file).read_text("utf-8")
     header = re.search(r'#include "(.*\.cuh)"', own)
     return f'{source.text(header[1])}#line 1 "{Path(file).name}"\n{own.replace(header[0], "")}'
@@ -37,7 +37,7 @@ def kernel(file, entry=None, **macros):
 
 
 def run(asked, reads, writes, scalars=(), *, grid=1, block=64, shared=0, order="forward", limits=None, **lending):
-    """Launch a kernel on all arrays, those to read first, and return the emulator as it then is."""
+    """Launch a kernel on the arrays, those to read first, and return the emulator."""
     machine = Emulator(order, text, **(limits or {}))
     arrays = {**reads, **writes}
     with machine.lending(reads, writes, **lending):
@@ -49,7 +49,7 @@ def run(asked, reads, writes, scalars=(), *, grid=1, block=64, shared=0, order="
 
 
 def numbers(size=SIZE, dtype=np.float32):
-    """Whole numbers, so that sums have no rounding; no two the same."""
+    """Return distinct whole numbers, whose sums are exact."""
     return np.random.default_rng(0).permutation(size).astype(dtype)
 
 
@@ -58,7 +58,7 @@ def numbers(size=SIZE, dtype=np.float32):
 
 @dataclass(frozen=True)
 class Planted:
-    """A kernel of ``faults``: what it computes where it is right, and for each fault what the error says."""
+    """A kernel of ``faults``: its correct result, and the message of the error of each fault."""
 
     answer: Callable
     errors: tuple[str, ...]
@@ -284,7 +284,7 @@ def test_the_account_counts_accesses_and_bytes():
 
 
 def in_sectors(size):
-    """Floats that begin where a sector does."""
+    """Return floats that begin at a sector of global memory."""
     space = np.zeros(size + 8, np.float32)
     return space[-space.ctypes.data % 32 // 4 :][:size]
 
@@ -314,7 +314,7 @@ def test_traffic_is_counted_by_sectors_and_by_passes_over_the_banks(apart, secto
 
 
 def test_the_orders_run_threads_warps_and_blocks_as_they_say():
-    """Everything forward, everything backward, or what is odd before what is even: blocks, their warps, the warps' lanes."""
+    """Blocks, their warps and the lanes of warps run forward, backward, or the odd ones before the even ones."""
     odd_first = np.r_[1:32:2, 0:32:2]
     forward = np.arange(SIZE)
     expected = {
@@ -348,7 +348,7 @@ FIRST = np.arange(64) - LANE  # lane of each thread's warp
 
 
 def shuffled_from(entry, argument, width):
-    """The lane that each of 64 threads takes its value from, as the CUDA programming guide says it."""
+    """Return the lane that each of 64 threads takes its value from, by the CUDA programming guide."""
     group, within = LANE // width * width, LANE % width
     return {
         "from_lane": group + argument % width,
@@ -416,7 +416,7 @@ def converted(entry, values, to):
 
 
 def same_bits(got, expected):
-    """Bit for bit, zeros' signs included; one NaN is as good as another."""
+    """Check that numbers are equal with the signs of zeros; any NaN equals any other."""
     kind = f"u{got.itemsize}"
     differs = (got.view(kind) != expected.view(kind)) & ~(np.isnan(got) & np.isnan(expected))
     assert not differs.any(), f"{differs.sum()} differ: {got[differs][:5]}, expected {expected[differs][:5]}"
@@ -426,7 +426,7 @@ ALL_HALVES = np.arange(65536).astype(np.uint16).view(np.float16)
 
 
 def around_ties():
-    """Doubles halfway between neighbouring halves, and the next doubles on either side; and the half each rounds to."""
+    """Return doubles halfway between neighbouring halves and the next doubles on either side, and the half each rounds to."""
     below = ALL_HALVES[:0x7C00]  # the positive finite ones
     bits = np.arange(1, 0x7C01).astype(np.uint16)
     above = bits.view(np.float16).astype(np.float64)
@@ -643,6 +643,7 @@ def sanitized_run(fault):
     return emulator.sanitized((sys.executable, "-c", PROGRAM.format(path=[str(Path(__file__).parent), *sys.path], fault=fault)))
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize(
     ("fault", "finding"),
     [
@@ -660,12 +661,14 @@ def test_sanitizers_find_what_no_accessor_sees(fault, finding):
     assert "undeclared.cu:" in done.stderr
 
 
+@pytest.mark.sanitizer
 def test_sanitizers_find_nothing_in_kernels_without_fault_and_errors_stay_errors():
     assert sanitized_run(0).returncode == 0
     done = emulator.run_sanitized(__file__, "-k", "without_fault_runs or removed_barrier or diverged or copies_land")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_fibres_run_on_processors_whose_switch_is_not_written_out():
     program = f"""
 import sys, ctypes

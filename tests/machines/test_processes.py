@@ -101,6 +101,7 @@ def digests(front_end):
     return python(FRONT_ENDS[front_end] + "digests()")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the programs know Linux")
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 @pytest.mark.parametrize("first", FIRST.values(), ids=FIRST.keys())
@@ -203,6 +204,7 @@ BUSY = {
 }
 
 
+@pytest.mark.slow
 @needs_fork
 @pytest.mark.parametrize("busy", BUSY.values(), ids=BUSY.keys())
 def test_children_that_are_forked_while_a_thread_works_compute_the_right_values(busy):

@@ -1,4 +1,4 @@
-"""The bits of results as digests, computed in one run in several ways and compared there: other processors give other bits."""
+"""Digests of results, which tests compute in several ways and compare. They are not recorded: processors differ in bits."""
 
 import hashlib
 
@@ -11,7 +11,7 @@ FAST = ("simd", "blas")
 
 
 def problems(count=50):
-    """Problems of one to many tasks: windows, strides, steps and all dtypes among them."""
+    """Return problems of one to many tasks, with windows, strides, steps and dtypes."""
     rng = np.random.default_rng(14)
     found = []
     while len(found) < count:
@@ -31,7 +31,7 @@ def problems(count=50):
 
 
 def digests(count=50):
-    """A digest for each problem and variant: of the output and both gradients."""
+    """Return a digest of the output and both gradients for each problem and variant."""
     found = {}
     for number, case in enumerate(problems(count)):
         x1, x2, g = case.arrays()

@@ -1,4 +1,4 @@
-"""The problems the suite runs: named ones, and hypothesis strategies that draw more."""
+"""The problems that the suite runs: named cases, and hypothesis strategies that draw more."""
 
 from dataclasses import dataclass, field
 
@@ -22,7 +22,7 @@ GPU_VARIANTS = ("box", "mma", "tiled", "direct")
 
 @dataclass(frozen=True)
 class Case:
-    """Shapes, parameters and dtype; the arrays follow from a seed."""
+    """A problem: shapes, parameters, dtype, and the seed of its arrays."""
 
     shape1: tuple
     shape2: tuple
@@ -39,11 +39,11 @@ class Case:
         return (self.shape1[0], *pair(p.get("patch_size", 1)), *sizes)
 
     def problem(self):
-        """The problem as the package's planners take it."""
+        """Return the problem as the package's planners take it."""
         return problem(parameters(**self.parameters), self.shape1, self.shape2)
 
     def arrays(self):
-        """input1, input2 and a cotangent."""
+        """Return input1, input2 and a cotangent."""
         rng = np.random.default_rng(self.seed)
         shapes = self.shape1, self.shape2, self.out_shape()
         return tuple(rng.standard_normal(shape).astype(DTYPES[self.dtype]) for shape in shapes)
@@ -79,7 +79,7 @@ NAMED = {
 
 @st.composite
 def problems(draw, most=14, dtypes=tuple(DTYPES)):
-    """Any parameters on small images."""
+    """Draw any parameters on small images."""
 
     def both(low, high):
         return draw(st.tuples(st.integers(low, high), st.integers(low, high)))
@@ -112,7 +112,7 @@ def problems(draw, most=14, dtypes=tuple(DTYPES)):
 
 @st.composite
 def wide_problems(draw):
-    """Long rows (or columns) and many channels, to cross the seams of tiles, slabs, runs of terms and threads."""
+    """Draw long rows or columns and many channels, which cross the borders of tiles, slabs, chains of sums and threads."""
     long, short = draw(st.integers(60, 130)), draw(st.integers(1, 4))
     patch_long, patch_short = draw(st.integers(1, 12)), draw(st.integers(1, 3))
     horizontal = draw(st.booleans())

@@ -4,8 +4,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
-from cupy_on_numpy import FACTS, forget_plans
 from emulator import ORDERS, Emulator
+from fake_cupy import FACTS, forget_plans
 
 from cupycorr._correlation.gpu import box, planner
 from cupycorr._correlation.problem import parameters, problem

@@ -1,8 +1,23 @@
-"""As much of CuPy as compiling and launching touches, without a GPU: it records what is asked of it and fails when told to."""
+"""A CuPy without a GPU: its arrays are NumPy arrays, and it records what is compiled and launched.
 
+Put a `Fake` in the place of ``sys.modules["cupy"]``. Its array functions are NumPy's and return `ndarray`, a NumPy array that
+says it is CuPy's and on a device. What a launch computes is not here: tests put the emulator in the place of the launcher, or a
+function that must not be called (`installed`).
+"""
+
+import functools
+import sys
 import threading
+import types
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
+
+import numpy as np
+
+from cupycorr import _dispatch
+from cupycorr._gpu import device as devices
+from cupycorr._gpu import plan
 
 H100 = {
     "properties": {
@@ -22,16 +37,114 @@ H100 = {
     },
 }
 
+# Arrays -----------------------------------------------------------------------------------------------------------------------
+
+_thread = threading.local()
+
+
+class _WithCurrent(type):
+    @property
+    def current(cls):
+        """The number of the device that is current in this thread."""
+        return getattr(_thread, "device", 0)
+
+    @current.setter
+    def current(cls, index):
+        _thread.device = index
+
+
+class Device(metaclass=_WithCurrent):
+    """A device of a number; ``with`` makes it current."""
+
+    def __init__(self, index, attributes=None):
+        self.id, self.attributes = index, attributes
+        self.before = []
+
+    def __enter__(self):
+        self.before.append(Device.current)
+        Device.current = self.id
+        return self
+
+    def __exit__(self, *_):
+        Device.current = self.before.pop()
+
+    def __eq__(self, other):
+        return self.id == getattr(other, "id", None)
+
+    def __hash__(self):
+        return self.id
+
+    def __str__(self):
+        return f"<CUDA Device {self.id}>"
+
+
+class ndarray(np.ndarray):  # noqa: N801 - CuPy's name
+    """A NumPy array under CuPy's name, made on the current device."""
+
+    def __array_finalize__(self, source):
+        self._device = getattr(source, "_device", Device.current)
+
+    @property
+    def device(self):
+        return Device(self._device)
+
+    @property
+    def data(self):
+        return SimpleNamespace(ptr=self.__array_interface__["data"][0])
+
+
+ndarray.__module__ = "cupy"
+
+
+def on_cupy(array, device=0):
+    """Return the same memory as a CuPy array of a device."""
+    with Device(device):
+        return np.asarray(array).view(ndarray)
+
+
+class Stream:
+    """The current stream."""
+
+    capturing = False
+
+    def is_capturing(self):
+        return Stream.capturing
+
+
+# The module -------------------------------------------------------------------------------------------------------------------
+
 
 class CompileException(Exception):  # noqa: N818 - CuPy's name
-    """What CuPy raises with NVRTC's log; not a RuntimeError."""
+    """The error that CuPy raises with NVRTC's log; it is not a RuntimeError."""
 
     def get_message(self):
         return self.args[0]
 
 
-class Fake(SimpleNamespace):
-    """The module; put it into ``sys.modules["cupy"]``.
+class _OfNumpy(types.ModuleType):
+    """A NumPy module whose functions return CuPy arrays."""
+
+    def __init__(self, name, module):
+        super().__init__(name)
+        self._module = module
+
+    def __getattr__(self, name):
+        found = getattr(self._module, name)
+        if isinstance(found, types.ModuleType):
+            return _OfNumpy(f"cupy.{name}", found)
+        if isinstance(found, type) or not callable(found):
+            return found
+
+        @functools.wraps(found)
+        def function(*arguments, **options):
+            result = found(*arguments, **options)
+            return on_cupy(result, Device.current) if isinstance(result, np.ndarray) else result
+
+        return function
+
+
+class Fake(_OfNumpy):
+    """The module ``cupy`` of a machine with these devices.
 
     ``modules`` lists what was compiled as (device, code, options, backend), ``launches`` what was launched as (device, stream,
     entry, grid, block, arguments, shared), ``switches`` the devices made current, ``opted_in`` the bytes of shared memory.
@@ -39,33 +152,33 @@ class Fake(SimpleNamespace):
     """
 
     def __init__(self, *devices, static_shared=0):
-        self.__spec__ = ModuleSpec("cupy", None)  # installed, to those who only ask
+        super().__init__("cupy", np)
+        self.__spec__ = ModuleSpec("cupy", None)  # `find_spec` finds it
         self.devices, self.static_shared = devices, static_shared
         self.modules, self.launches, self.switches, self.opted_in = [], [], [], []
         self.streams = {index: f"default stream of {index}" for index in range(len(devices))}
         self.while_compiling = self.while_launching = lambda: None
-        self.current = threading.local()
         self.is_available = lambda: bool(devices)
-        runtime = SimpleNamespace(
-            getDevice=self.device,
-            setDevice=self.switch,
-            getDeviceCount=self.count,
-            getDeviceProperties=lambda index: devices[index]["properties"],
-            driverGetVersion=lambda: 13000,
-        )
+        self.ndarray = ndarray
+        self.from_dlpack = lambda array: on_cupy(array.memory)
         self.cuda = SimpleNamespace(
-            runtime=runtime,
+            runtime=SimpleNamespace(
+                getDevice=lambda: Device.current,
+                setDevice=self.switch,
+                getDeviceCount=self.count,
+                getDeviceProperties=lambda index: devices[index]["properties"],
+                driverGetVersion=lambda: 13000,
+            ),
             get_local_runtime_version=lambda: 12090,
-            Device=lambda index: SimpleNamespace(attributes=devices[index]["attributes"]),
+            get_current_stream=Stream,
+            Device=lambda index: Device(index, devices[index]["attributes"] if index < len(devices) else None),
             compiler=SimpleNamespace(CompileException=CompileException),
         )
-
-    def device(self):
-        return getattr(self.current, "index", 0)
+        Device.current = 0
 
     def switch(self, index):
         self.switches.append(index)
-        self.current.index = index
+        Device.current = index
 
     def count(self):
         if not self.devices:
@@ -75,7 +188,7 @@ class Fake(SimpleNamespace):
     def RawModule(self, *, code, options, backend):  # noqa: N802 - CuPy's name
         def get_function(entry):
             self.while_compiling()
-            self.modules.append((self.device(), code, options, backend))
+            self.modules.append((Device.current, code, options, backend))
             return Kernel(self, entry)
 
         return SimpleNamespace(get_function=get_function)
@@ -85,29 +198,61 @@ class Kernel:
     """A RawKernel."""
 
     def __init__(self, cupy, entry):
-        self.cupy, self.entry, self.home = cupy, entry, cupy.device()
+        self.cupy, self.entry, self.home = cupy, entry, Device.current
         self.shared_size_bytes = cupy.static_shared
         self.allowed = 48 * 2**10 - cupy.static_shared
 
     @property
     def max_dynamic_shared_size_bytes(self):
-        assert self.cupy.device() == self.home
+        assert Device.current == self.home
         return self.allowed
 
     @max_dynamic_shared_size_bytes.setter
     def max_dynamic_shared_size_bytes(self, size):
-        assert self.cupy.device() == self.home
+        assert Device.current == self.home
         self.cupy.opted_in.append(size)
         self.allowed = size
 
     @property
     def kernel(self):
-        assert self.cupy.device() == self.home, "asked on another device, CuPy would compile it again"
+        assert Device.current == self.home, "CuPy would compile the kernel again on another device"
         return self.launch
 
     def launch(self, grid, block, arguments, shared=0, stream=None):
         self.cupy.while_launching()
-        assert self.cupy.device() == self.home, "launched on another device than it was loaded on"
-        assert shared <= self.allowed, "more dynamic shared memory than the kernel was told of"
+        assert Device.current == self.home, "launched on another device than it was loaded on"
+        assert shared <= self.allowed, "more dynamic shared memory than the kernel was allowed"
         stream = self.cupy.streams[self.home] if stream is None else stream
         self.cupy.launches.append((self.home, stream, self.entry, grid, block, arguments, shared))
+
+
+# In the place of the real one -------------------------------------------------------------------------------------------------
+
+FACTS = devices.Device(
+    index=0,
+    name="a GPU in a test",
+    compute_capability=(9, 0),
+    multiprocessors=1,
+    shared_memory=227 * 1024,
+    memory=2**37,
+    bandwidth=4e12,
+    float32_rate=6e13,
+    float64_rate=3e13,
+)
+
+
+@contextmanager
+def installed(monkeypatch, bind):
+    """Put a fake in the place of CuPy, where every device has `FACTS` and ``bind`` launches."""
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "cupy", Fake(H100))
+        patched.setattr(_dispatch, "facts", lambda index: FACTS)
+        patched.setattr(plan, "bind", bind)
+        forget_plans()
+        yield
+    forget_plans()
+
+
+def forget_plans():
+    """Clear the cache of plans: plans hold what launches them."""
+    _dispatch._planned.cache_clear()

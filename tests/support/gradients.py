@@ -1,4 +1,4 @@
-"""Gradients of problems by the tiles of one module, launched by the emulator on arrays that lie as the test says."""
+"""Gradients by the tiles of one module, launched by the emulator on arrays in the memory layout that the test chooses."""
 
 from dataclasses import replace
 
@@ -6,6 +6,7 @@ import numpy as np
 import oracle
 from cases import NAMED, same
 from emulated import BUSY, asked
+from layouts import rows
 
 from cupycorr._correlation.gpu import axes, gradient_phases
 from cupycorr._correlation.gpu.gradient_phases import Operand
@@ -13,13 +14,6 @@ from cupycorr._gpu.call import Pointer
 from cupycorr._gpu.layout import layout, new_layout
 
 MOST_BLOCKS = 2**31 - 1
-LAYOUTS = {
-    "rows": lambda x: x,
-    "channels last": lambda x: np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
-    "channels reversed": lambda x: np.ascontiguousarray(x[:, ::-1].transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)[:, ::-1],
-    "columns reversed": lambda x: np.ascontiguousarray(x[..., ::-1])[..., ::-1],
-    "every other column": lambda x: np.repeat(x, 2, axis=3)[..., ::2],
-}
 # Windows of one pixel, and strides that divide the step.
 IN_PHASES = {
     name: case
@@ -63,7 +57,7 @@ def planned(module, g, inputs, results, device, **parameters):
 
 
 def plan_for(module, shape, device, dtype="float32", **parameters):
-    """The plan of a problem whose arrays are not there."""
+    """Return the plan of a problem without making its arrays."""
     x = np.broadcast_to(np.zeros((), dtype), shape)
     x = np.lib.stride_tricks.as_strided(x, shape, [x.itemsize * int(np.prod(shape[k + 1 :])) for k in range(4)], writeable=False)
     what = asked(x, x, **parameters)
@@ -72,10 +66,8 @@ def plan_for(module, shape, device, dtype="float32", **parameters):
     return gradient_phases.plan(module.__name__, module.tilings, *lines_of(what), *arrays, 1.0, device, Pointer("workspace"))
 
 
-def gradients(
-    module, emulator, g, x1, x2, needs=(True, True), device=BUSY, most_blocks=MOST_BLOCKS, lay=LAYOUTS["rows"], **parameters
-):
-    """Both gradients, None where not needed; every array is lent as it is, and every element of a result is written."""
+def gradients(module, emulator, g, x1, x2, needs=(True, True), device=BUSY, most_blocks=MOST_BLOCKS, lay=rows, **parameters):
+    """Return both gradients, None where not needed, and check that every element of a result is written."""
     results = [lay(np.empty(x.shape, x.dtype)) if needed else None for x, needed in zip((x1, x2), needs, strict=True)]
     plan = planned(module, g, (x1, x2), results, device, **parameters)
     workspace = np.empty(256 + plan.workspace, np.uint8)
@@ -93,13 +85,13 @@ def gradients(
 
 
 def assert_gradients(got, g, x1, x2, accumulator=None, **parameters):
-    """Both gradients are the oracle's."""
+    """Check that both gradients are the oracle's."""
     for name, gradient, want in zip(("g1", "g2"), got, oracle.vjp(g, x1, x2, **parameters), strict=True):
         oracle.assert_close(gradient, want, accumulator, name)
 
 
 def dividing(case):
-    """The case with a window of one pixel, and a step that its stride divides."""
+    """Return the case with a window of one pixel, and with a step that is a multiple of its stride."""
     given = {name: oracle.pair(value) for name, value in case.parameters.items() if name not in ("scale", "patch_offset")}
     stride, step = given.get("stride", (1, 1)), given.get("dilation_patch", (1, 1))
     kept = case.parameters | dict(
@@ -109,30 +101,16 @@ def dividing(case):
 
 
 def in_phases(case):
-    """Whether strides divide steps, once numbers that do not matter are small ones."""
+    """Return whether strides divide steps, after numbers that do not matter are made small."""
     x1, x2, _ = case.arrays()
     return all(axis.step % axis.stride == 0 for axis in lines_of(asked(x1, x2, **case.parameters)))
 
 
-def lay_far(array, axis):
-    """The same elements, those along one axis more than 2^31 apart."""
-    strides = [8 * stride for stride in array.strides]
-    strides[axis] = array.itemsize * (2**31 + 7)
-    laid = np.lib.stride_tricks.as_strided(np.zeros(2**31 + 4096, array.dtype), array.shape, strides)
-    laid[...] = array
-    return laid
-
-
-def in_sectors(array):
-    """The array, beginning where a sector of global memory does."""
-    space = np.zeros(array.nbytes + 32, np.uint8)
-    placed = space[-space.ctypes.data % 32 :][: array.nbytes].view(array.dtype).reshape(array.shape)
-    placed[...] = array
-    return placed
-
-
 def bytes_needed(rows, columns, shape, patch, step, itemsize):
-    """What blocks of so many rows and columns hold, for one operand: of the other image, cotangents and the gradient itself."""
+    """Return the bytes of one operand that thread blocks of so many rows and columns hold.
+
+    They are those of the other image, of the cotangent and of the gradient itself.
+    """
     _, channels, height, width = shape
     radius = patch // 2 * step
     tiles = [

@@ -1,4 +1,4 @@
-"""What a call allocates, held against the workspace that every call may take."""
+"""The memory that a call allocates, compared with the workspace that every call may take."""
 
 import gc
 import tracemalloc
@@ -11,7 +11,7 @@ WORKSPACE = 64 * MEBIBYTE  # promised; not read from the package
 
 
 def peak(call):
-    """What a call returns, and the most bytes it held at any time beyond what was held before it."""
+    """Return the result of a call, and the most bytes that it held at any time beyond those held before it."""
     workers._free.clear()  # scratch kept from other calls would not be seen to be allocated
     gc.collect()
     tracemalloc.start()

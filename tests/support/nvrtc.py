@@ -1,4 +1,4 @@
-"""NVRTC, which needs no GPU: where it is missing a test that needs it is skipped, unless CUPYCORR_REQUIRE_NVRTC is set."""
+"""NVRTC, which needs no GPU: without it a test that needs it is skipped, or fails where CUPYCORR_REQUIRE_NVRTC is set."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def missing():
-    """Why there is no NVRTC, or None."""
+    """Return the reason why there is no NVRTC, or None."""
     try:
         import cupy
 
@@ -17,7 +17,7 @@ def missing():
 
 
 def architectures():
-    """What the installed NVRTC compiles for, from sm_70 on; nothing where there is none."""
+    """Return the architectures from sm_70 on that the installed NVRTC compiles for; none where there is no NVRTC."""
     if missing():
         return []
     import cupy

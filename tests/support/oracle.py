@@ -1,4 +1,4 @@
-"""The operator as float64 loops over its formula, sharing no line with the package: everything is held against it.
+"""The operator as float64 loops over its formula, which share no line with the package: all results are compared with it.
 
     out[b,m,n,i,j] = scale * sum over c,u,v of X1[b,c,y,x] X2[b,c,y+dy,x+dx],  y = i sH - aH + u dH,  dy = qH + eH (m - rH)
 
@@ -9,7 +9,7 @@ import numpy as np
 
 EPSILON = {"float16": 2.0**-23, "bfloat16": 2.0**-23, "float32": 2.0**-23, "float64": 2.0**-52}  # of the accumulator
 ULP = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
-TF32 = 1e-3  # of the sum of absolute terms, where factors are rounded to 10 bits of the fraction
+TF32 = 1e-3  # times the sum of absolute terms: factors are rounded to 10 bits of the fraction
 SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 2.0**-1074}
 
 
@@ -22,7 +22,7 @@ def output_size(size, k, s, a, d):
 
 
 def pairs(height, height2, k, P, s, a, d, e, q):
-    """Every (output index, patch index, position in input1, position in input2) of one axis that counts."""
+    """Yield (output index, patch index, position in input1, position in input2) of every product along one axis."""
     radius = (P - 1) // 2
     for i in range(output_size(height, k, s, a, d)):
         for m in range(P):
@@ -46,7 +46,7 @@ def geometry(
 
 
 def forward(x1, x2, *args, **kwargs):
-    """(value, sum of absolute terms, number of terms) of every output, in float64."""
+    """Return value, sum of absolute terms and number of terms of every output, in float64."""
     (rows, columns), shape, scale = geometry(x1, x2, *args, **kwargs)
     x1, x2 = x1.astype(np.float64), x2.astype(np.float64)
     value, absolute, terms = np.zeros(shape), np.zeros(shape), np.zeros(shape)
@@ -60,7 +60,7 @@ def forward(x1, x2, *args, **kwargs):
 
 
 def vjp(g, x1, x2, *args, **kwargs):
-    """The same triple for the gradient of each input."""
+    """Return the same triple for the gradient of each input."""
     (rows, columns), _, scale = geometry(x1, x2, *args, **kwargs)
     g, x1, x2 = g.astype(np.float64), x1.astype(np.float64), x2.astype(np.float64)
     one = [np.zeros(x1.shape) for _ in range(3)]
@@ -77,7 +77,7 @@ def vjp(g, x1, x2, *args, **kwargs):
 
 
 def bound(triple, dtype, accumulator=None):
-    """ulp_out(want) + 4 sqrt(terms) eps_acc sum |terms|; ``accumulator`` may be "tf32"."""
+    """Return the allowed error: ulp_out(want) + 4 sqrt(terms) eps_acc sum |terms|; ``accumulator`` may be "tf32"."""
     value, absolute, terms = triple
     ulp = np.maximum(np.abs(value) * ULP[np.dtype(dtype).name], SMALLEST[np.dtype(dtype).name])
     relative = TF32 if accumulator == "tf32" else 4 * np.sqrt(terms) * EPSILON[np.dtype(accumulator or dtype).name]
@@ -85,7 +85,7 @@ def bound(triple, dtype, accumulator=None):
 
 
 def assert_close(got, triple, accumulator=None, name="output"):
-    """``got`` is right within the bound everywhere."""
+    """Check that every element is within the allowed error."""
     assert got.shape == triple[0].shape, f"{name}: shape {got.shape}, want {triple[0].shape}"
     excess = np.abs(got.astype(np.float64) - triple[0]) - bound(triple, got.dtype, accumulator)
     assert not np.isnan(excess).any(), f"{name}: NaN at {np.argwhere(np.isnan(excess))[0]}"

@@ -1,4 +1,4 @@
-"""Programs in processes of their own, and Control-C at any place of a call: what tests of threads need."""
+"""Programs in processes of their own, and Control-C at every place of a call, for tests of threads."""
 
 import dis
 import os
@@ -33,7 +33,7 @@ _LOOKS_FOR_SIGNALS = ("RESUME", "CALL", "JUMP", "POP_JUMP")
 
 
 class _Code:
-    """Where a function's code can be interrupted."""
+    """The places where the code of a function can be interrupted."""
 
     def __init__(self, code):
         self._names = [dis.opname[each] for each in code.co_code]

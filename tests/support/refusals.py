@@ -1,10 +1,10 @@
-"""Bad input: for each case the error, what its message says in order, and the arguments."""
+"""Bad input: each case is the type of the error, the words of its message in their order, and the arguments of the call."""
 
 import ml_dtypes
 import numpy as np
 import torch
 from cases import CPU_VARIANTS, GPU_VARIANTS
-from cupy_on_numpy import on_cupy
+from fake_cupy import on_cupy
 
 SHAPE, OUT_SHAPE = (1, 4, 6, 7), (1, 3, 3, 6, 7)
 
@@ -95,42 +95,47 @@ INPUTS = {**SHAPES, **RANKS, **EMPTY, **ELEMENTS, **DIFFERENT_ELEMENTS, **NOT_AR
 
 
 def bad_values(name, values, error, says):
-    """A case for each value of one parameter."""
+    """Return a case for each bad value of one parameter."""
     return {f"{name}={value!r}": (error, (says, f"{name}={value!r}"), {name: value}) for value in values}
 
 
 WITH_WINDOW = ("kernel_size", "patch_size", "stride", "dilation", "dilation_patch")
 PAIRS = (*WITH_WINDOW, "padding", "patch_offset")
-
 NOT_INTEGERS = (1.0, True, False, "3", 1j, np.float64(2), np.True_, (3, 1.0), (True, 3), (3, None), ((1, 1), 1))
 
-SIZES = {}
-for parameter in PAIRS:
-    pair_of_ints = f"{parameter} must be an int or a (vertical, horizontal) pair of ints"
-    SIZES |= bad_values(parameter, NOT_INTEGERS, TypeError, pair_of_ints)
-    SIZES |= bad_values(parameter, ((), (1,), (1, 2, 3), [1, 2, 3]), ValueError, pair_of_ints)
+
+def bad_sizes(parameter):
+    """Return a case for each value that a parameter of two integers cannot have."""
+    needed = f"{parameter} must be an int or a (vertical, horizontal) pair of ints"
+    found = bad_values(parameter, NOT_INTEGERS, TypeError, needed)
+    found |= bad_values(parameter, ((), (1,), (1, 2, 3), [1, 2, 3]), ValueError, needed)
+    found |= bad_values(parameter, (2**63, (1, 2**64)), ValueError, f"{parameter} must fit into 64 bits")
     if parameter != "patch_offset":
-        SIZES |= bad_values(parameter, (None,), TypeError, pair_of_ints)
+        found |= bad_values(parameter, (None,), TypeError, needed)
     if parameter in WITH_WINDOW:
-        SIZES |= bad_values(parameter, (0, -1, (1, 0), (-2, 3)), ValueError, f"{parameter} must be at least 1")
-    SIZES |= bad_values(parameter, (2**63, (1, 2**64)), ValueError, f"{parameter} must fit into 64 bits")
+        found |= bad_values(parameter, (0, -1, (1, 0), (-2, 3)), ValueError, f"{parameter} must be at least 1")
+    return found
+
+
+SIZES = {name: case for parameter in PAIRS for name, case in bad_sizes(parameter).items()}
+
+OF_SHAPE = f"input1.shape={SHAPE}"
 
 NO_OUTPUT = {
     f"{what}: {side} {size}": (
         ValueError,
-        (f"the output would have {side} {size}", *said, "input1.shape=(1, 4, 6, 7)"),
+        (f"the output would have {side} {size}", *said),
         arguments,
     )
     for what, side, size, said, arguments in (
-        ("kernel", "height", 0, ("kernel_size=(7, 7)",), dict(kernel_size=7)),
-        ("kernel", "width", -1, ("kernel_size=(1, 9)",), dict(kernel_size=(1, 9))),
-        ("dilation", "width", 0, ("kernel_size=(1, 2)", "dilation=(1, 7)"), dict(kernel_size=(1, 2), dilation=(1, 7))),
-        ("stride", "height", 0, ("kernel_size=(9, 1)",), dict(kernel_size=(9, 1), stride=5)),
+        ("kernel", "height", 0, ("kernel_size=(7, 7)", OF_SHAPE), dict(kernel_size=7)),
+        ("kernel", "width", -1, ("kernel_size=(1, 9)", OF_SHAPE), dict(kernel_size=(1, 9))),
+        ("dilation", "width", 0, ("kernel_size=(1, 2)", "dilation=(1, 7)", OF_SHAPE), dict(kernel_size=(1, 2), dilation=(1, 7))),
+        ("stride", "height", 0, ("kernel_size=(9, 1)", OF_SHAPE), dict(kernel_size=(9, 1), stride=5)),
+        ("crop", "height", 0, (f"{OF_SHAPE} with padding=(-3, 0)",), dict(padding=(-3, 0))),
+        ("crop", "width", -1, (f"{OF_SHAPE} with padding=(0, -4)",), dict(padding=(0, -4))),
     )
 }
-
-NO_OUTPUT["crop: height 0"] = (ValueError, ("height 0", "input1.shape=(1, 4, 6, 7) with padding=(-3, 0)"), dict(padding=(-3, 0)))
-NO_OUTPUT["crop: width -1"] = (ValueError, ("width -1", "input1.shape=(1, 4, 6, 7) with padding=(0, -4)"), dict(padding=(0, -4)))
 
 NOT_REAL = (1j, np.complex64(1), "2", b"2", True, np.True_, None, [1.0], np.ones(1), np.ones(2))
 

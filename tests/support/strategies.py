@@ -1,4 +1,4 @@
-"""Problems drawn by hypothesis."""
+"""Hypothesis strategies for parts of problems."""
 
 from hypothesis import strategies as st
 
@@ -7,7 +7,7 @@ from cupycorr._correlation.problem import Axis
 
 @st.composite
 def axes(draw):
-    """Any axis of a problem with an output."""
+    """Draw any axis of a problem that has an output."""
     kernel, patch, stride = draw(st.integers(1, 5)), draw(st.integers(1, 6)), draw(st.integers(1, 5))
     padding, dilation, step = draw(st.integers(-3, 5)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
     offset, size2 = draw(st.integers(-9, 9)), draw(st.integers(1, 24))

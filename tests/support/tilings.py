@@ -1,12 +1,13 @@
-"""Tilings of forward problems, as the tests choose them, launched by the emulator on arrays that lie as the test says."""
+"""Forward problems by tilings that the test chooses, launched by the emulator on arrays in a memory layout of its choice."""
 
 from dataclasses import replace
 
 import numpy as np
 import oracle
-from cupy_on_numpy import FACTS
 from emulated import asked
 from emulator import Emulator
+from fake_cupy import FACTS
+from layouts import aligned
 
 from cupycorr._correlation.gpu import one_pixel
 from cupycorr._correlation.gpu.axes import line
@@ -15,20 +16,6 @@ from cupycorr._gpu.call import Pointer
 from cupycorr._gpu.layout import layout
 
 H200 = replace(FACTS, multiprocessors=132, bandwidth=4.8e12, float32_rate=66.9e12, float64_rate=33.5e12)
-LINE = 256  # where arrays begin: as those that CuPy makes
-
-
-def aligned(array, beyond=0):
-    """A copy that begins so many bytes beyond a multiple of `LINE`."""
-    memory = np.empty(array.nbytes + 2 * LINE, np.uint8)
-    first = -memory.ctypes.data % LINE + beyond
-    copy = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
-def channels_last(array):
-    return aligned(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
 class Asked:
@@ -52,7 +39,7 @@ class Asked:
         return self.module.why_not(*self.lines, self.arrays)
 
     def run(self, tiling, emulator):
-        """The output by one tiling: every element written."""
+        """Return the output by one tiling, and check that every element is written."""
         calls = tiling.calls(
             [Pointer("input1"), Pointer("input2"), Pointer("out")], self.problem.parameters.scale, Pointer("parts")
         )

@@ -16,6 +16,7 @@ import pytest
 import refusals
 import torch
 from cases import CPU_VARIANTS, DTYPES, NAMED
+from layouts import OF_TENSORS
 from tensors import array, tensor
 from watched import watched
 
@@ -32,7 +33,7 @@ named = pytest.mark.parametrize("case", NAMED.values(), ids=NAMED.keys())
 
 
 def answer(case, device="cpu", **more):
-    """Output and both gradients of a case, as arrays."""
+    """Return output and both gradients of a case as arrays."""
     x1, x2, g = (tensor(x, device) for x in case.arrays())
     x1.requires_grad_(), x2.requires_grad_()
     out = correlate(x1, x2, **case.parameters, **more)
@@ -44,7 +45,7 @@ def answer(case, device="cpu", **more):
 
 
 def wanted(case):
-    """The oracle's triples for `answer`."""
+    """Return the triples of the oracle for `answer`."""
     x1, x2, g = case.arrays()
     return oracle.forward(x1, x2, **case.parameters), *oracle.vjp(g, x1, x2, **case.parameters)
 
@@ -129,16 +130,8 @@ def test_ml_dtypes_is_found_where_it_is():
 
 # Memory ----------------------------------------------------------------------------------------------------------------
 
-LAYOUTS = {
-    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
-    "every other column": lambda x: x.repeat_interleave(2, 3)[..., ::2],
-    "rows and columns exchanged": lambda x: x.mT.contiguous().mT,
-    "broadcast over the batch": lambda x: x[:1].expand(x.shape),
-    "not at the beginning": lambda x: torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape),
-}
 
-
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("layout", OF_TENSORS.values(), ids=OF_TENSORS.keys())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_strides_are_taken_as_they_are(layout, dtype, device):
     case = cases.same((2, 6, 9, 17), kernel_size=3, patch_size=5, stride=(1, 2), padding=1)
@@ -199,7 +192,7 @@ def test_the_profiler_counts_the_bytes_of_results():
 
 
 def imaginary(x):
-    """The same values with the neg bit set."""
+    """Return the same values with the neg bit set."""
     return torch.complex(torch.zeros_like(x), -x).conj().imag
 
 
@@ -281,7 +274,7 @@ def test_only_the_gradients_that_are_needed_are_computed(variants):
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_call_wishes_for_as_many_threads_as_torch_has(number, variants, monkeypatch):
-    """As torch's own operators do: one in a worker of a DataLoader."""
+    """A call takes as many threads as torch's own operators, which take one in a worker of a DataLoader."""
     seen = []
     monkeypatch.delenv("CUPYCORR_NUM_THREADS", raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -378,7 +371,7 @@ def test_the_function_and_the_module_have_the_array_functions_arguments():
 
 
 def torch_twin(arguments):
-    """The arguments of an array call as tensors, or None where torch has no such thing."""
+    """Return the arguments of an array call as tensors, or None where torch has no counterpart."""
     moved = {}
     for name, value in arguments.items():
         if name in ("input1", "input2"):

@@ -1,4 +1,4 @@
-"""The torch operator in one piece through torch.compile, torch.export and AOTInductor: values compared, graphs counted."""
+"""The torch operator is one node of graphs of torch.compile, torch.export and AOTInductor, with the same values."""
 
 import re
 from functools import partial
@@ -17,7 +17,7 @@ SHAPES = [(2, 8, 9, 10), (3, 5, 12, 14), (5, 7, 8, 31)]
 
 
 def through_inductor(test):
-    """Inductor imports old parts of torch, and packaging uses deprecated names of torch's own."""
+    """Ignore warnings about old parts of torch that Inductor and packaging use."""
     for warning in ("`torch.jit.script:DeprecationWarning", "`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"):
         test = pytest.mark.filterwarnings(f"ignore:{warning}")(test)
     return test
@@ -55,9 +55,10 @@ def test_output_and_gradients_of_a_whole_graph(device):
     equal(gradients(compiled(measured), *inputs), gradients(measured, *inputs))
 
 
+@pytest.mark.slow
 @through_inductor
 def test_a_model_through_inductor(device):
-    """Its parts before and after are fused and laid out anew; the operator takes what comes."""
+    """Inductor fuses the layers around the operator and changes memory layouts, and the values stay the same."""
     torch.manual_seed(0)
     net = Net().to(device)
     frames = draw(2, 3, 19, 20, device=device)
@@ -73,7 +74,7 @@ def test_a_model_through_inductor(device):
 
 
 class Net(torch.nn.Module):
-    """Features, correlation, what follows."""
+    """A model with layers before and after the correlation."""
 
     def __init__(self):
         super().__init__()
@@ -86,7 +87,7 @@ class Net(torch.nn.Module):
 
 
 class Counted:
-    """A backend that counts what it is given to compile."""
+    """A backend that counts the graphs that it compiles."""
 
     def __init__(self):
         self.graphs = 0
@@ -143,6 +144,7 @@ SCALES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamic", [True, None, False], ids=["dynamic", "automatic", "static"])
 @pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES.keys())
 def test_a_scale_may_be_any_number(scale, dynamic, device):
@@ -222,6 +224,7 @@ FORWARD_MODE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize("f", FORWARD_MODE.values(), ids=FORWARD_MODE.keys())
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
@@ -281,6 +284,7 @@ def test_the_module_alone_is_exported(device):
     equal([torch.export.export(sampler, tuple(inputs)).module()(*inputs)], [sampler(*inputs)])
 
 
+@pytest.mark.slow
 @through_inductor
 def test_a_packaged_model_takes_other_sizes(device, tmp_path):
     net = Net().to(device).eval()

@@ -57,6 +57,7 @@ def test_the_first_derivatives(shape1, shape2, parameters, device):
     assert torch.autograd.gradcheck(partial(correlate, **on_device(parameters, device)), draw(shape1, shape2, device=device))
 
 
+@pytest.mark.slow
 @table
 def test_the_second_derivatives(shape1, shape2, parameters, device):
     assert torch.autograd.gradgradcheck(partial(correlate, **on_device(parameters, device)), draw(shape1, shape2, device=device))
@@ -270,7 +271,7 @@ def cubed(f):
 
 
 def tangent_by_reverse_mode(f, primals, tangents):
-    """The Jacobian times the tangents, as the derivative of its transpose times a vector with respect to that vector."""
+    """Return the Jacobian times the tangents: the derivative of the transposed product with respect to its vector."""
     primals = [x.detach().clone().requires_grad_() for x in primals]
     out = f(*primals)
     outputs = out if isinstance(out, tuple) else (out,)
@@ -398,7 +399,7 @@ def test_tangents_inside_and_outside_of_vmap(f, pair, tangents):
 @torchs_own_warning
 @forms
 def test_gradients_of_tangents_and_tangents_of_gradients(f, pair, tangents):
-    """All of them are the Hessian times the tangents."""
+    """Each way computes the Hessian times the tangents."""
 
     def tangent_of_loss(a, b):
         return (3 * f(a, b).pow(2) * (f(tangents[0], b) + f(a, tangents[1]))).sum()
@@ -506,6 +507,7 @@ print(refused(lambda: func.grad(loss(bare))(a, b)), refused(lambda: func.jvp(f, 
 """
 
 
+@pytest.mark.slow
 def test_without_the_names_reverse_mode_is_right_by_torchs_public_interface_and_the_rest_is_refused():
     got = subprocess.run([sys.executable, "-W", "ignore", "-c", WITHOUT], capture_output=True, text=True, cwd=ROOT)
     assert (got.returncode, got.stdout.split()) == (0, ["RuntimeError", "NotImplementedError"]), got.stderr

@@ -1,4 +1,4 @@
-"""On a device: torch's streams, graphs, allocator and devices. The twins of the other torch tests run there by themselves."""
+"""Streams, graphs, the allocator and several devices of torch on a GPU."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ def test_graphed_callables_train():
 
 @routes
 def test_the_work_is_on_torchs_current_stream(parameters):
-    """Inputs are made late on a side stream: launched anywhere else, the operator would read what was there before."""
+    """The inputs are written late on a side stream: on any other stream the operator would read old values."""
     a, b = (x.detach() for x in draw(2, 32, 96, 128))
     want = correlate(a, b, **parameters)
     late_a, late_b = torch.full_like(a, float("nan")), torch.full_like(b, float("nan"))
@@ -97,7 +97,7 @@ def test_nothing_waits_for_the_device(parameters):
 
 
 def test_nothing_is_copied():
-    """What torch's allocator hands out during a call is the output alone, whatever the strides."""
+    """A call allocates only its output, whatever the strides of its inputs."""
     a, b = (x.detach().contiguous(memory_format=torch.channels_last) for x in draw(2, 64, 96, 128))
     correlate(a, b, patch_size=9)
     torch.cuda.synchronize()

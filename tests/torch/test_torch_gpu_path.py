@@ -10,8 +10,8 @@ import oracle
 import pytest
 import torch
 from cases import DTYPES, GPU_VARIANTS
-from cupy_on_numpy import installed
 from emulator import Emulator, require_compiler
+from fake_cupy import installed
 from tensors import array, tensor
 
 from cupycorr import _dispatch

@@ -126,7 +126,7 @@ def test_data_parallel(device):
 
 
 def test_replicas_in_threads():
-    """What DataParallel does on several devices: every replica in a thread of its own."""
+    """Replicas run in a thread each, as DataParallel does on several devices."""
     from concurrent.futures import ThreadPoolExecutor
 
     sampler = SpatialCorrelationSampler(**PARAMETERS)
@@ -169,6 +169,7 @@ WORKER = """
 """
 
 
+@pytest.mark.slow
 def test_two_processes_get_the_gradients_of_the_whole_batch(tmp_path):
     words = [sys.executable, "-c", textwrap.dedent(WORKER)]
     options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(cupycorr.__file__).resolve().parents[1])
@@ -183,7 +184,7 @@ def test_two_processes_get_the_gradients_of_the_whole_batch(tmp_path):
 
 
 def by_unfold(x1, x2, patch_size=1, dilation_patch=1, scale=1.0):
-    """The cost volume with torch's own operations: every displaced copy of input2 written out, then one sum over the channels."""
+    """Return the cost volume by torch's own operations: all displaced copies of input2, then one sum over the channels."""
     batch, channels, height, width = x1.shape
     radius = dilation_patch * (patch_size - 1) // 2
     copies = functional.unfold(x2, patch_size, dilation=dilation_patch, padding=radius).view(batch, channels, -1, height, width)
@@ -191,7 +192,7 @@ def by_unfold(x1, x2, patch_size=1, dilation_patch=1, scale=1.0):
 
 
 class FlowNetC(nn.Module):
-    """Two feature towers of shared weights down to 256 channels, 441 displacements of step 2, and a head."""
+    """A network of two feature towers with shared weights and 256 channels, 441 displacements of step 2, and a head."""
 
     size = (2, 3, 96, 128)
 
@@ -211,7 +212,7 @@ class FlowNetC(nn.Module):
 
 
 class PWCNet(nn.Module):
-    """Features at two levels (64 and 96 channels); each level looks 4 pixels around what the coarser one found."""
+    """A network of two levels (64 and 96 channels); each searches 4 pixels around the flow of the coarser one."""
 
     size = (2, 3, 64, 96)
 
@@ -234,7 +235,7 @@ class PWCNet(nn.Module):
 
 
 def warped(image, flow):
-    """The image seen where the flow says."""
+    """Return the image, sampled at the positions that the flow points to."""
     height, width = image.shape[2:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     at = torch.stack([x, y]).to(flow) + flow
@@ -243,7 +244,7 @@ def warped(image, flow):
 
 
 def losses(network, volume, device, steps=20):
-    """The end-point error at every step, learning to see textures that were shifted by known pixels."""
+    """Return the end-point error at every step of training on textures that are shifted by known pixels."""
     torch.manual_seed(0)
     net = network(volume).to(device)
     optimizer = torch.optim.Adam(net.parameters(), 3e-4)
@@ -263,7 +264,7 @@ def losses(network, volume, device, steps=20):
 
 @pytest.fixture
 def _steady(monkeypatch):
-    """Convolutions that repeat themselves on a GPU; one thread, for on a busy CPU torch's would wait for each other."""
+    """Make convolutions deterministic on a GPU, and use one thread: on a busy CPU torch's threads would wait for each other."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     before = torch.get_num_threads()
@@ -272,6 +273,7 @@ def _steady(monkeypatch):
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_steady")
 @pytest.mark.parametrize("network", [FlowNetC, PWCNet], ids=lambda network: network.__name__)
 def test_a_network_learns_as_it_does_with_torchs_own_operations(network, device):

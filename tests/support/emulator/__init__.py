@@ -1,7 +1,7 @@
-"""A CUDA machine on the CPU, for tests: builds ``kernels_cu`` with g++ and runs it, checking every access it makes.
+"""A CUDA machine on the CPU, for tests: it builds ``kernels_cu`` with g++, runs it and checks every access.
 
-Tests lend arrays to an `Emulator` and put its ``bind`` in the place of the launcher's. A launch that reads or writes what it must
-not, races, or waits for threads that never come ends with an `EmulationError` that names the kernel, the thread and the line.
+Tests lend arrays to an `Emulator` and put its ``bind`` in the place of the launcher's. A launch that accesses other memory, has a
+race, or waits for threads that never come ends with an `EmulationError`, which names the kernel, the thread and the line.
 """
 
 from .build import EmulationError, require_compiler, run_sanitized, sanitized

@@ -1,9 +1,9 @@
-"""Builds kernels, and the machine that runs them, with the system's g++.
+"""Build kernels, and the machine that runs them, with the system's g++.
 
-What has been built is kept in a folder (``CUPYCORR_EMULATOR_CACHE``, or one in the user's cache) under a name that says what it
-was built of, so a second run of the suite compiles nothing. The folder may be shared: an object appears under its name whole, by
-renaming. Where ``CUPYCORR_EMULATOR_SANITIZE`` is set, everything is built with the address and undefined-behaviour sanitizers;
-the process must then have been started for them, see `sanitized`.
+Libraries are kept in a folder (``CUPYCORR_EMULATOR_CACHE``, or one in the user's cache) under a hash of their sources, so a
+second run of the suite compiles nothing. Processes may share the folder: a library is renamed into place when it is complete.
+Where ``CUPYCORR_EMULATOR_SANITIZE`` is set, everything is built with the address and undefined-behaviour sanitizers; the process
+must then have been started by `sanitized`.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ FOLDER = Path(__file__).resolve().parent
 HEADERS = ("emulator.hpp", "machine.hpp", "tensor_cores.hpp")
 MACHINE = ("machine.cpp", "memory.cpp", "trace.cpp", "state.hpp", "fibre.hpp", *HEADERS)
 
-# Kernels see the same memory as several types, as on a device, and products and sums are joined only where they say so. With -g
-# an error can name the lines that led to it. #pragma unroll is not for g++.
+# As on a device, kernels may read memory as several types, and a product and a sum are fused only where the source says so. With
+# -g an error can name the lines that led to it. g++ does not know #pragma unroll.
 FLAGS = (
     *("-std=c++17", "-fPIC", "-shared", "-g", "-ffp-contract=off", "-fno-strict-aliasing"),
     *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
 )
-# Kernels define the same names with other macros: none of them may be taken for another's.
+# Builds of a kernel with other macros define the same names, which must not be exchanged.
 KERNEL_FLAGS = ("-O1", "-fvisibility=hidden", "-fno-gnu-unique", "-DCUPYCORR_EMULATED", f"-I{FOLDER}")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 
 
 class EmulationError(Exception):
-    """A kernel that does not build, or a launch that did what it must not; the text says what and where."""
+    """The error of a kernel that does not build, or of a launch that did something forbidden; the text says what and where."""
 
 
 def sanitizing() -> bool:
@@ -53,13 +53,13 @@ def require_compiler() -> None:
 
 
 def machine(flags: Sequence[str] = ()) -> Path:
-    """The library that runs threads and looks after memory, the same for all kernels."""
+    """Return the library that runs threads and checks memory, which is the same for all kernels."""
     sources = [str(FOLDER / name) for name in MACHINE if name.endswith(".cpp")]
     return _built("machine", ("-O2", *flags, *sources, "-lrt"), b"", MACHINE)
 
 
 def kernel(text: str, entry: str, options: Sequence[str]) -> Path:
-    """The library of one kernel, with a function ``emulator_launch_<entry>`` that launches it."""
+    """Return the library of one kernel, whose function ``emulator_launch_<entry>`` launches it."""
     whole = f'{text}\n#line 1 "emulator entry"\nEMULATOR_ENTRY({entry})\n'
     return _built(entry, (*KERNEL_FLAGS, *options, "-xc++", "-"), whole.encode(), HEADERS)
 
@@ -100,7 +100,7 @@ def unsanitized_environment() -> dict[str, str]:
 
 
 def sanitized(command: Sequence[str]) -> subprocess.CompletedProcess:
-    """Run a command, such as a Python program, whose kernels are then built with sanitizers. The first finding ends it."""
+    """Run a command with kernels that are built with sanitizers; the first finding ends it."""
     library = subprocess.run(("g++", "-print-file-name=libasan.so"), capture_output=True, text=True, check=True).stdout.strip()
     settings = {
         "CUPYCORR_EMULATOR_SANITIZE": "1",
@@ -113,5 +113,5 @@ def sanitized(command: Sequence[str]) -> subprocess.CompletedProcess:
 
 
 def run_sanitized(*arguments: str) -> subprocess.CompletedProcess:
-    """Run pytest on a selection of tests, given as on its command line, with sanitized kernels."""
-    return sanitized((sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments))
+    """Run pytest with these arguments, with sanitized kernels and tests of every marker."""
+    return sanitized((sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "", *arguments))

@@ -52,8 +52,10 @@ class _Buffer(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What the threads of one launch did: numbers of accesses and of bytes, barriers of blocks, calls that a lane made with
-    its warp, and fused multiply-adds. Asynchronous copies count as a load and a store, an atomic addition too."""
+    """The counts of one launch: accesses and their bytes, barriers of blocks, warp-wide calls of lanes, fused multiply-adds.
+
+    An asynchronous copy counts as a load and a store, and so does an atomic addition.
+    """
 
     global_loads: int
     global_load_bytes: int
@@ -77,10 +79,10 @@ _KINDS = ("global load", "global store", "shared load", "shared store")
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What a launch's accesses at one place of the kernel come to, warp by warp.
+    """The transactions of a launch at one place of the kernel, counted for each warp.
 
-    A transaction is a sector of 32 bytes of global memory, or a pass over the 32 banks of shared memory; ``least`` is how many
-    the same bytes would take if they lay side by side.
+    A transaction is a sector of 32 bytes of global memory, or a pass over the 32 banks of shared memory; ``least`` is
+    their number if the same bytes were contiguous.
     """
 
     lines: tuple[str, ...]  # of the access, of who called that function, and so on
@@ -128,7 +130,7 @@ class _Launch(ctypes.Structure):
 
 
 class _Lent:
-    """An array that launches may touch, and for every byte between its ends what state.hpp's Buffer wants to know."""
+    """An array that launches may access, with the flags of each of its bytes that the Buffer of state.hpp points to."""
 
     def __init__(self, array: np.ndarray, name: str, writable: bool, poison: bool) -> None:
         self.array = array
@@ -144,7 +146,7 @@ class _Lent:
             array.view(f"u{array.itemsize}")[...] = np.iinfo(f"u{array.itemsize}").max
 
     def of_elements(self, of_bytes: np.ndarray) -> np.ndarray:
-        """Those of something per byte between the array's ends that belong to its elements: the array's shape, and an axis."""
+        """Return a view of flags per byte that has the array's shape and an axis of the bytes of an element."""
         first = of_bytes[self.array.ctypes.data - self.begin :]
         return as_strided(first, (*self.array.shape, self.array.itemsize), (*self.array.strides, 1))
 
@@ -158,7 +160,7 @@ class _Lent:
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """A kernel's library, and the function in it that launches."""
+    """The library of a kernel and its function that launches."""
 
     path: Path
     start: Callable
@@ -190,20 +192,20 @@ def _kind(argument: Any) -> str:
 
 
 class Emulator:
-    """Runs kernels on the CPU, its threads in one of three orders, and lets them touch what it has been lent.
+    """A machine that runs kernels on the CPU, with threads in one of three orders, on the arrays that it has been lent.
 
     Parameters
     ----------
     order
         One of `ORDERS`. A kernel without races gives the same bits in all of them.
     text
-        What is built for a file of kernels: `cupycorr._gpu.source.text`, or a function of the file's name like it.
+        Returns the source that is built for a file of kernels, as `cupycorr._gpu.source.text` does.
     steps
         Memory accesses, barriers and calls with the warp, of all threads together, after which a launch is given up.
     seconds_of_a_step
-        CPU time, after twice which a thread that does none of these is given up.
+        A thread that takes no step in twice this CPU time is given up.
     traced
-        Whether launches leave their traffic, which takes them many times as long.
+        Whether launches record their traffic, which takes many times as long.
 
     Attributes
     ----------
@@ -231,13 +233,13 @@ class Emulator:
 
     @property
     def account(self) -> Account:
-        """Of the last launch."""
+        """The counts of the last launch."""
         return self.accounts[-1]
 
     def bind(
         self, kernel: source.Kernel, device: int, grid: Any, block: Any, shared: int, scalars: tuple = ()
     ) -> Callable[..., None]:
-        """As the launcher's: build a kernel and return what launches it; devices and streams mean nothing here."""
+        """Build a kernel and return a function that launches it, as the launcher does; devices and streams are ignored."""
         built = _kernel(self.text(kernel.file), kernel.entry, kernel.options())
 
         def launch(arguments: tuple, stream: Any = None) -> None:
@@ -246,10 +248,10 @@ class Emulator:
         return launch
 
     def register(self, array: np.ndarray, name: str = "array", *, writable: bool = False, poison: bool = True) -> None:
-        """Let launches load an array's elements (nothing in between), or store to them.
+        """Let launches load the elements of an array, not the bytes between them, or store to them.
 
-        An array to be written is filled with NaNs unless ``poison`` is false, and loading of it what no launch has written is an
-        error. It is kept alive until `forget`.
+        An array to be written is filled with NaNs unless ``poison`` is false, and to load an element of it that no launch has
+        written is an error. The array is kept alive until `forget`.
         """
         if array.size:
             self._lent[_identity(array)] = _Lent(array, name, writable, poison)
@@ -274,7 +276,7 @@ class Emulator:
             self._lent = before
 
     def unwritten(self, array: np.ndarray) -> np.ndarray:
-        """Of an array lent to be written: True where an element has a byte that no launch has written."""
+        """Return where the elements of a lent array have a byte that no launch has written."""
         if not array.size:
             return np.zeros(array.shape, bool)
         lent = self._lent[_identity(array)]
@@ -319,7 +321,7 @@ def _identity(array: np.ndarray) -> tuple:
 
 
 class _SymbolInfo(ctypes.Structure):
-    """Dl_info of dlfcn.h."""
+    """The structure Dl_info of dlfcn.h."""
 
     _fields_ = [
         ("file", ctypes.c_char_p),
@@ -330,13 +332,13 @@ class _SymbolInfo(ctypes.Structure):
 
 
 def _callers(launch: _Launch, path: Path) -> list[str]:
-    """The kernel's lines that led to an error, innermost first, without the one that the error names itself."""
+    """Return the lines of the kernel that led to an error, innermost first, without the line that the error names."""
     frames = _lines(launch.frames[: launch.frame_count], path)
     return list(dict.fromkeys(line for lines in frames for line in lines))[1:]
 
 
 def _traffic(launch: _Launch, path: Path) -> list[Traffic]:
-    """What was traced, the same lines of the kernel's (a loop may have been unrolled) added up."""
+    """Return the recorded traffic, added up for each line of the kernel: unrolled loops have a line several times."""
     traced = launch.traffic[: launch.traffic_count]
     total: dict[tuple, list[int]] = {}
     for place, lines in zip(traced, _lines([place.caller for place in traced], path), strict=True):
@@ -346,7 +348,7 @@ def _traffic(launch: _Launch, path: Path) -> list[Traffic]:
 
 
 def _lines(addresses: Sequence[int], path: Path) -> list[tuple[str, ...]]:
-    """For each return address the kernel's line that called, and those that its functions were called from, innermost first."""
+    """Return for each return address the line of the kernel and the lines it was called from, innermost first."""
     inside = [_offset(address, path) for address in addresses]
     wanted = [hex(offset - 1) for offset in inside if offset is not None]
     if not wanted:
@@ -366,7 +368,7 @@ def _kernels_lines(answer: str) -> list[str]:
 
 
 def _offset(address: int, path: Path) -> int | None:
-    """Of an address in the library at ``path``; None of any other address."""
+    """Return the offset of an address in the library at ``path``, None of an address elsewhere."""
     info = _SymbolInfo()
     found = ctypes.CDLL(None).dladdr(ctypes.c_void_p(address), ctypes.byref(info))
     return address - info.base if found and info.file == str(path).encode() else None
