@@ -8,6 +8,7 @@ import re
 import pytest
 from emulator import require_compiler
 from mutants import (
+    BAR,
     BY_HAND,
     OPERATORS,
     TESTS,
@@ -46,8 +47,10 @@ def test_a_mutant_drawn_from_each_file_fails_a_test(file):
 
 @pytest.mark.mutants
 @pytest.mark.parametrize("file", FILES)
-def test_the_kernels_without_a_mutant_pass_the_tests_that_see_most(file):
-    code, printed = run_tests(source.folder(), TESTS[file], "--only-first")
+def test_the_kernels_without_a_mutant_pass_the_same_way(file):
+    """Of each file's tests, those that run first."""
+    first = TESTS[file].first.split(BAR)[0]
+    code, printed = run_tests(source.folder(), TESTS[file]._replace(first=first), "--only-first")
     assert code == 0, printed
 
 
