@@ -139,7 +139,7 @@ def measure(request: Request, device: Device, plans: Mapping[str, Plan]) -> str 
         return None
     with _measuring:
         name = _found.get((request.key, device)) or _read(device, request.key)
-        if name in plans:
+        if name is not None and name in plans:
             _remember(request, device, name)
             return name
         taken = seconds(request, device, plans)

@@ -113,7 +113,7 @@ def _install_for(options: argparse.Namespace) -> tuple[str, ...]:
     """Install the neighbours that the options name, or all that are missing, and return their names."""
     names = tuple(options.names or _install.DEFAULT)
     if not (options.names or options.force):
-        found = {name: place for name in names if (place := _install.whereabouts(name))}
+        found = {name: real for name in names if (real := _install.whereabouts(name))}
         for name, (root, place) in found.items():
             _tell(f"{name} is left alone: {root} is really installed, at {place}")
         names = tuple(name for name in names if name not in found)
@@ -126,7 +126,12 @@ def _folder_of_shims(names: Iterable[str]) -> str:
     folder = tempfile.mkdtemp(prefix="cupycorr-compat-")
     _install.write_shims(folder, names)
     maker = os.getpid()
-    atexit.register(lambda: os.getpid() == maker and shutil.rmtree(folder, ignore_errors=True))  # forks must not remove it
+
+    @atexit.register
+    def remove() -> None:
+        if os.getpid() == maker:  # a forked child must not remove the folder
+            shutil.rmtree(folder, ignore_errors=True)
+
     return folder
 
 

@@ -221,7 +221,7 @@ class _Replacement:
         self.root, self._adapter = root, _adapter(package)
         self._names = [root, *(f"{root}.{name}" for name in package.submodules)]
         self._modules = {} if keeps_modules else _modules(self._names, self._adapter)
-        self._displaced: dict[str, ModuleType | None] = {}
+        self._displaced: dict[str, ModuleType] = {}
         self._attributes: list[tuple[ModuleType, str, Any, Any]] = []  # module, name, value and the value before
 
     def put(self) -> None:
@@ -253,8 +253,9 @@ class _Replacement:
             del _IMPORTER.modules[name]
             if sys.modules.get(name) is module:
                 del sys.modules[name]
-        while self._displaced:
-            sys.modules.setdefault(*self._displaced.popitem())
+        for name, module in self._displaced.items():
+            sys.modules.setdefault(name, module)
+        self._displaced.clear()
 
 
 _replacement = cache(_Replacement)  # one object of each kind: its modules stay those that others have imported
@@ -333,9 +334,10 @@ def whereabouts(name: str) -> tuple[str, str] | None:
     neighbour = NEIGHBOURS[name]
     if neighbour.part:
         root, _ = neighbour.part
-        return (root, location(root)) if location(_above(root)) and _is_really_importable(root) else None
-    telling = (neighbour.compiled,) if neighbour.compiled else neighbour.packages
-    return next(((root, place) for root in telling if (place := location(root))), None)
+        roots = [root] if location(_above(root)) and _is_really_importable(root) else []
+    else:
+        roots = [neighbour.compiled] if neighbour.compiled else [*neighbour.packages]
+    return next(((root, place) for root in roots if (place := location(root))), None)
 
 
 def location(name: str) -> str | None:
