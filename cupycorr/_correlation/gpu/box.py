@@ -120,7 +120,8 @@ class _Volumes:
     @classmethod
     def of(cls, problem: Problem, accumulator: str) -> _Volumes:
         """Cut a problem into chunks."""
-        axes, whole = lines(problem), problem.out_shape[:3]
+        batch, patch_y, patch_x, *_ = problem.out_shape
+        axes, whole = lines(problem), (batch, patch_y, patch_x)
         one = cls(*axes, accumulator, whole, (1, 1, 1)).bytes
         return cls(*axes, accumulator, whole, chunk_counts(whole, one, WORKSPACE_BYTES))
 

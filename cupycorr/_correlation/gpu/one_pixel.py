@@ -127,7 +127,7 @@ def _chunks(tiles: ModuleType, image: Layout, out: Layout) -> Iterator[Chunk]:
     """Yield everything at once, or as many samples and rows of displacements as there is room for the partial sums of."""
     batch, patch_rows, patch_columns = out.shape[:3]
     splits = tiles.needed_splits(image, out)
-    counts = (batch, patch_rows)
+    counts: tuple[int, ...] = batch, patch_rows
     if splits:
         row = new_layout(image.accumulator.name, (splits, *out.shape[2:]))
         counts = chunk_counts(counts, padded_bytes(row), PARTIAL_SUMS_BYTES)
