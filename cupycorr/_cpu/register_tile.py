@@ -153,7 +153,7 @@ class _KernelBuilder:
         for lanes, count in self.vectors:
             vector = self.ir.VectorType(self.element, lanes)
 
-            def columns(index: Any, _: Sequence[Any], begin=begin, lanes=lanes, vector=vector) -> None:
+            def columns(index: Any, _: Sequence[Any], begin: Any = begin, lanes: int = lanes, vector: Any = vector) -> None:
                 x = b.add(begin, b.mul(index, self._number(lanes)))
                 sums = self._products([self._at(p, x) for p in lefts], [self._at(p, x) for p in rights], steps, terms, vector)
                 self._add([self._at(p, x) for p in totals], sums, vector)

@@ -9,7 +9,7 @@ fresh memory would take longer than these few additions. This module knows array
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 
 import numpy as np
 
@@ -151,7 +151,7 @@ def _add_upsampled(out: np.ndarray, values: np.ndarray, axis: int, stride: int, 
         np.add(target, values[_along(axis, low, high, 1)], out=target)
 
 
-def _scratch_like(values: np.ndarray, axis: int, length: int):
+def _scratch_like(values: np.ndarray, axis: int, length: int) -> AbstractContextManager[np.ndarray]:
     shape = list(values.shape)
     shape[axis] = length
     return scratch(tuple(shape), values.dtype)
