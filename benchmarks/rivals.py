@@ -113,7 +113,7 @@ def _our_bytes(problem: Problem, itemsize: int, which: str) -> int:
 
 
 def _our_cuda_bytes(problem: Problem, itemsize: int, which: str) -> int:
-    return box.VOLUMES + problem.bytes(itemsize, itemsize)
+    return box.WORKSPACE_BYTES + problem.bytes(itemsize, itemsize)
 
 
 def on_gpu() -> Place:
