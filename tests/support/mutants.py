@@ -66,12 +66,13 @@ class Mutant(NamedTuple):
 FIXED = re.compile(
     r"""//[^\n]* | /\*[\s\S]*?\*/ | "(?:\\.|[^"\\\n])*"
     | ^\#ifdef\ CUPYCORR_EMULATED\n (?:(?!\#).*\n)* \#else\n (?:\#if.*\n(?:(?!\#endif).*\n)*\#endif.*\n | (?!\#endif).*\n)*
-    | ^[ \t]*\#(?:\\\n|[^\n])* | \bstatic_assert\([^;]*; | \btemplate\ <[^;{}]*?>(?=\n)""",
+    | ^[ \t]*\#(?:\\\n|[^\n])* | \bstatic_assert\([^;]*; | \(&\w+\)\[[^;)]*\] | \btemplate\ <[^;{}]*?>(?=\n)""",
     re.MULTILINE | re.VERBOSE,
 )
 # A function, an unindented struct or an unindented constant.
 SCOPES = re.compile(
-    r"\bDEVICE [^;{}()]*?\b(\w+)\(|\bKERNEL\(\w+\)\s+(\w+)\(|^struct [^;{]*?(\w+) \{|^constexpr [^=;(]*\b(\w+) =", re.MULTILINE
+    r"\bDEVICE [^;{}()]*?\b(\w+)\(|\bKERNEL\(\w+\)\s+(\w+)\(|^struct [^;{]*?([\w<>]+) \{|^constexpr [^=;(]*\b(\w+) =",
+    re.MULTILINE,
 )
 
 
