@@ -293,7 +293,7 @@ TESTS = {
         "direct-window, stride | direct-scale | over_many_terms[direct-channels-busy] | "
         "smaller_than_the_work_loops_over_the_rest[direct | 2_to_the_31_apart_are_reached[direct | beyond 32 bits] | "
         "equals_the_oracle[direct-float16-rows] | do_not_overflow[direct | direct-windows apart | "
-        "fill_their_blocks_equal_the_oracle[direct | direct-flownet-like"),
+        "fill_their_blocks_equal_the_oracle[direct | equals_the_oracle[box-float16-rows] | direct-flownet-like"),
     "correlation/gradient_direct.cu": Tests((EMULATED,),
         "direct-window, stride | direct-template | direct-one pixel | the_same_sums[float32-5000] | "
         "equals_the_oracle[direct-float16-channels last] | direct-pwcnet-like-busy | equals_the_oracle[direct-float64-rows] | "
