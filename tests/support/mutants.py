@@ -66,12 +66,13 @@ class Mutant(NamedTuple):
 FIXED = re.compile(
     r"""//[^\n]* | /\*[\s\S]*?\*/ | "(?:\\.|[^"\\\n])*"
     | ^\#ifdef\ CUPYCORR_EMULATED\n (?:(?!\#).*\n)* \#else\n (?:\#if.*\n(?:(?!\#endif).*\n)*\#endif.*\n | (?!\#endif).*\n)*
-    | ^[ \t]*\#(?:\\\n|[^\n])* | \bstatic_assert\([^;]*; | \btemplate\ <[^;{}]*?>(?=\n)""",
+    | ^[ \t]*\#(?:\\\n|[^\n])* | \bstatic_assert\([^;]*; | \(&\w+\)\[[^;)]*\] | \btemplate\ <[^;{}]*?>(?=\n)""",
     re.MULTILINE | re.VERBOSE,
 )
 # A function, an unindented struct or an unindented constant.
 SCOPES = re.compile(
-    r"\bDEVICE [^;{}()]*?\b(\w+)\(|\bKERNEL\(\w+\)\s+(\w+)\(|^struct [^;{]*?(\w+) \{|^constexpr [^=;(]*\b(\w+) =", re.MULTILINE
+    r"\bDEVICE [^;{}()]*?\b(\w+)\(|\bKERNEL\(\w+\)\s+(\w+)\(|^struct [^;{]*?([\w<>]+) \{|^constexpr [^=;(]*\b(\w+) =",
+    re.MULTILINE,
 )
 
 
@@ -292,7 +293,7 @@ TESTS = {
         "direct-window, stride | direct-scale | over_many_terms[direct-channels-busy] | "
         "smaller_than_the_work_loops_over_the_rest[direct | 2_to_the_31_apart_are_reached[direct | beyond 32 bits] | "
         "equals_the_oracle[direct-float16-rows] | do_not_overflow[direct | direct-windows apart | "
-        "fill_their_blocks_equal_the_oracle[direct | direct-flownet-like"),
+        "fill_their_blocks_equal_the_oracle[direct | equals_the_oracle[box-float16-rows] | direct-flownet-like"),
     "correlation/gradient_direct.cu": Tests((EMULATED,),
         "direct-window, stride | direct-template | direct-one pixel | the_same_sums[float32-5000] | "
         "equals_the_oracle[direct-float16-channels last] | direct-pwcnet-like-busy | equals_the_oracle[direct-float64-rows] | "
