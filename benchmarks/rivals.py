@@ -19,12 +19,12 @@ import numpy as np
 import cupycorr
 from cupycorr import _dispatch
 from cupycorr._arrays import array_kind
-from cupycorr._correlation.gpu import box
 from cupycorr._correlation.problem import Parameters, Problem
 from cupycorr._correlation.variants import OPERATOR
 from cupycorr._cpu import workers
 from cupycorr._dispatch import CPU, Place, Request
 from cupycorr._gpu.device import import_cupy
+from cupycorr._gpu.limits import WORKSPACE_BYTES
 
 from . import pixel_blocks
 from .cases import TF32, Case, Inputs, array_dtype, positions_read, precision
@@ -113,7 +113,7 @@ def _our_bytes(problem: Problem, itemsize: int, which: str) -> int:
 
 
 def _our_cuda_bytes(problem: Problem, itemsize: int, which: str) -> int:
-    return box.VOLUMES + problem.bytes(itemsize, itemsize)
+    return WORKSPACE_BYTES + problem.bytes(itemsize, itemsize)
 
 
 def on_gpu() -> Place:

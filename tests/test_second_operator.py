@@ -6,13 +6,13 @@ The dispatcher, tuning, plans, the emulator and torch take the one in `pixel_dot
 import shutil
 from functools import cache
 
-import cupy_on_numpy
+import fake_cupy
 import numpy as np
 import pixel_dot
 import pytest
 import torch
-from cupy_on_numpy import FACTS, installed, on_cupy
 from emulator import Emulator, require_compiler
+from fake_cupy import FACTS, installed, on_cupy
 from pixel_dot import OPERATOR
 
 from cupycorr import _dispatch, _tuning
@@ -92,7 +92,7 @@ def test_a_variant_that_cannot_answer_says_why():
 def test_its_measured_variant_runs(gpu, monkeypatch, tmp_path):
     monkeypatch.setenv("CUPYCORR_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("CUPYCORR_AUTOTUNE", "1")
-    cupy = cupy_on_numpy.sys.modules["cupy"]
+    cupy = fake_cupy.sys.modules["cupy"]
     cupy.__version__ = "14.2.0"
     timed = []
 

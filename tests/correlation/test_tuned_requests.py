@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from cases import DTYPES
-from cupy_on_numpy import FACTS
+from fake_cupy import FACTS
 
 from benchmarks import tune
 from benchmarks.cases import Case

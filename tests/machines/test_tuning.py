@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import cupy_on_numpy
+import fake_cupy
 import numpy as np
 import pytest
 from cases import DTYPES
-from cupy_on_numpy import FACTS, Device, Stream, on_cupy
+from fake_cupy import FACTS, Device, Stream, on_cupy
 from waiting import STUCK
 
 import cupycorr
@@ -84,7 +84,7 @@ class Gpu:
             finally:
                 gpu.allocator = before
 
-        self.cupy = cupy_on_numpy.module()
+        self.cupy = fake_cupy.Fake(fake_cupy.H100)
         self.cupy.__version__ = "14.2.0"
         self.cupy.resize = self.resize
         self.cupy.empty = lambda shape, dtype: SimpleNamespace(data=self)
