@@ -586,7 +586,7 @@ def test_the_check_of_a_gpu_finds_wrong_and_changing_results(gpu, variants, monk
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "tf32"])
-@pytest.mark.parametrize("name", ["everything", "scaled", "template"])
+@pytest.mark.parametrize("name", ["everything", "scaled", pytest.param("template", marks=pytest.mark.slow)])
 def test_the_check_allows_the_error_that_the_oracle_allows(name, dtype):
     small = check.SMALL[name]
     x1, x2, g = small.arrays(dtype)

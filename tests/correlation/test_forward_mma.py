@@ -105,6 +105,7 @@ def test_channels_that_end_within_a_stage_or_a_run_count_to_the_last(channels, d
         given.check(tiling)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("patch", "dtype"), [(7, "bfloat16"), (7, "float32"), (9, "float32")])
 @pytest.mark.parametrize("step", [1, 2], ids=["one phase", "both phases"])
 def test_rows_that_begin_where_16_bytes_do_are_loaded_16_bytes_at_a_time_whatever_their_phases(step, patch, dtype):

@@ -177,7 +177,7 @@ WINDOWED = cases.same((3, 9, 11, 13), kernel_size=(2, 3), patch_size=(3, 4), str
 @devices
 def test_a_grid_smaller_than_the_work_loops_over_the_rest(monkeypatch, route, device, case):
     monkeypatch.setattr(plan, "LARGEST_GRID", 3)
-    check(monkeypatch, case, route, device, every_order=True)
+    check(monkeypatch, case, route, device)
 
 
 @pytest.mark.parametrize("workspace", [1, 5000, 20000, 100000])
