@@ -276,7 +276,7 @@ def test_a_frame_without_texture_matches_nothing(value):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=str)
 @pytest.mark.parametrize("which", [0, 1], ids=["frame1", "frame2"])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)], ids=["float32", "float64"])
 def test_a_pixel_that_is_not_finite_spoils_its_own_windows_only(bad, which, dtype):
     frames = [noise(seed=seed, dtype=dtype) for seed in (1, 2)]
     frames[which][9, 13] = frames[which][0, 0] = bad

@@ -4,9 +4,9 @@ The dispatcher, tuning, plans, the emulator and torch take the one in `pixel_dot
 """
 
 import shutil
-import sys
 from functools import cache
 
+import fake_cupy
 import numpy as np
 import pixel_dot
 import pytest
@@ -92,7 +92,7 @@ def test_a_variant_that_cannot_answer_says_why():
 def test_its_measured_variant_runs(gpu, monkeypatch, tmp_path):
     monkeypatch.setenv("CUPYCORR_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("CUPYCORR_AUTOTUNE", "1")
-    cupy = sys.modules["cupy"]
+    cupy = fake_cupy.sys.modules["cupy"]
     cupy.__version__ = "14.2.0"
     timed = []
 

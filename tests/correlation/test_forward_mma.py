@@ -74,6 +74,7 @@ def case_of(number, dtype):
     return cases.same(shape, dtype, patch_size=patch, dilation_patch=step, scale=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(TILES)))
 def test_every_tile_equals_the_oracle_with_a_bit_more_than_a_tile_along_every_axis(number):
     dtype = DTYPES[number % len(DTYPES)]
@@ -104,6 +105,7 @@ def test_channels_that_end_within_a_stage_or_a_run_count_to_the_last(channels, d
         given.check(tiling)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("patch", "dtype"), [(7, "bfloat16"), (7, "float32"), (9, "float32")])
 @pytest.mark.parametrize("step", [1, 2], ids=["one phase", "both phases"])
 def test_rows_that_begin_where_16_bytes_do_are_loaded_16_bytes_at_a_time_whatever_their_phases(step, patch, dtype):
@@ -134,6 +136,7 @@ APART = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("step", [1, 2], ids=["one phase", "both phases"])
 @pytest.mark.parametrize("lays", APART.values(), ids=APART.keys())
@@ -146,6 +149,7 @@ def test_images_of_two_sizes_that_lie_each_its_own_way_equal_the_oracle(lays, st
             given.check(tiling)
 
 
+@pytest.mark.slow
 def test_phases_of_outputs_and_of_patch_indices_are_told_apart_in_every_pass():
     parameters = dict(patch_size=(33, 21), stride=(2, 3), dilation_patch=(3, 2), padding=4)
     given = Asked(cases.same((1, 3, 7, 9), "float16", **parameters))

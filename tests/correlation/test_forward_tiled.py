@@ -60,6 +60,7 @@ EVERY = [(number, staging) for number, tile in enumerate(TILES) for staging in t
 every_tile = pytest.mark.parametrize(("number", "staging"), EVERY, ids=[f"{number} {STAGINGS[way]}" for number, way in EVERY])
 
 
+@pytest.mark.slow
 @every_tile
 def test_every_tile_equals_the_oracle_with_a_bit_more_than_a_tile_along_every_axis(number, staging):
     tile = TILES[number]

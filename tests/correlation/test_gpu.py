@@ -26,11 +26,12 @@ from waiting import STUCK
 import cupycorr
 from cupycorr import spatial_correlation_sample as correlate
 from cupycorr import spatial_correlation_sample_vjp as correlate_vjp
-from cupycorr._correlation.gpu import box, planner
+from cupycorr._correlation.gpu import planner
 from cupycorr._correlation.variants import OPERATOR
 from cupycorr._dispatch import PASSES, Request
 from cupycorr._gpu import compiler, plan
 from cupycorr._gpu.device import facts
+from cupycorr._gpu.limits import WORKSPACE_BYTES
 
 cupy = pytest.importorskip("cupy")
 pytestmark = pytest.mark.gpu
@@ -601,7 +602,7 @@ def test_direct_takes_the_memory_of_its_results_and_no_more(case):
 def test_box_takes_a_bounded_workspace_and_gives_it_back(case):
     x1, x2, g = (cupy.ones(shape, np.float32) for shape in (case.shape1, case.shape2, case.out_shape()))
     told = cupycorr.explain(x1, x2, **case.parameters, variant="box").workspace
-    assert 0 < told <= box.VOLUMES
+    assert 0 < told <= WORKSPACE_BYTES
     with Account() as account:
         out = correlate(x1, x2, **case.parameters, variant="box")
     assert account.held == pooled(out)
@@ -610,7 +611,7 @@ def test_box_takes_a_bounded_workspace_and_gives_it_back(case):
         gradients = correlate_vjp(g, x1, x2, **case.parameters, variant="box")
     assert account.held == pooled(*gradients)
     # Sums that go from part to part: two of each gradient, its channels in runs of four.
-    assert account.most - account.held <= box.VOLUMES + 8 * pooled(*gradients)
+    assert account.most - account.held <= WORKSPACE_BYTES + 8 * pooled(*gradients)
 
 
 @each

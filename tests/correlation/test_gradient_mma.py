@@ -102,6 +102,7 @@ def name_of(dtype, tile):
 TILES = {name_of(dtype, tile): (dtype, tile) for dtype, tiles in gradient_mma._TILES.items() for tile in tiles}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tile"), TILES.values(), ids=TILES.keys())
 def test_every_tile_equals_the_oracle_across_its_seams(monkeypatch, dtype, tile):
     only(monkeypatch, lambda other: other == tile)

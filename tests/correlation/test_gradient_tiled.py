@@ -73,6 +73,7 @@ def name_of(tile):
     return f"{tile.phases} phases, {tile.channels} x {tile.rows} x {tile.columns(4)}, {'' if tile.exact else 'any '}{tile.width}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", gradient_tiled._TILES["float32"], ids=name_of)
 def test_every_tile_equals_the_oracle_across_its_seams(monkeypatch, tile):
     monkeypatch.setattr(gradient_tiled, "_TILES", {"float32": (tile,)})

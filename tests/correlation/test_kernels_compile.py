@@ -1,8 +1,9 @@
 """Every kernel that a call can name compiles for every architecture without a warning, a spill or a stack frame.
 
 NVRTC compiles, which needs no GPU, with the options that CuPy passes on a device (`test_cuda.py` compares them with CuPy's).
-The default run compiles a few builds of each file for one architecture. Tests marked `every_build` compile each build for some
-architectures, its neighbours for others; with the environment variable CUPYCORR_EVERY_BUILD=1 each build for all of them.
+The default run compiles a few builds of each file for one architecture. Tests marked `every_build` compile each build for one
+architecture, its neighbours for others, and the builds with tiles for sm_90 too; with the environment variable
+CUPYCORR_EVERY_BUILD=1 they compile each build for all architectures.
 """
 
 import os
@@ -28,8 +29,8 @@ FILES = sorted({kernel.file for kernel in BUILDS.values()})
 ARCHITECTURES = nvrtc.architectures()
 
 EVERY = os.environ.get("CUPYCORR_EVERY_BUILD") == "1"
-APART = 6  # each build is compiled for one of every six architectures
-ALWAYS = "sm_90"  # the architecture for which every tiled kernel is compiled, and the sample of the default run
+APART = max(len(ARCHITECTURES), 1)  # each build is compiled for one architecture, its neighbour for the next one
+ALWAYS = "sm_90"  # the architecture for which every build with tiles is compiled, and the sample of the default run
 SAMPLE = 16  # the default run compiles every sixteenth build
 
 # The most registers that a thread may have. A block has 256 threads and a multiprocessor 65536 registers, so 128 leave room for
@@ -67,7 +68,7 @@ def builds_of(file, architecture=None):
     builds = [(name, kernel) for name, kernel in BUILDS.items() if kernel.file == file]
     if architecture is not None:
         builds = [(name, kernel) for name, kernel in builds if architecture not in without_products(kernel)]
-    if architecture is None or EVERY or (architecture == ALWAYS and file in TILED):
+    if architecture is None or EVERY or (architecture == ALWAYS and file in (*TILED, *MATRICES)):
         return dict(builds)
     turn = ARCHITECTURES.index(architecture)
     return dict(builds[turn % APART :: APART])

@@ -83,6 +83,7 @@ def test_wide_problems_equal_the_oracle_across_every_seam(monkeypatch, route, ca
 # What a call may ask beside the inputs' own type ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("result", DTYPES)
 def test_a_result_of_another_dtype_is_rounded_once_from_the_sum(monkeypatch, route, dtype, result):
@@ -176,7 +177,7 @@ WINDOWED = cases.same((3, 9, 11, 13), kernel_size=(2, 3), patch_size=(3, 4), str
 @devices
 def test_a_grid_smaller_than_the_work_loops_over_the_rest(monkeypatch, route, device, case):
     monkeypatch.setattr(plan, "LARGEST_GRID", 3)
-    check(monkeypatch, case, route, device, every_order=True)
+    check(monkeypatch, case, route, device)
 
 
 @pytest.mark.parametrize("workspace", [1, 5000, 20000, 100000])
@@ -275,6 +276,7 @@ def test_positions_beyond_64_bits_have_a_reason():
 # Numbers ----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @devices
 @pytest.mark.parametrize(
     ("shape1", "shape2", "parameters"),

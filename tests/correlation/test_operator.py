@@ -202,10 +202,10 @@ def test_gradients_of_windows_of_halves_are_not_finite_where_the_definition_says
     "parameters",
     [
         dict(patch_size=5),
-        dict(patch_size=5, dilation_patch=2, padding=1),
+        pytest.param(dict(patch_size=5, dilation_patch=2, padding=1), marks=pytest.mark.slow),
         dict(kernel_size=3, patch_size=3, padding=2),
-        dict(kernel_size=2, patch_size=3, stride=5, padding=1),
-        dict(patch_size=3, padding=-1, stride=2),
+        pytest.param(dict(kernel_size=2, patch_size=3, stride=5, padding=1), marks=pytest.mark.slow),
+        pytest.param(dict(patch_size=3, padding=-1, stride=2), marks=pytest.mark.slow),
     ],
     ids=["patch", "step", "window", "windows apart", "crop"],
 )

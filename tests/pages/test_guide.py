@@ -28,7 +28,7 @@ LARGEST_PICTURE = 60_000  # bytes
 
 
 def sections():
-    """Title -> [(code, what it prints)] of every heading's own examples."""
+    """Return the examples of every heading as (code, printed text), by the title of the heading."""
     found = {}
     for section in re.split(r"^#+ ", TEXT, flags=re.MULTILINE)[1:]:
         title, body = section.split("\n", 1)
@@ -42,7 +42,7 @@ EXAMPLES = {title: examples for title, examples in EXAMPLES if examples}
 
 @pytest.mark.parametrize("title", EXAMPLES)
 def test_the_examples_print_what_the_page_says(title):
-    """Every section starts from the page's first lines and is one namespace."""
+    """The examples of a section share a namespace, which begins with the first lines of the page."""
     for needed in ("torch", "skimage"):
         if any(re.search(rf"^(import|from) {needed}\b", code, re.MULTILINE) for code, _ in EXAMPLES[title]):
             pytest.importorskip(needed)
@@ -55,7 +55,7 @@ def test_the_examples_print_what_the_page_says(title):
         assert printed.getvalue() == said, code
 
 
-def test_every_block_of_code_and_every_result_is_seen_by_the_suite():
+def test_every_block_of_code_and_every_result_is_run_by_the_suite():
     examples = [example for each in EXAMPLES.values() for example in each]
     assert TEXT.count("```python") == 1 + len(examples)
     assert TEXT.count("```text") == sum(bool(said) for _, said in examples)
@@ -66,14 +66,14 @@ def test_every_block_of_code_and_every_result_is_seen_by_the_suite():
 
 
 def table(heading):
-    """The rows of the table whose first column is called so: name -> the other cells."""
+    """Return the rows of the table whose first column has this heading: the other cells by the first."""
     lines = re.search(rf"^\| {heading} \|.*\n\|[-|]+\n((?:\|.*\n)+)", TEXT, re.MULTILINE)[1].splitlines()
     rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     return {name: cells for name, *cells in rows}
 
 
 def numbers(text):
-    """A tuple of ints, as the page writes a shape."""
+    """Return the ints of a shape that the page writes."""
     assert re.fullmatch(r"\(\d+(, \d+)*\)", text), text
     return tuple(map(int, re.findall(r"\d+", text)))
 
@@ -83,7 +83,7 @@ COSTS = table("recipe")
 
 
 def configuration(name):
-    """Inputs of a row of the table of shapes, the parameters, and the output shape it promises."""
+    """Return inputs, parameters and promised output shape of a row of the table of shapes."""
     first, second, call, out = CONFIGURATIONS[name]
     shapes = numbers(first), numbers(first if second == "same" else second)
     return [np.zeros(shape, np.float32) for shape in shapes], eval(f"dict({call.strip('`')})", {}), numbers(out)
@@ -96,7 +96,7 @@ def test_the_operator_gives_the_shapes_of_the_table(name):
 
 
 def rounded(number, written):
-    """A number in the units, and with the three digits, of what is written."""
+    """Return whether a number is the one that is written with a unit and three digits."""
     value, _, unit = written.partition(" ")
     assert unit in ("MB", "million")
     assert float(value.replace(",", "")) == float(f"{number / 1e6:.3g}")
@@ -151,7 +151,7 @@ pictures = pytest.mark.parametrize("name", [name for name, _, _ in SHOWN])
 
 @pytest.fixture(scope="module")
 def script():
-    """docs/draw_guide.py as a module."""
+    """The module docs/draw_guide.py."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(PAGE.parent)
         return importlib.import_module("draw_guide")
@@ -166,7 +166,7 @@ def test_the_page_shows_each_picture_of_the_script_once_and_no_other_is_there(sc
 
 @pytest.fixture(scope="module")
 def drawn(script, tmp_path_factory):
-    """A folder with every picture, drawn again."""
+    """A folder into which every picture is drawn again."""
     pytest.importorskip("skimage")
     folder = tmp_path_factory.mktemp("guide")
     script.draw(folder)
@@ -174,14 +174,14 @@ def drawn(script, tmp_path_factory):
 
 
 def picture(name, folder=FOLDER):
-    """One that is committed, or drawn into another folder."""
+    """Return a picture that is committed, or drawn into another folder."""
     with Image.open(folder / f"{name}.png") as opened:
         opened.load()
     return opened
 
 
 def largest_difference(one, other):
-    """Of two pictures' colours, averaged over squares of 8 by 8 pixels: no letter fills a square."""
+    """Return the largest difference of two pictures, averaged over squares of 8 by 8 pixels, which no letter fills."""
     one, other = (np.asarray(each.reduce(8), int) for each in (one, other))
     return np.abs(one - other).max()
 
@@ -221,7 +221,7 @@ READ = {
 
 
 def taps(size, size2, keywords):
-    """[(output, position in input1, position in input2)] of each axis, by the definition."""
+    """Yield (output, position in input1, position in input2) of each axis, by the oracle."""
     names = {"kernel_size": 1, "patch_size": 1, "stride": 1, "padding": 0, "dilation": 1, "dilation_patch": 1, "patch_offset": 0}
     values = [oracle.pair(keywords.get(name, default)) for name, default in names.items()]
     for axis, sizes in enumerate(zip(size, size2 or size, strict=True)):
@@ -229,7 +229,7 @@ def taps(size, size2, keywords):
 
 
 @pytest.mark.parametrize(("size", "output", "displacement", "size2", "keywords"), READ.values(), ids=READ)
-def test_the_pixels_drawn_are_those_that_the_definition_reads(script, size, output, displacement, size2, keywords):
+def test_the_pixels_drawn_are_those_that_the_operator_reads(script, size, output, displacement, size2, keywords):
     axes = zip(taps(size, size2, keywords), output, displacement, strict=True)
     rows, columns = ([(y, y2) for i, y, y2 in axis if i == wanted and y2 - y == moved] for axis, wanted, moved in axes)
     one = [(y, x) for y, _ in rows for x, _ in columns]
@@ -240,7 +240,7 @@ def test_the_pixels_drawn_are_those_that_the_definition_reads(script, size, outp
 
 
 @pytest.mark.parametrize("name", ["window", "dilated", "strided"])
-def test_a_dot_is_drawn_in_the_middle_of_what_each_output_reads(script, name):
+def test_a_dot_is_drawn_in_the_middle_of_the_pixels_that_an_output_reads(script, name):
     size, *_, keywords = READ[name]
     middles = []
     for axis in taps(size, None, keywords):

@@ -1,5 +1,6 @@
-"""What the pages say is so: their code runs, both calls of a row of docs/migrating.md give the same, the times in the README
-are those of the results that it names, links lead somewhere, and a version is written the same everywhere.
+"""The code of the pages runs, their numbers are those of the results that they name, and their links lead somewhere.
+
+Both calls of a row of docs/migrating.md give the same, and the version is the same everywhere.
 """
 
 import importlib
@@ -35,7 +36,7 @@ def test_the_code_of_a_page_runs(page):
 
 
 def heading_anchors(page):
-    """The names that a page's headings have as targets of links."""
+    """Return the names of a page's headings as targets of links."""
     titles = re.findall(r"^#+ (.*)$", text(page), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -67,7 +68,7 @@ UNITS = {"ms": 1e-3, "s": 1.0, "MiB": 2**20, "GiB": 2**30}
 
 
 def measured():
-    """(case, pass, contestant) -> the row of the results, the later file's where both have it."""
+    """Return the rows of the results by (case, pass, contestant), from the later file where both have one."""
     rows = {}
     for name in RESULTS:
         for row in json.loads(text(f"benchmarks/results/{name}"))["rows"]:
@@ -115,13 +116,13 @@ def assert_rounded_or_none(written, value):
 
 # Migrating ---------------------------------------------------------------------------------------------------------------------
 
-# Some adapters have no call of their own: they answer to copies of another neighbour's Python half.
+# Some adapters have no row of their own: copies of the Python code of another package import them.
 COMPILED_HALVES = {"correlation_cuda", "spatial_correlation_sampler_backend"}
 ADAPTERS = {path.stem for path in (ROOT / "cupycorr" / "compat").glob("[a-z]*.py")} - COMPILED_HALVES
 
 
 def rows():
-    """Name of the row -> (adapter, old call, new call) of the table."""
+    """Return (adapter, old call, new call) of the rows of the table by their names."""
     cells = (line.strip("| ").split(" | ") for line in text("docs/migrating.md").splitlines() if line.startswith("| `"))
     cells = (row for row in cells if len(row) == 4)
     return {source: (source.split("`")[1], old.strip("`"), new.strip("`")) for source, old, new, _ in cells}

@@ -44,12 +44,12 @@ def asked(x1, x2, **given):
 
 
 def accumulator(route, dtype):
-    """What the oracle allows sums of a route for, of inputs of a dtype: tensor cores round float32."""
+    """Return the accumulator whose errors the oracle allows: tensor cores round float32 to TF32."""
     return "tf32" if route == "mma" and dtype == "float32" else None
 
 
 def run(emulator, plan, reads, writes):
-    """Launch a plan: every array is poisoned before, and every element written after."""
+    """Launch a plan on poisoned arrays, and check that every element is written."""
     workspace = np.empty(plan.workspace, np.uint8)
     addresses = {name: array.ctypes.data for name, array in {**reads, **writes}.items()}
     with emulator.lending(reads, {**writes, "workspace": workspace}):
@@ -79,7 +79,7 @@ def correlate_vjp(emulator, route, g, x1, x2, needs=(True, True), **given):
 
 
 def in_every_order(run_once):
-    """What ``run_once(emulator)`` returns, which must be the same bits in every order of threads."""
+    """Return the results of ``run_once(emulator)``, and check that they have the same bits in every order of threads."""
     first, *others = [run_once(Emulator(order)) for order in ORDERS]
     for other in others:
         for name, one, two in zip(("first", "second"), first, other, strict=False):
