@@ -50,7 +50,7 @@ class Problem(Protocol):
 
 
 class Request(NamedTuple):
-    """What is asked of an operator, checked.
+    """A checked call of an operator: its geometry, dtypes, layouts and precision.
 
     Attributes
     ----------
@@ -106,7 +106,7 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where arrays are: their kind, and the device of arrays on a GPU."""
+    """The kind of a call's arrays, and their device if they are on a GPU."""
 
     kind: str
     device: Device | None
@@ -138,7 +138,7 @@ def _on(device: Device) -> Place:
 
 
 class Plan(Protocol):
-    """How a variant answers a request, worked out and priced.
+    """The computation of a request by a variant, worked out and priced.
 
     Attributes
     ----------
@@ -173,7 +173,7 @@ WhyNot = Callable[[Request, "Device | None"], "str | None"]  # without a device:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One implementation of an operator.
+    """An implementation of an operator.
 
     Attributes
     ----------
@@ -201,7 +201,7 @@ class Variant:
 
 
 class Work(NamedTuple):
-    """What a request takes at least: operations, those of them on elements inside the images, and bytes moved."""
+    """The least work of a request: operations, those of them on elements inside the images, and bytes moved."""
 
     flops: int
     flops_inside: int

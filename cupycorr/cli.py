@@ -199,8 +199,7 @@ def _timed_demo_match(left: np.ndarray, right: np.ndarray) -> tuple[Match[np.nda
         seconds = time.perf_counter() - begin
     (dy, dx), shape = _DEMO_SEARCH, (1, 1, *left.shape[:2])
     patch = (dy[1] - dy[0] + 1, dx[1] - dx[0] + 1)
-    asked = problem(parameters(_DEMO_WINDOW, patch), shape, shape)
-    request = Request(FORWARD, asked, "float32", "float32")
+    request = Request(FORWARD, problem(parameters(_DEMO_WINDOW, patch), shape, shape), "float32", "float32")
     return field, seconds, _dispatch.choose(OPERATOR, request, _dispatch.CPU).variant
 
 

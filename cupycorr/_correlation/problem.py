@@ -1,8 +1,8 @@
-"""What is asked: the operator's parameters and sizes, checked once and normalised to plain integers.
+"""The geometry of the operator: its parameters and sizes, checked once and normalised to plain integers.
 
-Everything the operator does is separable over the vertical and the horizontal axis, so the geometry lives in `Axis` and a
-`Problem` is two of them. Nothing here knows arrays, devices or backends. Size arithmetic is + - * // only, so that torch's
-symbolic sizes pass through it.
+The operator is separable over the vertical and the horizontal axis, so an `Axis` has the geometry of one axis and a `Problem` has
+two of them. Nothing here knows arrays, devices or variants. Sizes are computed by + - * // only, so that torch's symbolic sizes
+can be used.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def parameters(
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """The geometry of one axis: which position of input1 meets which position of input2.
+    """The geometry of one axis: which position of input1 is multiplied with which position of input2.
 
     Output ``i``, tap ``u`` reads input1 at ``y = i stride - padding + u dilation``, and at displacement ``m`` input2 at
     ``y + offset + dilation_patch (m - radius)``.
@@ -105,27 +105,30 @@ class Axis:
 
     @property
     def out(self) -> int:
-        """Number of output positions; below 1 there is no output."""
+        """The number of output positions; below 1 there is no output."""
         return (self.size1 + 2 * self.padding - self.dilation * (self.kernel - 1) - 1) // self.stride + 1
 
     @property
     def radius(self) -> int:
-        """Displacements before the centre; an even patch has one more after it than before."""
+        """The number of displacements before the centre; an even patch has one more after the centre than before it."""
         return (self.patch - 1) // 2
 
     @property
     def first_displacement(self) -> int:
-        """Displacement of patch index 0."""
+        """The displacement of patch index 0, in pixels."""
         return self.offset - self.step * self.radius
 
     @property
     def displacements(self) -> range:
-        """Displacement of every patch index, in pixels."""
+        """The displacement of every patch index, in pixels."""
         first = self.first_displacement
         return range(first, first + self.step * self.patch, self.step)
 
     def taps_inside(self) -> tuple[int, int]:
-        """Count the (displacement, tap) pairs of which any output has both positions inside the images, and all those outputs."""
+        """Return two counts: pairs (displacement, tap) with an output for which both positions are inside, and all such outputs.
+
+        An output counts once for each of its pairs.
+        """
         first_tap = -self.padding
         taps = range(first_tap, first_tap + self.kernel * self.dilation, self.dilation)
         loop_over_taps = self.kernel <= self.patch
@@ -145,14 +148,14 @@ class Axis:
 
 
 def _with_useful_stride(axis: Axis) -> Axis:
-    """The same positions by a stride no longer than all of them: backends sort work by residues of the stride."""
+    """Return the same positions by a stride no longer than all of them: plans sort work by residues of the stride."""
     positions = axis.size1 + 2 * axis.padding - axis.dilation * (axis.kernel - 1)
     # Where sizes are symbols nothing is computed, and a comparison would tie the graph to it.
     return replace(axis, stride=positions) if type(positions) is int and 0 < positions < axis.stride else axis
 
 
 def lattice_inside(first: int, stride: int, count: int, low: int, high: int) -> Pair:
-    """The indices ``[begin, end)`` of the positions ``first + stride i``, ``i < count``, that lie in ``[low, high)``."""
+    """Return the indices ``[begin, end)`` of the positions ``first + stride i``, ``i < count``, that are in ``[low, high)``."""
     begin = min(max(-((first - low) // stride), 0), count)
     end = min(max(-((first - high) // stride), begin), count)
     return begin, end
@@ -160,7 +163,7 @@ def lattice_inside(first: int, stride: int, count: int, low: int, high: int) -> 
 
 @dataclass(frozen=True)
 class Problem:
-    """Parameters and sizes: everything a backend needs to know except where the data is and of what type."""
+    """The parameters and the sizes: everything that a plan needs except the dtypes and the memory of the arrays."""
 
     parameters: Parameters
     batch: int
@@ -173,17 +176,17 @@ class Problem:
 
     @CachedProperty
     def _hash(self) -> int:
-        """Worked out once: caches ask for it at every call, and four levels of tuples take microseconds."""
+        """Computed once: caches hash problems at every call, and four levels of tuples take microseconds."""
         return hash((self.parameters, self.batch, self.channels, self.size1, self.size2))
 
     @CachedProperty
     def vertical(self) -> Axis:
-        """Geometry along y."""
+        """The geometry along y."""
         return self._axis(0)
 
     @CachedProperty
     def horizontal(self) -> Axis:
-        """Geometry along x."""
+        """The geometry along x."""
         return self._axis(1)
 
     def _axis(self, axis: int) -> Axis:
@@ -211,17 +214,17 @@ class Problem:
 
     @property
     def shape1(self) -> Shape:
-        """``(B, C, H, W)`` of input1."""
+        """The shape ``(B, C, H, W)`` of input1."""
         return (self.batch, self.channels, *self.size1)
 
     @property
     def shape2(self) -> Shape:
-        """``(B, C, H2, W2)`` of input2."""
+        """The shape ``(B, C, H2, W2)`` of input2."""
         return (self.batch, self.channels, *self.size2)
 
     @CachedProperty
     def out_shape(self) -> Shape:
-        """``(B, PH, PW, oH, oW)``."""
+        """The shape ``(B, PH, PW, oH, oW)`` of the output."""
         vertical, horizontal = self.vertical, self.horizontal
         return (self.batch, vertical.patch, horizontal.patch, vertical.out, horizontal.out)
 
@@ -239,7 +242,7 @@ class Problem:
 
     @property
     def outputs(self) -> int:
-        """Number of output elements."""
+        """The number of output elements."""
         batch, patch_h, patch_w, out_h, out_w = self.out_shape
         return batch * patch_h * patch_w * out_h * out_w
 
@@ -250,26 +253,26 @@ class Problem:
 
     @property
     def flops(self) -> int:
-        """Operations of the sum written out, two for each tap of each output, whether it lies inside or not."""
+        """The operations of the definition: two for each channel and tap of each output, inside the images or not."""
         kernel_h, kernel_w = self.parameters.kernel_size
         return 2 * self.channels * kernel_h * kernel_w * self.outputs
 
     def flops_inside(self) -> int:
-        """The share of `flops` whose taps lie inside both images."""
+        """Return the operations of taps that are inside both images."""
         return 2 * self.batch * self.channels * self.vertical.taps_inside()[1] * self.horizontal.taps_inside()[1]
 
     def bytes(self, itemsize: int, out_itemsize: int) -> int:
-        """Bytes that have to move at least: each input read once, the output written once."""
+        """Return the least bytes to move: each input is read once, and the output written once."""
         return sum(self.image_bytes(itemsize)) + self.outputs * out_itemsize
 
     def image_bytes(self, itemsize: int) -> tuple[int, int]:
-        """The bytes of each input."""
+        """Return the bytes of each input."""
         (height, width), (height2, width2) = self.size1, self.size2
         images = self.batch * self.channels * itemsize
         return images * height * width, images * height2 * width2
 
     def workspace(self, itemsize: int) -> int:
-        """Bytes of the one-pixel-window volume that a box filter sums, if it were kept whole; 0 for a one-pixel window."""
+        """Return the bytes of the whole volume of one-pixel windows that a box filter would sum; 0 for a one-pixel window."""
         if self.parameters.kernel_size == (1, 1):
             return 0
         area = 1
@@ -279,7 +282,7 @@ class Problem:
 
 
 def problem(params: Parameters, shape1: Shape, shape2: Shape) -> Problem:
-    """Join checked parameters with the inputs' shapes.
+    """Return the problem of checked parameters and the shapes of the inputs.
 
     Raises
     ------
@@ -296,11 +299,11 @@ def problem(params: Parameters, shape1: Shape, shape2: Shape) -> Problem:
         raise ValueError(f"input1 and input2 must have the same batch size and channels, {got}")
     if params.patch_offset is None and (shape1[2] != shape2[2] or shape1[3] != shape2[3]):
         raise ValueError(f"input1 and input2 must have the same shape unless patch_offset is passed, {got}")
-    asked = Problem(params, shape1[0], shape1[1], (shape1[2], shape1[3]), (shape2[2], shape2[3]))
-    for name, axis in (("height", asked.vertical), ("width", asked.horizontal)):
+    joined = Problem(params, shape1[0], shape1[1], (shape1[2], shape1[3]), (shape2[2], shape2[3]))
+    for name, axis in (("height", joined.vertical), ("width", joined.horizontal)):
         if axis.out < 1:
             raise ValueError(
                 f"the output would have {name} {axis.out}: a window of kernel_size={params.kernel_size} with "
                 f"dilation={params.dilation} does not fit into input1.shape={tuple(shape1)} with padding={params.padding}"
             )
-    return asked
+    return joined

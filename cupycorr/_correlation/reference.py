@@ -1,10 +1,10 @@
-"""The definition in NumPy, forward and vjp: one slice of each image for each displacement and each tap.
+"""The definition in NumPy, forward and gradients: one slice of each image for each displacement and each tap.
 
     out[b, m, n, i, j] = scale * sum over c, u, v of X1[b, c, y, x] * X2[b, c, y + dy(m), x + dx(n)]
     with  y = i sH - aH + u dH,   x = j sW - aW + v dW,   both positions inside their images
 
-The gradients are the same pairs of slices with the roles exchanged. Channels are taken in parts, so that no array here is larger
-than a share of the workspace unless one channel of one sample is.
+The gradients sum over the same pairs of slices with the roles exchanged. Channels are split into ranges, so that no array here is
+larger than a fraction of the workspace unless one channel of one sample is.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def gradient(problem: Problem, cotangent: np.ndarray, other: np.ndarray, result:
 
 @lru_cache(64)
 def _by_displacement(axis: Axis) -> dict[int, list[tuple[slice, slice, slice]]]:
-    """For each displacement index, the slices of outputs, of input1 and of input2 that belong together, one for each tap."""
+    """Return by displacement index the slices of outputs, input1 and input2 that belong together, one triple for each tap."""
     found: dict[int, list[tuple[slice, slice, slice]]] = {}
     for m, displacement in enumerate(axis.displacements):
         low, high = max(0, -displacement), min(axis.size1, axis.size2 - displacement)

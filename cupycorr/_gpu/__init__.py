@@ -1,1 +1,1 @@
-"""CUDA C to running kernels through CuPy: source, compilation, launch, plans and costs. Knows no operator."""
+"""The GPU side of every operator: sources, compilation, launches, plans and costs of kernels through CuPy. Knows no operator."""

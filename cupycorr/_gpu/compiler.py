@@ -1,8 +1,8 @@
 """Kernels compiled and loaded through CuPy, each once per device and process.
 
-CuPy compiles with NVRTC and keeps the binaries on disk for later processes. To our options it adds the folders of its own and of
+CuPy compiles with NVRTC and keeps the binaries on disk for later processes. It adds to our options the folders of its own and of
 CUDA's headers, ``-ftz=true`` (a denormal float32 counts as zero), ``-arch=sm_XX`` of the current device, and
-``--device-as-default-execution-space``. What fails is said with the lines it fails at, and the next call tries again.
+``--device-as-default-execution-space``. An error names the lines that it comes from, and the next call tries again.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from .source import Kernel
 _STANDARD = "--std=c++17"
 _ERRORS_SHOWN = 5
 
-# The lock guards the table; who finds no entry compiles outside of it, and others who ask for the same kernel wait at the entry.
+# The lock guards the table. A thread that finds no entry compiles without the lock, while others wait for the entry it made.
 _lock = threading.Lock()
 _functions: dict[tuple[Kernel, int], Future[Any]] = {}
 
 
 def _forget_kernels() -> None:
-    """A forked child has no thread that would complete an entry or release the lock, and cannot use its parent's kernels."""
+    """Clear the table in a forked child: it has no thread that would complete an entry, and cannot use its parent's kernels."""
     global _lock
     _lock = threading.Lock()
     _functions.clear()
@@ -42,16 +42,16 @@ if hasattr(os, "register_at_fork"):
 
 
 def function(kernel: Kernel, device: int, shared: int = 0) -> Any:
-    """The loaded kernel: compiled at the first call, and allowed that much dynamic shared memory.
+    """Return the loaded kernel, compiled at the first call and allowed so much dynamic shared memory.
 
     Parameters
     ----------
     kernel
-        What to load.
+        The kernel to load.
     device
-        CUDA's number of the device to load it on. It need not be the current one.
+        CUDA's number of the device to load it on, which need not be the current one.
     shared
-        Bytes of dynamic shared memory that a launch of it will ask for.
+        Bytes of dynamic shared memory of its launches.
 
     Returns
     -------
@@ -96,7 +96,7 @@ def _load(kernel: Kernel, device: int) -> Any:
 
 
 def _allow(loaded: Any, kernel: Kernel, device: int, shared: int) -> None:
-    """Above 48 KiB a kernel must be told how much dynamic shared memory its launches ask for: the most that any of them does."""
+    """Opt in to so much dynamic shared memory: above 48 KiB a kernel must be told the largest amount that a launch needs."""
     with _lock, current(device):
         if shared <= loaded.max_dynamic_shared_size_bytes:
             return
@@ -111,7 +111,7 @@ def _allow(loaded: Any, kernel: Kernel, device: int, shared: int) -> None:
 
 @contextmanager
 def current(device: int) -> Iterator[None]:
-    """Makes a device the current one, and the one before it again at the end."""
+    """Make a device the current one, and restore the one before it at the end."""
     runtime = devices.import_cupy().cuda.runtime
     before = runtime.getDevice()
     runtime.setDevice(device)
@@ -126,16 +126,16 @@ def _options(kernel: Kernel) -> tuple[str, ...]:
 
 
 def cache_folder() -> Path:
-    """Where CuPy keeps what it has compiled."""
+    """Return the folder where CuPy keeps compiled kernels."""
     return Path(os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache")
 
 
-# What went wrong -----------------------------------------------------------------------------------------------------
+# Errors --------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _failure_told(kernel: Kernel, architecture: str, options: tuple[str, ...]) -> Iterator[None]:
-    """A failure to compile or to load becomes one RuntimeError that says what it was about."""
+    """Turn a failure to compile or to load into one RuntimeError that names the kernel."""
     compile_error = devices.import_cupy().cuda.compiler.CompileException
     what = f"kernel {kernel.entry} of {kernel.file} for {architecture}"
     try:
@@ -148,7 +148,7 @@ def _failure_told(kernel: Kernel, architecture: str, options: tuple[str, ...]) -
 
 
 def _first_errors(log: str) -> list[str]:
-    """The first errors in NVRTC's log, each with the line it points at, or the whole log where it speaks of none."""
+    """Return the first errors in NVRTC's log, each with the line that it points at, or the whole log if it names no error."""
     lines = [line.rstrip() for line in log.strip("\0 \n").splitlines() if line.strip()]
     begins = [number for number, line in enumerate(lines) if re.search(r"\): (catastrophic )?error", line)]
     if not begins:
@@ -162,12 +162,12 @@ def _first_errors(log: str) -> list[str]:
 
 
 def cubin(kernel: Kernel, architecture: str, *more: str) -> tuple[bytes, str]:
-    """What CuPy would load on a device, compiled without one, and the compiler's log.
+    """Return the binary that CuPy would load on a device, compiled without one, and the compiler's log.
 
     Parameters
     ----------
     kernel
-        What to compile.
+        The kernel to compile.
     architecture
         A device's architecture, such as ``"sm_90"``.
     *more
@@ -177,12 +177,12 @@ def cubin(kernel: Kernel, architecture: str, *more: str) -> tuple[bytes, str]:
 
 
 def ptx(kernel: Kernel, architecture: str, *more: str) -> str:
-    """The assembly that the binary of an architecture is made of."""
+    """Return the PTX that the binary for an architecture is made from."""
     return _compiled(kernel, architecture.replace("sm_", "compute_"), more, "ptx")[0].decode()
 
 
 def _compiled(kernel: Kernel, architecture: str, more: tuple[str, ...], method: str) -> tuple[bytes, str]:
-    """CuPy's own way from a text to a binary; it has no public one that asks no device for its architecture."""
+    """Compile as CuPy does; its public functions take the architecture from a device, and there is none here."""
     cupy = devices.import_cupy()
     from cupy._core.core import assemble_cupy_compiler_options
 

@@ -1,7 +1,6 @@
-"""CuPy itself, and facts about the devices it sees, asked once per process.
+"""CuPy, imported when it is first needed, and the properties of the devices that it finds, read once per process.
 
-The door to CuPy: it is imported at the first question, and what is missing (CuPy, a driver, a device) is said in the words that a
-user needs.
+An error says what is missing (CuPy, a driver, a device) and how to install it.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from types import ModuleType
 
 PIP_COMMAND = 'pip install "cupycorr[cuda12]" (or "cupycorr[cuda13]", whichever the driver supports)'
 
-# Compute capability -> multiply-adds that a multiprocessor begins per clock, float32 and float64. CUDA C++ Programming Guide,
-# arithmetic throughput and the architecture of each capability; 10.3: float64 peak of NVIDIA's data sheet.
+# Compute capability -> multiply-adds that a multiprocessor starts per clock, in float32 and in float64, from the throughput table
+# of the CUDA C++ Programming Guide; for 10.3 the float64 peak is from NVIDIA's data sheet.
 _LANES = {
     (7, 0): (64, 32),
     (7, 2): (64, 32),
@@ -30,8 +29,8 @@ _LANES = {
 }
 _LANES_ELSEWHERE = 128  # float32, everywhere since 8.6
 
-# The same of tensor cores, by dense products that one warp asks for (mma.sync), with sums in float32; float32 goes in as TF32.
-# After NVIDIA's white papers; from 9.0 on there are ways to ask for more, which no kernel here goes.
+# The same of tensor cores, for dense products of one warp (mma.sync) with sums in float32; float32 inputs are rounded to TF32. The
+# numbers are from NVIDIA's white papers. From 9.0 on, warpgroup instructions are faster; no kernel here uses them.
 _WIDE = {"float16": 1024, "bfloat16": 1024, "float32": 512}
 _NARROW = {"float16": 512, "bfloat16": 512, "float32": 256}
 _MATRIX_LANES = {
@@ -50,26 +49,26 @@ _MATRIX_LANES = {
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What does not change about a device while the process lives.
+    """The properties of a device, which do not change while the process lives.
 
     Attributes
     ----------
     index
         CUDA's number of the device.
     name
-        Its name, as the driver gives it.
+        The name that the driver gives.
     compute_capability
-        Major and minor number.
+        The major and the minor number.
     multiprocessors
-        How many there are.
+        Their number.
     shared_memory
         Bytes of shared memory that a block may opt in to.
     memory
         Bytes of global memory.
     bandwidth
-        Bytes per second between multiprocessors and global memory at the best, None if the driver does not tell its clock.
+        The peak of bytes per second to and from global memory; None if the driver does not report the memory clock.
     float32_rate, float64_rate
-        Operations per second at the best, a multiply-add counted as two; None if the driver does not tell the clock.
+        The peak of operations per second, where a multiply-add is two; None if the driver does not report the clock.
     """
 
     index: int
@@ -84,15 +83,15 @@ class Device:
 
     @property
     def architecture(self) -> str:
-        """The compute capability as a compiler names it, such as ``"sm_90"``."""
+        """The compiler's name of the compute capability, such as ``"sm_90"``."""
         return "sm_{}{}".format(*self.compute_capability)
 
     def has_matrix_product(self, dtype: str) -> bool:
-        """Whether tensor cores multiply numbers of that dtype, float32 as TF32."""
+        """Return whether tensor cores multiply numbers of a dtype, float32 as TF32."""
         return dtype in self._matrix_lanes
 
     def matrix_rate(self, dtype: str) -> float | None:
-        """Operations per second of tensor cores at the best; None if they have no such product, or the clock is not known."""
+        """Return the peak of operations per second of tensor cores; None without such a product or a known clock."""
         if self.float32_rate is None or not self.has_matrix_product(dtype):
             return None
         lanes, _ = _LANES.get(self.compute_capability, (_LANES_ELSEWHERE, None))
@@ -105,12 +104,12 @@ class Device:
 
 
 def import_cupy() -> ModuleType:
-    """CuPy.
+    """Import CuPy and return it.
 
     Raises
     ------
     ImportError
-        If it cannot be imported; the text names the pip command.
+        CuPy cannot be imported; the message names the pip command.
     """
     try:
         import cupy
@@ -121,14 +120,14 @@ def import_cupy() -> ModuleType:
 
 
 def count() -> int:
-    """How many devices there are.
+    """Return the number of devices.
 
     Raises
     ------
     ImportError
-        If CuPy cannot be imported.
+        CuPy cannot be imported.
     RuntimeError
-        If there is no device, or no driver for it.
+        There is no device, or no driver for it.
     """
     runtime = import_cupy().cuda.runtime
     try:
@@ -142,14 +141,14 @@ def count() -> int:
 
 @functools.cache
 def facts(index: int) -> Device:
-    """What there is to know about a device.
+    """Return the properties of a device.
 
     Raises
     ------
     ImportError
-        If CuPy cannot be imported.
+        CuPy cannot be imported.
     RuntimeError
-        If there is no such device.
+        There is no such device.
     """
     there = count()
     if not 0 <= index < there:
@@ -162,7 +161,7 @@ def facts(index: int) -> Device:
     lanes = _LANES.get(capability) or _lanes_elsewhere(attributes)
     clock = 1e3 * attributes.get("ClockRate", 0)  # reported in kHz
     rates = [2 * each * multiprocessors * clock or None for each in lanes]
-    # Memory of today moves data at both edges of the clock.
+    # Memory transfers data at both edges of the clock (double data rate).
     bandwidth = 2 * 1e3 * attributes.get("MemoryClockRate", 0) * attributes.get("GlobalMemoryBusWidth", 0) / 8
     return Device(
         index=index,
@@ -178,7 +177,7 @@ def facts(index: int) -> Device:
 
 
 def versions() -> tuple[str, str]:
-    """The newest CUDA that the driver supports, and the CUDA whose runtime CuPy uses, such as ``("13.0", "12.9")``."""
+    """Return the newest CUDA version that the driver supports and the version of CuPy's runtime, as ``("13.0", "12.9")``."""
     cuda = import_cupy().cuda
     numbers = cuda.runtime.driverGetVersion(), cuda.get_local_runtime_version()
     driver, runtime = (f"{number // 1000}.{number % 1000 // 10}" for number in numbers)
@@ -186,5 +185,5 @@ def versions() -> tuple[str, str]:
 
 
 def _lanes_elsewhere(attributes: dict[str, int]) -> tuple[float, float]:
-    """Lanes of a compute capability that is not in the table."""
+    """Return the lanes of a compute capability that is not in the table."""
     return _LANES_ELSEWHERE, _LANES_ELSEWHERE / (attributes.get("SingleToDoublePrecisionPerfRatio") or 64)

@@ -1,7 +1,7 @@
-"""Where the CUDA C is, and the one text that is compiled for a kernel.
+"""The files of CUDA C, and the text that is compiled for a kernel.
 
-Knows files and nothing of CUDA. CuPy's cache of compiled kernels sees the text it is given and not what that includes, so headers
-of ours go into the text itself; ``#line`` directives keep the file and line that an error message names.
+Knows files and nothing of CUDA. CuPy's cache of compiled kernels depends on the text that it is given and not on included files,
+so our headers become part of the text; ``#line`` directives keep the file and line of an error message.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _ONCE = re.compile(r"\s*#\s*pragma\s+once\b")
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One entry point of one file, configured by macros.
+    """An entry point of a file, configured by macros.
 
     Attributes
     ----------
     file
         Name of the file in `folder`, such as ``"common/sum_parts.cu"``.
     entry
-        The ``extern "C"`` name of the function to launch.
+        The name of the function, which is declared ``extern "C"``.
     macros
-        Names and the values they stand for.
+        The names of macros and their values.
     """
 
     file: str
@@ -36,12 +36,12 @@ class Kernel:
     macros: tuple[tuple[str, str], ...] = ()
 
     def options(self) -> tuple[str, ...]:
-        """The macros as a compiler takes them: ``("-DINPUT=float", ...)``."""
+        """Return the macros as compiler options: ``("-DINPUT=float", ...)``."""
         return tuple(f"-D{name}={value}" for name, value in self.macros)
 
 
 def folder() -> Path:
-    """The folder of the kernels: in the package where it was installed from a wheel, beside it in a checkout."""
+    """Return the folder of the kernels: inside the package if it was installed from a wheel, beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     places = (package / _FOLDER, package.parent / _FOLDER)
     for place in places:
@@ -57,9 +57,9 @@ def files() -> list[str]:
 
 
 def text(file: str) -> str:
-    """What is compiled for a file of `folder`: itself, with the files of `folder` it includes where the ``#include`` was.
+    """Return the text that is compiled for a file of `folder`, with the files of `folder` that it includes.
 
-    Each goes in once, where it is first named. Every other ``#include`` stays as it is.
+    Each included file replaces the first ``#include`` that names it. Every other ``#include`` stays as it is.
     """
     return _text(folder(), file)
 
@@ -72,7 +72,7 @@ def _text(place: Path, file: str) -> str:
 
 
 def _inlined(place: Path, file: str, seen: set[str]) -> Iterator[str]:
-    """The lines of a file, with those of the files it includes; each file is left in ``seen``."""
+    """Yield the lines of a file and of the files that it includes; the names of all of them are added to ``seen``."""
     seen.add(file)
     yield f'#line 1 "{_FOLDER}/{file}"'
     for number, line in enumerate((place / file).read_text("utf-8").splitlines(), 1):

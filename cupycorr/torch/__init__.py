@@ -200,15 +200,15 @@ def _arguments(
     # A scale computed from sizes under torch.jit.trace is a tensor, too, and becomes a constant of the trace.
     if isinstance(scale, torch.Tensor):
         scale = plain_number("scale", scale, _REMEDY)
-    asked = given, patch_offset, scale, dtype, precision, variant
+    arguments = given, patch_offset, scale, dtype, precision, variant
     if torch.compiler.is_compiling():
         # A traced number may be a symbol, which cannot be checked for being finite. The operator checks its value when it runs.
         traced = type(scale) in _TRACED
-        normal = _normal(given, patch_offset, 1.0 if traced else scale, *asked[3:])
+        normal = _normal(given, patch_offset, 1.0 if traced else scale, *arguments[3:])
         before, after = normal[:_SCALE], normal[_SCALE + 1 :]
         return (*before, torch.sym_float(scale) if traced else normal[_SCALE], *after)  # type: ignore[no-untyped-call]
-    words = all(value is None or type(value) in (str, torch.dtype) for value in asked[3:])
-    return _normal_once(*asked) if words and api.all_plain(given, patch_offset, scale) else _normal(*asked)
+    words = all(value is None or type(value) in (str, torch.dtype) for value in arguments[3:])
+    return _normal_once(*arguments) if words and api.all_plain(given, patch_offset, scale) else _normal(*arguments)
 
 
 def _normal(given: tuple[Any, ...], patch_offset: Any, scale: Any, dtype: Any, precision: Any, variant: Any) -> tuple[Any, ...]:
@@ -224,5 +224,5 @@ def _normal(given: tuple[Any, ...], patch_offset: Any, scale: Any, dtype: Any, p
 
 
 @lru_cache(1024)
-def _normal_once(*asked: Any) -> tuple[Any, ...]:
-    return Arguments(*_normal(*asked)).shortest()
+def _normal_once(*arguments: Any) -> tuple[Any, ...]:
+    return Arguments(*_normal(*arguments)).shortest()
