@@ -1,6 +1,7 @@
-"""The array front door: `spatial_correlation_sample` and its vector-Jacobian product for NumPy and CuPy arrays.
+"""The public functions of the fixed-grid operator for NumPy and CuPy arrays.
 
-The functions here are a signature, a docstring and one call. What is wrong with the input is said before any work is done.
+Each checks its arguments, makes a request of them and runs the plan that the dispatcher chooses. Wrong input is refused before
+any work is done.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def spatial_correlation_sample(
     kernel_size : int or (int, int), default 1
         k: window of taps summed into each output, ``(vertical, horizontal)`` like every pair below.
     patch_size : int or (int, int), default 1
-        P: number of displacements tried along each axis. An even patch has one more on the positive side.
+        P: number of displacements along each axis. An even patch has one more on the positive side.
     stride : int or (int, int), default 1
         s: pixels between output positions.
     padding : int or (int, int), default 0
@@ -128,7 +129,7 @@ def spatial_correlation_sample(
     dtype : dtype, optional
         Output dtype where it is not the inputs' (float32 out of halves); rounded once, from the sum.
     precision : {"highest", "high", "medium"}
-        Of products of float32 numbers. With "high" or "medium" a GPU may take its tensor cores, which see 10 fraction bits of
+        The precision of float32 products. With "high" or "medium" a GPU may use its tensor cores, which see 10 fraction bits of
         each factor (TF32, rounded to nearest): an output is off by less than 1e-3 of the sum of its terms' magnitudes. Sums
         stay in float32, and nothing changes for other dtypes or on the CPU.
     variant : str, default "auto"

@@ -29,8 +29,8 @@ _LANES = {
 }
 _LANES_ELSEWHERE = 128  # float32, everywhere since 8.6
 
-# The same of tensor cores, for dense products of one warp (mma.sync) with sums in float32; float32 inputs are rounded to TF32. The
-# numbers are from NVIDIA's white papers. From 9.0 on, warpgroup instructions are faster; no kernel here uses them.
+# The same of tensor cores, for dense products of one warp (mma.sync) with sums in float32; float32 inputs are rounded to TF32.
+# The numbers are from NVIDIA's white papers. From 9.0 on, warpgroup instructions are faster; no kernel here uses them.
 _WIDE = {"float16": 1024, "bfloat16": 1024, "float32": 512}
 _NARROW = {"float16": 512, "bfloat16": 512, "float32": 256}
 _MATRIX_LANES = {

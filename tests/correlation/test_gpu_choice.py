@@ -176,6 +176,23 @@ def test_precision_reaches_the_request(requests, call, precision, reached):
     assert {request.precision for request in requests} == {reached}
 
 
+@pytest.mark.parametrize(
+    ("variant", "gradients", "given", "algorithm"),
+    [
+        ("tiled", True, dict(kernel_size=3), "box"),
+        ("tiled", False, dict(kernel_size=3), "tiled"),
+        ("mma", True, dict(), "mma"),
+    ],
+    ids=["gradients of windows", "windows", "gradients on tensor cores"],
+)
+def test_explain_names_the_algorithm_that_a_variant_runs(monkeypatch, variant, gradients, given, algorithm):
+    x = np.zeros(SHAPE, np.float16)
+    with installed(monkeypatch, lambda *_: pytest.fail("bound")):
+        told = cupycorr.explain(on_cupy(x), on_cupy(x), patch_size=9, **given, variant=variant, gradients=gradients)
+    assert (told.variant, told.algorithm) == (variant, algorithm)
+    assert (f"runs       {variant} by {algorithm}: " in str(told)) == (variant != algorithm)
+
+
 # Within the box ---------------------------------------------------------------------------------------------------------------
 
 

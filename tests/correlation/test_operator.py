@@ -342,3 +342,26 @@ def test_explain_tells_what_runs_and_why_not_the_others():
     assert told.bound > 0
     text = str(told)
     assert all(name in text for name in (*CPU_VARIANTS, *GPU_VARIANTS))
+
+
+@pytest.mark.parametrize(("gradients", "sums", "gradient_bytes"), [(True, 2, 2), ((False, True), 1, 1)], ids=["both", "input2"])
+def test_explain_counts_the_work_of_the_gradients(gradients, sums, gradient_bytes):
+    x = np.zeros((1, 64, 24, 32), np.float32)
+    told, forward = cupycorr.explain(x, x, patch_size=9, gradients=gradients), cupycorr.explain(x, x, patch_size=9)
+    assert told.pass_name == "vjp"
+    assert (told.flops, told.flops_inside) == (sums * forward.flops, sums * forward.flops_inside)
+    assert told.bytes == forward.bytes + gradient_bytes * x.nbytes
+
+
+def test_explain_measures_nothing_unless_asked_to(monkeypatch):
+    measured = workers.MachineRates(1e12, 5e11, 1e10)
+    workers.machine_rates.cache_clear()
+    x = np.zeros((1, 64, 24, 32), np.float32)
+    with monkeypatch.context() as patched:
+        patched.setattr(workers.time, "perf_counter", lambda: pytest.fail("something was timed"))
+        assert cupycorr.explain(x, x, patch_size=9).bound > 0
+        assert "a processor of today" in str(cupycorr.explain(x, x, patch_size=9))
+    monkeypatch.setattr(workers, "machine_rates", lambda: measured)
+    told = cupycorr.explain(x, x, patch_size=9, measure=True)
+    assert told.bound == max(told.bytes / measured.bandwidth, told.flops / measured.float32_rate)
+    assert "on this machine" in str(told)
