@@ -29,7 +29,7 @@ from layouts import IN_KERNELS, aligned, channels_last, far_apart, rows
 from tilings import H200
 
 from cupycorr._correlation.gpu import gradient_mma
-from cupycorr._correlation.gpu.gradient_phases import Operand
+from cupycorr._correlation.gpu.sums import Operand
 from cupycorr._gpu import compiler, source
 from cupycorr._gpu import layout as layouts
 from cupycorr._gpu.call import NOWHERE

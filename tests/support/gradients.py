@@ -9,7 +9,7 @@ from emulated import BUSY, asked
 from layouts import rows
 
 from cupycorr._correlation.gpu import axes, gradient_phases
-from cupycorr._correlation.gpu.gradient_phases import Operand
+from cupycorr._correlation.gpu.sums import GradientSum, Operand
 from cupycorr._gpu.call import Pointer
 from cupycorr._gpu.layout import layout, new_layout
 
@@ -53,7 +53,9 @@ def planned(module, g, inputs, results, device, **parameters):
     if why is not None:
         return why
     scale, workspace = parameters.get("scale", 1.0), Pointer("workspace", 256)
-    return gradient_phases.plan(module.__name__, module.tilings, *lines, cotangent, operands, scale, device, workspace)
+    return gradient_phases.plan(
+        module.__name__, module.tilings, GradientSum(*lines, cotangent, operands, scale, device), workspace
+    )
 
 
 def plan_for(module, shape, device, dtype="float32", **parameters):
@@ -63,7 +65,9 @@ def plan_for(module, shape, device, dtype="float32", **parameters):
     what = asked(x, x, **parameters)
     g = new_layout(np.dtype(dtype).name, what.out_shape)
     arrays = (g, Pointer("cotangent")), operands_of((x, x), (x, x))
-    return gradient_phases.plan(module.__name__, module.tilings, *lines_of(what), *arrays, 1.0, device, Pointer("workspace"))
+    return gradient_phases.plan(
+        module.__name__, module.tilings, GradientSum(*lines_of(what), *arrays, 1.0, device), Pointer("workspace")
+    )
 
 
 def gradients(module, emulator, g, x1, x2, needs=(True, True), device=BUSY, most_blocks=MOST_BLOCKS, lay=rows, **parameters):

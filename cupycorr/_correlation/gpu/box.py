@@ -20,7 +20,7 @@ from ..problem import Problem
 from . import direct, one_pixel
 from .axes import WINDOW, Line, lines
 from .chunks import Chunk, aligned, chunk_counts, chunks, padded_bytes, samples_of, volume_of
-from .gradient_phases import Operand
+from .sums import ForwardSum, GradientSum, Operand
 
 _Y, _X = 3, 4  # axes of a volume (B, PH, PW, y, x)
 
@@ -42,7 +42,7 @@ def window_sum(axis: Line, along: int, source: Array, target: Array, scale: floa
     return _box(axis, along, False, source, target, source[0], scale)
 
 
-def window_spread(axis: Line, along: int, source: Array, target: Array) -> Call:
+def window_transpose(axis: Line, along: int, source: Array, target: Array) -> Call:
     """Return the launch of the transpose of `window_sum`."""
     return _box(axis, along, True, source, target, target[0], 1.0)
 
@@ -159,22 +159,21 @@ class _Volumes:
         return 2 * LAUNCH + machine(device, self.accumulator).moved(moved)
 
 
-def forward_plan(problem: Problem, arrays: Sequence[Array], device: Device) -> Plan:
-    """Return the plan that makes volumes of one-pixel windows and sums windows of them."""
-    volumes, scale = _Volumes.of(problem, arrays[0][0].accumulator.name), problem.parameters.scale
+def forward_plan(problem: Problem, input1: Array, input2: Array, out: Array, device: Device) -> Plan:
+    """Return the plan that computes volumes of one-pixel windows and sums windows of them."""
+    volumes, scale = _Volumes.of(problem, input1[0].accumulator.name), problem.parameters.scale
     plans = []
     for chunk in volumes.chunks():
         volume, rows = volumes.volume(chunk.counts), volumes.rows(chunk.counts)
-        images = [samples_of(image, chunk) for image in arrays[:2]]
-        axes = volumes.one_pixel_axes(chunk)
-        plans.append(one_pixel.fastest_forward(*axes, [*images, volume], 1.0, device, volumes.bytes))
-        windows = partial(_sum_windows, volumes, volume, rows, volume_of(arrays[2], chunk), scale)
+        images = samples_of(input1, chunk), samples_of(input2, chunk)
+        pixels = ForwardSum(*volumes.one_pixel_axes(chunk), *images, volume, 1.0, device)
+        plans.append(one_pixel.fastest_forward(pixels, volumes.bytes))
+        windows = partial(_sum_windows, volumes, volume, rows, volume_of(out, chunk), scale)
         plans.append(Plan("box", "", volumes.windows_seconds(chunk, device), volumes.bytes, windows, device.index))
     spans = f"{volumes.vertical.span} x {volumes.horizontal.span}"
     volume_by = plans[0].description if plans else "nothing"
-    return _one_after_the_other(
-        plans, f"windows summed over the volume of {spans} positions, rows and columns apart; the volume by {volume_by}", device
-    )
+    description = f"windows summed over the volume of {spans} positions, rows and columns apart; the volume by {volume_by}"
+    return _one_after_the_other(plans, description, device)
 
 
 def gradients_plan(problem: Problem, cotangent: Array, operands: Sequence[Operand], device: Device) -> Plan:
@@ -183,14 +182,14 @@ def gradients_plan(problem: Problem, cotangent: Array, operands: Sequence[Operan
     plans = []
     for chunk in volumes.chunks():
         volume, rows = volumes.volume(chunk.counts), volumes.rows(chunk.counts)
-        windows = partial(_spread_windows, volumes, volume_of(cotangent, chunk), rows, volume)
+        windows = partial(_transpose_windows, volumes, volume_of(cotangent, chunk), rows, volume)
         plans.append(Plan("box", "", volumes.windows_seconds(chunk, device), volumes.bytes, windows, device.index))
         here = [replace(each, other=samples_of(each.other, chunk), result=samples_of(each.result, chunk)) for each in operands]
-        request = *volumes.one_pixel_axes(chunk), volume, here, scale, device
+        pixels = GradientSum(*volumes.one_pixel_axes(chunk), volume, here, scale, device)
         if volumes.has_whole_patches:
-            plans.append(one_pixel.fastest_gradients(*request, volumes.bytes))
+            plans.append(one_pixel.fastest_gradients(pixels, volumes.bytes))
         else:
-            plans.append(_accumulated_gradients(*request, volumes, chunk))
+            plans.append(_accumulated_gradients(pixels, volumes, chunk))
     return _one_after_the_other(plans, "cotangents spread over their windows, then gradients of a one-pixel window", device)
 
 
@@ -198,8 +197,8 @@ def _sum_windows(volumes: _Volumes, volume: Array, rows: Array, out: Array, scal
     return [window_sum(volumes.vertical, _Y, volume, rows), window_sum(volumes.horizontal, _X, rows, out, scale)]
 
 
-def _spread_windows(volumes: _Volumes, cotangent: Array, rows: Array, volume: Array) -> list[Call]:
-    return [window_spread(volumes.horizontal, _X, cotangent, rows), window_spread(volumes.vertical, _Y, rows, volume)]
+def _transpose_windows(volumes: _Volumes, cotangent: Array, rows: Array, volume: Array) -> list[Call]:
+    return [window_transpose(volumes.horizontal, _X, cotangent, rows), window_transpose(volumes.vertical, _Y, rows, volume)]
 
 
 def _one_after_the_other(plans: Sequence[Plan], description: str, device: Device) -> Plan:
@@ -208,19 +207,11 @@ def _one_after_the_other(plans: Sequence[Plan], description: str, device: Device
     return Plan("box", description, seconds, workspace, lambda: chain.from_iterable(plan.calls for plan in plans), device.index)
 
 
-def _accumulated_gradients(
-    vertical: Line,
-    horizontal: Line,
-    cotangent: Array,
-    operands: Sequence[Operand],
-    scale: float,
-    device: Device,
-    volumes: _Volumes,
-    chunk: Chunk,
-) -> Plan:
+def _accumulated_gradients(gradients: GradientSum, volumes: _Volumes, chunk: Chunk) -> Plan:
     """Return the plan of direct gradients of a chunk's displacements, added to those of the chunks before it."""
+    axes, cotangent, device = (gradients.vertical, gradients.horizontal), gradients.cotangent, gradients.device
     calls, end, seconds = [], volumes.bytes, 0.0
-    for operand in operands:
+    for operand in gradients.operands:
         if not operand.needed:
             continue
         whole = operand.result[0].resized(volumes.counts[0])
@@ -229,7 +220,7 @@ def _accumulated_gradients(
         places = [Pointer(WORKSPACE, end + size * (number % 2)) for number in (chunk.number - 1, chunk.number)]
         previous, following = (NOWHERE if chunk.number == 0 else places[0]), (NOWHERE if chunk.last else places[1])
         arrays = [cotangent, operand.other, operand.result]
-        calls.append(direct.gradient(operand.number, vertical, horizontal, arrays, scale, previous, following))
-        seconds += direct.seconds(vertical, horizontal, cotangent[0], operand.other[0], device)
+        calls.append(direct.gradient(operand.number, *axes, arrays, gradients.scale, previous, following))
+        seconds += direct.seconds(*axes, cotangent[0], operand.other[0], device)
         end += 2 * size
     return Plan("direct", "", seconds, end, lambda: calls, device.index)

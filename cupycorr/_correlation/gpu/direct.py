@@ -14,7 +14,7 @@ from ..._gpu.limits import VECTOR_BYTES
 from ..._gpu.plan import Plan
 from ..._gpu.source import Kernel
 from .axes import WINDOW, Line
-from .gradient_phases import Operand
+from .sums import ForwardSum, GradientSum
 
 SPLITS = 8  # threads that share the channels of one output, where they do
 FILLING = 1024  # outputs per multiprocessor: with fewer, one thread for each leaves most of it idle
@@ -172,29 +172,30 @@ def builds() -> Iterator[tuple[str, Kernel]]:
 # Plans ------------------------------------------------------------------------------------------------------------------------
 
 
-def forward_plan(vertical: Line, horizontal: Line, arrays: Sequence[Array], scale: float, device: Device) -> Plan:
+def forward_plan(forward_sum: ForwardSum) -> Plan:
     """Return the plan of the direct forward map."""
+    axes, device = (forward_sum.vertical, forward_sum.horizontal), forward_sum.device
+    arrays = [forward_sum.input1, forward_sum.input2, forward_sum.out]
     return Plan(
         "direct",
         "each output by itself, every tap of its window",
-        seconds(vertical, horizontal, arrays[2][0], arrays[0][0], device),
+        seconds(*axes, forward_sum.out[0], forward_sum.input1[0], device),
         0,
-        lambda: [forward(vertical, horizontal, arrays, scale, device.multiprocessors)],
+        lambda: [forward(*axes, arrays, forward_sum.scale, device.multiprocessors)],
         device.index,
     )
 
 
-def gradients_plan(
-    vertical: Line, horizontal: Line, cotangent: Array, operands: Sequence[Operand], scale: float, device: Device
-) -> Plan:
+def gradients_plan(gradients: GradientSum) -> Plan:
     """Return the plan of the direct gradients."""
+    axes, cotangent, device = (gradients.vertical, gradients.horizontal), gradients.cotangent, gradients.device
 
     def calls() -> Iterator[Call]:
-        for operand in operands:
+        for operand in gradients.operands:
             if operand.needed:
-                yield gradient(operand.number, vertical, horizontal, [cotangent, operand.other, operand.result], scale)
+                yield gradient(operand.number, *axes, [cotangent, operand.other, operand.result], gradients.scale)
 
-    taken = sum(seconds(vertical, horizontal, cotangent[0], operand.other[0], device) for operand in operands)
+    taken = sum(seconds(*axes, cotangent[0], operand.other[0], device) for operand in gradients.operands)
     return Plan("direct", "each element of a gradient by itself", taken, 0, calls, device.index)
 
 

@@ -22,7 +22,8 @@ from ..._gpu.source import Kernel
 from ..problem import lattice_inside
 from . import gradient_phases
 from .axes import Line
-from .gradient_phases import Operand, Splits, Tiling, normal, phases_together, ways_to_split
+from .gradient_phases import Splits, Tiling, normal, phases_together, ways_to_split
+from .sums import Operand
 
 SIGNATURE = Signature(
     "correlation/gradient_mma", gradient_phases.POINTERS, {**gradient_phases.SCALARS, "width": "int", "scale": "Sum"}

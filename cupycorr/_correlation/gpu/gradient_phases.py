@@ -11,6 +11,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from ..._gpu.limits import ALIGNMENT, SAFE_INDEX, SAFE_POSITION, WORKSPACE_BYTES
 from ..._gpu.plan import Plan
 from ..._gpu.sum_parts import sum_parts
 from .axes import Line
+from .sums import GradientSum, Operand
 
 # Parameters of the kernels ----------------------------------------------------------------------------------------------------
 
@@ -44,19 +46,6 @@ SCALARS = {
 
 
 # Problems ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """The gradient of input ``number``, from the other input.
-
-    One that is not needed is not computed, but counts in the choice of a plan: the other has the same bits with and without it.
-    """
-
-    number: int
-    other: Array
-    result: Array
-    needed: bool = True
 
 
 def why_not(vertical: Line, horizontal: Line, cotangent: Layout, operands: Sequence[Operand], unit: str) -> str | None:
@@ -268,23 +257,20 @@ def tiles_along(size: int, step: int, length: int) -> int:
 def plan(
     algorithm: str,
     tilings: Callable[[Line, Line, Sequence[Operand]], Iterator[Tiling]],
-    vertical: Line,
-    horizontal: Line,
-    cotangent: Array,
-    operands: Sequence[Operand],
-    scale: float,
-    device: Device,
+    gradients: GradientSum,
     workspace: Pointer,
 ) -> Plan:
     """Return the fastest plan among the tilings of a module; its `why_not` must have returned None."""
-    operands = [operand for operand in operands if math.prod(operand.result[0].shape)]
+    operands = [operand for operand in gradients.operands if math.prod(operand.result[0].shape)]
+    device = gradients.device
     if not operands:
         return Plan(algorithm, "nothing to do", 0.0, workspace.offset, tuple, device.index)
-    found = tilings(normal(vertical), normal(horizontal), operands)
+    found = tilings(normal(gradients.vertical), normal(gradients.horizontal), operands)
     best = min(_that_fit(found, device), key=lambda tiling: tiling.seconds(device))
     used = replace(best, operands=[operand for operand in operands if operand.needed])
+    calls = partial(used.calls, gradients.cotangent, gradients.scale, workspace)
     size = workspace.offset + used.partial_sums(workspace)[1]
-    return Plan(algorithm, best.how, best.seconds(device), size, lambda: used.calls(cotangent, scale, workspace), device.index)
+    return Plan(algorithm, best.how, best.seconds(device), size, calls, device.index)
 
 
 def _that_fit(tilings: Iterator[Tiling], device: Device) -> Iterator[Tiling]:

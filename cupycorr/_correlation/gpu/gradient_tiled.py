@@ -19,7 +19,8 @@ from ..._gpu.limits import ROW_SECONDS, VECTOR_BYTES, WARP
 from ..._gpu.source import Kernel
 from . import gradient_phases
 from .axes import Line
-from .gradient_phases import Operand, Splits, Tiling, normal, phases_together, ways_to_split
+from .gradient_phases import Splits, Tiling, normal, phases_together, ways_to_split
+from .sums import Operand
 
 SIGNATURE = Signature("correlation/gradient_tiled", gradient_phases.POINTERS, {**gradient_phases.SCALARS, "scale": "Sum"})
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
-from ..._gpu.call import Array, Call, Pointer
+from ..._gpu.call import Call, Pointer
 from ..._gpu.device import Device
 from ..._gpu.layout import Layout, new_layout
 from ..._gpu.limits import PARTIAL_SUMS_BYTES
@@ -17,7 +17,7 @@ from . import direct, forward_mma, forward_tiled, gradient_mma, gradient_phases,
 from .axes import Line
 from .chunks import Chunk, chunk_counts, chunks, padded_bytes, samples_of, volume_of
 from .forward_phases import Arrays
-from .gradient_phases import Operand
+from .sums import ForwardSum, GradientSum, Operand
 
 _FORWARDS = {"mma": forward_mma, "tiled": forward_tiled}
 _GRADIENTS = {"mma": gradient_mma, "tiled": gradient_tiled}
@@ -37,55 +37,34 @@ def why_not_gradients(
     return _GRADIENTS[algorithm].why_not(vertical, horizontal, cotangent, operands)
 
 
-def forward_plan(algorithm: str, vertical: Line, horizontal: Line, arrays: Sequence[Array], scale: float, device: Device) -> Plan:
+def forward_plan(algorithm: str, forward: ForwardSum) -> Plan:
     """Return the plan of an algorithm, or of the one that it falls back to."""
-    request = vertical, horizontal, arrays, scale, device
-    plans = (_forward_by_tiles(tiles, *request, 0) for tiles in _FALLBACKS[algorithm])
-    return next(filter(None, plans), None) or direct.forward_plan(*request)
+    plans = (_forward_by_tiles(tiles, forward, 0) for tiles in _FALLBACKS[algorithm])
+    return next(filter(None, plans), None) or direct.forward_plan(forward)
 
 
-def gradients_plan(
-    algorithm: str,
-    vertical: Line,
-    horizontal: Line,
-    cotangent: Array,
-    operands: Sequence[Operand],
-    scale: float,
-    device: Device,
-) -> Plan:
+def gradients_plan(algorithm: str, gradients: GradientSum) -> Plan:
     """Return the plan of an algorithm, or of the one that it falls back to."""
-    request = vertical, horizontal, cotangent, operands, scale, device
-    plans = (_gradients_by_tiles(tiles, *request, 0) for tiles in _FALLBACKS[algorithm])
-    return next(filter(None, plans), None) or direct.gradients_plan(*request)
+    plans = (_gradients_by_tiles(tiles, gradients, 0) for tiles in _FALLBACKS[algorithm])
+    return next(filter(None, plans), None) or direct.gradients_plan(gradients)
 
 
-def fastest_forward(
-    vertical: Line, horizontal: Line, arrays: Sequence[Array], scale: float, device: Device, workspace_begin: int
-) -> Plan:
+def fastest_forward(forward: ForwardSum, workspace_begin: int) -> Plan:
     """Return the fastest plan without rounded products; its workspace begins at this byte."""
-    request = vertical, horizontal, arrays, scale, device
-    tiles = (_forward_by_tiles(name, *request, workspace_begin) for name in _exact_tiles(arrays[0][0].dtype, device))
-    return _fastest(*filter(None, tiles), direct.forward_plan(*request))
+    algorithms = _exact_algorithms(forward.input1[0].dtype, forward.device)
+    tiled = (_forward_by_tiles(algorithm, forward, workspace_begin) for algorithm in algorithms)
+    return _fastest(*filter(None, tiled), direct.forward_plan(forward))
 
 
-def fastest_gradients(
-    vertical: Line,
-    horizontal: Line,
-    cotangent: Array,
-    operands: Sequence[Operand],
-    scale: float,
-    device: Device,
-    workspace_begin: int,
-) -> Plan:
+def fastest_gradients(gradients: GradientSum, workspace_begin: int) -> Plan:
     """Return the fastest plan without rounded products; its workspace begins at this byte."""
-    request = vertical, horizontal, cotangent, operands, scale, device
-    dtype = operands[0].other[0].dtype
-    tiles = (_gradients_by_tiles(name, *request, workspace_begin) for name in _exact_tiles(dtype, device))
-    return _fastest(*filter(None, tiles), direct.gradients_plan(*request))
+    algorithms = _exact_algorithms(gradients.operands[0].other[0].dtype, gradients.device)
+    tiled = (_gradients_by_tiles(algorithm, gradients, workspace_begin) for algorithm in algorithms)
+    return _fastest(*filter(None, tiled), direct.gradients_plan(gradients))
 
 
-def _exact_tiles(dtype: str, device: Device) -> tuple[str, ...]:
-    """Return the algorithms that multiply numbers of a dtype as they are: tensor cores would round those of float32."""
+def _exact_algorithms(dtype: str, device: Device) -> tuple[str, ...]:
+    """Return the algorithms that multiply numbers of a dtype exactly: tensor cores would round those of float32."""
     return _FALLBACKS["mma" if dtype != "float32" and device.has_matrix_product(dtype) else "tiled"]
 
 
@@ -93,23 +72,15 @@ def _fastest(*plans: Plan) -> Plan:
     return min(plans, key=lambda plan: plan.seconds)
 
 
-def _forward_by_tiles(
-    algorithm: str,
-    vertical: Line,
-    horizontal: Line,
-    arrays: Sequence[Array],
-    scale: float,
-    device: Device,
-    workspace_begin: int,
-) -> Plan | None:
+def _forward_by_tiles(algorithm: str, forward: ForwardSum, workspace_begin: int) -> Plan | None:
     """Return the plan by an algorithm's tiles, None where none fits; its partial sums begin at this byte of the workspace."""
-    tiles = _FORWARDS[algorithm]
+    tiles, device = _FORWARDS[algorithm], forward.device
     tilings, seconds, size = [], 0.0, 0
-    for chunk in _chunks(tiles, arrays[0][0], arrays[2][0]):
-        input1, input2 = (samples_of(image, chunk) for image in arrays[:2])
-        out = volume_of(arrays[2], chunk)
-        rows = vertical.displacements(chunk.begin[1], chunk.counts[1])
-        tiling = tiles.best(rows, horizontal, Arrays(input1[0], input2[0], out[0]), device, PARTIAL_SUMS_BYTES)
+    for chunk in _chunks(tiles, forward.input1[0], forward.out[0]):
+        input1, input2 = (samples_of(image, chunk) for image in (forward.input1, forward.input2))
+        out = volume_of(forward.out, chunk)
+        rows = forward.vertical.displacements(chunk.begin[1], chunk.counts[1])
+        tiling = tiles.best(rows, forward.horizontal, Arrays(input1[0], input2[0], out[0]), device, PARTIAL_SUMS_BYTES)
         if tiling is None:
             return None
         tilings.append((tiling, [input1[1], input2[1], out[1]]))
@@ -117,7 +88,7 @@ def _forward_by_tiles(
 
     def calls() -> Iterator[Call]:
         for tiling, pointers in tilings:
-            yield from tiling.calls(pointers, scale, Pointer(WORKSPACE, workspace_begin))
+            yield from tiling.calls(pointers, forward.scale, Pointer(WORKSPACE, workspace_begin))
 
     description = tilings[-1][0].how if tilings else "nothing to do"
     return Plan(algorithm, description, seconds, workspace_begin + size, calls, device.index)
@@ -134,19 +105,9 @@ def _chunks(tiles: ModuleType, image: Layout, out: Layout) -> Iterator[Chunk]:
     yield from chunks((batch, patch_rows, patch_columns), (*counts, patch_columns))
 
 
-def _gradients_by_tiles(
-    algorithm: str,
-    vertical: Line,
-    horizontal: Line,
-    cotangent: Array,
-    operands: Sequence[Operand],
-    scale: float,
-    device: Device,
-    workspace_begin: int,
-) -> Plan | None:
+def _gradients_by_tiles(algorithm: str, gradients: GradientSum, workspace_begin: int) -> Plan | None:
     """Return the plan by an algorithm's tiles, None where none fits; its partial sums begin at this byte of the workspace."""
     tiles = _GRADIENTS[algorithm]
-    if tiles.why_not(vertical, horizontal, cotangent[0], operands) is not None:
+    if tiles.why_not(gradients.vertical, gradients.horizontal, gradients.cotangent[0], gradients.operands) is not None:
         return None
-    request = vertical, horizontal, cotangent, operands, scale, device
-    return gradient_phases.plan(algorithm, tiles.tilings, *request, Pointer(WORKSPACE, workspace_begin))
+    return gradient_phases.plan(algorithm, tiles.tilings, gradients, Pointer(WORKSPACE, workspace_begin))

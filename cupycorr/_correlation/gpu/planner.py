@@ -22,7 +22,7 @@ from ..._gpu.source import Kernel
 from . import box, direct, forward_mma, forward_tiled, gradient_mma, gradient_tiled, one_pixel
 from .axes import lines
 from .forward_phases import Arrays
-from .gradient_phases import Operand
+from .sums import ForwardSum, GradientSum, Operand
 
 
 def plan(algorithm: str, request: Request, device: Device) -> Plan:
@@ -32,10 +32,13 @@ def plan(algorithm: str, request: Request, device: Device) -> Plan:
 
 
 def _forward(algorithm: str, request: Request, device: Device) -> Plan:
-    problem, arrays = request.problem, [(layout, Pointer(name)) for name, layout in _named(request).items()]
+    problem = request.problem
+    input1, input2, out = ((layout, Pointer(name)) for name, layout in _named(request).items())
     if algorithm == "box":
-        return box.forward_plan(problem, arrays, device)
-    return one_pixel.forward_plan(algorithm, *lines(problem), arrays, problem.parameters.scale, device)
+        return box.forward_plan(problem, input1, input2, out, device)
+    vertical, horizontal = lines(problem)
+    forward = ForwardSum(vertical, horizontal, input1, input2, out, problem.parameters.scale, device)
+    return one_pixel.forward_plan(algorithm, forward)
 
 
 def _gradients(algorithm: str, request: Request, device: Device) -> Plan:
@@ -46,7 +49,8 @@ def _gradients(algorithm: str, request: Request, device: Device) -> Plan:
     operands = [_operand(1, inputs, gradient1), _operand(2, inputs, gradient2)]
     if algorithm != "direct" and problem.windowed:
         return box.gradients_plan(problem, cotangent, operands, device)
-    return one_pixel.gradients_plan(algorithm, *lines(problem), cotangent, operands, problem.parameters.scale, device)
+    gradients = GradientSum(*lines(problem), cotangent, operands, problem.parameters.scale, device)
+    return one_pixel.gradients_plan(algorithm, gradients)
 
 
 def _operand(number: int, inputs: list[Layout], gradient: Layout | None) -> Operand:
