@@ -226,7 +226,7 @@ class _Replacement:
 
     def put(self) -> None:
         if self._modules:
-            for name, module in list(sys.modules.items()):
+            for name, module in sys.modules.copy().items():  # a copy of a dictionary is atomic, a list of its items is not
                 if f"{name}.".startswith(f"{self.root}.") and not _is_ours(module):
                     self._displaced[name] = sys.modules.pop(name)
             _IMPORTER.modules.update(self._modules)
