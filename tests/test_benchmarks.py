@@ -568,6 +568,7 @@ def reference_with(change):
     return plan
 
 
+@pytest.mark.slow
 def test_the_check_of_a_gpu_finds_nothing_wrong_with_right_results(gpu):
     findings = [*check.definition(cuda_header()), *check.orders(cuda_header())]
     assert wrong(findings) == []
