@@ -1,9 +1,9 @@
 """The choice of a variant: which implementation answers a request, and why not the others.
 
-An operator brings a table of variants; nothing here knows which operators there are. Each variant says in words why it cannot
-answer, or makes a plan whose time the cost model estimates. The fastest plan runs, or on a GPU the plan of the variant that was
-measured to be the fastest there. The same words serve the error of a variant that was asked for by name, the error where no
-variant can run, and `explain`.
+An operator supplies a table of variants; this module does not depend on any operator. Each variant returns the reason why it
+cannot answer, or a plan whose time the cost model estimates. The fastest plan runs, or on a GPU the plan of the variant that
+was measured to be the fastest there. The same reasons are shown by the error of a named variant, by the error where no variant
+can run, and by `explain`.
 """
 
 from __future__ import annotations
@@ -94,11 +94,11 @@ class Request(NamedTuple):
         shapes = self.problem.input_shapes
         orders = orders or self.orders or (ROWS,) * len(shapes)
         inputs = [dense_layout(self.dtype, shape, order) for shape, order in zip(shapes, orders, strict=True)]
-        outside = dense_layout(self.result_dtype, self.problem.out_shape)
+        output = dense_layout(self.result_dtype, self.problem.out_shape)
         if self.pass_name == FORWARD:
-            return self._replace(layouts=(*inputs, outside))
+            return self._replace(layouts=(*inputs, output))
         results = [dense_layout(self.dtype, shape) if needed else None for shape, needed in zip(shapes, self.needs, strict=True)]
-        return self._replace(layouts=(outside, *inputs, *results))
+        return self._replace(layouts=(output, *inputs, *results))
 
 
 # Places -----------------------------------------------------------------------------------------------------------------------
@@ -226,8 +226,8 @@ class Operator:
         Return whether the multiply-adds of a request may run on the tensor cores of a device.
     builds
         Yield every kernel that a plan can launch, on any device or on this one, with words for it.
-    everyday
-        Return a request for NumPy arrays that users make every day, as an example.
+    example
+        Return a typical request for NumPy arrays, which `cupycorr info` uses.
     """
 
     name: str
@@ -236,7 +236,7 @@ class Operator:
     work: Callable[[Request], Work]
     uses_matrix_units: Callable[[Request, Device], bool]
     builds: Callable[[Device | None], Iterator[tuple[str, Kernel]]]
-    everyday: Callable[[], Request]
+    example: Callable[[], Request]
 
     def array_names(self, pass_name: str) -> tuple[str, ...]:
         """Return the names of the arrays of a pass, in the order of a request's layouts."""
@@ -270,7 +270,7 @@ class Choice(NamedTuple):
 
 
 def choose(operator: Operator, request: Request, where: Place, variant: str = "auto") -> Choice:
-    """Return the named variant with its plan, or of the variants that can run the fastest.
+    """Return the named variant and its plan; for ``"auto"``, the fastest of the variants that can run.
 
     Raises
     ------
@@ -286,7 +286,7 @@ def choose(operator: Operator, request: Request, where: Place, variant: str = "a
 
 
 class Workload:
-    """A request as it is measured: on arrays without gaps, in the memory orders of the request's."""
+    """The request that is measured in place of another: the same one on dense arrays in the same memory orders."""
 
     def __init__(self, operator: Operator, request: Request) -> None:
         self.operator, self.request = operator, request.dense()
@@ -327,7 +327,7 @@ class _Candidates:
 def _candidates(operator: Operator, request: Request, where: Place, variant: str) -> _Candidates:
     """Return the plans of a request from a cache: models make the same request again and again."""
     if type(variant) is not str:
-        operator.named(variant)
+        operator.named(variant)  # refuses it; the cache below takes hashable arguments only
     return _planned(operator, request, where, variant)
 
 
@@ -347,7 +347,10 @@ def _planned(operator: Operator, request: Request, where: Place, variant: str) -
 
 
 def _measured(candidates: _Candidates, device: Device | None, *, measure: bool) -> Choice | None:
-    """Return the variant that was measured to be the fastest on a device, now if that is wanted; None where it is not known."""
+    """Return the fastest variant by measurement, or None if it is not known.
+
+    With ``measure``, it is measured now if ``CUPYCORR_AUTOTUNE`` is 1.
+    """
     workload = candidates.workload
     if device is None or workload is None:
         return None
@@ -433,7 +436,7 @@ def explain(operator: Operator, request: Request, where: Place, variant: str, *,
         plan.workspace,
         max(_seconds(work.bytes, rates.bandwidth), _seconds(work.flops, _peak_rate(operator, request, where, rates))),
         request.pass_name,
-        "this machine" if where.device is not None or rates.measured else "a processor of today",
+        "this machine" if where.device is not None or rates.measured else "a typical processor",
     )
 
 

@@ -423,7 +423,7 @@ def _kernel_cache() -> str:
 def _abilities(no_gpu: str) -> Iterator[tuple[str, str]]:
     """Yield for each variant and kind of array whether it can run an everyday problem, or why not."""
     for operator in OPERATORS:
-        request = operator.everyday()
+        request = operator.example()
         for row in operator.variants:
             for kind, name, lacking in (("numpy", "NumPy", ""), ("cupy", "CuPy", "there is no device" if no_gpu else "")):
                 reason = row.why_not_at(_dispatch.Place(kind, None), request) or lacking or "can run"

@@ -71,7 +71,7 @@ def test_its_kernel_runs_in_the_emulator_through_its_plan(gpu, variant):
 
 
 def test_it_is_explained_in_the_words_of_its_variants():
-    request = OPERATOR.everyday()
+    request = OPERATOR.example()
     told = _dispatch.explain(OPERATOR, request, CPU, "auto")
     assert (told.variant, told.how, told.flops) == ("einsum", "one call of einsum", 2 * 8 * 16 * 16)
     assert told.reasons["wide"].startswith("input is a NumPy array, needs a CuPy array")

@@ -127,15 +127,15 @@ def spatial_correlation_sample(
     scale : float, default 1.0
         Finite factor applied to the sum before it is rounded to the output's dtype.
     dtype : dtype, optional
-        Output dtype where it is not the inputs' (float32 out of halves); rounded once, from the sum.
+        The dtype of the output, by default that of the inputs. Each sum is rounded to it once.
     precision : {"highest", "high", "medium"}
-        The precision of float32 products. With "high" or "medium" a GPU may use its tensor cores, which see 10 fraction bits of
-        each factor (TF32, rounded to nearest): an output is off by less than 1e-3 of the sum of its terms' magnitudes. Sums
+        The precision of float32 products. With "high" or "medium" a GPU may use tensor cores, which round each factor to 10
+        fraction bits (TF32): an output is off by less than 1e-3 of the sum of its terms' magnitudes. Sums
         stay in float32, and nothing changes for other dtypes or on the CPU.
     variant : str, default "auto"
         The implementation to run; see `explain` for those there are.
     out : array, shape (B, PH, PW, oH, oW), optional
-        Where to write the result; any floating dtype of the table above, any strides, may overlap an input. Returned itself.
+        The array for the result: float16, bfloat16, float32 or float64, of any strides; it may overlap an input. It is returned.
 
     Returns
     -------
@@ -287,14 +287,14 @@ def spatial_correlation_sample_vjp(
     variant: str = "auto",
     needs: tuple[bool, bool] = (True, True),
 ) -> tuple[Any, Any]:
-    """Gradients of `spatial_correlation_sample`: the vector-Jacobian product with a cotangent.
+    """Return the gradients of `spatial_correlation_sample`: its vector-Jacobian product with a cotangent.
 
     .. code-block:: text
 
         g1[b, c, y, x]   = scale * sum g[b, m, n, i, j] input2[b, c, y + dy, x + dx]   over all that read input1 at (y, x)
         g2[b, c, y', x'] = scale * sum g[b, m, n, i, j] input1[b, c, y' - dy, x' - dx] over all that read input2 at (y', x')
 
-    Computed in gather form without atomics: the same inputs give bitwise the same gradients every time.
+    They are computed in gather form without atomics: the same inputs give bitwise the same gradients every time.
 
     Parameters
     ----------
@@ -378,14 +378,15 @@ def explain(
         Explain `spatial_correlation_sample_vjp` instead: both gradients, or those that ``needs`` of that function names.
     measure : bool, default False
         Measure this CPU's peak rates for the bound of NumPy arrays, which takes 50 ms once in a process. Otherwise the bound
-        assumes a processor of today. A GPU's rates are known.
+        assumes a typical processor. A GPU's rates are known.
 
     Returns
     -------
     Explanation
         Print it. Its fields: ``problem``, ``variant`` (a name), ``algorithm`` (the name of the algorithm that the variant runs
         for these arrays), ``how`` (the algorithm in words), ``reasons`` (name -> why it does not run), ``flops``,
-        ``flops_inside``, ``bytes``, ``workspace`` (bytes), ``bound`` (seconds), ``pass_name`` ("forward" or "vjp").
+        ``flops_inside``, ``bytes``, ``workspace`` (bytes), ``bound`` (seconds), ``bound_on`` (the machine of the bound) and
+        ``pass_name`` ("forward" or "vjp").
 
     Raises
     ------
@@ -423,8 +424,8 @@ def _forward_request(
     dtype, result = dtype_name(input1.dtype), dtype_name(result_dtype)
     layouts: tuple[Layout | None, ...] = ()
     if where.device is not None:
-        outside = dense_layout(result, problem.out_shape) if out is None else layout("out", out)
-        layouts = layout("input1", input1), layout("input2", input2), outside
+        output = dense_layout(result, problem.out_shape) if out is None else layout("out", out)
+        layouts = layout("input1", input1), layout("input2", input2), output
     return Request(FORWARD, problem, dtype, result, layouts, (True, True), effective_precision(precision, dtype))
 
 
@@ -442,10 +443,10 @@ def _vjp_request(
     dtype, result = dtype_name(input1.dtype), dtype_name(result_dtype)
     layouts: tuple[Layout | None, ...] = ()
     if where.device is not None:
-        outside = dense_layout(result, problem.out_shape) if cotangent is None else layout("cotangent", cotangent)
+        output = dense_layout(result, problem.out_shape) if cotangent is None else layout("cotangent", cotangent)
         shapes = zip(needs, problem.input_shapes, strict=True)
         gradients = [dense_layout(dtype, shape) if needed else None for needed, shape in shapes]
-        layouts = outside, layout("input1", input1), layout("input2", input2), *gradients
+        layouts = output, layout("input1", input1), layout("input2", input2), *gradients
     return Request(VJP, problem, dtype, result, layouts, needs, effective_precision(precision, dtype))
 
 
@@ -458,7 +459,7 @@ def _checked_problem(input1: Any, input2: Any, given: tuple[Any, ...], patch_off
 
 
 def all_plain(given: tuple[Any, ...], patch_offset: Any, scale: Any) -> bool:
-    """Return whether equality tells these parameters from everything else that could be passed in their place."""
+    """Return whether these are plain integers, floats, tuples or None, which can be keys of a cache: True equals 1."""
     return all(map(_is_plain, given)) and _is_plain(patch_offset) and type(scale) in (float, int)
 
 

@@ -19,7 +19,7 @@ from .problem import parameters, problem
 # Reasons ----------------------------------------------------------------------------------------------------------------------
 
 
-def _nothing_is_missing(request: Request, device: Device | None) -> str | None:
+def _always_available(request: Request, device: Device | None) -> str | None:
     return None
 
 
@@ -68,8 +68,8 @@ def _on_gpu(name: str, why_not: WhyNot) -> Variant:
 
 VARIANTS = (
     Variant("simd", "numpy", _why_not_simd, partial(cpu.plan, simd.ENGINE)),
-    Variant("blas", "numpy", _nothing_is_missing, partial(cpu.plan, blas.ENGINE)),
-    Variant("reference", "numpy", _nothing_is_missing, reference.plan),
+    Variant("blas", "numpy", _always_available, partial(cpu.plan, blas.ENGINE)),
+    Variant("reference", "numpy", _always_available, reference.plan),
     _on_gpu("box", _why_not_box),
     _on_gpu("mma", _why_not_mma),
     _on_gpu("tiled", _why_not_tiled),
@@ -88,12 +88,12 @@ def _work(request: Request) -> Work:
 
 
 def _uses_matrix_units(request: Request, device: Device) -> bool:
-    """Return whether tensor cores may multiply: windows of float32 are summed of products that are not rounded."""
+    """Return whether tensor cores may be used. They round float32 products, so windows of float32 never use them."""
     exact = request.dtype == "float32" and request.problem.windowed
     return not exact and _why_no_matrix_product(request, device) is None
 
 
-def _everyday() -> Request:
+def _example() -> Request:
     shape = (1, 32, 64, 64)
     return Request(FORWARD, problem(parameters(kernel_size=3, patch_size=9), shape, shape), "float32", "float32")
 
@@ -105,5 +105,5 @@ OPERATOR = Operator(
     work=_work,
     uses_matrix_units=_uses_matrix_units,
     builds=gpu.builds,
-    everyday=_everyday,
+    example=_example,
 )

@@ -374,7 +374,7 @@ _NOMINAL_BANDWIDTH = 20e9  # bytes per second
 
 
 def peak_rates(*, measure: bool) -> MachineRates:
-    """Return this machine's rates: measured if that is allowed or was done before, else nominal ones of a processor of today."""
+    """Return this machine's rates: measured if that is allowed or was done before, else nominal ones of a typical processor."""
     if measure or machine_rates.cache_info().currsize:
         return machine_rates()
     float32_rate = thread_count() * _NOMINAL_CLOCK * _NOMINAL_FLOPS

@@ -48,7 +48,7 @@ class Plan:
     device
         CUDA's number of the device.
     itemsizes
-        The element size of each array, at a multiple of which it must begin.
+        The element size in bytes of each array, whose address must be a multiple of it.
     """
 
     algorithm: str
@@ -90,7 +90,7 @@ def run(plan: Plan, addresses: Mapping[str, int], allocate: Callable[[int], tupl
     addresses
         The address of each array.
     allocate
-        Takes a number of bytes and returns the address of so much memory and an object that keeps it.
+        Takes a number of bytes and returns the address of so much memory and an object that keeps it allocated.
     stream
         An object whose ``ptr`` is a stream's address; None is CuPy's current stream.
 
@@ -107,7 +107,7 @@ def run(plan: Plan, addresses: Mapping[str, int], allocate: Callable[[int], tupl
         buffers[WORKSPACE], keeper = allocate(plan.workspace)
     for launch in plan.launches:
         launch.start(tuple([buffers[pointer.buffer] + pointer.offset for pointer in launch.pointers]), stream)
-    del keeper  # memory may be freed once everything that uses it is queued
+    del keeper  # the allocators are ordered by stream: memory may be freed after the launches are queued
 
 
 def allocate_from_cupy(size: int) -> tuple[int, Any]:
@@ -123,7 +123,7 @@ _captured: list[Any] = []
 def keep_for_replays(array: Any) -> None:
     """Never free a CuPy array that a CUDA graph works in, if one is being captured.
 
-    A graph runs again with the addresses it was captured with, and nobody says when it ends.
+    A graph replays with the captured addresses, and there is no sign when it is destroyed.
     """
     if import_cupy().cuda.get_current_stream().is_capturing():
         _captured.append(array)

@@ -1,7 +1,7 @@
 """The fixed-grid operator in torch: ``torch.ops.cupycorr.spatial_correlation_sample`` and its vector-Jacobian product.
 
-Their schemas, their kernels, their shapes without data and their derivatives. The operator is bilinear, so that the derivatives
-of both, of any order, are these two again.
+This module has their schemas, the functions that compute them, their shapes without data and their derivatives. The operator is
+bilinear, so that the derivatives of both, of any order, are these two again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ._transforms import Internals, Rules, differentiable
 
 
 class Arguments(NamedTuple):
-    """The arguments that the operators take beside tensors, with the defaults of their schemas; the pairs may be lists."""
+    """The operators' arguments other than tensors, with the schema's defaults. Torch may pass lists in place of pairs."""
 
     kernel_size: Pair = (1, 1)
     patch_size: Pair = (1, 1)
@@ -41,7 +41,7 @@ class Arguments(NamedTuple):
     variant: str = "auto"
 
     def shortest(self) -> tuple:
-        """Return the arguments without the defaults at the end, each of which would cost a call 0.3 us."""
+        """Return the arguments without trailing defaults: each argument costs 0.3 us per call."""
         defaults = self._field_defaults.values()
         differs = [value != default for value, default in zip(self, defaults, strict=True)]
         return self[: len(differs) - differs[::-1].index(True)] if any(differs) else ()

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-# Any strides are taken as they are: the compiler need not make inputs contiguous.
+# Kernels accept any strides, so torch.compile need not make inputs contiguous.
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
 
 LIBRARY = torch.library.Library("cupycorr", "DEF")  # lives as long as the registrations do

@@ -1,8 +1,8 @@
 """Tensors as plans take them: NumPy views on the CPU, addresses and layouts on a GPU, and the run of a plan.
 
-Knows no operator. Nothing is copied on the way. A CPU tensor is seen as a NumPy array of the same memory. A CUDA tensor gives
-its address and its strides; the kernels are launched on torch's current stream of its device, and torch allocates their
-workspace.
+Knows no operator. Memory is shared, except for negated views, and for bfloat16 without `ml_dtypes`, which are copied. A CPU
+tensor is seen as a NumPy array of the same memory. A CUDA tensor gives its address and its strides; the kernels are launched
+on torch's current stream of its device, and torch allocates their workspace.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ def _layout(dtype: torch.dtype, shape: torch.Size, strides: tuple[int, ...]) -> 
 
 
 def precision(given: str | None, tensor: torch.Tensor) -> str:
-    """Return the precision of float32 products: without a caller's, that of torch's own matrix products on a GPU now."""
+    """Return the precision of float32 products: if the caller gave none, torch's current setting for matrix products on a GPU."""
     if not on_gpu(tensor):
         return HIGHEST
     if given is not None or tensor.dtype != torch.float32:
         return given or HIGHEST
     try:
         return torch.get_float32_matmul_precision()
-    except RuntimeError:  # it was set in torch's newer words, for which there are no older ones
+    except RuntimeError:  # it was set through the newer API, which the older function cannot express
         return HIGH if torch.backends.cuda.matmul.fp32_precision == "tf32" else HIGHEST
 
 
@@ -157,7 +157,7 @@ class Stream(NamedTuple):
 
 
 def _plan_on_gpu(operator: Operator, request: Request, variant: str, index: int) -> Any:
-    """Return the plan that runs; variants that may be measured first are launched on torch's stream, which may be captured."""
+    """Return the plan that runs. Variants are measured on torch's stream, so that a capture of it is noticed."""
     place = _dispatch.gpu(index)
     if not _tuning.at_first_use():
         return _dispatch.choose(operator, request, place, variant).plan
@@ -178,7 +178,7 @@ def _launch(plan: gpu.Plan, tensors: Mapping[str, torch.Tensor], like: torch.Ten
 
 
 def address(name: str, tensor: torch.Tensor) -> int:
-    """Return where the memory of a tensor begins; ``name`` is the name of the plan's array."""
+    """Return where the memory of a tensor begins. ``name`` is unused: tests replace this function and need it."""
     return tensor.data_ptr()
 
 

@@ -1,6 +1,6 @@
-"""Plans on the CPU: for each request the way that takes least by the cost model, and the forward map and gradients by that way.
+"""The plans on the CPU: for each request the cost model chooses the fastest way, and a plan runs the output or the gradients.
 
-A plan says how windows are computed along each axis, whether height and width are exchanged, and how the work is cut. Plans
+A plan says how windows are computed along each axis, whether height and width are exchanged, and how the work is divided. Plans
 follow from the problem and the dtypes alone, so that the bits of a result depend neither on the number of threads nor on which
 thread calls.
 """
@@ -29,7 +29,7 @@ from .gradient import GradientPlan
 from .lattice import AxisPlan, axis_plans
 from .packing import Elementwise
 
-MOST_LATTICES = 4096  # of a window that is computed tap by tap: beyond, even planning takes long
+MOST_LATTICES = 4096  # lattices of a window that is computed tap by tap; with more, even planning is slow
 
 AnyPlan = TypeVar("AnyPlan", ForwardPlan, GradientPlan)
 
@@ -62,7 +62,7 @@ class Forward:
 
     @property
     def description(self) -> str:
-        """The way windows become products, and what multiplies."""
+        """The way windows are computed (for gradients, that of the first one), and the engine."""
         return f"{_windows_in_words(self.plan)}, {self.engine.description}"
 
     @property
@@ -91,7 +91,7 @@ class Gradients:
 
     @property
     def description(self) -> str:
-        """The way windows become products, and what multiplies."""
+        """The way windows are computed (for gradients, that of the first one), and the engine."""
         words = [_windows_in_words(plan) for plan in self.plans.values()][:1] or ["nothing to do"]
         return f"{words[0]}, {self.engine.description}"
 
@@ -104,7 +104,7 @@ class Gradients:
         """Write the gradients of ``<cotangent, forward(input1, input2)>`` into ``gradient1`` and ``gradient2``."""
         cotangent, plans, sides = arrays["cotangent"], self.plans, list(self.plans)
         threads = self.engine.threads()
-        # Two small gradients keep two threads busy with nothing to wait for; a large one is worth all threads.
+        # Two small gradients run side by side, in one thread each; a large gradient uses all threads.
         side_by_side = len(sides) == 2 and threads > 1 and all(plan.team.tasks == 1 for plan in plans.values())
 
         def compute(side: int) -> None:
@@ -121,7 +121,7 @@ class Gradients:
 def _linear(
     engine: Engine, problem: Problem, cotangent: np.ndarray, searched: np.ndarray, side: int, threads: int
 ) -> non_finite.Linear:
-    """Return the gradient as a function of the values that it is linear in, without the scale."""
+    """Return a function that computes the gradient without the scale, from other values of the cotangent and the image."""
     unscaled = replace(problem.parameters, scale=1.0)
 
     def linear(batch: slice, channels: slice, result: np.ndarray, of_cotangent: Elementwise, of_search: Elementwise) -> None:
@@ -176,7 +176,7 @@ def _ways(problem: Problem, side: int = 0) -> Iterator[tuple[Problem, tuple[Axis
 
 
 def _best(plans: Sequence[AnyPlan]) -> AnyPlan:
-    """Return the plan that takes least by the cost model, of those that stay within the workspace where any does."""
+    """Return the fastest plan by the cost model within the workspace, or the fastest of all if none is within it."""
     return min(plans, key=lambda plan: (not plan.fits, plan.seconds))
 
 

@@ -107,7 +107,7 @@ def builds() -> Iterator[tuple[str, Kernel]]:
 class _Volumes:
     """The two volumes in the workspace, and how the problem is cut into chunks so that they fit.
 
-    ``volume`` (.., span, span) has the one-pixel correlation at the position of each tap, ``rows`` (.., out, span) has its
+    ``volume`` (.., span, span) has the one-pixel correlation at each position that a tap reads, ``rows`` (.., out, span) has its
     windows summed along y.
     """
 
@@ -171,8 +171,10 @@ def forward_plan(problem: Problem, input1: Array, input2: Array, out: Array, dev
         windows = partial(_sum_windows, volumes, volume, rows, volume_of(out, chunk), scale)
         plans.append(Plan("box", "", volumes.windows_seconds(chunk, device), volumes.bytes, windows, device.index))
     spans = f"{volumes.vertical.span} x {volumes.horizontal.span}"
-    volume_by = plans[0].description if plans else "nothing"
-    description = f"windows summed over the volume of {spans} positions, rows and columns apart; the volume by {volume_by}"
+    volume_by = plans[0].description if plans else "no launch"
+    description = (
+        f"windows summed over a volume of {spans} positions, first along columns, then along rows; the volume by {volume_by}"
+    )
     return _one_after_the_other(plans, description, device)
 
 

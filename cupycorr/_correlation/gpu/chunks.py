@@ -15,7 +15,7 @@ from ..._gpu.limits import ALIGNMENT
 class Chunk:
     """Some samples and some displacements: where they begin along (B, PH, PW), and how many there are along each axis.
 
-    ``number`` counts the chunks of the same samples, of which ``last`` is the last one.
+    ``number`` counts the chunks of the same samples from 0; ``last`` is True for the last of them.
     """
 
     begin: tuple[int, int, int]
@@ -25,7 +25,7 @@ class Chunk:
 
 
 def chunk_counts(whole: Sequence[int], bytes_each: int, room: int) -> tuple[int, ...]:
-    """Return how many along each axis there is room for, the last axis filled first; at least one along each."""
+    """Return the sizes of a chunk along the axes: as large as fits ``room`` bytes, the last axis first, and at least 1."""
     free = max(room // bytes_each, 1)
     counts = []
     for size in reversed(whole):
@@ -63,5 +63,5 @@ def aligned(count: int) -> int:
 
 
 def padded_bytes(volume: Layout) -> int:
-    """Return the bytes that a volume of ours takes in the workspace."""
+    """Return the bytes that a volume made by `new_layout` takes in the workspace."""
     return aligned(volume.shape[0] * volume.strides[0] * volume.itemsize)

@@ -149,7 +149,7 @@ def _vectors(image: Layout) -> int:
 
 
 def carried_bytes(result: Layout) -> int:
-    """Return the bytes of the sums that one launch of a gradient split over several passes to the next."""
+    """Return the bytes of the sums that a launch hands to the next one where a gradient is computed by several launches."""
     batch, _, height, width = result.shape
     return batch * _vectors(result) * height * width * VECTOR_BYTES // result.itemsize * result.accumulator.itemsize
 

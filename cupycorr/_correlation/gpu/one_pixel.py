@@ -50,14 +50,14 @@ def gradients_plan(algorithm: str, gradients: GradientSum) -> Plan:
 
 
 def fastest_forward(forward: ForwardSum, workspace_begin: int) -> Plan:
-    """Return the fastest plan without rounded products; its workspace begins at this byte."""
+    """Return the fastest plan that rounds no products to TF32; its workspace begins at this byte."""
     algorithms = _exact_algorithms(forward.input1[0].dtype, forward.device)
     tiled = (_forward_by_tiles(algorithm, forward, workspace_begin) for algorithm in algorithms)
     return _fastest(*filter(None, tiled), direct.forward_plan(forward))
 
 
 def fastest_gradients(gradients: GradientSum, workspace_begin: int) -> Plan:
-    """Return the fastest plan without rounded products; its workspace begins at this byte."""
+    """Return the fastest plan that rounds no products to TF32; its workspace begins at this byte."""
     algorithms = _exact_algorithms(gradients.operands[0].other[0].dtype, gradients.device)
     tiled = (_gradients_by_tiles(algorithm, gradients, workspace_begin) for algorithm in algorithms)
     return _fastest(*filter(None, tiled), direct.gradients_plan(gradients))
@@ -95,7 +95,7 @@ def _forward_by_tiles(algorithm: str, forward: ForwardSum, workspace_begin: int)
 
 
 def _chunks(tiles: ModuleType, image: Layout, out: Layout) -> Iterator[Chunk]:
-    """Yield everything at once, or as many samples and rows of displacements as there is room for the partial sums of."""
+    """Yield one chunk of everything, or chunks whose partial sums fit into the limit."""
     batch, patch_rows, patch_columns = out.shape[:3]
     splits = tiles.needed_splits(image, out)
     counts: tuple[int, ...] = batch, patch_rows

@@ -33,7 +33,7 @@ def plan(algorithm: str, request: Request, device: Device) -> Plan:
 
 def _forward(algorithm: str, request: Request, device: Device) -> Plan:
     problem = request.problem
-    input1, input2, out = ((layout, Pointer(name)) for name, layout in _named(request).items())
+    input1, input2, out = ((layout, Pointer(name)) for name, layout in _layouts_by_name(request).items())
     if algorithm == "box":
         return box.forward_plan(problem, input1, input2, out, device)
     vertical, horizontal = lines(problem)
@@ -54,14 +54,14 @@ def _gradients(algorithm: str, request: Request, device: Device) -> Plan:
 
 
 def _operand(number: int, inputs: list[Layout], gradient: Layout | None) -> Operand:
-    """Return the gradient of an input, from the other input."""
+    """Return the arrays of the gradient of input ``number``: the other input and the result."""
     other, mine = (inputs[2 - number], Pointer(f"input{3 - number}")), inputs[number - 1]
     if gradient is None:
         return Operand(number, other, (dense_layout(mine.dtype, mine.shape), NOWHERE), needed=False)
     return Operand(number, other, (gradient, Pointer(f"gradient{number}")))
 
 
-def _named(request: Request) -> dict[str, Layout]:
+def _layouts_by_name(request: Request) -> dict[str, Layout]:
     names = ("input1", "input2", "out") if request.pass_name == FORWARD else _GRADIENT_ARRAYS
     return {name: layout for name, layout in zip(names, request.layouts, strict=True) if layout is not None}
 
@@ -70,7 +70,7 @@ _GRADIENT_ARRAYS = ("cotangent", "input1", "input2", "gradient1", "gradient2")
 
 
 def _itemsizes(request: Request) -> Mapping[str, int]:
-    return {name: layout.itemsize for name, layout in _named(request).items()}
+    return {name: layout.itemsize for name, layout in _layouts_by_name(request).items()}
 
 
 def why_not(algorithm: str, request: Request) -> str | None:
@@ -78,7 +78,7 @@ def why_not(algorithm: str, request: Request) -> str | None:
     problem, dense = request.problem, request.dense()
     if request.pass_name == FORWARD:
         return one_pixel.why_not_forward(algorithm, *lines(problem), Arrays(*dense.layouts))
-    if problem.windowed:  # the transposed box filter takes tiles where they fit
+    if problem.windowed:  # `box` plans gradients of windows, and falls back by itself
         return None
     outside, (_, second) = dense.layouts[0], dense.inputs
     operand = Operand(1, (second, NOWHERE), (dense_layout(request.dtype, problem.shape1), NOWHERE))

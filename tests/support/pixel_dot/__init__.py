@@ -105,7 +105,7 @@ OPERATOR = Operator(
     work=work,
     uses_matrix_units=lambda request, device: False,
     builds=lambda device: iter(()),
-    everyday=lambda: Request(FORWARD, Problem((1, 8, 16, 16)), "float32", "float32"),
+    example=lambda: Request(FORWARD, Problem((1, 8, 16, 16)), "float32", "float32"),
 )
 
 
