@@ -20,7 +20,7 @@ from cases import DTYPES, GPU_VARIANTS, NAMED
 from fake_cupy import forget_plans
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import rows, some
+from layouts import FOR_KERNELS, rows, some
 from waiting import STUCK
 
 import cupycorr
@@ -125,7 +125,7 @@ RUNS = {
 }
 ROUNDED = {name: case for name, case in NAMED.items() if answers("mma", case, precision="high")}
 
-LAYOUTS = some("rows", "channels last", "columns reversed", "every other column", "one element beyond")
+LAYOUTS = FOR_KERNELS | some("one element beyond")
 
 
 @pytest.mark.parametrize(("case", "variant"), RUNS.values(), ids=RUNS.keys())

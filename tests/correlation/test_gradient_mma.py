@@ -25,7 +25,7 @@ from gradients import (
 )
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from layouts import IN_KERNELS, aligned, channels_last, far_apart, rows
+from layouts import FOR_KERNELS, aligned, channels_last, far_apart, rows
 from tilings import H200
 
 from cupycorr._correlation.gpu import gradient_mma
@@ -74,7 +74,7 @@ def test_named_cases_equal_the_oracle(case, which):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lay", IN_KERNELS.values(), ids=IN_KERNELS.keys())
+@pytest.mark.parametrize("lay", FOR_KERNELS.values(), ids=FOR_KERNELS.keys())
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_and_memory_order_equals_the_oracle(dtype, lay):
     for step, width in ((1, 12), (2, 16)):
@@ -90,7 +90,7 @@ def test_bits_do_not_depend_on_where_elements_lie(dtype, step):
     want = gradients(Emulator(), g, aligned(x1), aligned(x2), **case.parameters)
     beyond = lambda x: aligned(np.pad(x, ((0, 0), (0, 0), (0, 0), (1, 0))))[..., 1:]  # noqa: E731
     within = lambda x: aligned(np.pad(x, ((0, 0), (0, 0), (0, 0), (2, 0))))[..., 2:]  # noqa: E731
-    for lay in (*IN_KERNELS.values(), beyond, within):
+    for lay in (*FOR_KERNELS.values(), beyond, within):
         got = gradients(Emulator(), g, lay(x1), lay(x2), lay=lay, **case.parameters)
         assert all(map(np.array_equal, got, want))
 
@@ -118,7 +118,7 @@ def test_every_tile_equals_the_oracle_across_its_seams(monkeypatch, dtype, tile)
 @settings(max_examples=30)
 @given(
     case=cases.problems(most=9, dtypes=tuple(DTYPES)).map(dividing),
-    lay=st.sampled_from(list(IN_KERNELS.values())),
+    lay=st.sampled_from(list(FOR_KERNELS.values())),
     device=st.sampled_from([BUSY, IDLE]),
 )
 def test_drawn_problems_equal_the_oracle(case, lay, device):
@@ -408,7 +408,7 @@ def lines_with(*texts):
 @pytest.mark.parametrize("name", MODELS)
 def test_fragments_are_loaded_without_bank_conflicts(monkeypatch, name, dtype, lay):
     parameters, shape = MODELS[name]
-    emulator, _ = traced(same((*shape[:2], 4, shape[3]), dtype, **parameters), (True, False), IN_KERNELS[lay], monkeypatch)
+    emulator, _ = traced(same((*shape[:2], 4, shape[3]), dtype, **parameters), (True, False), FOR_KERNELS[lay], monkeypatch)
     of_fragments = lines_with("load_matrices<", "load_shared(reinterpret_cast<const uint32*>(from))", "load_shared(from + r *")
     loads = [place for place in emulator.traffic if place.kind == "shared load" and of_fragments & set(place.lines)]
     assert sum(place.requests for place in loads) > 100

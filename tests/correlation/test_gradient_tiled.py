@@ -24,7 +24,7 @@ from gradients import (
 )
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from layouts import IN_KERNELS, aligned, channels_last, far_apart, rows
+from layouts import FOR_KERNELS, aligned, channels_last, far_apart, rows
 
 from cupycorr._correlation.gpu import gradient_tiled
 from cupycorr._gpu import layout as layouts
@@ -52,7 +52,7 @@ def test_named_cases_equal_the_oracle(case, device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lay", IN_KERNELS.values(), ids=IN_KERNELS.keys())
+@pytest.mark.parametrize("lay", FOR_KERNELS.values(), ids=FOR_KERNELS.keys())
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_and_memory_order_equals_the_oracle(dtype, lay):
     for step, width in ((1, 12), (2, 16)):
@@ -60,7 +60,7 @@ def test_every_dtype_and_memory_order_equals_the_oracle(dtype, lay):
         check(case, lay, device=BUSY)
 
 
-@pytest.mark.parametrize("lay", IN_KERNELS.values(), ids=IN_KERNELS.keys())
+@pytest.mark.parametrize("lay", FOR_KERNELS.values(), ids=FOR_KERNELS.keys())
 def test_gradients_are_written_in_any_memory_order(lay):
     case = same((2, 9, 5, 11), patch_size=3)
     x1, x2, g = case.arrays()
@@ -89,7 +89,7 @@ def test_every_tile_equals_the_oracle_across_its_seams(monkeypatch, tile):
 @settings(max_examples=60)
 @given(
     case=cases.problems(most=9).map(dividing),
-    lay=st.sampled_from(list(IN_KERNELS.values())),
+    lay=st.sampled_from(list(FOR_KERNELS.values())),
     device=st.sampled_from([BUSY, IDLE]),
 )
 def test_drawn_problems_equal_the_oracle(case, lay, device):

@@ -4,12 +4,12 @@ import cases
 import numpy as np
 import oracle
 import pytest
-from cases import DTYPES, NAMED
-from emulated import BUSY, IDLE, ROUTES, accumulator, asked, correlate, correlate_vjp, in_every_order, launched_by
+from cases import DTYPES, GPU_VARIANTS, NAMED
+from emulated import BUSY, IDLE, accumulator, asked, correlate, correlate_vjp, in_every_order, launched_by
 from emulator import Emulator, require_compiler, run_sanitized
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from layouts import IN_KERNELS, channels_last, far_apart, rows
+from layouts import FOR_KERNELS, channels_last, far_apart, rows
 
 from cupycorr._correlation.gpu import axes
 from cupycorr._gpu import call, plan
@@ -20,7 +20,7 @@ devices = pytest.mark.parametrize("device", [BUSY, IDLE], ids=["busy", "idle"])
 named = pytest.mark.parametrize("case", NAMED.values(), ids=NAMED.keys())
 
 
-@pytest.fixture(params=ROUTES)
+@pytest.fixture(params=GPU_VARIANTS)
 def route(request):
     return request.param
 
@@ -58,7 +58,7 @@ def test_results_do_not_depend_on_the_order_of_threads(monkeypatch, case, route,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lay", IN_KERNELS.values(), ids=IN_KERNELS.keys())
+@pytest.mark.parametrize("lay", FOR_KERNELS.values(), ids=FOR_KERNELS.keys())
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_and_memory_order_equals_the_oracle(monkeypatch, route, dtype, lay):
     parameters = dict(kernel_size=(2, 3), patch_size=(3, 4), stride=(1, 2), padding=1, dilation_patch=2, scale=0.25)
@@ -68,7 +68,7 @@ def test_every_dtype_and_memory_order_equals_the_oracle(monkeypatch, route, dtyp
 
 @pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(case=cases.problems(most=9), lay=st.sampled_from(list(IN_KERNELS.values())), device=st.sampled_from([BUSY, IDLE]))
+@given(case=cases.problems(most=9), lay=st.sampled_from(list(FOR_KERNELS.values())), device=st.sampled_from([BUSY, IDLE]))
 def test_drawn_problems_equal_the_oracle(monkeypatch, route, case, lay, device):
     check(monkeypatch, case, route, device, lay, every_order=True)
 
@@ -100,7 +100,7 @@ def test_a_result_of_another_dtype_is_rounded_once_from_the_sum(monkeypatch, rou
         oracle.assert_close(gradient, want, accumulator(route, dtype) or sums, name)
 
 
-@pytest.mark.parametrize("route", [route for route in ROUTES if route != "mma"])  # which rounds such numbers beforehand
+@pytest.mark.parametrize("route", [route for route in GPU_VARIANTS if route != "mma"])  # which rounds such numbers beforehand
 @pytest.mark.parametrize(
     ("dtype", "result"),
     [("float32", "float16"), ("float32", "bfloat16"), ("float64", "float16"), ("float64", "bfloat16"), ("float64", "float32")],

@@ -16,9 +16,9 @@ from mutants import (
     changed_line,
     drawn,
     generated,
-    kernel_files,
     mutable,
     mutants,
+    mutated_files,
     run_tests,
 )
 
@@ -26,7 +26,7 @@ from cupycorr._gpu import source
 
 require_compiler()
 
-FILES = kernel_files()
+FILES = mutated_files()
 SEED = 1  # another one, where a mutant that is drawn turns out to be equivalent
 
 

@@ -9,7 +9,7 @@ import pytest
 from cases import CPU_VARIANTS, DTYPES, GPU_VARIANTS, NAMED
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from layouts import OF_TENSORS, some
+from layouts import FOR_TENSORS, some
 
 import cupycorr
 from cupycorr import spatial_correlation_sample as correlate
@@ -159,7 +159,7 @@ def test_the_same_inputs_give_the_same_bits(case, variant):
             assert first.tobytes() == other.tobytes()
 
 
-LAYOUTS = OF_TENSORS | some("columns reversed", "unaligned", "read-only")
+LAYOUTS = FOR_TENSORS | some("columns reversed", "unaligned", "read-only")
 
 
 @variants

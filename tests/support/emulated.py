@@ -13,7 +13,6 @@ from cupycorr._dispatch import FORWARD, VJP, Request
 from cupycorr._gpu import plan as plans
 from cupycorr._gpu.layout import layout
 
-ROUTES = ("direct", "box", "tiled", "mma")
 IDLE = replace(FACTS, multiprocessors=10**6)  # no problem fills it: threads share the channels of an output
 BUSY = replace(FACTS, multiprocessors=0)  # every problem fills it
 

@@ -86,8 +86,8 @@ def some(*names):
     return {name: LAYOUTS[name] for name in names}
 
 
-IN_KERNELS = some("rows", "channels last", "channels reversed", "columns reversed", "every other column")
-OF_TENSORS = some("channels last", "every other column", "columns before rows", "one image", "one element beyond")
+FOR_KERNELS = some("rows", "channels last", "channels reversed", "columns reversed", "every other column")
+FOR_TENSORS = some("channels last", "every other column", "columns before rows", "one image", "one element beyond")
 
 
 def far_apart(array, axis):

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from kernel_files import kernel_files
 
 from cupycorr._gpu import source
 
@@ -351,10 +352,9 @@ TESTS = {
 # fmt: on
 
 
-def kernel_files() -> list[str]:
+def mutated_files() -> list[str]:
     """Return the files that have mutants: all but the one whose code for a device does not run here."""
-    paths = (path.relative_to(source.folder()).as_posix() for path in source.folder().rglob("*.cu*"))
-    return sorted(path for path in paths if path != "common/platform.cuh")
+    return [file for file in kernel_files("*.cu*") if file != "common/platform.cuh"]
 
 
 def mutants(file: str) -> list[Mutant]:
@@ -474,7 +474,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only-first", action="store_true", help="run only the tests that see most")
     parser.add_argument("--list", action="store_true", help="print the mutants, and try none")
     given = parser.parse_args(arguments)
-    chosen = [mutant for file in kernel_files() for mutant in mutants(file)]
+    chosen = [mutant for file in mutated_files() for mutant in mutants(file)]
     chosen = [mutant for mutant in chosen if not given.words or any(word in str(mutant) for word in given.words)]
     chosen = drawn(chosen, given.sample, given.seed) if given.sample else chosen
     if given.list:

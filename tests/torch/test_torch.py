@@ -16,7 +16,7 @@ import pytest
 import refusals
 import torch
 from cases import CPU_VARIANTS, DTYPES, NAMED
-from layouts import OF_TENSORS
+from layouts import FOR_TENSORS
 from tensors import array, tensor
 from watched import watched
 
@@ -131,7 +131,7 @@ def test_ml_dtypes_is_found_where_it_is():
 # Memory ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", OF_TENSORS.values(), ids=OF_TENSORS.keys())
+@pytest.mark.parametrize("layout", FOR_TENSORS.values(), ids=FOR_TENSORS.keys())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_strides_are_taken_as_they_are(layout, dtype, device):
     case = cases.same((2, 6, 9, 17), kernel_size=3, patch_size=5, stride=(1, 2), padding=1)
