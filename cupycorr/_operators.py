@@ -1,4 +1,4 @@
-"""The operators there are. A new operator is added here, and nowhere else outside of its own folder."""
+"""The list of operators. A new operator is added here; CONTRIBUTING.md lists the few other places."""
 
 from __future__ import annotations
 

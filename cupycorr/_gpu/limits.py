@@ -13,8 +13,11 @@ SAFE_INDEX = 2**30  # the sum of two integers below it fits into 32 bits
 SAFE_POSITION = 2**29  # the sum of two positions below it, and of a tile's width, fits into 32 bits
 
 # Memory that a plan may take beside its arrays.
-WORKSPACE_BYTES = 256 * 2**20  # volumes of the box algorithm, unless one displacement takes more; optional partial sums
-PARTIAL_SUMS_BYTES = 64 * 2**20  # partial sums of the forward pass (split-K), unless one row of displacements takes more
+# The most bytes of the volumes of `box`, more if one displacement needs more, and of gradients' partial sums beyond the fewest
+# splits.
+WORKSPACE_BYTES = 256 * 2**20
+# The most bytes of partial sums of the forward pass (split-K). Where one row of displacements needs more, no tile fits.
+PARTIAL_SUMS_BYTES = 64 * 2**20
 ALIGNMENT = 256  # bytes; every volume in the workspace begins at a multiple of it
 
 # Latency: a block that streams rows through shared memory waits so many seconds for each, however little it computes.
