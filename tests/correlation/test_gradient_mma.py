@@ -352,8 +352,8 @@ def test_every_plan_is_of_a_build_that_is_listed():
 
 
 def largest(tile):
-    """Whether the tile loads least of those with such a band."""
-    rivals = [other for tiles in (gradient_mma._PAIRED, gradient_mma._SINGLE) if tile in tiles for other in tiles]
+    """Return whether the tile loads least of the tiles with such a band."""
+    rivals = [other for tiles in (gradient_mma._16_BITS, gradient_mma._32_BITS) if tile in tiles for other in tiles]
     return all(
         tile.channels * tile.rows >= other.channels * other.rows
         for other in rivals

@@ -2,7 +2,7 @@
 
 NVRTC compiles, which needs no GPU, with the options that CuPy passes on a device (`test_cuda.py` compares them with CuPy's).
 The default run compiles a few builds of each file for one architecture. Tests marked `every_build` compile each build for one
-architecture, its neighbours for others, and the builds with tiles for sm_90 too; with the environment variable
+architecture, its neighbours for others, and those of the tiled kernels for sm_90 too; with the environment variable
 CUPYCORR_EVERY_BUILD=1 they compile each build for all architectures.
 """
 
@@ -69,7 +69,7 @@ def builds_of(file, architecture=None):
     builds = [(name, kernel) for name, kernel in BUILDS.items() if kernel.file == file]
     if architecture is not None:
         builds = [(name, kernel) for name, kernel in builds if architecture not in without_products(kernel)]
-    if architecture is None or EVERY or (architecture == ALWAYS and file in (*TILED, *MATRICES)):
+    if architecture is None or EVERY or (architecture == ALWAYS and file in TILED):
         return dict(builds)
     turn = ARCHITECTURES.index(architecture)
     return dict(builds[turn % APART :: APART])
