@@ -290,10 +290,10 @@ class Workload:
 
     def __init__(self, operator: Operator, request: Request) -> None:
         self.operator, self.request = operator, request.dense()
-        passes = [f"gradient{number}" for number, needed in enumerate(request.needs, 1) if needed]
+        gradients = [f"gradient{number}" for number, needed in enumerate(request.needs, 1) if needed]
         self.key = ", ".join(
             (
-                " ".join([operator.name, request.pass_name, *(passes if request.pass_name == VJP else [])]),
+                " ".join([operator.name, request.pass_name, *(gradients if request.pass_name == VJP else [])]),
                 f"{request.dtype} -> {request.result_dtype}",
                 f"precision={request.precision}",
                 " and ".join(request.orders),
@@ -315,8 +315,7 @@ class Workload:
 class _Candidates:
     """The plans of the variants that can answer a request, by name.
 
-    ``best`` is the one that takes least by the cost model, ``workload`` what can be measured on a device where there is a
-    choice.
+    ``best`` is the fastest by the cost model; ``workload`` is None on the CPU or where there is only one plan.
     """
 
     plans: Mapping[str, Plan]
@@ -422,7 +421,7 @@ def explain(operator: Operator, request: Request, where: Place, variant: str, *,
         if reason is not None:
             return reason
         if measured:
-            return f"{chosen} was measured to be faster on this device"
+            return f"{chosen} was measured to be the fastest on this device"
         mine = candidates.plans.get(row.name) or row.plan(request, where.device)
         return f"by the cost model it takes {mine.seconds * 1e3:.3g} ms, {chosen} {plan.seconds * 1e3:.3g} ms"
 

@@ -44,7 +44,7 @@ PARAMETERS = (
 class Parameters:
     """The operator's parameters as ``(vertical, horizontal)`` pairs of plain integers; make them with `parameters`.
 
-    ``patch_offset`` stays None when it was not passed: only who passes it may give ``input2`` its own size.
+    ``patch_offset`` stays None when it was not passed: ``input2`` may have a size of its own only if it is passed.
     """
 
     kernel_size: Pair = (1, 1)
@@ -110,7 +110,7 @@ class Axis:
 
     @property
     def radius(self) -> int:
-        """The number of displacements before the centre; an even patch has one more after the centre than before it."""
+        """The number of displacements before the centre: an even patch has one more after the centre than before it."""
         return (self.patch - 1) // 2
 
     @property
@@ -125,7 +125,7 @@ class Axis:
         return range(first, first + self.step * self.patch, self.step)
 
     def taps_inside(self) -> tuple[int, int]:
-        """Return two counts: pairs (displacement, tap) with an output for which both positions are inside, and all such outputs.
+        """Return the number of pairs (displacement, tap) that have an output with both positions inside, and of such outputs.
 
         An output counts once for each of its pairs.
         """
@@ -148,7 +148,7 @@ class Axis:
 
 
 def _with_useful_stride(axis: Axis) -> Axis:
-    """Return the same positions by a stride no longer than all of them: plans sort work by residues of the stride."""
+    """Return the axis with its stride limited to the extent of the positions: plans sort work by residues of the stride."""
     positions = axis.size1 + 2 * axis.padding - axis.dilation * (axis.kernel - 1)
     # Where sizes are symbols nothing is computed, and a comparison would tie the graph to it.
     return replace(axis, stride=positions) if type(positions) is int and 0 < positions < axis.stride else axis

@@ -16,7 +16,7 @@ SAFE_POSITION = 2**29  # the sum of two positions below it, and of a tile's widt
 # The most bytes of an algorithm's volumes in the workspace (more if one plane needs more), and of gradients' partial sums beyond
 # the fewest splits.
 WORKSPACE_BYTES = 256 * 2**20
-# The most bytes of partial sums of the forward pass (split-K). Where one row of a volume needs more, no tile fits.
+# The most bytes of partial sums of the forward pass (split-K). Where one row of a volume needs more, the next algorithm is tried.
 PARTIAL_SUMS_BYTES = 64 * 2**20
 ALIGNMENT = 256  # bytes; every volume in the workspace begins at a multiple of it
 

@@ -30,7 +30,7 @@ SIGNATURE = Signature(
 )
 
 _SIDE = 8  # of the matrices that fragments consist of, as in gradient_mma.cu
-_FRAGMENT_BYTES = 128  # of one register of a warp
+_FRAGMENT_BYTES = 128  # bytes of one register in all threads of a warp
 _STEP_TERMS = 2  # rounding error of one product of fragments, in terms of a plain sum
 _STORE_BYTES = 8  # of shared memory's traffic for one cotangent on its way to the band
 
@@ -87,7 +87,7 @@ class Tile:
 
     @property
     def groups(self) -> int:
-        """The groups of 8 columns of X in each phase."""
+        """The groups of 8 columns of X, the other input, in each phase."""
         return self.column_tiles + self.band // _SIDE - 1
 
     def width(self, patch: int) -> int:

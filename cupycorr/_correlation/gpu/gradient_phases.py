@@ -74,14 +74,14 @@ def why_too_large(tilings: Iterable[Tiling]) -> str | None:
 
 
 def normal(axis: Line) -> Line:
-    """Return an axis with a step that can be divided by."""
+    """Return the axis with a step that is not 0, which is the stride where there is one displacement."""
     if axis.step == 0:  # the images do not overlap at any displacement
         axis = replace(axis, patch=1)
     return replace(axis, step=axis.stride) if axis.patch == 1 else axis
 
 
 def phases_together(horizontal: Line) -> int:
-    """Return the phases of the columns that a block has: two where whole rows are read and written that way."""
+    """Return the phases of columns of a block: both where displacements are 2 apart and the stride is 1, so that rows stay whole."""
     return 2 if horizontal.step == 2 and horizontal.stride == 1 else 1
 
 

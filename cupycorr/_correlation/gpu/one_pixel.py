@@ -1,6 +1,7 @@
-"""Plans of windows of one pixel: by tiles in shared memory, by tiles on tensor cores, or directly.
+"""Plans by tiles in shared memory, by tiles on tensor cores or by the direct kernels, each with its fallbacks.
 
-The same plans make the volume that the box algorithm sums windows of.
+Tiles are made for windows of one pixel; some tiles and the direct kernels take larger windows too. The same plans make the volume
+of one-pixel windows that the box algorithm sums windows of.
 """
 
 from __future__ import annotations
