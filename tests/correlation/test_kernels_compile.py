@@ -30,8 +30,7 @@ FILES = sorted({kernel.file for kernel in BUILDS.values()})
 ARCHITECTURES = nvrtc.architectures()
 
 EVERY = os.environ.get("CUPYCORR_EVERY_BUILD") == "1"
-APART = max(len(ARCHITECTURES), 1)  # each build is compiled for one architecture, its neighbour for the next one
-ALWAYS = "sm_90"  # the architecture for which every build with tiles is compiled, and the sample of the default run
+ALWAYS = "sm_90"  # the architecture for which every build of the tiled kernels is compiled, and the sample of the default run
 SAMPLE = 16  # the default run compiles every sixteenth build
 
 # The most registers that a thread may have. A block has 256 threads and a multiprocessor 65536 registers, so 128 leave room for
@@ -66,13 +65,16 @@ DEPRECATED = re.compile(r"nvrtc: warning: Architectures prior to .* are deprecat
 
 def builds_of(file, architecture=None):
     """Return the builds of a file, or those of them that are compiled for an architecture."""
-    builds = [(name, kernel) for name, kernel in BUILDS.items() if kernel.file == file]
-    if architecture is not None:
-        builds = [(name, kernel) for name, kernel in builds if architecture not in without_products(kernel)]
-    if architecture is None or EVERY or (architecture == ALWAYS and file in TILED):
-        return dict(builds)
-    turn = ARCHITECTURES.index(architecture)
-    return dict(builds[turn % APART :: APART])
+    builds = {name: kernel for name, kernel in BUILDS.items() if kernel.file == file}
+    if architecture is None or (architecture == ALWAYS and file in TILED):
+        return builds
+    return {name: kernel for turn, (name, kernel) in enumerate(builds.items()) if architecture in architectures_of(kernel, turn)}
+
+
+def architectures_of(kernel, turn):
+    """Return the architectures that a build is compiled for: builds take turns over those that have its matrix instructions."""
+    able = [architecture for architecture in ARCHITECTURES if architecture not in without_products(kernel)]
+    return able if EVERY else able[turn % len(able) :][:1]
 
 
 TILED = ("correlation/forward_tiled.cu", "correlation/gradient_tiled.cu")

@@ -81,7 +81,7 @@ def normal(axis: Line) -> Line:
 
 
 def phases_together(horizontal: Line) -> int:
-    """Return the phases of columns of a block: both where displacements are 2 apart and the stride is 1, so that rows stay whole."""
+    """Return the phases of columns of a block: both if displacements are 2 apart and the stride is 1, so that rows stay whole."""
     return 2 if horizontal.step == 2 and horizontal.stride == 1 else 1
 
 
