@@ -8,7 +8,7 @@ can run, and by `explain`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -281,8 +281,8 @@ def choose(operator: Operator, request: Request, where: Place, variant: str = "a
     """
     candidates = _candidates(operator, request, where, variant)
     if candidates.workload is None:
-        return candidates.best
-    return _measured(candidates, where.device, measure=True) or candidates.best
+        return candidates.choice(candidates.best)
+    return candidates.choice(_measured(candidates, where.device, measure=True) or candidates.best)
 
 
 class Workload:
@@ -306,25 +306,53 @@ class Workload:
         names = self.operator.array_names(self.request.pass_name)
         return {name: layout for name, layout in zip(names, self.request.layouts, strict=True) if layout is not None}
 
-    def plans(self, names: Mapping[str, Any], device: Device) -> dict[str, Any]:
+    def plans(self, names: Collection[str], device: Device) -> dict[str, Any]:
         """Return the plans of the named variants."""
         return {row.name: row.plan(self.request, device) for row in self.operator.variants if row.name in names}
 
 
-@dataclass(frozen=True, slots=True)
 class _Candidates:
-    """The plans of the variants that can answer a request, by name.
+    """The variants that can answer a request.
 
-    ``best`` is the fastest by the cost model; ``workload`` is None on the CPU or where there is only one plan.
+    Attributes
+    ----------
+    names
+        Their names.
+    best
+        The name of the fastest by the cost model.
+    workload
+        The request that can be measured; None on the CPU or where there is only one variant.
     """
 
-    plans: Mapping[str, Plan]
-    best: Choice
-    workload: Workload | None
+    def __init__(
+        self,
+        operator: Operator,
+        request: Request,
+        device: Device | None,
+        names: tuple[str, ...],
+        best: str,
+        workload: Workload | None,
+        plans: Mapping[str, Plan],
+    ) -> None:
+        self._operator, self._request, self._device = operator, request, device
+        self.names, self.best, self.workload = names, best, workload
+        self._choices = {name: Choice(name, plan) for name, plan in plans.items()}
+
+    def choice(self, name: str) -> Choice:
+        """Return one of the variants with its plan."""
+        found = self._choices.get(name)
+        if found is None:
+            (row,) = self._operator.named(name)
+            found = self._choices[name] = Choice(name, row.plan(self._request, self._device))
+        return found
+
+    def with_gaps(self, request: Request) -> _Candidates:
+        """Return the same candidates for arrays with gaps, whose plans are made when they are needed."""
+        return _Candidates(self._operator, request, self._device, self.names, self.best, self.workload, {})
 
 
 def _candidates(operator: Operator, request: Request, where: Place, variant: str) -> _Candidates:
-    """Return the plans of a request from a cache: models make the same request again and again."""
+    """Return the candidates of a request from a cache: models make the same request again and again."""
     if type(variant) is not str:
         operator.named(variant)  # refuses it; the cache below takes hashable arguments only
     return _planned(operator, request, where, variant)
@@ -332,6 +360,9 @@ def _candidates(operator: Operator, request: Request, where: Place, variant: str
 
 @lru_cache(1024)
 def _planned(operator: Operator, request: Request, where: Place, variant: str) -> _Candidates:
+    if where.device is not None and request.layouts != (dense := request.dense()).layouts:
+        # The choice is that for dense arrays: it depends on memory orders and on no stride, and only its plan is made.
+        return _planned(operator, dense, where, variant).with_gaps(request)
     rows = operator.named(variant)
     plans = {
         row.name: row.plan(request, where.device)
@@ -341,12 +372,13 @@ def _planned(operator: Operator, request: Request, where: Place, variant: str) -
     if not plans:
         reasons = "; ".join(f"{row.name}: {row.why_not_at(where, request)}" for row in rows)
         raise NotImplementedError(f"no variant can run this, got variant={variant!r} ({reasons})")
-    best = Choice(*min(plans.items(), key=lambda item: item[1].seconds))
-    return _Candidates(plans, best, Workload(operator, request) if where.device is not None and len(plans) > 1 else None)
+    best = min(plans, key=lambda name: plans[name].seconds)
+    workload = Workload(operator, request) if where.device is not None and len(plans) > 1 else None
+    return _Candidates(operator, request, where.device, tuple(plans), best, workload, plans)
 
 
-def _measured(candidates: _Candidates, device: Device | None, *, measure: bool) -> Choice | None:
-    """Return the fastest variant by measurement, or None if it is not known.
+def _measured(candidates: _Candidates, device: Device | None, *, measure: bool) -> str | None:
+    """Return the name of the fastest variant by measurement, or None if it is not known.
 
     With ``measure``, it is measured now if ``CUPYCORR_AUTOTUNE`` is 1.
     """
@@ -354,9 +386,9 @@ def _measured(candidates: _Candidates, device: Device | None, *, measure: bool) 
     if device is None or workload is None:
         return None
     found = _tuning.known(workload, device)
-    if found not in candidates.plans and measure and _tuning.at_first_use():
-        found = _tuning.measure(workload, device, workload.plans(candidates.plans, device))
-    return None if found is None or found not in candidates.plans else Choice(found, candidates.plans[found])
+    if found not in candidates.names and measure and _tuning.at_first_use():
+        found = _tuning.measure(workload, device, workload.plans(candidates.names, device))
+    return found if found in candidates.names else None
 
 
 # Explanations -----------------------------------------------------------------------------------------------------------------
@@ -368,7 +400,6 @@ class Explanation:
 
     problem: Any
     variant: str
-    algorithm: str
     how: str
     reasons: dict[str, str]
     flops: int
@@ -376,6 +407,7 @@ class Explanation:
     bytes: int
     workspace: int
     bound: float
+    algorithm: str = ""
     pass_name: str = FORWARD
     bound_on: str = "this machine"
 
@@ -412,7 +444,7 @@ def explain(operator: Operator, request: Request, where: Place, variant: str, *,
     """Explain a request without computing it; ``measure`` lets the CPU's peak rates be measured for the bound."""
     candidates = _candidates(operator, request, where, variant)
     measured = _measured(candidates, where.device, measure=False)
-    chosen, plan = measured or candidates.best
+    chosen, plan = candidates.choice(measured or candidates.best)
     work = operator.work(request)
     rates: Any = where.device or workers.peak_rates(measure=measure)
 
@@ -422,18 +454,18 @@ def explain(operator: Operator, request: Request, where: Place, variant: str, *,
             return reason
         if measured:
             return f"{chosen} was measured to be the fastest on this device"
-        mine = candidates.plans.get(row.name) or row.plan(request, where.device)
-        return f"by the cost model it takes {mine.seconds * 1e3:.3g} ms, {chosen} {plan.seconds * 1e3:.3g} ms"
+        mine, best = (each.plan(request, where.device).seconds for each in (row, operator.named(chosen)[0]))
+        return f"by the cost model it takes {mine * 1e3:.3g} ms, {chosen} {best * 1e3:.3g} ms"
 
     return Explanation(
         request.problem,
         chosen,
-        plan.algorithm,
         plan.description,
         {row.name: why_not(row) for row in operator.variants if row.name != chosen},
         *work,
         plan.workspace,
         max(_seconds(work.bytes, rates.bandwidth), _seconds(work.flops, _peak_rate(operator, request, where, rates))),
+        plan.algorithm,
         request.pass_name,
         "this machine" if where.device is not None or rates.measured else "a typical processor",
     )

@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
@@ -165,13 +166,18 @@ def seconds(request: Request, device: Device, plans: Mapping[str, Plan]) -> dict
         try:
             with cupy.cuda.using_allocator(pool.malloc):
                 leaders = _leaders(plans)
-                arrays = {name: _filled(layout) for name, layout in layouts.items()}
-                taken = _race({name: partial(plans[name].run, arrays) for name in dict.fromkeys(leaders.values())})
+                taken = _race_on_new_arrays({name: plans[name] for name in dict.fromkeys(leaders.values())}, layouts)
         except Exception:  # memory ran out after all, or a dtype is missing: bfloat16 needs `ml_dtypes`
             return {}
         finally:
             pool.free_all_blocks()
     return {name: taken[leader] for name, leader in leaders.items() if leader in taken}
+
+
+def _race_on_new_arrays(plans: Mapping[str, Plan], layouts: Mapping[str, Layout]) -> dict[str, float]:
+    """Return the median time of each plan; the arrays are freed when it returns."""
+    arrays = {name: _filled(layout) for name, layout in layouts.items()}
+    return _race({name: partial(plan.run, arrays) for name, plan in plans.items()})
 
 
 def _leaders(plans: Mapping[str, Plan]) -> dict[str, str]:
@@ -263,12 +269,10 @@ def record(request: Request, device: Device, name: str, taken: Mapping[str, floa
 
 def _remember(request: Request, device: Device, name: str) -> None:
     _found[request.key, device] = name
-    _answer.cache_clear()
 
 
-@lru_cache(1024)
 def _answer(device: Device, key: str) -> str | None:
-    return _found.get((key, device)) or _read(device, key)
+    return _found.get((key, device)) or _read_once(device, key)
 
 
 def _read(device: Device, key: str) -> str | None:
@@ -283,6 +287,9 @@ def _read(device: Device, key: str) -> str | None:
     is_ours = isinstance(content, dict) and all(content.get(name) == value for name, value in identity.items())
     name = content.get("fastest") if is_ours else None
     return name if isinstance(name, str) else None
+
+
+_read_once = lru_cache(None)(_read)  # an answer of this process comes before it, so it needs no second look
 
 
 def _identity(device: Device, key: str) -> dict[str, Any]:
@@ -317,10 +324,21 @@ def _replace(path: Path, text: str) -> None:
     try:
         with open(handle, "w", encoding="utf-8") as new:
             new.write(text)
-        os.replace(name, path)
+        _replace_patiently(name, path)
     except BaseException:
         os.unlink(name)
         raise
+
+
+def _replace_patiently(name: str, path: Path) -> None:
+    """Put a file in place of another, which on Windows must wait while another process has that one open."""
+    for pause in (0.01, 0.1, 1.0):
+        try:
+            os.replace(name, path)
+            return
+        except PermissionError:
+            time.sleep(pause)
+    os.replace(name, path)
 
 
 def _warn_once(message: str) -> None:

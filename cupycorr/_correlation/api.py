@@ -7,9 +7,10 @@ any work is done.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .. import _dispatch
 from .._arguments import IntOrPair, Shape, check_precision, effective_precision
@@ -33,9 +34,6 @@ from .._gpu.plan import keep_for_replays
 from .problem import Problem, parameters
 from .problem import problem as problem_of
 from .variants import OPERATOR
-
-if TYPE_CHECKING:
-    from numpy.typing import DTypeLike
 
 
 @overload

@@ -81,6 +81,10 @@ class Device:
     float32_rate: float | None
     float64_rate: float | None
 
+    def __hash__(self) -> int:
+        """Hash little: caches hash devices at every call."""
+        return hash(self.index)
+
     @property
     def architecture(self) -> str:
         """The compiler's name of the compute capability, such as ``"sm_90"``."""

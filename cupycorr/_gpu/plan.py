@@ -102,10 +102,11 @@ def run(plan: Plan, addresses: Mapping[str, int], allocate: Callable[[int], tupl
     for name, itemsize in plan.itemsizes.items():
         if addresses[name] % itemsize:
             raise ValueError(f"{name} must begin at a multiple of its {itemsize} bytes, got address {addresses[name]:#x}")
+    launches = plan.launches  # compiled before memory is taken
     buffers, keeper = {**addresses, NOWHERE.buffer: 0}, None
     if plan.workspace:
         buffers[WORKSPACE], keeper = allocate(plan.workspace)
-    for launch in plan.launches:
+    for launch in launches:
         launch.start(tuple([buffers[pointer.buffer] + pointer.offset for pointer in launch.pointers]), stream)
     del keeper  # the allocators are ordered by stream: memory may be freed after the launches are queued
 

@@ -86,11 +86,15 @@ def _run_module(name: str, arguments: list[str], options: argparse.Namespace) ->
     sys.argv = ["-m", *arguments]
     _prepare(os.getcwd(), options)
     try:
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
+        names = runpy.run_module(name, run_name="__main__", alter_sys=True)
     except ImportError as error:
         if _scripts_part(error.__traceback__):
             raise
         _stop(f"cannot run the module {name}: {error}")
+    # `runpy` has put back what was there. Functions of `atexit` expect the module's names, as after ``python -m``.
+    module = ModuleType("__main__")
+    vars(module).update(names)
+    sys.modules["__main__"], sys.argv[0] = module, names["__file__"]
 
 
 def _prepare(first: str, options: argparse.Namespace) -> None:

@@ -253,6 +253,9 @@ class _Replacement:
             del _IMPORTER.modules[name]
             if sys.modules.get(name) is module:
                 del sys.modules[name]
+        above, last = sys.modules.get(_above(self.root)), self.root.rpartition(".")[2]
+        if self._modules and above is not None and vars(above).get(last) is self._modules[self.root]:
+            delattr(above, last)  # the import system sets it where the parent was imported later
         for name, module in self._displaced.items():
             sys.modules.setdefault(name, module)
         self._displaced.clear()

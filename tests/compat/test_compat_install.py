@@ -576,6 +576,19 @@ def test_a_modules_own_options_reach_it_untouched(run, tmp_path, monkeypatch):
     assert (code, out, err) == (None, f"{[str(path), '-m', '--help']} __main__ inner.__main__ inner {tmp_path}\n", "")
 
 
+def test_functions_at_exit_find_the_names_of_the_module(tmp_path):
+    source = """
+        import atexit, pickle, sys
+
+        class Here: pass
+
+        atexit.register(lambda: print(type(pickle.loads(pickle.dumps(Here()))).__qualname__, sys.argv[0]))
+    """
+    path = script(tmp_path, source, "inner.py")
+    done = subprocess.run([*RUN, "--as", "pwcnet", "-m", "inner"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (f"Here {path}\n", "")
+
+
 @pytest.mark.parametrize("end", [0, 7, "'text'", None])
 def test_the_exit_code_is_the_scripts(run, tmp_path, end):
     assert run("run", "--as", "pwcnet", script(tmp_path, f"import sys; sys.exit({end})"))[0] == (

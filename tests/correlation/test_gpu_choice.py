@@ -176,6 +176,27 @@ def test_precision_reaches_the_request(requests, call, precision, reached):
     assert {request.precision for request in requests} == {reached}
 
 
+def test_arrays_with_gaps_get_the_variant_of_dense_arrays_and_only_its_plan(variants):
+    """Strides decide nothing, so that the bits of a result do not change with the padding of rows."""
+    shape, given = (8, 96, 48, 32), parameters((1, 5), 9, 3, 0, 1, 2)
+    request = Request("forward", problem(given, shape, shape), "float32", "float16").dense()
+    first, second, out = request.layouts
+    repeated = replace(first, strides=(0, *first.strides[1:]))
+    padded = replace(second, strides=(96 * 48 * 35, 48 * 35, 35, 1))
+    gaps = request._replace(layouts=(repeated, padded, out))
+    planned = []
+
+    def noted(row):
+        return replace(row, plan=lambda request, device: planned.append((row.name, request.layouts)) or row.plan(request, device))
+
+    variants(*map(noted, OPERATOR.variants))
+    dense = choice(request, on())
+    planned.clear()
+    chosen = choice(gaps, on())
+    assert chosen.variant == dense.variant
+    assert planned == [(dense.variant, gaps.layouts)]
+
+
 @pytest.mark.parametrize(
     ("variant", "gradients", "given", "algorithm"),
     [

@@ -256,6 +256,13 @@ def test_a_kernel_that_cannot_be_compiled_is_one_error_and_the_next_call_works(g
     answers(variant, case)
 
 
+def test_a_kernel_that_cannot_be_compiled_takes_no_workspace(gpu, monkeypatch):
+    monkeypatch.setattr(plans, "bind", fails_once(plans.bind, RuntimeError("cannot compile")))
+    monkeypatch.setattr(plans, "allocate_from_cupy", lambda size: pytest.fail("allocated before it was compiled"))
+    with pytest.raises(RuntimeError, match="cannot compile"):
+        both(WINDOWED, variant="box")
+
+
 @pytest.mark.parametrize(("variant", "case"), ANSWERED.items(), ids=ANSWERED)
 def test_a_launch_that_fails_is_one_error_and_the_next_call_works(gpu, monkeypatch, variant, case):
     launch = Emulator._launch

@@ -114,10 +114,10 @@ def command(monkeypatch, tmp_path, capsys):
         code = tune.run(**{"cases": [PLAIN, WINDOW], "dtypes": ["float32"], "passes": ["forward"], **given})
         return code, capsys.readouterr().out.splitlines()
 
-    _tuning._answer.cache_clear()
+    _tuning._read_once.cache_clear()
     _tuning._versions.cache_clear()
     yield run
-    _tuning._answer.cache_clear()
+    _tuning._read_once.cache_clear()
     _tuning._versions.cache_clear()
 
 

@@ -129,7 +129,7 @@ def process(monkeypatch, tmp_path):
     def begin():
         for name, value in (("_found", {}), ("_given_up", set()), ("_warned", False)):
             monkeypatch.setattr(_tuning, name, value)
-        _tuning._answer.cache_clear()
+        _tuning._read_once.cache_clear()
         _tuning._versions.cache_clear()
 
     monkeypatch.setenv("CUPYCORR_CACHE_DIR", str(tmp_path / "cache"))
@@ -390,6 +390,23 @@ def test_a_file_is_read_once(gpu, process, monkeypatch):
     assert (known(REQUEST, FACTS), known(OTHER, FACTS)) == ("fast", None)
     monkeypatch.setattr(Path, "read_text", lambda *_: pytest.fail("read again"))
     assert (known(REQUEST, FACTS), known(OTHER, FACTS)) == ("fast", None)
+    record(Request("dot product of 6 x 6"), FACTS, "slow")  # a new answer is no reason to read the others again
+    assert (known(REQUEST, FACTS), known(OTHER, FACTS)) == ("fast", None)
+
+
+def test_a_file_that_another_process_has_open_is_replaced_a_little_later(gpu, process, monkeypatch):
+    """Windows refuses to replace an open file."""
+    replace, refusals = os.replace, [PermissionError("open"), PermissionError("open")]
+
+    def refused_at_first(*arguments):
+        if refusals:
+            raise refusals.pop()
+        replace(*arguments)
+
+    monkeypatch.setattr(os, "replace", refused_at_first)
+    record(REQUEST, FACTS, "fast")
+    process()
+    assert known(REQUEST, FACTS) == "fast"
 
 
 def test_where_nothing_was_ever_measured_not_even_a_version_is_queried(process, monkeypatch):
