@@ -1,5 +1,5 @@
-"""What the benchmark promises: everybody does the same work on every documented shape, what is wrong or does not fit into memory
-is not timed, and bad commands are refused before anything runs. No test asserts a time."""
+"""The promises of the benchmark: all contestants do the same work on every documented shape, wrong results and cases that do not
+fit into memory are not timed, and bad commands are refused before anything runs. No test asserts a time."""
 
 import json
 import re

@@ -102,7 +102,7 @@ struct VectorOf {
     static constexpr int width = sizeof(Words16) / sizeof(Element);
 };
 
-// Whether `count` elements, `stride` apart from `at` on, can be moved as one vector: contiguous, of 16 bytes, and aligned.
+// Returns whether `count` elements, `stride` apart from `at` on, can be moved as one vector: contiguous, 16 bytes and aligned.
 template <int count, class Element>
 DEVICE bool is_vector(const Element* at, Index stride, Index wanted) {
     return count == VectorOf<Element>::width && stride == 1 && wanted >= count &&

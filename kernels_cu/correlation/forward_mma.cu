@@ -274,7 +274,7 @@ DEVICE uint32 pairs_with_products(const Warp& warp, const Axis& vertical, const 
     return pairs;
 }
 
-// Whether any of the block's rows have products; the same for all its threads.
+// Returns whether any of the block's rows have products; the same for all its threads.
 DEVICE bool rows_overlap(const Axis& vertical, const AxisTile& rows) {
     const bool any1 =
         first_inside(rows.start1, vertical.spacing) < min(ROWS1, end_inside(rows.start1, vertical.spacing, vertical.size1));

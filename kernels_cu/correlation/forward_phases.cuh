@@ -82,8 +82,8 @@ struct Block {
     DEVICE bool empty() const { return rows.outputs <= 0 || columns.outputs <= 0 || rows.patches <= 0 || columns.patches <= 0; }
 };
 
-// Blocks of the same outputs are consecutive, because they read the same part of input1. A block takes so many patch indices of a phase
-// along each axis; one of x displaces it by `shift` positions.
+// Blocks of the same outputs are consecutive, because they read the same part of input1. A block takes so many patch indices of
+// a phase along each axis; a patch index along x displaces it by `shift` positions.
 DEVICE Block block_of(int tile, const Grid& grid, const Axis& vertical, const Axis& horizontal, int patch_rows, int patch_columns,
                       int shift) {
     const int m_tile = digit(tile, grid.patch_tiles_y), n_tile = digit(tile, grid.patch_tiles_x);

@@ -402,7 +402,7 @@ DEVICE void store_products(const Products& products, Sum*, const Thread& thread,
 
 #endif
 
-// Whether a row of the warp's threads and its displaced row are both inside.
+// Returns whether a row of the warp's threads and its displaced row are both inside.
 DEVICE bool warp_overlaps(const Thread& thread, const Axis& vertical, const AxisTile& rows) {
     const int y2 = rows.start2 + (thread.rows + thread.row2) * vertical.spacing;
     bool overlaps = false;

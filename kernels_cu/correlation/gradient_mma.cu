@@ -631,7 +631,7 @@ struct Target {
     DEVICE Result* at(int row, int channel, int u) const {
         return data + (channel * channel_stride + row * row_stride + u * column_stride);
     }
-    // Whether all vectors are aligned, `distance` elements apart.
+    // Returns whether all vectors are aligned, `distance` elements apart.
     DEVICE bool aligned(long long distance) const {
         return (reinterpret_cast<unsigned long long>(data) / sizeof(Result) | distance | row_stride) % VectorOf<Result>::width ==
                0;

@@ -135,7 +135,7 @@ struct Tile {
         return Range{rows.begin + m.begin, rows.end + m.end - 1}.intersect(y.other_range);
     }
 
-    // Whether row k of X is multiplied for row t of the gradient, at one of the displacements.
+    // Returns whether row k of X is multiplied for row t of the gradient, at one of the displacements.
     DEVICE bool multiplies(int t, int k) const { return y.own_range.contains(t) && m.contains(k - t); }
 };
 

@@ -62,7 +62,7 @@ struct Segment {
 
     DEVICE bool valid(int u, int c) const { return other_range.contains(first + u) && c < channels; }
 
-    // Whether the segment can be loaded by vectors of columns, each wholly inside or outside.
+    // Returns whether the segment can be loaded by vectors of columns, each wholly inside or outside.
     DEVICE bool has_vectors() const {
         const bool aligned = reinterpret_cast<unsigned long long>(data) % sizeof(Words16) == 0 && channel_stride % VECTOR == 0;
         return column_stride == 1 && aligned && (other_range.begin - first) % VECTOR == 0 &&
@@ -367,7 +367,7 @@ gradient_tiled(GRADIENT_PARAMETERS(RESULT), Sum scale) {
     const Gradient<RESULT> result1 = GRADIENT_OF_PARAMETERS(1), result2 = GRADIENT_OF_PARAMETERS(2);
     const Splits splits = SPLITS_OF_PARAMETERS;
     const ThreadOrigin thread;
-    // Of two warps with the same scheduler, one waits for its loads while the other one adds.
+    // Two warps share a scheduler: one waits for its loads while the other one adds.
     const int loads_in_half = threadIdx.x / WARP / SCHEDULERS % 2;
 #pragma unroll 1
     for (int number = blockIdx.x; number < tiles; number += gridDim.x) {

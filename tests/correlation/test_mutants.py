@@ -49,7 +49,7 @@ def test_a_mutant_drawn_from_each_file_fails_a_test(file):
 @pytest.mark.mutants
 @pytest.mark.parametrize("file", FILES)
 def test_the_kernels_without_a_mutant_pass_the_same_way(file):
-    """Of each file's tests, those that run first."""
+    """Run the tests that come first for each file."""
     first = TESTS[file].first.split(BAR)[0]
     code, printed = run_tests(source.folder(), TESTS[file]._replace(first=first), "--only-first")
     assert code == 0, printed

@@ -111,7 +111,7 @@ EMULATOR_LESSER_AND_GREATER(long long)
 EMULATOR_LESSER_AND_GREATER(unsigned long long)
 #undef EMULATOR_LESSER_AND_GREATER
 
-// Of a number and a NaN, CUDA's take the number, as these do.
+// CUDA's functions return the number if the other operand is NaN, as these do.
 inline float fminf(float a, float b) { return __builtin_fminf(a, b); }
 inline float fmaxf(float a, float b) { return __builtin_fmaxf(a, b); }
 inline float min(float a, float b) { return __builtin_fminf(a, b); }
@@ -271,7 +271,7 @@ T __shfl_xor_sync(unsigned mask, T value, int flipped, int width = emulator::WAR
 
 namespace emulator {
 
-// What KERNEL(threads) promises the compiler; of a file with several kernels, the largest counts.
+// The number of threads in KERNEL(threads); in a file with several kernels, the largest.
 static int most_threads = 0;
 
 struct LaunchBounds {

@@ -82,7 +82,7 @@ std::string where(const Thread& thread) {
     return thread.state == Thread::State::at_collective ? what + text(" with the mask %08x", thread.mask) : what;
 }
 
-// Whether both threads wait for the same thing, each for the other.
+// Returns whether both threads wait at the same operation, each for the other.
 bool wait_together(const Thread& one, const Thread& other) {
     return one.state == other.state && one.waits_at == other.waits_at && one.mask == other.mask && one.site == other.site;
 }
@@ -301,7 +301,7 @@ int launch(Launch& asked, const Signature& signature) {
     return failed();
 }
 
-// What threads call -------------------------------------------------------------------------------------------------------------
+// Calls of threads -------------------------------------------------------------------------------------------------------------
 
 void fail(const char* format, ...) {
     char what[1024];

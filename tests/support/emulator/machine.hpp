@@ -60,8 +60,9 @@ int barrier(const char* name, bool predicate, Site site);
 // __syncwarp. One of part of a warp makes its lanes wait for one another, but counts as no order between what they do to memory.
 void warp_barrier(unsigned mask, Site site);
 
-// What the lanes of a warp do together. Every lane named in the mask brings its operands; once all have come, `perform` is called
-// once with the operands of each (null for a lane that takes no part) and leaves each lane's result among its operands.
+// An operation that the lanes of a warp do together. Every lane named in the mask brings its operands; once all have come,
+// `perform` is called once with the operands of each (null for a lane that takes no part) and leaves each lane's result among its
+// operands.
 using Together = void (*)(void* const (&operands)[WARP]);
 void collective(const char* name, unsigned mask, void* operands, Together perform, Site site);
 int lane();

@@ -1,5 +1,5 @@
-// What threads touch. Global memory is the buffers that Python lends; shared memory is an arena that every block finds filled
-// with NaNs. Every access is held against bounds and alignment, and against what other threads did to the same bytes: see Cell.
+// The memory of threads. Global memory is the buffers that Python lends; shared memory is an arena that every block finds filled
+// with NaNs. Every access is checked for bounds, alignment and conflicts with other threads at the same bytes: see Cell.
 #include <algorithm>
 #include <cstring>
 
@@ -209,7 +209,7 @@ std::string shared_whereabouts(const void* at) {
 
 bool same_warp(int thread, int other) { return thread / WARP == other / WARP; }
 
-// Whether nothing orders an earlier access before what the current thread does now.
+// Returns whether nothing orders an earlier access before the current thread's next one.
 bool concurrent(const Access& before) {
     if (before.time < shared.block_since || before.thread == machine.current) return false;
     if (!same_warp(before.thread, machine.current)) return true;

@@ -1,4 +1,4 @@
-// What the parts of the machine share: machine.cpp runs threads, memory.cpp looks after what they touch, trace.cpp adds it up.
+// The state that the parts of the machine share: machine.cpp runs threads, memory.cpp checks accesses, trace.cpp counts them.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +34,7 @@ struct Account {
 
 enum class Kind : int { global_load, global_store, shared_load, shared_store };
 
-// What the warps' accesses at one place of the kernel's code come to: see trace.cpp.
+// The traffic of the warps' accesses at one place of the kernel's code: see trace.cpp.
 struct Traffic {
     const void* caller;
     Kind kind;
@@ -84,7 +84,7 @@ struct Thread {
     Fibre fibre;
     Index index;
     State state;
-    // Of a thread that waits: for what, where, and with what.
+    // A waiting thread has the operation that it waits at, the place and its operands.
     const char* waits_at;
     Site site;
     unsigned mask;

@@ -1,5 +1,5 @@
-// What the wrappers of tensor-core instructions call where there is no tensor core: ldmatrix and mma.sync, with the matrix
-// fragments laid out over the lanes of a warp as the PTX manual lays them out. All 32 lanes take part. (The third of them,
+// The functions behind the wrappers of tensor core instructions (ldmatrix and mma.sync) where there is no tensor core. Matrix
+// fragments are laid out over the lanes of a warp as in the PTX manual. All 32 lanes take part. (The third of them,
 // cp.async, is in machine.hpp: copy_async, copy_async_commit and copy_async_wait.)
 #pragma once
 

@@ -14,7 +14,7 @@ KERNEL(64) totals(const float* input, float* total) {
     if (threadIdx.x == 0) atomicAdd(total, load_shared(&sum[0]));
 }
 
-// What shared memory holds before anybody writes to it.
+// Stores what shared memory holds before a thread writes to it.
 KERNEL(64) unwritten_shared(float* from_fixed, uint16* from_dynamic) {
     SHARED_ARRAY(float, fixed, 64);
     DYNAMIC_SHARED_ARRAY(uint16, dynamic);

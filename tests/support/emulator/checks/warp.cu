@@ -1,4 +1,4 @@
-// What the lanes of a warp tell one another: one call each, every lane's answer stored.
+// The exchanges between the lanes of a warp: one call of each, every lane's result stored.
 #include "common/platform.cuh"
 
 #ifndef WIDTH

@@ -1,5 +1,5 @@
-// What no accessor sees, for the sanitizers. Fault 1: past the end of a local array. Fault 2: past the end of the input. Fault 3:
-// past the end of a shared array. Fault 4: an integer overflows.
+// Faults that no accessor sees and the sanitizers must find. Fault 1: past the end of a local array. Fault 2: past the end of the
+// input. Fault 3: past the end of a shared array. Fault 4: an integer overflows.
 #include "common/platform.cuh"
 
 #ifndef FAULT
