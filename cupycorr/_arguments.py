@@ -51,8 +51,9 @@ def integer(name: str, value: Any, what: str, given: Any) -> int:
     TypeError
         It is not an int; the message says that ``name`` must be ``what``, and shows the whole argument that was ``given``.
     """
-    # NumPy's bool has no __index__ since 2.0, but Python's has. torch.compile up to 2.11 fails on `index` of a type without it.
-    if not isinstance(value, (bool, float, complex, str, bytes)):
+    # Python's bool has an __index__, and NumPy's one that warns in some versions. torch.compile up to 2.11 fails on `index` of a
+    # type without it.
+    if not isinstance(value, (bool, np.bool_, float, complex, str, bytes)):
         try:
             return operator.index(value)
         except TypeError:
