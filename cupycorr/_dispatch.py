@@ -22,7 +22,7 @@ from ._gpu.device import PIP_COMMAND, Device, facts
 from ._gpu.layout import ROWS, Layout, dense_layout
 from ._gpu.source import Kernel
 
-FORWARD, VJP = PASSES = ("forward", "vjp")
+FORWARD, VJP = "forward", "vjp"  # the passes
 
 _KIND_NAMES = {"numpy": "NumPy array", "cupy": "CuPy array"}
 
@@ -134,6 +134,13 @@ def _on(device: Device) -> Place:
     return Place("cupy", device)
 
 
+def array_names(pass_name: str, inputs: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of the arrays of a pass, in the order of a request's layouts."""
+    if pass_name == FORWARD:
+        return (*inputs, "out")
+    return ("cotangent", *inputs, *(f"gradient{number}" for number in range(1, len(inputs) + 1)))
+
+
 # Operators --------------------------------------------------------------------------------------------------------------------
 
 
@@ -238,12 +245,6 @@ class Operator:
     builds: Callable[[Device | None], Iterator[tuple[str, Kernel]]]
     example: Callable[[], Request]
 
-    def array_names(self, pass_name: str) -> tuple[str, ...]:
-        """Return the names of the arrays of a pass, in the order of a request's layouts."""
-        if pass_name == FORWARD:
-            return (*self.inputs, "out")
-        return ("cotangent", *self.inputs, *(f"gradient{number}" for number in range(1, len(self.inputs) + 1)))
-
     def named(self, variant: str) -> tuple[Variant, ...]:
         """Return the variant of that name, alone; all of them for ``"auto"``.
 
@@ -303,7 +304,7 @@ class Workload:
 
     def arrays(self) -> dict[str, Layout]:
         """Return the layout of each array by its name."""
-        names = self.operator.array_names(self.request.pass_name)
+        names = array_names(self.request.pass_name, self.operator.inputs)
         return {name: layout for name, layout in zip(names, self.request.layouts, strict=True) if layout is not None}
 
     def plans(self, names: Collection[str], device: Device) -> dict[str, Any]:

@@ -15,6 +15,8 @@ import numpy as np
 from .._arguments import Pair, Shape, finite_scale, pair
 from .._sharing import CachedProperty
 
+INPUTS = ("input1", "input2")
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:

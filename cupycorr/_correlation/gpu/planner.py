@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 
-from ..._dispatch import FORWARD, Request
+from ..._dispatch import FORWARD, Request, array_names
 from ..._dtypes import ELEMENT_TYPES
 from ..._gpu import sum_parts
 from ..._gpu.call import NOWHERE, Pointer
@@ -19,6 +19,7 @@ from ..._gpu.device import Device
 from ..._gpu.layout import Layout, dense_layout
 from ..._gpu.plan import Plan
 from ..._gpu.source import Kernel
+from ..problem import INPUTS
 from . import box, direct, forward_mma, forward_tiled, gradient_mma, gradient_tiled, one_pixel
 from .axes import lines
 from .forward_phases import Arrays
@@ -62,11 +63,8 @@ def _operand(number: int, inputs: list[Layout], gradient: Layout | None) -> Oper
 
 
 def _layouts_by_name(request: Request) -> dict[str, Layout]:
-    names = ("input1", "input2", "out") if request.pass_name == FORWARD else _GRADIENT_ARRAYS
+    names = array_names(request.pass_name, INPUTS)
     return {name: layout for name, layout in zip(names, request.layouts, strict=True) if layout is not None}
-
-
-_GRADIENT_ARRAYS = ("cotangent", "input1", "input2", "gradient1", "gradient2")
 
 
 def _itemsizes(request: Request) -> Mapping[str, int]:
