@@ -407,7 +407,7 @@ def explain(
     if gradients is False:
         request = _forward_request(problem, where, input1, input2, None, result_dtype, precision)
     else:
-        needs = _check_needs((True, True) if gradients is True else gradients, "gradients")
+        needs = _check_needs((True, True) if gradients is True else gradients, "gradients", "a bool or a pair of bools")
         request = _vjp_request(problem, where, input1, input2, None, result_dtype, needs, precision)
     return _dispatch.explain(OPERATOR, request, where, variant, measure=measure)
 
@@ -541,7 +541,7 @@ def _beside_inputs(name: str, array: Any, like: Any, role: Role = OPERAND) -> An
     return array
 
 
-def _check_needs(needs: Any, name: str = "needs") -> tuple[bool, bool]:
+def _check_needs(needs: Any, name: str = "needs", what: str = "a pair of bools") -> tuple[bool, bool]:
     if not isinstance(needs, (tuple, list)) or len(needs) != 2 or not all(isinstance(n, bool) for n in needs):
-        raise TypeError(f"{name} must be a pair of bools, got {name}={needs!r}")
+        raise TypeError(f"{name} must be {what}, got {name}={needs!r}")
     return needs[0], needs[1]

@@ -365,3 +365,10 @@ def test_explain_measures_nothing_unless_asked_to(monkeypatch):
     told = cupycorr.explain(x, x, patch_size=9, measure=True)
     assert told.bound == max(told.bytes / measured.bandwidth, told.flops / measured.float32_rate)
     assert "on this machine" in str(told)
+
+
+@pytest.mark.parametrize("gradients", ["yes", None, 1, (True,), (1, 0)], ids=str)
+def test_explain_refuses_gradients_that_are_neither_a_bool_nor_a_pair(gradients):
+    x = np.zeros((1, 4, 6, 7), np.float32)
+    with pytest.raises(TypeError, match="gradients must be a bool or a pair of bools, got gradients="):
+        cupycorr.explain(x, x, gradients=gradients)
