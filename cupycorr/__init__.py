@@ -2,7 +2,7 @@
 
 from ._correlation.api import explain, spatial_correlation_sample, spatial_correlation_sample_vjp
 from .channels import Displacement, argmax_displacement, displacements, plot_channels, soft_argmax, to_channels
-from .motion import Match, match
+from .motion import Match, match, median_residual
 
 __all__ = [
     "Displacement",
@@ -11,6 +11,7 @@ __all__ = [
     "displacements",
     "explain",
     "match",
+    "median_residual",
     "plot_channels",
     "soft_argmax",
     "spatial_correlation_sample",

@@ -67,16 +67,16 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
-def finite_scale(scale: Any) -> float:
-    """Return ``scale`` as a plain float, and refuse everything but finite real numbers."""
-    if not is_real(scale):
-        raise TypeError(f"scale must be a real number, got scale={scale!r}")
+def finite_number(name: str, given: Any) -> float:
+    """Return an argument as a plain float, and refuse everything but finite real numbers."""
+    if not is_real(given):
+        raise TypeError(f"{name} must be a real number, got {name}={given!r}")
     try:
-        value = float(scale)
+        value = float(given)
     except OverflowError:
-        raise ValueError(f"scale must be finite, got scale={scale!r}") from None
+        raise ValueError(f"{name} must be finite, got {name}={given!r}") from None
     if not math.isfinite(value):
-        raise ValueError(f"scale must be finite, got scale={scale!r}")
+        raise ValueError(f"{name} must be finite, got {name}={given!r}")
     return value
 
 

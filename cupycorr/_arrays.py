@@ -49,7 +49,7 @@ class Role(NamedTuple):
 _OPERATOR = "; for tensors there is cupycorr.torch.spatial_correlation_sample"
 OPERAND = Role("{name}.filled(0)", _OPERATOR)  # a product with 0 adds nothing
 RESULT = Role("{name}.data, which has the same memory, or no {name}", _OPERATOR)  # filled() would return a copy
-FRAME = Role("{floating}.filled(numpy.nan)")  # any number would be a pixel, with edges around it
+FIELD = Role("{floating}.filled(numpy.nan)")  # any number would be a pixel or a displacement
 SCORES = Role("{floating}.filled(-numpy.inf)")  # any number would be a score that may be the highest
 
 

@@ -24,12 +24,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from . import __version__, _dispatch, _pictures, motion
-from ._correlation.problem import parameters, problem
-from ._correlation.variants import OPERATOR
+from . import __version__, _dispatch, _picture_files, _pictures, motion
 from ._cpu import workers
-from ._dispatch import FORWARD, Request
 from ._gpu import compiler, device, source
+from ._motion import costs
+from ._motion.geometry import Lattice
 from ._operators import OPERATORS
 
 if TYPE_CHECKING:
@@ -108,7 +107,11 @@ def _program() -> click.Group:
             _range_option("--dx", "Search these displacements along x instead, both ends included."),
             _range_option("--dy", "Search these displacements along y instead, both ends included."),
             click.Option(["--step"], type=click.IntRange(1), default=1, show_default=True, help="Pixels between windows."),
-            click.Option(["--subpixel/--no-subpixel"], default=True, help="Refine by a parabola along each axis."),
+            click.Option(["--subpixel/--no-subpixel"], default=True, help="Refine to fractions of a pixel along each axis."),
+            click.Option(["--fit"], type=click.Choice(_FITS), default=_FITS[0], show_default=True, help="Method of --subpixel."),
+            click.Option(["--nodata"], type=float, metavar="VALUE", help="Pixels of A and B with this value are missing."),
+            click.Option(["--mask1"], type=picture, metavar="FILE", help="Mask of A: 0 where a pixel is missing."),
+            click.Option(["--mask2"], type=picture, metavar="FILE", help="Mask of B: 0 where a pixel is missing."),
         ],
     )
     info = click.Command(
@@ -135,16 +138,36 @@ def _range_option(name: str, help_text: str) -> click.Option:
     return click.Option([name], nargs=2, type=int, metavar="LO HI", help=help_text)
 
 
+_FITS = ("gaussian", "parabola")  # of `motion.match`, its default first
+
 _MATCH_HELP = """Find the displacement of each window of picture A to picture B, in pixels, and write the field.
 
-Pictures: 8 and 16 bit grey, RGB and RGBA (alpha is dropped), palette, TIFF and whatever else Pillow reads. Colour is read with
-8 bits. Of a file with several pages, the first one is read.
+Pictures: 8 and 16 bit grey, RGB and RGBA, palette, floating TIFF and whatever else Pillow reads. Colour and alpha are read with 8
+bits. Of a file with several pages, the first one is read.
+
+Missing pixels do not take part in the match. A pixel is missing if any of these says so:
+
+\b
+alpha     the pixel is transparent: alpha is 0
+NaN       its value in a floating picture is NaN
+a tag     its value is the number in the TIFF tag GDAL_NODATA
+--nodata  its value is VALUE, such as -9999 or -3.4028235e38, in A or in
+          B; this takes the place of the tags
+--mask1, --mask2
+          its pixel in the mask FILE is 0; any other value is valid. In a
+          mask with colours, a pixel is 0 if all its channels are 0 or
+          if it is transparent. A mask has the size of its picture.
+
+A colour has VALUE, or the number in a tag, if all its channels have it; a palette colour has it if its index in the palette is
+this number. VALUE is rounded to the precision of a floating picture. In a picture that cannot have it, such as -9999 with 8 bits,
+no pixel has it.
 
 \b
 .png  colours: Middlebury's wheel with its scale, or a colour bar if
       only one axis is searched
 .npy  float32 array (rows, columns, 3) of dx, dy, score; dx and dy are
-      NaN and score is 0 where no match was found (no texture)
+      NaN and score is 0 where no match was found (no texture, or too
+      few pixels that are not missing)
 .flo  Middlebury flow: float32 dx, dy interleaved; 1e10 where unknown
 
 \b
@@ -190,17 +213,18 @@ def _demo(output: Path) -> None:
 
 
 def _timed_demo_match(left: np.ndarray, right: np.ndarray) -> tuple[Match[np.ndarray], float, str]:
-    """Return the field, the seconds it took, and the variant that the operator runs on frames of this size."""
+    """Return the field, the seconds it took, and the variant that `match` chooses for frames of this size."""
     with _progress("matching") as report, _refusing():
         # The work that is done once per process (starting threads, compiling or loading kernels) is not counted.
         motion.match(left[:64], right[:64], window=_DEMO_WINDOW, search=_DEMO_SEARCH)
         begin = time.perf_counter()
         field = motion.match(left, right, window=_DEMO_WINDOW, search=_DEMO_SEARCH, progress=report)
         seconds = time.perf_counter() - begin
-    (dy, dx), shape = _DEMO_SEARCH, (1, 1, *left.shape[:2])
-    patch = (dy[1] - dy[0] + 1, dx[1] - dx[0] + 1)
-    request = Request(FORWARD, problem(parameters(_DEMO_WINDOW, patch), shape, shape), "float32", "float32")
-    return field, seconds, _dispatch.choose(OPERATOR, request, _dispatch.CPU).variant
+    (dy, dx), counts = _DEMO_SEARCH, field.score.shape
+    tried = dy[1] - dy[0] + 1, dx[1] - dx[0] + 1
+    windows = Lattice((0, 0), (1, 1), (counts[0], counts[1]))
+    request = costs.Request(left, (_DEMO_WINDOW, _DEMO_WINDOW), tried, windows)
+    return field, seconds, costs.cheapest(request, "auto").variant
 
 
 def _score(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
@@ -227,21 +251,29 @@ def _match(
     dy: Range | None,
     step: int,
     subpixel: bool,
+    fit: str,
+    nodata: float | None,
+    mask1: Path | None,
+    mask2: Path | None,
 ) -> None:
     _require("PIL", "matplotlib", "rich")
     sides = _window_sides(window)
     ranges = (dy or (-search, search), dx or (-search, search))
     _check_destination(output, tuple(_WRITERS))
-    if any(os.path.samefile(frame, output) for frame in (frame1, frame2) if output.exists()):
+    if output.exists() and any(os.path.samefile(file, output) for file in (frame1, frame2, mask1, mask2) if file):
         raise Refused(f"--output would overwrite a picture that is read, got {str(output)!r}")
     with _new_file(output) as file:
-        first, second = _same_channels(_read(frame1), _read(frame2))
+        with _refusing():
+            (first, valid1), (second, valid2) = (_picture_files.read_picture(frame, nodata) for frame in (frame1, frame2))
+        first, second = _picture_files.same_channels(first, second)
         if first.shape != second.shape:
-            sizes = " and ".join(f"{image.shape[1]} x {image.shape[0]}" for image in (first, second))
-            raise Refused(f"both pictures must have the same size, got {sizes}")
+            raise Refused(f"both pictures must have the same size, got {_size(first)} and {_size(second)}")
+        valid1 = _with_mask("--mask1", mask1, first, valid1)
+        valid2 = _with_mask("--mask2", mask2, second, valid2)
         begin = time.perf_counter()
         with _progress("matching") as report, _refusing():
-            field = motion.match(first, second, sides, ranges, step, subpixel, progress=report)
+            refine = fit if subpixel else False
+            field = motion.match(first, second, sides, ranges, step, refine, mask1=valid1, mask2=valid2, progress=report)
         seconds = time.perf_counter() - begin
         with _progress("writing"):
             _WRITERS[output.suffix.lower()](file, field, sides, ranges)
@@ -262,39 +294,26 @@ def _field_summary(field: Match[np.ndarray]) -> str:
         return f"{rows} x {columns} windows, no matches"
     length = np.median(np.hypot(field.dx[matched], field.dy[matched]))
     unmatched = "" if matched.all() else f" ({1 - matched.mean():.1%} without a match)"
-    return f"{rows} x {columns} windows{unmatched}, median |motion| {length:.2f} px, mean score {field.score[matched].mean():.3f}"
+    edge = np.count_nonzero(field.at_edge & matched)
+    at_edge = f", {edge} at the edge of the search" if edge else ""
+    motions = f"median |motion| {length:.2f} px, mean score {field.score[matched].mean():.3f}"
+    return f"{rows} x {columns} windows{unmatched}{at_edge}, {motions}"
 
 
-def _read(path: Path) -> np.ndarray:
-    """Return the picture as (H, W) or (H, W, 3), in its own dtype."""
-    from PIL import Image
-
-    try:
-        # Decoders warn about odd metadata and large sizes; neither matters here.
-        with _quiet(), Image.open(path) as file:
-            image: Image.Image = file
-            for mode in _CONVERSIONS.get(file.mode, ("RGB",)):
-                image = image.convert(mode)
-            pixels = np.asarray(image)
-    except Exception as error:  # a decoder may raise anything on a damaged file
-        raise Refused(f"cannot read {str(path)!r} as a picture: {error}") from error
-    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+def _with_mask(option: str, mask: Path | None, pixels: np.ndarray, valid: np.ndarray | None) -> np.ndarray | None:
+    """Return which pixels are valid for the picture and for the mask; None if all are."""
+    if mask is None:
+        return valid
+    with _refusing():
+        given = _picture_files.read_mask(mask)
+    if given.shape != pixels.shape[:2]:
+        raise Refused(f"{option} must have the size of its picture, {_size(pixels)}, got {_size(given)}")
+    both = given if valid is None else given & valid
+    return None if both.all() else both
 
 
-# Pillow's mode -> modes to convert to in turn; other modes (CMYK, YCbCr, ...) become RGB. A transparent palette needs RGBA first.
-_CONVERSIONS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("L", "RGB", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"), ()),
-    **dict.fromkeys(("1", "LA", "La"), ("L",)),
-    **dict.fromkeys(("P", "PA"), ("RGBA", "RGB")),
-}
-
-
-def _same_channels(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give a grey picture three equal channels if the other one is coloured."""
-    if first.ndim == second.ndim:
-        return first, second
-    first, second = (image if image.ndim == 3 else np.dstack([image] * 3) for image in (first, second))
-    return first, second
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]} x {image.shape[0]}"
 
 
 # Writers: one for each extension -------------------------------------------------------------------------------------

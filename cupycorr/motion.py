@@ -1,50 +1,56 @@
 """Block matching: from two frames to a displacement field, by zero-mean normalised cross-correlation over a search range.
 
-This module handles windows, displacements and scores. The operator computes all sums over windows, so nothing here depends on a
-variant, and array functions are looked up on the arrays' own module, so NumPy and CuPy run the same code. The scores of a large
-search do not fit into memory: they are computed in bands of rows of windows and slabs of rows of displacements, and only the
-running maximum is kept.
+This module has the public functions and checks their arguments; `_motion` does the work. Array functions are looked up on the
+arrays' own module, so NumPy and CuPy run the same code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, SupportsIndex, overload
 
 import numpy as np
 
-from ._arguments import IntOrPair, Pair, integer, pair
-from ._arrays import FRAME, Array, ArrayT, array_module, current_device_of, known_arrays
-from ._correlation.api import spatial_correlation_sample
-from ._correlation.problem import lattice_inside
-
-_WORKSPACE = 128 * 2**20  # bytes for the scores of one slab and the tables of one band together
-_CACHED = 2**20  # bytes of scores that are normalised at a time, so that they stay in a processor's cache
-_TABLES = 16  # arrays of the size of a band's reach in frame 2 that exist at once while the band is scored
-_TABLES_WORK = 32  # number of displacements whose scores cost as much time as those arrays
-
-_LUMA = (2126, 7152, 722)  # Rec. 709, times 10000: whole numbers keep grey values of integer frames exact
-_LUMA_UNIT = 10000
-_ITEM = 8  # bytes of a float64
-_ONE_MISSING = 0.5  # tells one missing pixel in a window from none; the operator counts in floating point
+from ._arguments import IntOrPair, Pair, finite_number, integer, pair
+from ._arrays import FIELD, Array, ArrayT, array_kind, array_module, current_device_of, known_arrays, to_numpy
+from ._motion.consistency import distances
+from ._motion.costs import VARIANTS
+from ._motion.frames import LUMA, Frame
+from ._motion.geometry import Lattice, Places, Search
+from ._motion.matching import Matcher
+from ._motion.outliers import median_residual as median_residual
+from ._motion.peaks import FITS, GAUSSIAN
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Match(Generic[ArrayT]):
-    """A displacement field, as `match` returns it. Lengths are in pixels; arrays are float64 and of the frames' kind.
+    """A displacement field, as `match` returns it: arrays of the frames' kind, float64 unless said otherwise.
+
+    Lengths are in pixels. The fields have the shape (H', W') of the grid of windows, or (N,) for N ``points``.
 
     Attributes
     ----------
-    dx, dy : array, shape (H', W')
+    dx, dy : array, shape (H', W') or (N,)
         The point ``(y, x)`` of frame 1 is at ``(y + dy, x + dx)`` in frame 2: positive is to the right and down. NaN where no
         match was found.
-    score : array, shape (H', W')
+    score : array, shape (H', W') or (N,)
         Correlation coefficient of the best whole-pixel displacement, in [-1, 1]; 0 where no match was found.
-    x : array, shape (W',)
-    y : array, shape (H',)
-        Window centres in frame 1: ``index * step + (window - 1) / 2``.
+    x : array, shape (W',) or (N,)
+    y : array, shape (H',) or (N,)
+        Window centres in frame 1: ``index * step + (window - 1) / 2``; for ``points``, the centre of each window.
+    at_edge : array of bool, shape (H', W') or (N,)
+        True where a displacement next to the best one, along an axis that is searched, is beyond the search range or is not a
+        candidate. The true maximum may lie there, and the displacement is not refined along that axis.
+    peak_ratio : array, shape (H', W') or (N,)
+        The score divided by the highest score outside the 3 x 3 neighbourhood of the best displacement: the signal-to-noise ratio
+        of PIV. Infinity where no other score is positive, NaN where no match was found.
+    count : array of int64, shape (H', W') or (N,)
+        Number of pixels compared at the best displacement: those of the window that are present in both frames. 0 where no match
+        was found.
+    consistency : array, shape (H', W') or (N,), or None
+        Distance from a window's place to where matching back from frame 2 leads; NaN where either way found no match. None unless
+        ``match`` was called with ``consistency=True``.
     """
 
     dx: ArrayT
@@ -52,12 +58,85 @@ class Match(Generic[ArrayT]):
     score: ArrayT
     x: ArrayT
     y: ArrayT
+    at_edge: ArrayT
+    peak_ratio: ArrayT
+    count: ArrayT
+    consistency: ArrayT | None = None
 
     @property
     def flow(self) -> ArrayT:
-        """The field in the order of optical flow, (u, v) = (dx, dy): array, shape (H', W', 2)."""
+        """The field in the order of optical flow, (u, v) = (dx, dy): array, shape (H', W', 2) or (N, 2)."""
         field: ArrayT = array_module(self.dx).stack((self.dx, self.dy), axis=-1)
         return field
+
+    def valid(
+        self,
+        *,
+        min_score: float | None = None,
+        min_peak_ratio: float | None = None,
+        min_count: int | None = None,
+        allow_edge: bool = False,
+        consistency: float | None = None,
+        max_median_residual: float | None = None,
+    ) -> ArrayT:
+        """Return the mask of the windows whose displacement can be trusted: those with a match that passes every test given.
+
+        Parameters
+        ----------
+        min_score : float, optional
+            The lowest `score`, such as 0.5.
+        min_peak_ratio : float, optional
+            The lowest `peak_ratio`, such as 1.2.
+        min_count : int, optional
+            The lowest number of pixels compared.
+        allow_edge : bool, default False
+            Also accept a maximum at the edge of the search (`at_edge`).
+        consistency : float, optional
+            The largest forward-backward distance in pixels, such as 1. It needs ``match(..., consistency=True)``.
+        max_median_residual : float, optional
+            The largest `median_residual`, such as 2: how far a displacement is from those around it. It needs a grid of windows.
+
+        Returns
+        -------
+        array of bool, shape (H', W') or (N,)
+
+        Raises
+        ------
+        TypeError
+            A threshold is not a number, or ``allow_edge`` is not a bool.
+        ValueError
+            A threshold is NaN; ``consistency`` is given but was not computed; ``max_median_residual`` is given for ``points``.
+        """
+        xp = array_module(self.dx)
+        dy: Any = self.dy
+        dx: Any = self.dx
+        if not isinstance(allow_edge, (bool, np.bool_)):
+            raise TypeError(f"allow_edge must be a bool, got allow_edge={allow_edge!r}")
+        with current_device_of(self.dx):
+            found: Any = xp.isfinite(dx)
+            if not allow_edge:
+                found &= ~self.at_edge  # type: ignore[operator]
+            least: tuple[tuple[str, Any, Any], ...] = (
+                ("min_score", min_score, self.score),
+                ("min_peak_ratio", min_peak_ratio, self.peak_ratio),
+                ("min_count", min_count, self.count),
+            )
+            for name, threshold, values in least:
+                if threshold is not None:
+                    found &= values >= finite_number(name, threshold)
+            if consistency is not None:
+                largest = finite_number("consistency", consistency)
+                distance: Any = self.consistency
+                if distance is None:
+                    raise ValueError(f"consistency={consistency!r} needs a field that was made by match(..., consistency=True)")
+                found &= distance <= largest
+            if max_median_residual is not None:
+                if dx.ndim != 2:
+                    got = "got the field of points"
+                    raise ValueError(f"max_median_residual={max_median_residual!r} needs a grid of windows, {got}")
+                found &= median_residual(dy, dx) <= finite_number("max_median_residual", max_median_residual)
+        valid: ArrayT = found
+        return valid
 
 
 _Ranges = Sequence[Sequence[SupportsIndex]]
@@ -68,10 +147,16 @@ def match(
     frame1: np.ndarray,
     frame2: np.ndarray,
     window: IntOrPair = ...,
-    search: _Ranges = ...,
+    search: _Ranges | None = ...,
     step: IntOrPair = ...,
-    subpixel: bool = ...,
+    subpixel: bool | str = ...,
     *,
+    mask1: np.ndarray | None = ...,
+    mask2: np.ndarray | None = ...,
+    points: Any = ...,
+    offset: Any = ...,
+    consistency: bool = ...,
+    variant: str = ...,
     progress: Callable[[float], object] | None = ...,
 ) -> Match[np.ndarray]: ...
 @overload
@@ -79,76 +164,118 @@ def match(
     frame1: ArrayT,
     frame2: ArrayT,
     window: IntOrPair = ...,
-    search: _Ranges = ...,
+    search: _Ranges | None = ...,
     step: IntOrPair = ...,
-    subpixel: bool = ...,
+    subpixel: bool | str = ...,
     *,
+    mask1: ArrayT | None = ...,
+    mask2: ArrayT | None = ...,
+    points: Any = ...,
+    offset: Any = ...,
+    consistency: bool = ...,
+    variant: str = ...,
     progress: Callable[[float], object] | None = ...,
 ) -> Match[ArrayT]: ...
 def match(
     frame1: Array,
     frame2: Array,
     window: IntOrPair = 11,
-    search: _Ranges = ((-4, 4), (-4, 4)),
+    search: _Ranges | None = ((-4, 4), (-4, 4)),
     step: IntOrPair = 1,
-    subpixel: bool = True,
+    subpixel: bool | str = GAUSSIAN,
     *,
+    mask1: Array | None = None,
+    mask2: Array | None = None,
+    points: Any = None,
+    offset: Any = None,
+    consistency: bool = False,
+    variant: str = "auto",
     progress: Callable[[float], object] | None = None,
 ) -> Match[Any]:
-    """Find the displacement of each window of one frame to another: block matching for stereo, optical flow and PIV.
+    """Find the displacement of each window of one frame to another: block matching for stereo, optical flow, PIV and templates.
 
     .. code-block:: text
 
-        score(dy, dx) =         sum (f1 - mean f1) (f2 - mean f2)
-                        -------------------------------------------------      over the taps (y, x) of a window,
+        score(dy, dx) =         sum (f1 - mean f1) (f2 - mean f2)              over the pixels (y, x) of a window that are
+                        -------------------------------------------------      present in both frames,
                         sqrt(sum (f1 - mean f1)^2  sum (f2 - mean f2)^2)       f1 at (y, x), f2 at (y + dy, x + dx)
 
-    the zero-mean normalised cross-correlation [1]_, maximised over the displacements of ``search``. All sums are in float64. If a
-    displaced window leaves frame 2, its score is taken over the taps inside, provided that these are at least half of the window;
-    otherwise that displacement is not a candidate. Among equal scores, the first in (dy, dx) order wins.
+    the zero-mean normalised cross-correlation [1]_, maximised over the displacements of ``search``. All sums are in float64. A
+    pixel is missing, and takes no part, if it is outside its frame, NaN or infinite, or not valid by a mask. A displacement is a
+    candidate if at least half of the window is present in both frames and both sides have texture. Scores within 1e-12 of the
+    maximum are equal to it, and among equal scores the shortest displacement wins: by Euclidean length, then the first in
+    (dy, dx) order.
 
     Parameters
     ----------
     frame1, frame2 : array, shape (H, W) or (H, W, 3)
         NumPy or CuPy, any integer or floating dtype. Colour is converted to grey by Rec. 709's luma weights,
-        0.2126 R + 0.7152 G + 0.0722 B. Adding a constant to a frame or scaling its contrast does not change the result.
+        0.2126 R + 0.7152 G + 0.0722 B. Adding a constant to a frame or scaling its contrast does not change the result. The
+        frames may differ in size: pixel (0, 0) is the same point in both. Masked elements of a NumPy masked array are missing.
     window : int or (int, int), default 11
         Size of the windows in pixels, ``(vertical, horizontal)``. All windows are completely inside frame 1.
-    search : ((int, int), (int, int)), default ((-4, 4), (-4, 4))
-        Search range, ``((dy_lo, dy_hi), (dx_lo, dx_hi))`` in pixels, both ends included.
+    search : ((int, int), (int, int)) or None, default ((-4, 4), (-4, 4))
+        Search range, ``((dy_lo, dy_hi), (dx_lo, dx_hi))`` in pixels, both ends included. None is every displacement that moves
+        some window to a place completely inside frame 2: all places of a template.
     step : int or (int, int), default 1
         Pixels between neighbouring windows, ``(vertical, horizontal)``.
-    subpixel : bool, default True
-        Refine the maximum by the vertex of the parabola through it and its two neighbours, separately for each axis. It is not
-        refined where a neighbour is not a candidate, such as at the border of the search range.
+    subpixel : {"gaussian", "parabola", True, False}, default "gaussian"
+        Refine the maximum by the vertex of a curve through it and its two neighbours, separately for each axis: a Gaussian, which
+        is standard in PIV [2]_ because a parabola is biased towards whole pixels, or a parabola. Where one of the scores is not
+        positive it is a parabola in any case. The maximum is not refined where a neighbour is not a candidate, such as at the
+        border of the search range. True is the default, False keeps whole pixels.
+    mask1, mask2 : array of bool, shape (H, W), optional
+        True where a pixel of the frame is valid, False where it is missing. Of the frames' kind, and of the size of the frame.
+    points : array_like, shape (N, 2), optional
+        Centres ``(y, x)`` in frame 1 of windows at irregular places, instead of a grid; ``step`` must be 1. Windows begin at
+        whole pixels, at ``floor(centre - (window - 1) / 2 + 0.5)``. They may reach beyond frame 1, where pixels are missing.
+    offset : (array_like, array_like), optional
+        Displacements (dy, dx) in whole pixels from which the search of each window starts, such as those of a coarser pass:
+        each an int or of the grid's shape (H', W'), or (N,) for points. The result includes them. Among equal scores, the
+        displacement nearest to the offset wins.
+    consistency : bool, default False
+        Also match each displaced window back from frame 2 to frame 1, with the reversed search: the left-right or
+        forward-backward check. It fills `Match.consistency` and takes about as long again.
+    variant : {"auto", "operator", "fft", "simd"}, default "auto"
+        How sums of products are computed: by the correlation operator; by Fourier transforms of each window and its search area,
+        which are fast where both are large; or, on a CPU, by kernels that LLVM compiles (they need llvmlite). The answers are
+        equal but for rounding errors, and equal to the bit for grey frames of 8-bit integers. ``"auto"`` chooses by a cost model.
     progress : callable, optional
-        Called from time to time with the fraction of the work that is done, from 0 to 1.
+        Called from time to time with the fraction of the work that is done, from 0 to 1, possibly by another thread.
 
     Returns
     -------
     Match
-        ``dx, dy, score`` of shape (H', W') with ``H' = (H - window) // step + 1`` and likewise W', and the window centres
-        ``x, y``. The displacement is NaN and the score 0 where the window of frame 1 has no texture or contains a NaN or an
-        infinity, and where no displacement is a candidate. A displacement is not a candidate if the window in frame 2 has no
-        texture or contains a NaN or an infinity.
+        ``dx, dy, score, at_edge, peak_ratio, count`` of shape (H', W') with ``H' = (H - window) // step + 1`` and likewise W',
+        and the window centres ``x, y``; for ``points``, all of shape (N,). The displacement is NaN and the score 0 where no
+        displacement is a candidate.
 
     Raises
     ------
     TypeError
-        A frame is not an array, its dtype is neither integer nor floating, the frames are of different kinds, a size or
-        displacement is not an int, or ``subpixel`` is not a bool.
+        A frame is not an array, its dtype is neither integer nor floating, the frames or masks are of different kinds, a mask is
+        not bool, a size or displacement is not an int, ``subpixel`` or ``variant`` is neither a bool nor a string,
+        ``consistency`` is not a bool.
     ValueError
-        The frames' shapes differ or are not those of a grey or colour frame, the frames are on different devices, a window does
-        not fit into the frame, or the search range is reversed or reaches as far as the frame is large.
+        A frame's shape is not that of a grey or colour frame, only one frame has colour, a mask's shape is not its frame's, the
+        arrays are on different devices, a window does not fit into frame 1, the search range is reversed or so far that no window
+        can reach frame 2, ``search=None`` for windows larger than frame 2, points or offsets of the wrong shape or not finite,
+        offsets that are not whole, ``points`` with a ``step``, an unknown ``subpixel`` or ``variant``.
+    NotImplementedError
+        The variant cannot run; the message says why.
 
     Notes
     -----
     A window has no texture if its variance could be a rounding error of its sums: at most ``12 eps sqrt(window area)`` of the
-    mean square about the frame's mean, with eps = 2.2e-16. In 8- and 16-bit frames, only windows of one value have none.
+    mean square about the level near it (the median of the surrounding pixels that change), with eps = 2.2e-16. In 8- and 16-bit
+    frames, only windows of one value have none.
+
+    A fill value such as -9999 that is not NaN is a pixel like any other: pass a mask.
 
     References
     ----------
     .. [1] J. P. Lewis, "Fast normalized cross-correlation", Vision Interface, 1995.
+    .. [2] M. Raffel et al., "Particle Image Velocimetry: A Practical Guide", 3rd ed., Springer, 2018, section 5.4.5.
 
     Examples
     --------
@@ -161,66 +288,188 @@ def match(
     (np.float64(2.0), np.float64(-3.0), np.float64(14.0), np.float64(25.0))
     >>> found.flow.shape
     (4, 5, 2)
+    >>> found.valid(min_score=0.5, min_peak_ratio=1.2)[1, 2]
+    np.True_
+
+    Find a template, whose first pixel is at row 12 and column 34:
+
+    >>> place = cupycorr.match(frame2[12:22, 34:44], frame2, window=10, search=None, subpixel=False)
+    >>> place.dy.item(), place.dx.item()
+    (12.0, 34.0)
     """
-    frame1, frame2 = known_arrays(FRAME, frame1=frame1, frame2=frame2)
-    _check_frames(frame1, frame2)
-    vertical, horizontal = _axes(frame1.shape, window, search, step)
-    if not isinstance(subpixel, (bool, np.bool_)):
-        raise TypeError(f"subpixel must be a bool, got subpixel={subpixel!r}")
+    frame1, frame2, mask1, mask2 = _known_frames(frame1, frame2, mask1, mask2)
+    fit = _fit(subpixel)
+    size = pair("window", window, 1)
+    if not isinstance(consistency, (bool, np.bool_)):
+        raise TypeError(f"consistency must be a bool, got consistency={consistency!r}")
+    if not isinstance(variant, str):
+        raise TypeError(f"variant must be a string, got variant={variant!r}")
+    if variant not in ("auto", *VARIANTS):
+        raise ValueError(f"variant must be one of 'auto', {', '.join(map(repr, VARIANTS))}, got variant={variant!r}")
+    windows = _lattice(frame1.shape, size, window, step) if points is None else _places(points, size, step)
+    starts = None if offset is None else _offsets(offset, windows)
+    places: Lattice | Places = windows
+    if starts is not None:
+        places = (windows.places() if isinstance(windows, Lattice) else windows).displaced(*starts)
+    ranges = _search(search, places, size, frame1.shape, frame2.shape)
     with current_device_of(frame1):
-        return _match(frame1, frame2, vertical, horizontal, subpixel, progress or (lambda fraction: None))
+        matcher = Matcher(Frame(frame1, mask1), Frame(frame2, mask2), size, ranges, fit, variant)
+        return _match(matcher, windows, places, bool(consistency), progress or (lambda fraction: None))
 
 
 def _match(
-    frame1: Any, frame2: Any, vertical: _Axis, horizontal: _Axis, subpixel: bool, progress: Callable[[float], object]
+    matcher: Matcher, windows: Lattice | Places, places: Lattice | Places, consistency: bool, progress: Callable[[float], object]
 ) -> Match[Any]:
-    xp = array_module(frame1)
-    grey1, grey2 = _centred_grey(frame1), _centred_grey(frame2)
-    dx, dy, score = (xp.empty((vertical.count, horizontal.count)) for _ in range(3))
-    band_rows, slab_rows = _tiling(vertical, horizontal)
-    for rows, band in vertical.bands(band_rows):
-        peak = _Peak(grey1, band, horizontal, subpixel)
-        for fraction in _search(peak, grey1, grey2, band, horizontal, slab_rows):
-            progress((rows.start + fraction * band.count) / vertical.count)
-        dy[rows], dx[rows] = peak.displacement(band, horizontal)
-        score[rows] = peak.score()
-    return Match(dx, dy, score, horizontal.centres(xp), vertical.centres(xp))
+    """Return the field of windows; ``places`` are the same windows with the displacements that their searches start from."""
+    xp = matcher.frame1.xp
+    shape = windows.shape
+    ways = 2 if consistency else 1
+    field = matcher.field(places, lambda part: progress(part / ways))
+    distance = None
+    if consistency:
+        each = places.places() if isinstance(places, Lattice) else places
+        distance = distances(matcher, each, field, lambda part: progress((1 + part) / ways)).reshape(shape)
+    dx, dy, score, at_edge, peak_ratio, count = (values.reshape(shape) for values in field)
+    if not isinstance(places, Lattice):
+        dx = dx + xp.asarray(places.lefts2 - places.lefts1).reshape(shape)
+        dy = dy + xp.asarray(places.tops2 - places.tops1).reshape(shape)
+    tops, lefts = windows.axes() if isinstance(windows, Lattice) else (windows.tops1, windows.lefts1)
+    y, x = (xp.asarray(first) + (size - 1) / 2 for first, size in zip((tops, lefts), matcher.window, strict=True))
+    return Match(dx, dy, score, x, y, at_edge, peak_ratio, count, distance)
 
 
 # Arguments ---------------------------------------------------------------------------------------------------------------------
+
+
+def _known_frames(frame1: Any, frame2: Any, mask1: Any, mask2: Any) -> tuple[Any, ...]:
+    """Check the frames and masks, and return them with the mask of a masked array joined to the mask given."""
+    masked = {name: frame for name, frame in (("mask1", frame1), ("mask2", frame2)) if isinstance(frame, np.ma.MaskedArray)}
+    frame1, frame2 = (frame.data if isinstance(frame, np.ma.MaskedArray) else frame for frame in (frame1, frame2))
+    given = {name: mask for name, mask in (("mask1", mask1), ("mask2", mask2)) if mask is not None}
+    for name, mask in given.items():
+        if isinstance(mask, np.ma.MaskedArray):
+            raise TypeError(f"{name} must not be a masked array, whose mask would be lost: pass {name}.filled(False)")
+    frame1, frame2, *known = known_arrays(FIELD, frame1=frame1, frame2=frame2, **given)
+    masks = dict(zip(given, known, strict=True))
+    _check_frames(frame1, frame2)
+    for name, frame in (("mask1", frame1), ("mask2", frame2)):
+        if name in masks:
+            mask = masks[name]
+            if mask.dtype.kind != "b":
+                raise TypeError(f"{name} must be an array of bools, True where a pixel is valid, got {name}.dtype={mask.dtype}")
+            if mask.shape != frame.shape[:2]:
+                of_frame = name.replace("mask", "frame")
+                got = f"got {name}.shape={mask.shape}, {of_frame}.shape={frame.shape}"
+                raise ValueError(f"{name} must have the height and width of {of_frame}, {got}")
+        if name in masked:
+            valid: Any = ~np.ma.getmaskarray(masked[name])
+            valid = valid if valid.ndim == 2 else valid.all(axis=2)
+            masks[name] = valid & masks[name] if name in masks else valid
+    return frame1, frame2, masks.get("mask1"), masks.get("mask2")
 
 
 def _check_frames(frame1: Any, frame2: Any) -> None:
     for name, frame in (("frame1", frame1), ("frame2", frame2)):
         if frame.dtype.kind not in "iuf" and frame.dtype.name != "bfloat16":
             raise TypeError(f"{name} must have an integer or floating dtype, got {name}.dtype={frame.dtype.name}")
-        if frame.ndim != 2 and (frame.ndim != 3 or frame.shape[2] != len(_LUMA)):
+        if frame.ndim != 2 and (frame.ndim != 3 or frame.shape[2] != len(LUMA)):
             raise ValueError(f"{name} must be grey (H, W) or colour (H, W, 3), got {name}.shape={frame.shape}")
-    if frame1.shape != frame2.shape:
+    if frame1.ndim != frame2.ndim:
         got = f"got frame1.shape={frame1.shape}, frame2.shape={frame2.shape}"
-        raise ValueError(f"frame1 and frame2 must have the same shape, {got}")
+        raise ValueError(f"frame1 and frame2 must both be grey or both be colour, {got}")
 
 
-def _axes(shape: tuple[int, ...], window: Any, search: Any, step: Any) -> tuple[_Axis, _Axis]:
-    """Check the sizes and the search range, and return the geometry along y and along x."""
-    windows, steps, ranges = pair("window", window, 1), pair("step", step, 1), _search_ranges(search)
-    axes = []
-    for size, w, s, (low, high) in zip(shape, windows, steps, ranges, strict=False):
-        if w > size:
-            raise ValueError(f"window must fit into the frame of {shape[0]} x {shape[1]} pixels, got window={window!r}")
+def _fit(subpixel: Any) -> str | None:
+    """Return the name of the curve to fit; None for whole pixels."""
+    if isinstance(subpixel, (bool, np.bool_)):
+        return GAUSSIAN if subpixel else None
+    if not isinstance(subpixel, str):
+        raise TypeError(f"subpixel must be a bool or the name of a curve, got subpixel={subpixel!r}")
+    if subpixel not in FITS:
+        raise ValueError(f"subpixel must be a bool or one of {', '.join(map(repr, FITS))}, got subpixel={subpixel!r}")
+    return subpixel
+
+
+def _lattice(shape: tuple[int, ...], size: Pair, window: Any, step: Any) -> Lattice:
+    steps = pair("step", step, 1)
+    if size[0] > shape[0] or size[1] > shape[1]:
+        raise ValueError(f"window must fit into the frame of {shape[0]} x {shape[1]} pixels, got window={window!r}")
+    return Lattice((0, 0), steps, ((shape[0] - size[0]) // steps[0] + 1, (shape[1] - size[1]) // steps[1] + 1))
+
+
+def _places(points: Any, size: Pair, step: Any) -> Places:
+    """Return the windows at points."""
+    if pair("step", step, 1) != (1, 1):
+        raise ValueError(f"step must be 1 for points, got step={step!r}")
+    centres = _host_numbers("points", points)
+    if centres.ndim != 2 or centres.shape[1] != 2:
+        raise ValueError(f"points must be centres (y, x) of shape (N, 2), got points.shape={centres.shape}")
+    first = np.floor(centres - (np.array(size) - 1) / 2 + 0.5).astype(np.int64)
+    return Places(first[:, 0], first[:, 1], first[:, 0], first[:, 1])
+
+
+_FARTHEST = 2**31  # pixels: positions beyond no frame can have
+
+
+def _host_numbers(name: str, values: Any) -> np.ndarray:
+    """Return finite numbers of reasonable size as a float64 NumPy array."""
+    try:
+        array = np.asarray(to_numpy(values) if array_kind(values) == "cupy" else values)
+    except ValueError as error:  # lists of different lengths
+        raise TypeError(f"{name} must be an array of real numbers: {error}") from error
+    if isinstance(values, np.ma.MaskedArray) or array.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be an array of real numbers, got {name} of {type(values).__name__}, dtype {array.dtype}")
+    array = array.astype(np.float64)
+    if not (abs(array) < _FARTHEST).all():
+        raise ValueError(f"{name} must be finite and below 2^31 in magnitude, got {array[~(abs(array) < _FARTHEST)].ravel()[0]}")
+    return array
+
+
+def _offsets(offset: Any, windows: Lattice | Places) -> tuple[np.ndarray, np.ndarray]:
+    """Return the displacements that the windows' searches start from, int64 (N,) each."""
+    shape = windows.shape
+    if isinstance(offset, (tuple, list)) or (array_kind(offset) and offset.ndim and len(offset) == 2):
+        fields = [_host_numbers("offset", each) for each in offset]
+    else:
+        fields = []
+    if len(fields) != 2:
+        raise TypeError(f"offset must be a pair (dy, dx) of ints or arrays, got {type(offset).__name__}")
+    if any(each.ndim and each.shape != shape for each in fields):
+        got = " and ".join(str(each.shape) for each in fields)
+        raise ValueError(f"offset must have the shape of the windows, {shape}, got {got}")
+    if any((each != np.rint(each)).any() for each in fields):
+        raise ValueError("offset must be in whole pixels, got fractions: round them, as numpy.rint does")
+    dy, dx = (np.broadcast_to(each, shape).astype(np.int64).ravel() for each in fields)
+    return dy, dx
+
+
+def _search(search: Any, windows: Lattice | Places, size: Pair, shape1: tuple[int, ...], shape2: tuple[int, ...]) -> Search:
+    """Check the search range."""
+    if search is None:
+        return _every_place(windows, size, shape2)
+    vertical, horizontal = (_search_range(each, search) for each in _two(search, search))
+    for low, high in (vertical, horizontal):
         if low > high:
             raise ValueError(f"search must run from low to high, got search={search!r}")
-        if max(-low, high) >= size:
-            raise ValueError(f"search must stay within the frame of {shape[0]} x {shape[1]} pixels, got search={search!r}")
-        count, tried = (size - w) // s + 1, high - low + 1
-        axes.append(_Axis(size=size, window=w, step=s, first=0, count=count, low=low, tried=tried))
-    return axes[0], axes[1]
+    for (low, high), size1, size2 in zip((vertical, horizontal), shape1, shape2, strict=False):
+        if -low >= size1 or high >= size2:
+            raise ValueError(f"search must stay within the frame of {shape2[0]} x {shape2[1]} pixels, got search={search!r}")
+    return Search((vertical[0], horizontal[0]), (vertical[1] - vertical[0] + 1, horizontal[1] - horizontal[0] + 1))
 
 
-def _search_ranges(search: Any) -> tuple[Pair, Pair]:
-    """Return the vertical and the horizontal search range as pairs of plain ints."""
-    vertical, horizontal = _two(search, search)
-    return _search_range(vertical, search), _search_range(horizontal, search)
+def _every_place(windows: Lattice | Places, size: Pair, shape: tuple[int, ...]) -> Search:
+    """Return the displacements that move some window to a place completely inside frame 2."""
+    if not windows.count:
+        return Search((0, 0), (1, 1))
+    axes = windows.axes() if isinstance(windows, Lattice) else (windows.tops2, windows.lefts2)
+    first, last = ([int(reduce(each)) for each in axes] for reduce in (np.min, np.max))
+    for axis in (0, 1):
+        if size[axis] > shape[axis]:
+            raise ValueError(
+                f"search=None needs windows that fit into frame2 of {shape[0]} x {shape[1]} pixels, got {size[0]} x {size[1]}"
+            )
+    down, across = (shape[axis] - size[axis] - first[axis] + last[axis] + 1 for axis in (0, 1))
+    return Search((-last[0], -last[1]), (down, across))
 
 
 def _search_range(each: Any, search: Any) -> Pair:
@@ -228,7 +477,7 @@ def _search_range(each: Any, search: Any) -> Pair:
     return low, high
 
 
-_SEARCH = "((dy_lo, dy_hi), (dx_lo, dx_hi)) in whole pixels"
+_SEARCH = "((dy_lo, dy_hi), (dx_lo, dx_hi)) in whole pixels, or None"
 
 
 def _two(values: Any, search: Any) -> Any:
@@ -237,354 +486,3 @@ def _two(values: Any, search: Any) -> Any:
     if len(values) != 2:
         raise ValueError(f"search must be {_SEARCH}, got search={search!r}")
     return values
-
-
-# Geometry ----------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """The geometry of windows and displacements along one axis.
-
-    Window ``i`` begins at ``first + step i`` in frame 1, and at displacement ``m`` at ``first + low + (step i + m)`` in frame 2.
-    """
-
-    size: int  # of the frames
-    window: int
-    step: int
-    first: int  # the pixel at which window 0 begins
-    count: int  # number of windows
-    low: int  # displacement of index 0
-    tried: int  # number of displacements
-
-    @property
-    def span(self) -> int:
-        """The number of pixels of frame 1 that the windows cover."""
-        return (self.count - 1) * self.step + self.window
-
-    @property
-    def reach(self) -> int:
-        """The number of pixels, in frame 2 and around it, that the displaced windows cover, from ``first + low`` on."""
-        return self.span + self.tried - 1
-
-    @property
-    def positions(self) -> int:
-        """The number of positions within the reach at which a window fits."""
-        return self.reach - self.window + 1
-
-    def bands(self, count: int) -> Iterator[tuple[slice, _Axis]]:
-        """Yield bands of at most ``count`` windows: the slice of window indices, and the geometry."""
-        for begin in range(0, self.count, count):
-            yield self._windows(begin, min(begin + count, self.count))
-
-    def split_at_border(self) -> Iterator[tuple[slice, _Axis, bool]]:
-        """Split off the windows that some displacement moves out of frame 2.
-
-        Yields the slice of window indices, the geometry, and whether some displacement leaves the frame.
-        """
-        high = self.low + self.tried - 1
-        begin, end = lattice_inside(self.first, self.step, self.count, -self.low, self.size - self.window - high + 1)
-        for at, until, leaves in ((0, begin, True), (begin, end, False), (end, self.count, True)):
-            if at < until:
-                windows, axis = self._windows(at, until)
-                yield windows, axis, leaves
-
-    def _windows(self, begin: int, end: int) -> tuple[slice, _Axis]:
-        return slice(begin, end), replace(self, first=self.first + begin * self.step, count=end - begin)
-
-    def displacements(self, begin: int, end: int) -> _Axis:
-        """Return the geometry of the same windows at the displacements ``[begin, end)`` only."""
-        return replace(self, low=self.low + begin, tried=end - begin)
-
-    def pixels_within_reach(self) -> tuple[slice, slice]:
-        """Return the slice of frame 2 that the displaced windows cover, and the same pixels as a slice of the reach."""
-        origin = self.first + self.low
-        begin = max(origin, 0)
-        end = max(min(origin + self.reach, self.size), begin)
-        return slice(begin, end), slice(begin - origin, end - origin)
-
-    def inside(self, xp: Any) -> Any:
-        """Return the number of pixels inside frame 2 of a window at each of `positions`, float64."""
-        begin = xp.arange(self.positions, dtype=xp.float64) + (self.first + self.low)
-        return (xp.minimum(begin + self.window, self.size) - xp.maximum(begin, 0)).clip(0)
-
-    def centres(self, xp: Any) -> Any:
-        """Return the window centres in pixels, float64."""
-        return xp.arange(self.count) * self.step + (self.first + (self.window - 1) / 2)
-
-
-def _tiling(vertical: _Axis, horizontal: _Axis) -> tuple[int, int]:
-    """Return the rows of windows in a band and the rows of displacements in a slab, for the least work within the workspace.
-
-    Neighbouring bands both sum the pixels that their windows share, and every slab computes its tables again.
-    """
-    held = 2  # rows that are kept of the previous slab
-    plane = horizontal.tried * horizontal.count  # scores of one row of windows at one row of displacements
-    line = _TABLES * horizontal.reach
-
-    def bytes_free(slab: int) -> int:
-        return _WORKSPACE - _ITEM * line * (vertical.window + slab)
-
-    def bytes_each(slab: int) -> int:
-        return _ITEM * ((slab + held) * plane + line * vertical.step)
-
-    def band(slab: int) -> int:
-        return min(max(bytes_free(slab) // bytes_each(slab), 1), vertical.count)
-
-    def work(slab: int) -> float:
-        return (1 + vertical.window / (band(slab) * vertical.step)) * (1 + _TABLES_WORK / (slab * horizontal.tried))
-
-    fitting = [slab for slab in range(1, vertical.tried + 1) if bytes_free(slab) >= bytes_each(slab)]
-    slab = min(fitting or [1], key=work)
-    return band(slab), slab
-
-
-# Frames ------------------------------------------------------------------------------------------------------------------------
-
-
-def _centred_grey(frame: Any) -> Any:
-    """Return the grey frame as float64 minus its mean, up to a factor; NaN at every pixel that is not finite.
-
-    Smaller values make sums of products more exact. The rounded mean is subtracted from integer frames: all values and their sums
-    stay whole, so a flat window has a variance of exactly zero. Floating frames are also scaled by a power of two, which is exact
-    and keeps squares from overflowing.
-    """
-    xp = array_module(frame)
-    exact = frame.dtype.kind in "iu"
-    grey = _grey(frame, 1 if exact else 1 / _LUMA_UNIT)
-    if exact:
-        grey -= xp.rint(grey.mean())
-        return grey
-    finite = xp.isfinite(grey)
-    grey = xp.where(finite, grey, 0.0)
-    exponent = xp.frexp(xp.maximum(grey.max(), -grey.min()))[1]
-    grey = xp.ldexp(grey, -exponent)
-    grey -= grey.sum() / xp.maximum(finite.sum(), 1)
-    return xp.where(finite, grey, xp.nan)
-
-
-def _grey(frame: Any, unit: float) -> Any:
-    xp = array_module(frame)
-    if frame.ndim == 2:
-        return xp.array(frame, dtype=xp.float64)
-    grey = xp.zeros(frame.shape[:2])
-    with np.errstate(invalid="ignore"):  # infinities of opposite sign give NaN, which is right for such a pixel
-        for channel, weight in enumerate(_LUMA):
-            grey += frame[..., channel].astype(xp.float64) * (weight * unit)
-    return grey
-
-
-def _under_windows(grey1: Any, vertical: _Axis, horizontal: _Axis) -> tuple[Any, Any]:
-    """Return the pixels of frame 1 that the windows cover, with 0 for those that are not finite, and the mask of the latter."""
-    xp = array_module(grey1)
-    pixels = grey1[vertical.first : vertical.first + vertical.span, horizontal.first : horizontal.first + horizontal.span]
-    missing = xp.isnan(pixels)
-    return xp.where(missing, 0.0, pixels), missing
-
-
-def _within_reach(grey2: Any, vertical: _Axis, horizontal: _Axis) -> tuple[Any, Any]:
-    """Return the pixels that the displaced windows cover, and the mask of those that are not finite.
-
-    They are 0 around frame 2 and where they are not finite.
-    """
-    xp = array_module(grey2)
-    pixels = xp.zeros((vertical.reach, horizontal.reach))
-    rows, to_rows = vertical.pixels_within_reach()
-    columns, to_columns = horizontal.pixels_within_reach()
-    pixels[to_rows, to_columns] = grey2[rows, columns]
-    missing = xp.isnan(pixels)
-    pixels[missing] = 0.0
-    return pixels, missing
-
-
-# Scores ------------------------------------------------------------------------------------------------------------------------
-
-
-def _correlate(input1: Any, input2: Any, vertical: _Axis, horizontal: _Axis, out: Any = None) -> Any:
-    """Correlate the windows of images (B, span, span) with images (B, reach, reach), to (B, tried, tried, count, count)."""
-    return spatial_correlation_sample(
-        input1[:, None],
-        input2[:, None],
-        kernel_size=(vertical.window, horizontal.window),
-        patch_size=(vertical.tried, horizontal.tried),
-        stride=(vertical.step, horizontal.step),
-        # Displacement index 0 is pixel 0 of the second image; the operator measures from the centre of the patch.
-        patch_offset=((vertical.tried - 1) // 2, (horizontal.tried - 1) // 2),
-        out=out,
-    )
-
-
-def _window_sums(images: Any, vertical: _Axis, horizontal: _Axis) -> Any:
-    """Sum images (B, reach, reach) over a window at every position: (B, positions, positions)."""
-    ones = array_module(images).ones(images.shape)
-    every_position = [replace(axis, step=1, count=axis.positions, tried=1) for axis in (vertical, horizontal)]
-    return _correlate(images, ones, *every_position)[:, 0, 0]
-
-
-def _displaced(table: Any, vertical: _Axis, horizontal: _Axis) -> Any:
-    """View a table over positions as (tried, tried, count, count): its value for each displacement of each window."""
-    views = array_module(table).lib.stride_tricks.sliding_window_view
-    shape = tuple((axis.count - 1) * axis.step + 1 for axis in (vertical, horizontal))
-    return views(table, shape)[: vertical.tried, : horizontal.tried, :: vertical.step, :: horizontal.step]
-
-
-def _inverse_norm(total: Any, squares: Any, taps: Any, area: int) -> Any:
-    """Return 1 / sqrt(sum (f - mean f)^2) from sums over windows of ``taps`` pixels; NaN where there is no texture.
-
-    The operator's sums of n terms are accurate to ``4 sqrt(n) eps`` of the sum of magnitudes, so ``squares - total^2 / taps`` is
-    accurate to three times as much of ``squares``. A smaller variance may be a rounding error and does not count as texture.
-    """
-    xp = array_module(total)
-    variance = squares - total * total / xp.maximum(taps, 1)
-    rounding = 12 * area**0.5 * float(np.finfo(np.float64).eps)
-    variance = xp.where(variance > rounding * squares, variance, xp.nan)
-    return 1 / xp.sqrt(variance)
-
-
-def _score(grey1: Any, grey2: Any, vertical: _Axis, horizontal: _Axis, out: Any) -> None:
-    """Write the score of every window at every displacement into ``out`` (tried, tried, count, count); NaN if not a candidate.
-
-    The score is ``(S12 - S1 S2 / taps) / sqrt((S11 - S1^2 / taps) (S22 - S2^2 / taps))``, where S1, S2, S11, S22 and S12 are the
-    sums of each frame, of its square and of the product over the taps inside frame 2. Only S12 is a sum for every displacement of
-    every window: S2 and S22 depend on the position in frame 2 alone, and S1 and S11 on the window alone, except where a
-    displacement leaves frame 2.
-    """
-    xp = array_module(grey1)
-    pixels1, _ = _under_windows(grey1, vertical, horizontal)
-    pixels2, missing = _within_reach(grey2, vertical, horizontal)
-    _correlate(pixels1[None], pixels2[None], vertical, horizontal, out=out[None])
-
-    area = vertical.window * horizontal.window
-    taps = vertical.inside(xp)[:, None] * horizontal.inside(xp)
-    total2, squares2, missing = _window_sums(xp.stack((pixels2, pixels2 * pixels2, missing)), vertical, horizontal)
-    mean2 = total2 / xp.maximum(taps, 1)
-    inverse2 = _inverse_norm(total2, squares2, taps, area)
-    inverse2 = xp.where((2 * taps >= area) & (missing < _ONE_MISSING), inverse2, xp.nan)
-
-    for (rows, v, leaves_v), (columns, h, leaves_h) in product(vertical.split_at_border(), horizontal.split_at_border()):
-        at = (slice(v.first - vertical.first, None), slice(h.first - horizontal.first, None))
-        # Where no displacement leaves frame 2, the sums of frame 1 are the same for all displacements.
-        v1, h1 = (axis if leaves else axis.displacements(0, 1) for axis, leaves in ((v, leaves_v), (h, leaves_h)))
-        total1, squares1 = _correlate(*_moments(pixels1[at], v1, h1), v1, h1)
-        inverse1 = _inverse_norm(total1, squares1, _displaced(taps[at], v1, h1), area)
-        of_frame2 = (_displaced(table[at], v, h) for table in (mean2, inverse2))
-        _normalise(out[:, :, rows, columns], total1, inverse1, *of_frame2)
-
-
-def _normalise(scores: Any, total1: Any, inverse1: Any, mean2: Any, inverse2: Any) -> None:
-    """Turn S12 into the score, in place. All arrays are (tried, tried, count, count); those of frame 1 may broadcast."""
-    xp = array_module(scores)
-    total1, inverse1 = (xp.broadcast_to(table, scores.shape) for table in (total1, inverse1))
-    down, across = scores.shape[:2]
-    block = max(_CACHED // (_ITEM * scores.shape[2] * scores.shape[3]), 1)
-    for m, n in product(range(down), range(0, across, block)):
-        at = (m, slice(n, n + block))
-        view = scores[at]
-        view -= total1[at] * mean2[at]
-        view *= inverse2[at]
-        view *= inverse1[at]
-
-
-def _moments(pixels1: Any, vertical: _Axis, horizontal: _Axis) -> tuple[Any, Any]:
-    """Return the operator's inputs for S1 and S11: frame 1 and its square, and twice the mask of the inside of frame 2."""
-    xp = array_module(pixels1)
-    pixels = pixels1[: vertical.span, : horizontal.span]
-    inside = xp.zeros((2, vertical.reach, horizontal.reach))
-    inside[:, vertical.pixels_within_reach()[1], horizontal.pixels_within_reach()[1]] = 1
-    return xp.stack((pixels, pixels * pixels)), inside
-
-
-# The maximum -------------------------------------------------------------------------------------------------------------------
-
-
-def _search(peak: _Peak, grey1: Any, grey2: Any, band: _Axis, horizontal: _Axis, slab_rows: int) -> Iterator[float]:
-    """Find the best displacement of every window of a band, slab by slab; yields the fraction that is done."""
-    xp = array_module(grey1)
-    held = min(slab_rows + 2, band.tried)
-    scores = xp.empty((held, horizontal.tried, band.count, horizontal.count))
-    origin = judged = 0  # the row of displacements in scores[0], and the first row that peak has not seen
-    for begin in range(0, band.tried, slab_rows):
-        end = min(begin + slab_rows, band.tried)
-        _score(grey1, grey2, band.displacements(begin, end), horizontal, scores[begin - origin : end - origin])
-        # The last row waits for the next slab, which contains its neighbour below.
-        until = end if end == band.tried else end - 1
-        peak.update(scores[: end - origin], origin, range(judged, until))
-        keep = max(until - 1, 0)
-        for row in range(keep, end):
-            scores[row - keep] = scores[row - origin]
-        origin, judged = keep, until
-        yield end / band.tried
-    peak.exclude(_unknown(grey1, band, horizontal))
-
-
-def _unknown(grey1: Any, band: _Axis, horizontal: _Axis) -> Any:
-    """Return the mask (count, count) of the windows of frame 1 with a pixel that is not finite."""
-    undisplaced = [replace(axis, low=0, tried=1) for axis in (band, horizontal)]
-    _, missing = _under_windows(grey1, *undisplaced)
-    missing = missing[None].astype(float)
-    return _correlate(missing, array_module(grey1).ones(missing.shape), *undisplaced)[0, 0, 0] > _ONE_MISSING
-
-
-class _Peak:
-    """The running maximum over displacements for every window, its index in (dy, dx) order, and its four neighbours' scores."""
-
-    NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1))  # (dy, dx)
-
-    def __init__(self, like: Any, vertical: _Axis, horizontal: _Axis, subpixel: bool) -> None:
-        self.xp = xp = array_module(like)
-        self.tried = (vertical.tried, horizontal.tried)
-        shape = (vertical.count, horizontal.count)
-        self.best = xp.full(shape, -xp.inf)
-        self.index = xp.zeros(shape, dtype=xp.int64)
-        self.neighbours = [xp.full(shape, xp.nan) for _ in self.NEIGHBOURS] if subpixel else []
-
-    def update(self, scores: Any, origin: int, rows: range) -> None:
-        """Update the maximum with rows of displacements; scores (held, tried, count, count) begins with row ``origin``.
-
-        NaN is never the maximum.
-        """
-        xp, across = self.xp, self.tried[1]
-        better = xp.empty(self.best.shape, dtype=bool)
-        for row, column in product(rows, range(across)):
-            candidate = scores[row - origin, column]
-            xp.greater(candidate, self.best, out=better)
-            xp.copyto(self.best, candidate, where=better)
-            xp.copyto(self.index, row * across + column, where=better)
-        if self.neighbours:
-            self._gather(scores.reshape(-1, *self.best.shape), origin, self.index >= rows.start * across)
-
-    def _gather(self, planes: Any, origin: int, fresh: Any) -> None:
-        """Look up the neighbours of the maxima that are ``fresh``; NaN where a neighbour does not exist."""
-        xp, (down, across) = self.xp, self.tried
-        row, column = xp.divmod(self.index, across)
-        for known, (dy, dx) in zip(self.neighbours, self.NEIGHBOURS, strict=True):
-            exists = (row + dy >= 0) & (row + dy < down) & (column + dx >= 0) & (column + dx < across)
-            at = (self.index + (dy - origin) * across + dx).clip(0, len(planes) - 1)
-            score = xp.take_along_axis(planes, at[None], axis=0)[0]
-            known[...] = xp.where(fresh, xp.where(exists, score, xp.nan), known)
-
-    def exclude(self, windows: Any) -> None:
-        """Leave some windows without a maximum."""
-        self.best = self.xp.where(windows, -self.xp.inf, self.best)
-
-    def score(self) -> Any:
-        """Return the maximum, clipped to [-1, 1] against rounding errors; 0 where there is none."""
-        return self.xp.where(self.best > -self.xp.inf, self.best.clip(-1, 1), 0.0)
-
-    def displacement(self, vertical: _Axis, horizontal: _Axis) -> tuple[Any, Any]:
-        """Return dy and dx of the maximum in pixels, with the fractions of the parabolas; NaN where there is no maximum."""
-        xp = self.xp
-        found = []
-        for axis, whole in enumerate(xp.divmod(self.index, self.tried[1])):
-            pixels = whole + float((vertical, horizontal)[axis].low)
-            if self.neighbours:
-                pixels += self._vertex(*self.neighbours[2 * axis : 2 * axis + 2])
-            found.append(xp.where(self.best > -xp.inf, pixels, xp.nan))
-        return found[0], found[1]
-
-    def _vertex(self, before: Any, after: Any) -> Any:
-        """Return the vertex of the parabola through three neighbouring scores, in [-1/2, 1/2]; 0 if one of them is missing."""
-        xp = self.xp
-        curvature = (self.best - before) + (self.best - after)
-        fraction = 0.5 * (after - before) / xp.maximum(curvature, np.finfo(np.float64).tiny)  # 0 for three equal scores
-        return xp.where(xp.isnan(fraction), 0.0, fraction.clip(-0.5, 0.5))  # clipped against rounding errors

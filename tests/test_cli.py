@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fake_cupy import H100, CompileException, Fake
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from scipy.ndimage import gaussian_filter, shift
 from waiting import INTERRUPTIBLE, STUCK, timer
@@ -100,6 +101,38 @@ def frames(first="a.png", second="b.png"):
     return np.asarray(opened(first)), np.asarray(opened(second))
 
 
+def field_of(dx, dy, at_edge=False):
+    """Return what the command uses of a `Match` with these displacements."""
+    rows, columns = dx.shape
+    return SimpleNamespace(
+        dx=dx,
+        dy=dy,
+        score=np.where(np.isfinite(dx), 0.5, 0.0),
+        x=np.arange(columns) + 5.0,
+        y=np.arange(rows) + 5.0,
+        at_edge=np.broadcast_to(at_edge, dx.shape),
+        peak_ratio=np.full(dx.shape, 2.0),
+        count=np.full(dx.shape, 121),
+    )
+
+
+@pytest.fixture
+def matched(folder, monkeypatch):
+    """A function that runs the command and returns the arguments of `match`, which computes nothing."""
+    calls = []
+
+    def match(frame1, frame2, window, search, step, subpixel, *, mask1, mask2, progress):
+        calls.append(SimpleNamespace(frame1=frame1, frame2=frame2, subpixel=subpixel, mask1=mask1, mask2=mask2))
+        return field_of(np.zeros((3, 4)), np.zeros((3, 4)))
+
+    def matched(*words):
+        assert_done(run("match", *words, "-o", "out.npy"))
+        return calls.pop()
+
+    monkeypatch.setattr(motion, "match", match)
+    return matched
+
+
 # match: files ---------------------------------------------------------------------------------------------------------
 
 OPTIONS = {
@@ -112,6 +145,8 @@ OPTIONS = {
     "one range and --search": (("--dy", "0", "0", "--search", "2"), {"search": ((0, 0), (-2, 2))}),
     "step": (("--step", "5"), {"step": 5}),
     "whole pixels": (("--no-subpixel",), {"subpixel": False}),
+    "fit by a Gaussian": (("--fit", "gaussian"), {"subpixel": "gaussian"}),
+    "fit by a parabola": (("--fit", "parabola"), {"subpixel": "parabola"}),
 }
 
 
@@ -151,8 +186,8 @@ READABLE = {
     "float TIFF": ("tif", lambda grey: grey.astype(np.float32)),
     "RGB": ("png", lambda grey: np.dstack([grey] * 3)),
     "RGB TIFF": ("tif", lambda grey: np.dstack([grey] * 3)),
-    "RGBA": ("png", lambda grey: np.dstack([grey] * 3 + [np.arange(grey.size, dtype=np.uint8).reshape(grey.shape)])),
-    "grey and alpha": ("png", lambda grey: np.dstack([grey, grey[::-1]])),
+    "translucent RGBA": ("png", lambda grey: np.dstack([grey] * 3 + [grey[::-1].clip(1)])),
+    "translucent grey": ("png", lambda grey: np.dstack([grey, grey[::-1].clip(1)])),
 }
 
 
@@ -166,7 +201,7 @@ def test_every_kind_of_picture_gives_the_grey_ones_field(folder, ending, convert
     np.testing.assert_allclose(np.load("out.npy")[..., 2], expected.score, atol=1e-5)
 
 
-@pytest.mark.parametrize("transparency", [None, b"\x00\x80"], ids=["opaque", "transparent"])
+@pytest.mark.parametrize("transparency", [None, b"\x01\x80"], ids=["opaque", "translucent"])
 def test_palette_pictures_are_read_as_the_colours_they_show(folder, transparency):
     options = {} if transparency is None else {"transparency": transparency}
     for name in ("a", "b"):
@@ -180,6 +215,257 @@ def test_a_grey_picture_meets_a_coloured_one(folder):
     opened("b.png").convert("RGB").save("colour.png")
     assert_done(run("match", "a.png", "colour.png", "-o", "out.npy"))
     np.testing.assert_allclose(np.load("out.npy")[..., 0], cupycorr.match(*frames()).dx, atol=1e-4)
+
+
+# match: missing pixels --------------------------------------------------------------------------------------------------
+
+HOLE = np.zeros((HEIGHT, WIDTH), dtype=bool)
+HOLE[10:25, 20:45] = True
+HOLE[0, 0] = HOLE[-1, 3] = True
+
+
+def grey_levels():
+    """Return 8-bit grey values of a textured picture without 0, 7 and 255, which mark missing pixels."""
+    return np.asarray(opened("a.png")).clip(8, 254)
+
+
+def holed(dtype, value):
+    """Return the picture in a dtype, with a value in the hole."""
+    return np.where(HOLE, np.array(value, dtype), grey_levels().astype(dtype))
+
+
+def save(ending, make, **options):
+    """Return a function of a name that saves an array as a picture, and returns the name of the file."""
+
+    def write(name):
+        Image.fromarray(make()).save(f"{name}.{ending}", **options)
+        return f"{name}.{ending}"
+
+    return write
+
+
+def tagged(make, tag):
+    """Return a function that saves a TIFF with the tag GDAL_NODATA."""
+    return save("tif", make, tiffinfo={42113: tag})
+
+
+def with_alpha(count):
+    """Return a picture of equal colours and alpha: 0 in the hole, and all other values outside."""
+    alpha = np.where(HOLE, 0, np.arange(HOLE.size).reshape(HOLE.shape) % 255 + 1)
+    return np.dstack([grey_levels()] * count + [alpha]).astype(np.uint8)
+
+
+def with_near_misses():
+    """Return a colour picture with 7 in all channels in the hole, and in only two of them in some pixels outside."""
+    colours = np.dstack([holed(np.uint8, 7)] * 3)
+    colours[30:40, :, 1:] = 7
+    return colours
+
+
+def save_palette(ending, **options):
+    """Return a function that saves a palette picture whose index 7 is the hole."""
+
+    def write(name):
+        image = Image.fromarray(holed(np.uint8, 7)).convert("P")
+        image.save(f"{name}.{ending}", **options)
+        return f"{name}.{ending}"
+
+    return write
+
+
+MISSING_PIXELS = {
+    "--nodata, 8 bit": (save("png", lambda: holed(np.uint8, 7)), "--nodata", "7"),
+    "--nodata, 16 bit": (save("png", lambda: holed(np.uint16, 65535)), "--nodata", "65535"),
+    "--nodata, 32 bit": (save("tif", lambda: holed(np.int32, -9999)), "--nodata", "-9999"),
+    "--nodata, float": (save("tif", lambda: holed(np.float32, -3.4028235e38)), "--nodata", "-3.4028235e38"),
+    "--nodata, a fraction as float": (save("tif", lambda: holed(np.float32, 0.1)), "--nodata", "0.1"),
+    "--nodata, RGB": (save("png", with_near_misses), "--nodata", "7"),
+    "--nodata, index of a palette": (save_palette("png"), "--nodata", "7"),
+    "tag, 8 bit": (tagged(lambda: holed(np.uint8, 0), "0"),),
+    "tag, 16 bit": (tagged(lambda: holed(np.uint16, 65535), "65535"),),
+    "tag, 32 bit": (tagged(lambda: holed(np.int32, -32768), "-32768"),),
+    "tag, float": (tagged(lambda: holed(np.float32, -9999), "-9999"),),
+    "tag, the lowest float": (tagged(lambda: holed(np.float32, -3.4028235e38), "-3.4028234663852886e+38"),),
+    "tag with spaces and NULs": (tagged(lambda: holed(np.float32, -9999), " -9999 \0\0"),),
+    "tag, RGB": (tagged(with_near_misses, "7"),),
+    "tag replaced by --nodata": (tagged(lambda: holed(np.uint8, 7), "100"), "--nodata", "7"),
+    "alpha, RGBA": (save("png", lambda: with_alpha(3)),),
+    "alpha, grey": (save("png", lambda: with_alpha(1)),),
+    "alpha, TIFF": (save("tif", lambda: with_alpha(3)),),
+    "alpha, palette": (save_palette("png", transparency=bytes(0 if index == 7 else 1 for index in range(256))),),
+    "transparent index": (save_palette("png", transparency=7),),
+    "transparent index, GIF": (save_palette("gif", transparency=7),),
+    "transparent grey": (save("png", lambda: holed(np.uint8, 7), transparency=7),),
+    "transparent 16 bit grey": (save("png", lambda: holed(np.uint16, 7), transparency=7),),
+    "transparent colour": (save("png", with_near_misses, transparency=(7, 7, 7)),),
+}
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["A", "B"])
+@pytest.mark.parametrize(("write", "words"), [(w, v) for w, *v in MISSING_PIXELS.values()], ids=MISSING_PIXELS)
+def test_each_mark_of_missing_pixels_reaches_match_as_the_mask_of_its_picture(matched, side, write, words):
+    Image.fromarray(grey_levels().clip(101)).save("plain.png")  # without a value that marks missing pixels
+    pictures = ["plain.png", "plain.png"]
+    pictures[side] = write("holed")
+    call = matched(*pictures, *words)
+    masks = (call.mask1, call.mask2)
+    assert masks[1 - side] is None
+    assert masks[side].dtype == bool
+    np.testing.assert_array_equal(masks[side], ~HOLE)
+
+
+MASKS = {
+    "8 bit": lambda valid: Image.fromarray(np.where(valid, 1, 0).astype(np.uint8)),
+    "1 bit": lambda valid: Image.fromarray(valid),
+    "16 bit": lambda valid: Image.fromarray(np.where(valid, 256, 0).astype(np.uint16)),
+    "RGB": lambda valid: Image.fromarray(np.dstack([np.zeros_like(valid), np.zeros_like(valid), valid]).astype(np.uint8)),
+    "RGBA": lambda valid: Image.fromarray(np.dstack([np.full((*valid.shape, 3), 255), valid]).astype(np.uint8)),
+    "palette": lambda valid: Image.fromarray(np.where(valid, 255, 0).astype(np.uint8)).convert("P"),
+}
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["A", "B"])
+@pytest.mark.parametrize("make", MASKS.values(), ids=MASKS)
+def test_a_mask_picture_marks_the_missing_pixels_of_its_picture(matched, side, make):
+    make(~HOLE).save("mask.png")
+    call = matched("a.png", "b.png", f"--mask{side + 1}", "mask.png")
+    masks = (call.mask1, call.mask2)
+    assert masks[1 - side] is None
+    assert masks[side].dtype == bool
+    np.testing.assert_array_equal(masks[side], ~HOLE)
+
+
+def test_a_pixel_is_valid_if_no_mark_of_its_picture_says_that_it_is_missing(matched):
+    rows, columns = np.indices(HOLE.shape)
+    grey, transparent, masked = np.asarray(opened("a.png")).clip(8), rows < 5, columns > 50
+    colours = np.where(HOLE[..., None], 7, np.dstack([grey] * 3))
+    Image.fromarray(np.dstack([colours, np.where(transparent, 0, 255)]).astype(np.uint8)).save("holed.png")
+    Image.fromarray(~masked).save("mask.png")
+    call = matched("holed.png", "a.png", "--nodata", "7", "--mask1", "mask.png", "--mask2", "mask.png")
+    np.testing.assert_array_equal(call.mask1, ~(HOLE | transparent | masked))
+    np.testing.assert_array_equal(call.mask2, ~masked & (np.asarray(opened("a.png")) != 7))
+
+
+def test_without_a_missing_pixel_match_gets_no_mask(matched):
+    Image.new("1", (WIDTH, HEIGHT), 1).save("mask.png")
+    Image.fromarray(np.dstack([grey_levels()] * 3 + [np.full(HOLE.shape, 255, np.uint8)])).save("opaque.png")
+    for words in (("a.png", "b.png"), ("opaque.png", "b.png", "--mask1", "mask.png", "--nodata", "-9999")):
+        call = matched(*words)
+        assert call.mask1 is None
+        assert call.mask2 is None
+
+
+def test_the_pixels_of_a_holed_picture_reach_match_as_they_are(matched):
+    pixels = holed(np.float32, np.nan)
+    Image.fromarray(pixels).save("holed.tif")
+    Image.fromarray(with_alpha(1)).save("holed.png")
+    call = matched("holed.tif", "holed.png", "--nodata", "nan")
+    assert call.frame1.dtype == np.float32
+    np.testing.assert_array_equal(call.frame1, pixels)
+    assert call.frame2.dtype == np.uint8
+    np.testing.assert_array_equal(call.frame2, grey_levels())
+
+
+FITS = {
+    "default": ((), "gaussian"),
+    "gaussian": (("--fit", "gaussian"), "gaussian"),
+    "parabola": (("--fit", "parabola"), "parabola"),
+    "parabola, on": (("--subpixel", "--fit", "parabola"), "parabola"),
+    "off": (("--no-subpixel",), False),
+    "parabola, off": (("--fit", "parabola", "--no-subpixel"), False),
+}
+
+
+@pytest.mark.parametrize(("words", "subpixel"), FITS.values(), ids=FITS)
+def test_the_fit_reaches_match_unless_it_is_off(matched, words, subpixel):
+    assert matched("a.png", "b.png", *words).subpixel == subpixel
+
+
+def test_the_help_names_every_mark_of_missing_pixels():
+    text = assert_done(run("match", "--help"))
+    assert all(word in text for word in ("alpha is 0", "NaN", "GDAL_NODATA", "--nodata", "--mask1", "--mask2", "transparent"))
+
+
+# The window of A, 11 x 11, is compared with B where at least half of its pixels are valid in both pictures.
+WINDOW, MOVED = 11, (-1, 2)  # (dy, dx)
+
+
+def save_moved_pair():
+    """Save A and B, the same texture moved by whole pixels, with a hole in A and one in B; return the masks of valid pixels.
+
+    The holes are black and stay where they are, so that they would hide the motion if they took part in the match.
+    """
+    whole, (dy, dx) = texture().clip(8, 255).astype(np.uint8), MOVED
+    valid1, valid2 = ~HOLE, ~HOLE
+    valid2[5:40, 10:14] = False
+    for name, valid, (y, x) in (("a", valid1, (8, 8)), ("b", valid2, (8 - dy, 8 - dx))):
+        Image.fromarray(np.where(valid, whole[y : y + HEIGHT, x : x + WIDTH], 0).astype(np.uint8)).save(f"{name}.png")
+    return valid1, valid2
+
+
+def compared_pixels(valid1, valid2):
+    """Return for each window how many of its pixels are valid in A and, at the true displacement, in B."""
+    dy, dx = MOVED
+    around = np.pad(valid2, 8)
+    both = valid1 & around[8 + dy : 8 + dy + HEIGHT, 8 + dx : 8 + dx + WIDTH]
+    return sliding_window_view(both, (WINDOW, WINDOW)).sum((2, 3))
+
+
+def write_alpha(valid1, valid2):
+    for name, valid in (("a", valid1), ("b", valid2)):
+        Image.fromarray(np.dstack([np.asarray(opened(f"{name}.png")), 255 * valid]).astype(np.uint8)).save(f"{name}.png")
+    return ("a.png", "b.png")
+
+
+def write_masks(valid1, valid2):
+    Image.fromarray(valid1).save("mask1.png")
+    Image.fromarray(valid2).save("mask2.png")
+    return ("a.png", "b.png", "--mask1", "mask1.png", "--mask2", "mask2.png")
+
+
+def write_nan(valid1, valid2):
+    for name, valid in (("a", valid1), ("b", valid2)):
+        Image.fromarray(np.where(valid, np.asarray(opened(f"{name}.png")), np.float32(np.nan)).astype(np.float32)).save(
+            f"{name}.tif"
+        )
+    return ("a.tif", "b.tif")
+
+
+def write_tags(*_):
+    for name in ("a", "b"):
+        opened(f"{name}.png").save(f"{name}.tif", tiffinfo={42113: "0"})
+    return ("a.tif", "b.tif")
+
+
+HOLED_PAIRS = {
+    "--nodata": lambda *_: ("a.png", "b.png", "--nodata", "0"),
+    "masks": write_masks,
+    "alpha": write_alpha,
+    "NaN": write_nan,
+    "tags": write_tags,
+}
+
+
+@pytest.mark.parametrize("write", HOLED_PAIRS.values(), ids=HOLED_PAIRS)
+def test_a_shift_is_found_in_every_window_with_enough_valid_pixels(folder, write):
+    valid = save_moved_pair()
+    assert_done(run("match", *write(*valid), "-o", "out.npy", "--no-subpixel", "--window", WINDOW))
+    dx, dy, score = np.moveaxis(np.load("out.npy"), -1, 0)
+    compared = 2 * compared_pixels(*valid) >= WINDOW**2
+    assert 0.5 < compared.mean() < 0.95
+    np.testing.assert_array_equal(np.stack([dy[compared], dx[compared]]).T - MOVED, 0)
+    np.testing.assert_allclose(score[compared], 1, atol=1e-6)
+    empty = 2 * sliding_window_view(valid[0], (WINDOW, WINDOW)).sum((2, 3)) < WINDOW**2
+    assert empty.any()
+    assert np.isnan(dx[empty]).all()
+    assert (score[empty] == 0).all()
+
+
+def test_the_holes_of_the_pair_hide_its_motion_if_nothing_marks_them(folder):
+    valid = save_moved_pair()
+    assert_done(run("match", "a.png", "b.png", "-o", "out.npy", "--no-subpixel", "--window", WINDOW))
+    compared = 2 * compared_pixels(*valid) >= WINDOW**2
+    assert (np.load("out.npy")[compared][:, 1::-1] != MOVED).any(axis=1).mean() > 0.1
 
 
 # match: pictures ------------------------------------------------------------------------------------------------------
@@ -277,7 +563,7 @@ FIELDS = {
 )
 def test_every_size_of_field_can_be_drawn_with_a_pixel_for_each_window(rows, columns, search, ends):
     motions = np.linspace(*ends, rows * columns).reshape(rows, columns)
-    field = motion.Match(motions, motions, np.zeros_like(motions), np.arange(columns) + 5.0, np.arange(rows) + 5.0)
+    field = field_of(motions, motions)
     file = io.BytesIO()
     _pictures.motion_picture(file, field, (11, 11), search)
     width, height = opened(file).size
@@ -294,6 +580,18 @@ def test_match_prints_one_line_of_grid_motion_score_and_time(folder):
     assert found, line
     assert float(found[1]) == pytest.approx(5**0.5, abs=0.02)
     assert 0.95 < float(found[2]) <= 1
+
+
+@pytest.mark.parametrize(("edge", "said"), [(5, ", 5 at the edge of the search"), (0, "")], ids=["some", "none"])
+def test_the_summary_counts_the_matches_at_the_edge_of_the_search(folder, monkeypatch, edge, said):
+    dx = np.ones((4, 5))
+    dx[0, :2] = np.nan
+    at_edge = np.isnan(dx)  # no match, so not counted
+    at_edge[2, :edge] = True
+    monkeypatch.setattr(motion, "match", lambda *_, **__: field_of(dx, 0 * dx, at_edge))
+    line = assert_done(run("match", "a.png", "b.png", "-o", "out.npy"))
+    assert line.startswith(f"4 x 5 windows (10.0% without a match){said}, median |motion| 1.00 px, mean score 0.500, ")
+    assert line.endswith(" s: out.npy\n")
 
 
 def test_match_of_a_flat_picture_says_that_nothing_has_an_answer(folder):
@@ -341,6 +639,13 @@ BAD_WORDS = {
     "range of fractions": (["match", "a.png", "b.png", "-o", "out.npy", "--dy", "0", "1.5"], ["--dy", "1.5"]),
     "search below zero": (["match", "a.png", "b.png", "-o", "out.npy", "--search", "-1"], ["--search"]),
     "no step": (["match", "a.png", "b.png", "-o", "out.npy", "--step", "0"], ["--step"]),
+    "fit of another name": (["match", "a.png", "b.png", "-o", "out.npy", "--fit", "cubic"], ["--fit", "'cubic'", "gaussian"]),
+    "nodata in words": (["match", "a.png", "b.png", "-o", "out.npy", "--nodata", "none"], ["--nodata", "'none'"]),
+    "missing mask": (["match", "a.png", "b.png", "-o", "out.npy", "--mask1", "gone.png"], ["--mask1", "gone.png"]),
+    "no mask inside": (["match", "a.png", "b.png", "-o", "out.npy", "--mask2", "text.png"], ["text.png", "cannot read"]),
+    "size of mask 1": (["match", "a.png", "b.png", "-o", "o.npy", "--mask1", "small.png"], ["--mask1", "60 x 48", "20 x 16"]),
+    "size of mask 2": (["match", "a.png", "b.png", "-o", "o.npy", "--mask2", "small.png"], ["--mask2", "60 x 48", "20 x 16"]),
+    "output is a mask": (["match", "a.png", "b.png", "-o", "m.png", "--mask2", "m.png"], ["overwrite", "m.png"]),
     "unknown option": (["match", "a.png", "b.png", "-o", "out.npy", "--fast"], ["--fast"]),
     "demo into a .npy": (["demo", "-o", "demo.npy"], [".png", "demo.npy"]),
     "demo into no folder": (["demo", "-o", "nowhere/demo.png"], ["nowhere"]),
@@ -352,6 +657,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2_and_no_file(folder, words, 
     Path("text.png").write_text("no picture")
     Path("half.png").write_bytes(Path("a.png").read_bytes()[:1000])
     opened("a.png").resize((20, 16)).save("small.png")
+    opened("a.png").save("m.png")
     os.mkdir("folder.png")
     before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
     assert_refused(run(*words), *said)

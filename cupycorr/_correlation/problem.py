@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arguments import Pair, Shape, finite_scale, pair
+from .._arguments import Pair, Shape, finite_number, pair
 from .._sharing import CachedProperty
 
 INPUTS = ("input1", "input2")
@@ -84,7 +84,7 @@ def parameters(
         parameter.name: None if value is None and parameter.default is None else pair(parameter.name, value, parameter.minimum)
         for parameter, value in zip(PARAMETERS, given, strict=True)
     }
-    return Parameters(**pairs, scale=finite_scale(scale))
+    return Parameters(**pairs, scale=finite_number("scale", scale))
 
 
 @dataclass(frozen=True, slots=True)

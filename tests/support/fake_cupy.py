@@ -92,6 +92,10 @@ class ndarray(np.ndarray):  # noqa: N801 - CuPy's name
     def data(self):
         return SimpleNamespace(ptr=self.__array_interface__["data"][0])
 
+    def get(self):
+        """Return a copy on the host."""
+        return np.array(self.view(np.ndarray))
+
 
 ndarray.__module__ = "cupy"
 

@@ -1,0 +1,198 @@
+"""Kernels that LLVM compiles for this processor at run time: the writer that they share, and the only door to the compiler.
+
+A kernel is a subclass of `KernelWriter`, which writes loops over vectors of columns in LLVM's intermediate representation.
+`compiled` makes a function of it that runs without the interpreter's lock. All calls of LLVM are made while `lock` is held, and
+one function says why no kernel can run, so that a kernel's module needs neither a lock nor a check of its own. This module knows
+no kernel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .._sharing import fork_safe_lock
+
+VECTOR_BYTES = 64  # the widest vector register of any processor
+
+# The kinds of arguments of a kernel: addresses of values and of int64 offsets, an int64 number, and one value.
+VALUES, OFFSETS, NUMBER, VALUE = "values", "offsets", "number", "value"
+
+# Held during every call of LLVM, whose own lock would never be released in a child that is forked meanwhile.
+lock = fork_safe_lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Registers:
+    """The vector registers of this machine: their number, and the widths in bytes that instructions support, widest first."""
+
+    count: int
+    widths: tuple[int, ...]
+
+
+def why_not() -> str | None:
+    """Return the reason why kernels cannot be compiled and run on this system, or None."""
+    with lock:
+        try:
+            import llvmlite.binding as llvm
+        except ImportError:
+            return 'llvmlite is not installed: pip install "cupycorr[cpu]"'
+        try:
+            llvm.check_jit_execution()
+        except OSError:
+            return "this system does not let memory become executable, so code that LLVM compiles cannot run"
+    return None
+
+
+@lru_cache(maxsize=1)
+def registers() -> Registers:
+    """Return the vector registers that LLVM finds on this machine."""
+    with lock:
+        import llvmlite.binding as llvm
+
+        features = llvm.get_host_cpu_features()
+    if features.get("avx512f"):
+        return Registers(32, (VECTOR_BYTES, 32))
+    if features.get("avx") and features.get("fma"):
+        return Registers(16, (32, 16))
+    return Registers(32 if features.get("neon") else 16, (16,))
+
+
+def _target_machine() -> Any:
+    """Return a new LLVM target machine for this processor; an engine deletes its own, so that engines cannot share one."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    features = llvm.get_host_cpu_features().flatten()
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=features, opt=2, jit=True
+    )
+
+
+def compiled(write: Callable[[], KernelWriter]) -> Callable[..., None]:
+    """Return the function that LLVM compiles of the kernel that ``write`` returns; call it with addresses, ints and floats.
+
+    Compiling takes 50 to 100 ms: the caller holds `lock` and keeps the function.
+    """
+    import llvmlite.binding as llvm
+
+    reason = why_not()  # checked again: running code in memory that is not executable would end the process
+    if reason is not None:
+        raise NotImplementedError(f"no kernel can be compiled: {reason}")
+    machine = _target_machine()
+    kernel = write()
+    module = llvm.parse_assembly(str(kernel.module))
+    module.verify()
+    tuning = llvm.create_pipeline_tuning_options(speed_level=2)
+    # Kernels use all registers already; unrolling or vectorising them again would spill them.
+    tuning.loop_unrolling = tuning.loop_vectorization = tuning.slp_vectorization = False
+    passes = llvm.create_pass_builder(machine, tuning)
+    passes.getModulePassManager().run(module, passes)
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    prototype = ctypes.CFUNCTYPE(None, *kernel.argument_types())
+    function = prototype(engine.get_function_address(kernel.function.name))
+    function.engine = engine  # type: ignore[attr-defined]  # the code lives as long as its engine
+    return function
+
+
+def address(array: np.ndarray) -> int:
+    """Return the address of the first element of an array, as an argument of a kernel."""
+    return int(array.__array_interface__["data"][0])
+
+
+class KernelWriter:
+    """A writer of one kernel in LLVM's intermediate representation, with the steps that all kernels consist of.
+
+    ``arguments`` maps the names of the kernel's arguments to their kinds. No memory that a kernel writes may be the target of two
+    of its addresses. A subclass writes the code with ``builder`` and ends it with ``builder.ret_void()``.
+    """
+
+    def __init__(self, name: str, arguments: Mapping[str, str], itemsize: int) -> None:
+        from llvmlite import ir
+
+        self.ir, self.itemsize = ir, itemsize
+        self.module = ir.Module("cupycorr")
+        self.index = ir.IntType(64)
+        self.element = {4: ir.FloatType(), 8: ir.DoubleType()}[itemsize]
+        self._kinds = tuple(arguments.values())
+        pointers = {VALUES: self.element.as_pointer(), OFFSETS: self.index.as_pointer()}
+        types = {**pointers, NUMBER: self.index, VALUE: self.element}
+        signature = ir.FunctionType(ir.VoidType(), [types[kind] for kind in self._kinds])
+        self.function = ir.Function(self.module, signature, name)
+        self.arguments = dict(zip(arguments, self.function.args, strict=True))
+        for argument, kind in zip(self.function.args, self._kinds, strict=True):
+            if kind in pointers:
+                argument.add_attribute("noalias")
+        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+
+    def argument_types(self) -> list[Any]:
+        """Return the C types of the arguments."""
+        value = {4: ctypes.c_float, 8: ctypes.c_double}[self.itemsize]
+        types = {VALUES: ctypes.c_void_p, OFFSETS: ctypes.c_void_p, NUMBER: ctypes.c_int64, VALUE: value}
+        return [types[kind] for kind in self._kinds]
+
+    def loop(self, count: Any, body: Callable[[Any, Sequence[Any]], Sequence[Any] | None], carried: Sequence[Any] = ()) -> list:
+        """Write ``for i in range(count)``, which carries values from one iteration to the next; return the final values."""
+        b = self.builder
+        before = b.block
+        head, inside, after = (self.function.append_basic_block(name) for name in ("head", "inside", "after"))
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(self.index)
+        i.add_incoming(self.number(0), before)
+        values = [b.phi(value.type) for value in carried]
+        for phi, value in zip(values, carried, strict=True):
+            phi.add_incoming(value, before)
+        b.cbranch(b.icmp_signed("<", i, count), inside, after)
+        b.position_at_end(inside)
+        new = body(i, values) or ()
+        i.add_incoming(b.add(i, self.number(1)), b.block)
+        for phi, value in zip(values, new, strict=True):
+            phi.add_incoming(value, b.block)
+        b.branch(head)
+        b.position_at_end(after)
+        return values
+
+    def vector(self, lanes: int) -> Any:
+        """Return the type of a vector."""
+        return self.ir.VectorType(self.element, lanes)
+
+    def zero(self, vector: Any) -> Any:
+        """Return a vector of zeros."""
+        return self.ir.Constant(vector, [0.0] * vector.count)
+
+    def vector_of(self, value: Any, vector: Any) -> Any:
+        """Write a vector with one value in all lanes."""
+        b, lanes = self.builder, self.ir.VectorType(self.ir.IntType(32), vector.count)
+        first = b.insert_element(self.ir.Constant(vector, self.ir.Undefined), value, self.number(0))
+        return b.shuffle_vector(first, first, self.ir.Constant(lanes, [0] * vector.count))
+
+    def multiply_add(self, total: Any, left: Any, right: Any) -> Any:
+        """Write ``total + left * right``."""
+        # `contract` allows a fused multiply-add and no other change.
+        return self.builder.fadd(total, self.builder.fmul(left, right, flags=("contract",)), flags=("contract",))
+
+    def load(self, pointer: Any, vector: Any) -> Any:
+        """Write the load of a vector, which need not be aligned."""
+        return self.builder.load(self.builder.bitcast(pointer, vector.as_pointer()), align=self.itemsize)
+
+    def store(self, values: Any, pointer: Any) -> None:
+        """Write the store of a vector, which need not be aligned."""
+        self.builder.store(values, self.builder.bitcast(pointer, values.type.as_pointer()), align=self.itemsize)
+
+    def at(self, pointer: Any, *offsets: Any) -> Any:
+        """Return the address some elements after a pointer."""
+        for offset in offsets:
+            pointer = self.builder.gep(pointer, [offset])
+        return pointer
+
+    def number(self, value: int) -> Any:
+        """Return an int64 constant."""
+        return self.ir.Constant(self.index, value)

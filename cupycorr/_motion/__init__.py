@@ -1,0 +1,1 @@
+"""Block matching: the parts of `match`."""

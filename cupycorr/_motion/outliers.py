@@ -1,0 +1,95 @@
+"""The normalised median test, which finds displacements that do not fit to those around them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._arguments import finite_number, integer
+from .._arrays import FIELD, ArrayT, array_module, current_device_of, known_arrays
+
+
+def median_residual(dy: ArrayT, dx: ArrayT, radius: int = 1, noise: float = 0.1) -> ArrayT:
+    """Return how far each displacement of a grid is from those around it: the normalised median test of PIV [1]_.
+
+    .. code-block:: text
+
+        residual = |u - median(u_i)| / (median(|u_i - median(u_i)|) + noise)
+
+    for each component u, where u_i are its neighbours without itself; the two residuals are joined to
+    ``sqrt(residual_dy^2 + residual_dx^2)``. It is about 1 in any flow; a displacement with a residual above 2 is an outlier.
+
+    Parameters
+    ----------
+    dy, dx : array, shape (H', W')
+        NumPy or CuPy, floating: the displacements in pixels. NaN where there is none.
+    radius : int, default 1
+        The neighbours are those at most this far along each axis: 8 for 1, 24 for 2.
+    noise : float, default 0.1
+        Expected noise of the displacements in pixels, positive.
+
+    Returns
+    -------
+    array, shape (H', W')
+        float64. NaN where there is no displacement, infinity where there is one without any neighbour.
+
+    Raises
+    ------
+    TypeError
+        An argument is not an array of floating dtype, ``radius`` is not an int, or ``noise`` is not a number.
+    ValueError
+        The arrays are not two-dimensional or differ in shape, ``radius`` is below 1, or ``noise`` is not positive.
+
+    References
+    ----------
+    .. [1] J. Westerweel and F. Scarano, "Universal outlier detection for PIV data", Experiments in Fluids 39, 2005.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cupycorr
+    >>> dy, dx = np.zeros((5, 6)), np.full((5, 6), 3.0)
+    >>> dx[2, 3] = -7  # an outlier
+    >>> np.argwhere(cupycorr.median_residual(dy, dx) > 2)
+    array([[2, 3]])
+    """
+    dy, dx = known_arrays(FIELD, dy=dy, dx=dx)
+    for name, values in (("dy", dy), ("dx", dx)):
+        if values.dtype.kind != "f":
+            raise TypeError(f"{name} must have a floating dtype, got {name}.dtype={values.dtype}")
+    if dy.shape != dx.shape or len(dy.shape) != 2:
+        raise ValueError(f"dy and dx must be of one shape (H', W'), got dy.shape={dy.shape}, dx.shape={dx.shape}")
+    around = integer("radius", radius, "an int", radius)
+    if around < 1:
+        raise ValueError(f"radius must be at least 1, got radius={radius!r}")
+    level = finite_number("noise", noise)
+    if level <= 0:
+        raise ValueError(f"noise must be positive, got noise={noise!r}")
+    xp = array_module(dy)
+    with current_device_of(dy):
+        residual: ArrayT = xp.sqrt(sum(_residual(each, around, level) ** 2 for each in (dy, dx)))
+    return residual
+
+
+def _residual(values: Any, radius: int, noise: float) -> Any:
+    xp = array_module(values)
+    height, width = values.shape
+    values = values.astype(xp.float64)
+    padded = xp.full((height + 2 * radius, width + 2 * radius), xp.nan)
+    padded[radius : radius + height, radius : radius + width] = values
+    size = 2 * radius + 1
+    around = [padded[i : i + height, j : j + width] for i in range(size) for j in range(size) if (i, j) != (radius, radius)]
+    neighbours = xp.stack(around)
+    median = _median_of_known(neighbours)
+    spread = _median_of_known(abs(neighbours - median))
+    residual = abs(values - median) / (spread + noise)
+    return xp.where(xp.isfinite(median) | xp.isnan(values), residual, xp.inf)
+
+
+def _median_of_known(values: Any) -> Any:
+    """Return the median along the first axis of the values that are not NaN; NaN where all are."""
+    xp = array_module(values)
+    ordered = xp.sort(values, axis=0)  # NaN last
+    known = (~xp.isnan(values)).sum(axis=0, keepdims=True)
+    low, high = ((xp.maximum(known - 1, 0)) // 2, known // 2)
+    low, high = (xp.take_along_axis(ordered, xp.minimum(at, len(ordered) - 1), axis=0)[0] for at in (low, high))
+    return (low + high) / 2
