@@ -209,7 +209,7 @@ def _at_most(seconds: float, clock: Clock) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _fastest(work: Callable[[], Any], longest: float, clock: Clock) -> float:
+def fastest(work: Callable[[], Any], longest: float, clock: Clock) -> float:
     """Return the seconds of the fastest of some runs, infinity where the first takes longer than ``longest``."""
     best, runs = math.inf, 0
     try:
@@ -228,16 +228,16 @@ def measure(drawn: Drawn, which: str, clock: Clock = WALL) -> Finding:
     """Time a call and the routes of a problem; a route that takes longer than the call is given up."""
     arrays = drawn.arrays()
     call = call_of(drawn, which)
-    seconds = min(_fastest(lambda: call(*arrays), LONGEST, clock), LONGEST)
+    seconds = min(fastest(lambda: call(*arrays), LONGEST, clock), LONGEST)
     routes = {
-        name: _fastest(lambda route=route: route(*arrays), seconds, clock)
+        name: fastest(lambda route=route: route(*arrays), seconds, clock)
         for name, route in routes_of(drawn, which).items()
         if seconds > SLACK  # otherwise nothing can be too slow
     }
     for _ in range(REPEATS):
         # Other work may have disturbed the call alone, so a cliff is measured again.
         if max(seconds - SLACK, 0) > LIMIT * min(routes.values(), default=seconds) and seconds < LONGEST:
-            seconds = min(seconds, _fastest(lambda: call(*arrays), LONGEST, clock))
+            seconds = min(seconds, fastest(lambda: call(*arrays), LONGEST, clock))
     extra = _extra_bytes(lambda: call(*arrays)) if seconds < LONGEST else 0
     return Finding(drawn, which, seconds, {name: time for name, time in routes.items() if time < seconds}, extra)
 

@@ -47,8 +47,13 @@ class Yardstick:
         return self.bound(row) / row.timing.median
 
 
-def cpu_header(arguments: Sequence[str], dtypes: Sequence[str]) -> Header:
-    """Return the header of a run on this machine's CPU."""
+CPU_MODULES = ("torch", "llvmlite", "threadpoolctl", "spatial_correlation_sampler")  # modules that a CPU header names
+
+
+def cpu_header(
+    arguments: Sequence[str], dtypes: Sequence[str], module: str = "benchmarks", others: Sequence[str] = CPU_MODULES
+) -> Header:
+    """Return the header of a run of ``python -m module`` on this machine's CPU, with the versions of other modules."""
     device = {
         "kind": "cpu",
         "model": cpu_model(),
@@ -59,8 +64,7 @@ def cpu_header(arguments: Sequence[str], dtypes: Sequence[str]) -> Header:
         "dgemm_gflops": 0.0,
         "copy_gbps": 0.0,
     }
-    found = versions("torch", "llvmlite", "threadpoolctl", "spatial_correlation_sampler")
-    header = Header(now(), command_line(arguments), tuple(dtypes), device, found)
+    header = Header(now(), command_line(arguments, module), tuple(dtypes), device, versions(*others))
     measure_cpu_rates(header)
     return header
 
@@ -108,9 +112,9 @@ def versions(*modules: str) -> dict[str, str]:
     return found
 
 
-def command_line(arguments: Sequence[str]) -> str:
+def command_line(arguments: Sequence[str], module: str = "benchmarks") -> str:
     """Return the command in a form that can be repeated elsewhere: paths are relative to the current folder."""
-    return " ".join(["python -m benchmarks", *(shlex.quote(_portable(word)) for word in arguments)])
+    return " ".join([f"python -m {module}", *(shlex.quote(_portable(word)) for word in arguments)])
 
 
 def _portable(word: str) -> str:
@@ -328,13 +332,18 @@ def _together(rows: Sequence[Row], what: str, found: Iterable[tuple[Row, str, st
 
 def as_json(header: Header, rows: Sequence[Row], yardstick: Yardstick) -> dict[str, Any]:
     """Return everything that the table shows, in seconds and bytes, with every single run."""
+    return content(header, [record(row, yardstick) for row in rows])
+
+
+def content(header: Header, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the content of a file: the header and a record for each row."""
     return {
         "date": header.date,
         "command": header.command,
         "dtypes": header.dtypes,
         "device": header.device,
         "versions": header.versions,
-        "rows": [record(row, yardstick) for row in rows],
+        "rows": [*records],
     }
 
 
@@ -364,6 +373,11 @@ def record(row: Row, yardstick: Yardstick) -> dict[str, Any]:
 
 def write_json(path: Path, header: Header, rows: Sequence[Row], yardstick: Yardstick) -> None:
     """Write a complete file with a line for each row, so that a run that is stopped leaves the cases that it finished."""
-    content = as_json(header, rows, yardstick)
-    lines = ",\n  ".join(json.dumps(record) for record in content.pop("rows"))
-    path.write_text(json.dumps(content, indent=1).removesuffix("\n}") + f',\n "rows": [\n  {lines}\n ]\n}}\n')
+    write_content(path, as_json(header, rows, yardstick))
+
+
+def write_content(path: Path, content: dict[str, Any]) -> None:
+    """Write a complete file with a line for each record."""
+    lines = ",\n  ".join(json.dumps(record) for record in content["rows"])
+    head = {name: value for name, value in content.items() if name != "rows"}
+    path.write_text(json.dumps(head, indent=1).removesuffix("\n}") + f',\n "rows": [\n  {lines}\n ]\n}}\n')

@@ -71,10 +71,12 @@ def race(
     budget: float,
     stopwatch: Stopwatch = cpu_stopwatch,
     turn: float = TURN,
+    most_runs: int = MOST_RUNS,
 ) -> dict[str, Timing]:
     """Time every work once a round, until each has used its share of the budget (seconds) and had `FEWEST_RUNS`.
 
-    ``warm`` has the seconds of each work's warm-up runs. They are the result where the fastest exceeds the whole budget.
+    No work runs more than ``most_runs`` times. ``warm`` has the seconds of each work's warm-up runs. They are the result where
+    the fastest exceeds the whole budget.
     """
     expected = {name: min(warm[name]) for name in works}
     results = {name: Timing(warm[name], cut_short=True) for name in works if expected[name] > budget}
@@ -85,7 +87,7 @@ def race(
 
     def may_leave(name: str) -> bool:
         runs = taken[name]
-        return len(runs) >= MOST_RUNS or (len(runs) >= FEWEST_RUNS and sum(runs) * calls[name] >= share)
+        return len(runs) >= most_runs or (len(runs) >= FEWEST_RUNS and sum(runs) * calls[name] >= share)
 
     while racing:
         for name in racing:

@@ -114,6 +114,29 @@ def assert_rounded_or_none(written, value):
         assert_rounded(written, value)
 
 
+# The README's table of times of match -------------------------------------------------------------------------------------------
+
+RIVALS = (("matchTemplate loop", "matchTemplate", "StereoBM"), ("OpenPIV", "OpenPIV vectorized"))
+
+
+def table_of_match():
+    lines = re.search(r"^\| \| cupycorr.match \|.*\n\|[-|]+\n((?:\|.*\n)+)", text("README.md"), re.MULTILINE)[1].splitlines()
+    return {name: cells for name, *cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)}
+
+
+@pytest.mark.parametrize(("name", "cells"), table_of_match().items(), ids=table_of_match())
+def test_the_readmes_times_of_match_are_those_of_its_results(name, cells):
+    rows = json.loads(text("benchmarks/results/match-speed.json"))["rows"]
+    medians = {row["contestant"]: row["median_s"] for row in rows if name == f"{row['problem']} ({row['dtype']})"}
+    assert_rounded(cells[0], medians["auto"])
+    for contestants, cell in zip(RIVALS, cells[1:], strict=True):
+        best = min((medians[each] for each in contestants if each in medians), default=None)
+        told, _, ratio = cell.rstrip("x)").partition(" (")
+        assert_rounded_or_none(told, best)
+        if ratio:
+            assert float(ratio) == pytest.approx(best / medians["auto"], rel=0.06)
+
+
 # Migrating ---------------------------------------------------------------------------------------------------------------------
 
 # Some adapters have no row of their own: copies of the Python code of another package import them.
