@@ -17,7 +17,7 @@ from ._arrays import FIELD, Array, ArrayT, array_kind, array_module, current_dev
 from ._motion.consistency import distances
 from ._motion.costs import VARIANTS
 from ._motion.frames import LUMA, Frame
-from ._motion.geometry import Lattice, Places, Search
+from ._motion.geometry import Lattice, Search, SingleWindows, Windows
 from ._motion.matching import Matcher
 from ._motion.outliers import median_residual as median_residual
 from ._motion.peaks import FITS, GAUSSIAN
@@ -306,33 +306,37 @@ def match(
         raise TypeError(f"variant must be a string, got variant={variant!r}")
     if variant not in ("auto", *VARIANTS):
         raise ValueError(f"variant must be one of 'auto', {', '.join(map(repr, VARIANTS))}, got variant={variant!r}")
-    windows = _lattice(frame1.shape, size, window, step) if points is None else _places(points, size, step)
+    windows = _lattice(frame1.shape, size, window, step) if points is None else _windows_at(points, size, step)
     starts = None if offset is None else _offsets(offset, windows)
-    places: Lattice | Places = windows
+    started: Windows = windows
     if starts is not None:
-        places = (windows.places() if isinstance(windows, Lattice) else windows).displaced(*starts)
-    ranges = _search(search, places, size, frame1.shape, frame2.shape)
+        started = (windows.one_by_one() if isinstance(windows, Lattice) else windows).displaced(*starts)
+    ranges = _search(search, started, size, frame1.shape, frame2.shape)
     with current_device_of(frame1):
         matcher = Matcher(Frame(frame1, mask1), Frame(frame2, mask2), size, ranges, fit, variant)
-        return _match(matcher, windows, places, bool(consistency), progress or (lambda fraction: None))
+        return _match(matcher, windows, started, bool(consistency), progress or (lambda fraction: None))
 
 
 def _match(
-    matcher: Matcher, windows: Lattice | Places, places: Lattice | Places, consistency: bool, progress: Callable[[float], object]
+    matcher: Matcher,
+    windows: Windows,
+    started: Windows,
+    consistency: bool,
+    progress: Callable[[float], object],
 ) -> Match[Any]:
-    """Return the field of windows; ``places`` are the same windows with the displacements that their searches start from."""
+    """Return the field of windows; ``started`` are the same windows with the displacements that their searches start from."""
     xp = matcher.frame1.xp
     shape = windows.shape
     ways = 2 if consistency else 1
-    field = matcher.field(places, lambda part: progress(part / ways))
+    field = matcher.field(started, lambda part: progress(part / ways))
     distance = None
     if consistency:
-        each = places.places() if isinstance(places, Lattice) else places
+        each = started.one_by_one() if isinstance(started, Lattice) else started
         distance = distances(matcher, each, field, lambda part: progress((1 + part) / ways)).reshape(shape)
     dx, dy, score, at_edge, peak_ratio, count = (values.reshape(shape) for values in field)
-    if not isinstance(places, Lattice):
-        dx = dx + xp.asarray(places.lefts2 - places.lefts1).reshape(shape)
-        dy = dy + xp.asarray(places.tops2 - places.tops1).reshape(shape)
+    if not isinstance(started, Lattice):
+        dx = dx + xp.asarray(started.lefts2 - started.lefts1).reshape(shape)
+        dy = dy + xp.asarray(started.tops2 - started.tops1).reshape(shape)
     tops, lefts = windows.axes() if isinstance(windows, Lattice) else (windows.tops1, windows.lefts1)
     y, x = (xp.asarray(first) + (size - 1) / 2 for first, size in zip((tops, lefts), matcher.window, strict=True))
     return Match(dx, dy, score, x, y, at_edge, peak_ratio, count, distance)
@@ -397,7 +401,7 @@ def _lattice(shape: tuple[int, ...], size: Pair, window: Any, step: Any) -> Latt
     return Lattice((0, 0), steps, ((shape[0] - size[0]) // steps[0] + 1, (shape[1] - size[1]) // steps[1] + 1))
 
 
-def _places(points: Any, size: Pair, step: Any) -> Places:
+def _windows_at(points: Any, size: Pair, step: Any) -> SingleWindows:
     """Return the windows at points."""
     if pair("step", step, 1) != (1, 1):
         raise ValueError(f"step must be 1 for points, got step={step!r}")
@@ -405,7 +409,7 @@ def _places(points: Any, size: Pair, step: Any) -> Places:
     if centres.ndim != 2 or centres.shape[1] != 2:
         raise ValueError(f"points must be centres (y, x) of shape (N, 2), got points.shape={centres.shape}")
     first = np.floor(centres - (np.array(size) - 1) / 2 + 0.5).astype(np.int64)
-    return Places(first[:, 0], first[:, 1], first[:, 0], first[:, 1])
+    return SingleWindows(first[:, 0], first[:, 1], first[:, 0], first[:, 1])
 
 
 _FARTHEST = 2**31  # pixels: positions beyond no frame can have
@@ -425,7 +429,7 @@ def _host_numbers(name: str, values: Any) -> np.ndarray:
     return array
 
 
-def _offsets(offset: Any, windows: Lattice | Places) -> tuple[np.ndarray, np.ndarray]:
+def _offsets(offset: Any, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
     """Return the displacements that the windows' searches start from, int64 (N,) each."""
     shape = windows.shape
     if isinstance(offset, (tuple, list)) or (array_kind(offset) and offset.ndim and len(offset) == 2):
@@ -443,7 +447,7 @@ def _offsets(offset: Any, windows: Lattice | Places) -> tuple[np.ndarray, np.nda
     return dy, dx
 
 
-def _search(search: Any, windows: Lattice | Places, size: Pair, shape1: tuple[int, ...], shape2: tuple[int, ...]) -> Search:
+def _search(search: Any, windows: Windows, size: Pair, shape1: tuple[int, ...], shape2: tuple[int, ...]) -> Search:
     """Check the search range."""
     if search is None:
         return _every_place(windows, size, shape2)
@@ -457,7 +461,7 @@ def _search(search: Any, windows: Lattice | Places, size: Pair, shape1: tuple[in
     return Search((vertical[0], horizontal[0]), (vertical[1] - vertical[0] + 1, horizontal[1] - horizontal[0] + 1))
 
 
-def _every_place(windows: Lattice | Places, size: Pair, shape: tuple[int, ...]) -> Search:
+def _every_place(windows: Windows, size: Pair, shape: tuple[int, ...]) -> Search:
     """Return the displacements that move some window to a place completely inside frame 2."""
     if not windows.count:
         return Search((0, 0), (1, 1))

@@ -9,25 +9,25 @@ import numpy as np
 
 from .._arrays import to_numpy
 from . import costs
-from .geometry import Lattice, Places
+from .geometry import Lattice, SingleWindows, Windows
 from .matching import Field, Matcher, Report
 
 
-def distances(matcher: Matcher, places: Places, field: Field, report: Report) -> Any:
+def distances(matcher: Matcher, windows: SingleWindows, field: Field, report: Report) -> Any:
     """Return the distance (N,) between each window and where matching back leads; NaN where either way found no match.
 
-    ``field`` is the field of ``places``, of any shape. The way back is searched in the same displacements with the other sign.
+    ``field`` is the field of ``windows``, of any shape. The way back is searched in the same displacements with the other sign.
     """
     xp = matcher.frame1.xp
     dy, dx = field.dy.ravel(), field.dx.ravel()
     whole_y, whole_x = (np.rint(np.nan_to_num(to_numpy(each))).astype(np.int64) for each in (dy, dx))
-    there = Places(places.tops2 + whole_y, places.lefts2 + whole_x, places.tops1 + whole_y, places.lefts1 + whole_x)
+    there = SingleWindows(windows.tops2 + whole_y, windows.lefts2 + whole_x, windows.tops1 + whole_y, windows.lefts1 + whole_x)
     back = replace(matcher, frame1=matcher.frame2, frame2=matcher.frame1, search=matcher.search.reversed())
     returned_y, returned_x = _field_back(back, there, report)
     return xp.sqrt((dy + returned_y) ** 2 + (dx + returned_x) ** 2)
 
 
-def _field_back(back: Matcher, there: Places, report: Report) -> tuple[Any, Any]:
+def _field_back(back: Matcher, there: SingleWindows, report: Report) -> tuple[Any, Any]:
     """Return the displacements dy and dx back from each window.
 
     Where windows start from their own place, one field of all windows in the rectangle around them may cost less than each by
@@ -46,5 +46,5 @@ def _field_back(back: Matcher, there: Places, report: Report) -> tuple[Any, Any]
     return field.dy, field.dx
 
 
-def _seconds(back: Matcher, windows: Lattice | Places) -> float:
+def _seconds(back: Matcher, windows: Windows) -> float:
     return costs.cheapest(back.request(windows), back.variant).seconds

@@ -1,7 +1,7 @@
 """The cost model of `match`: estimated seconds of each variant, from which ``"auto"`` chooses, and the sizes of its tasks.
 
 The variants are ways to sum the products of windows with displaced windows, on tiles of windows that share pixels or, where each
-window has a place of its own, on groups of single windows. ``operator``: the correlation operator. ``fft``: Fourier transforms of
+window begins anywhere, on groups of single windows. ``operator``: the correlation operator. ``fft``: Fourier transforms of
 each window and its search area. ``simd``: on a CPU, one of two kernels that LLVM compiles, for rows of neighbouring windows or
 for windows far apart.
 """
@@ -22,7 +22,7 @@ from .._cpu import llvm, workers
 from .._dispatch import CPU, FORWARD
 from .by_fourier import fourier_lengths
 from .by_operator import first_displacement
-from .geometry import Lattice, Places
+from .geometry import Lattice, Windows
 from .tile import Tile
 
 OPERATOR, FOURIER, ROWS, WINDOWS = ("operator", "fft", "rows", "windows")  # algorithms: modules by_operator and so on
@@ -72,7 +72,7 @@ class Request:
     frame: Any
     window: Pair
     tried: Pair
-    windows: Lattice | Places
+    windows: Windows
 
     @property
     def on_cpu(self) -> bool:

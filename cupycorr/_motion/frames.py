@@ -21,8 +21,6 @@ _LARGEST = 2.0**300  # the square of a sum of so large values is still finite
 _SAMPLES = 32  # rows and columns of the sample that the level of one rectangle is estimated from
 _SAMPLES_OF_MANY = 8  # the same where many rectangles are read at once, which are small
 _SMALL_INTEGERS = 2  # bytes: sums of squares of such values are exact as they are
-
-
 _ALL = slice(None)
 
 
@@ -146,7 +144,7 @@ def _picked(pixels: Any, rows: Any, columns: Any) -> Any:
 def _level_and_spread(grey: Any, present: Any | None) -> tuple[Any, Any]:
     """Return the medians (n, 1, 1) of a sample of values and of their distances from the first median.
 
-    A value counts if it is different from its right neighbour: a fill value may cover most of a rectangle, but hardly ever most
+    A value counts if it is different from its left neighbour: a fill value may cover most of a rectangle, but hardly ever most
     places where something changes. Where nothing does, all that are present count, or all.
     """
     xp = array_module(grey)

@@ -47,9 +47,9 @@ class Search:
 
 @lru_cache(maxsize=32)
 def order_by_length(search: Search) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of the displacements from the shortest to the longest, and the place of each index in that order.
+    """Return the indices of the displacements from the shortest to the longest, and the rank of each index in that order.
 
-    Displacements of equal Euclidean length stay in (dy, dx) order. The places are int32, which takes less time to search.
+    Displacements of equal Euclidean length stay in (dy, dx) order. The ranks are int32, which takes less time to search.
     """
     dy = np.arange(search.low[0], search.low[0] + search.tried[0])
     dx = np.arange(search.low[1], search.low[1] + search.tried[1])
@@ -88,11 +88,11 @@ class Lattice:
         tops, lefts = (f + s * np.arange(n) for f, s, n in zip(self.first, self.step, self.counts, strict=True))
         return tops, lefts
 
-    def places(self) -> Places:
+    def one_by_one(self) -> SingleWindows:
         """Return every window by itself, row by row."""
         tops, lefts = self.axes()
         tops, lefts = np.repeat(tops, self.counts[1]), np.tile(lefts, self.counts[0])
-        return Places(tops, lefts, tops, lefts)
+        return SingleWindows(tops, lefts, tops, lefts)
 
 
 def split_at_border(lattice: Lattice, window: Pair, search: Search, shape: Pair) -> list[tuple[slice, slice]]:
@@ -128,7 +128,7 @@ def candidates(lattice: Lattice, window: Pair, search: Search, shape: Pair) -> S
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class SingleWindows:
     """Windows that begin anywhere: int64 arrays (N,) of the first row and column in each frame at displacement 0.
 
     They are different in the two frames where a window has a displacement to start from.
@@ -149,13 +149,16 @@ class Places:
         """The shape of a field of the windows."""
         return (self.count,)
 
-    def displaced(self, dy: np.ndarray, dx: np.ndarray) -> Places:
+    def displaced(self, dy: np.ndarray, dx: np.ndarray) -> SingleWindows:
         """Return the windows with a displacement to start from."""
         return replace(self, tops2=self.tops2 + dy, lefts2=self.lefts2 + dx)
 
-    def part(self, indices: slice | np.ndarray) -> Places:
+    def part(self, indices: slice | np.ndarray) -> SingleWindows:
         """Return some of the windows."""
-        return Places(self.tops1[indices], self.lefts1[indices], self.tops2[indices], self.lefts2[indices])
+        return SingleWindows(self.tops1[indices], self.lefts1[indices], self.tops2[indices], self.lefts2[indices])
+
+
+Windows = Lattice | SingleWindows
 
 
 def steps_of(count: int, most: int) -> Iterator[slice]:

@@ -25,7 +25,7 @@ from .by_rows import by_complete_rows, by_incomplete_rows, by_rows
 from .by_windows import by_windows
 from .costs import FOURIER, OPERATOR, ROWS, WINDOWS
 from .frames import Frame, Pixels
-from .geometry import Lattice, Places, Search, candidates, shifted, split_at_border, steps_of
+from .geometry import Lattice, Search, SingleWindows, Windows, candidates, shifted, split_at_border, steps_of
 from .peaks import Peaks
 from .tile import Tile, split_columns, split_windows
 
@@ -61,29 +61,29 @@ class Matcher:
     fit: str | None
     variant: str
 
-    def field(self, windows: Lattice | Places, report: Report) -> Field:
-        """Return the field of the windows: (H', W') for a lattice, (N,) for places."""
+    def field(self, windows: Windows, report: Report) -> Field:
+        """Return the field of the windows: (H', W') for a lattice, (N,) for single windows."""
         request = self.request(windows)
         way = costs.cheapest(request, self.variant)
-        places = windows.places() if isinstance(windows, Lattice) and not way.in_tiles else windows
-        field = self._empty(places.shape)
+        divided = windows.one_by_one() if isinstance(windows, Lattice) and not way.in_tiles else windows
+        field = self._empty(divided.shape)
         slab = None if way.in_tiles else costs.slab(request, way.algorithm)
         threads = costs.task_threads(request)
-        if isinstance(places, Lattice):
-            tiles = list(self._tiles(places, way.algorithm))
-            self._run(lambda part: self._tile(field, places, part, way.algorithm), tiles, threads, report)
+        if isinstance(divided, Lattice):
+            tiles = list(self._tiles(divided, way.algorithm))
+            self._run(lambda part: self._tile(field, divided, part, way.algorithm), tiles, threads, report)
         elif slab is None:
-            groups = list(steps_of(places.count, costs.windows_at_once(request, way.algorithm)))
-            self._run(lambda part: self._group(field, places, part, way.algorithm), groups, threads, report)
+            groups = list(steps_of(divided.count, costs.windows_at_once(request, way.algorithm)))
+            self._run(lambda part: self._group(field, divided, part, way.algorithm), groups, threads, report)
         else:
-            self._in_slabs(field, places, list(self.search.slabs(*slab)), way.algorithm, threads, report)
+            self._in_slabs(field, divided, list(self.search.slabs(*slab)), way.algorithm, threads, report)
         return Field(*(values.reshape(windows.shape) for values in field))
 
     def _values(self) -> tuple[bool, float]:
         """Return whether all pixels are whole numbers, and a bound of their magnitude."""
         return self.frame1.whole and self.frame2.whole, max(self.frame1.largest, self.frame2.largest)
 
-    def request(self, windows: Lattice | Places) -> costs.Request:
+    def request(self, windows: Windows) -> costs.Request:
         """Return what the cost model knows of the windows' search."""
         return costs.Request(self.frame1.pixels, self.window, self.search.tried, windows)
 
@@ -127,30 +127,30 @@ class Matcher:
             at = part[0], shifted(columns, part[1].start)
             self._write(field, at, _peaks_of_tile(tile_part, first_part, second_part, search, algorithm), search)
 
-    def _group(self, field: Field, places: Places, part: slice, algorithm: str) -> None:
+    def _group(self, field: Field, singles: SingleWindows, part: slice, algorithm: str) -> None:
         """Write the part of a field for some single windows."""
-        for at, scores, count in self.scores(places.part(part), self.search, algorithm):
+        for at, scores, count in self.scores(singles.part(part), self.search, algorithm):
             shape = len(scores), self.search.count
             count = _in_shape(count, scores.shape, shape)
             found = peaks.find_peaks(scores.reshape(shape).T, self.search, count if isinstance(count, int) else count.T)
             self._write(field, part if at is None else part.start + at, found, self.search)
 
-    def scores(self, places: Places, search: Search, algorithm: str) -> Iterator[tuple[Any, Any, Any]]:
+    def scores(self, singles: SingleWindows, search: Search, algorithm: str) -> Iterator[tuple[Any, Any, Any]]:
         """Yield the indices of some single windows, None for all, their scores, and the numbers of pixels compared."""
         tile = Tile(self.window, search.tried, (1, 1), (1, 1), *self._values())
-        first = self.frame1.gather(places.tops1, places.lefts1, tile.span)
-        second = self.frame2.gather(places.tops2 + search.low[0], places.lefts2 + search.low[1], tile.reach)
+        first = self.frame1.gather(singles.tops1, singles.lefts1, tile.span)
+        second = self.frame2.gather(singles.tops2 + search.low[0], singles.lefts2 + search.low[1], tile.reach)
         for at, *pixels in split_windows(tile, first, second):
             yield at, *_ALGORITHMS[algorithm](tile, *pixels)
 
-    def _in_slabs(self, field: Field, places: Places, slabs: Slabs, algorithm: str, threads: int, report: Report) -> None:
+    def _in_slabs(self, field: Field, singles: SingleWindows, slabs: Slabs, algorithm: str, threads: int, report: Report) -> None:
         """Write a field window by window, each of them slab by slab."""
         xp = self.frame1.xp
-        keeps = costs.keeps_scores(self.request(places))
-        for index in range(places.count):
+        keeps = costs.keeps_scores(self.request(singles))
+        for index in range(singles.count):
             at = slice(index, index + 1)
-            window = _SlabbedWindow(self, places.part(at), slabs, algorithm, keeps)
-            self._run(window.find_highest, range(len(slabs)), threads, partial(_report_window, report, index, places.count))
+            window = _SlabbedWindow(self, singles.part(at), slabs, algorithm, keeps)
+            self._run(window.find_highest, range(len(slabs)), threads, partial(_report_window, report, index, singles.count))
             found = peaks.peak_of_slabs(self.search, slabs, window.highest, window.scores)
             self._write(field, at, Peaks(*(each if isinstance(each, int) else xp.asarray(each) for each in found)), self.search)
 
@@ -202,8 +202,8 @@ def _report_window(report: Report, index: int, count: int, part: float) -> None:
 class _SlabbedWindow:
     """One window whose displacements are divided into slabs; scores that there is no room for are computed again when needed."""
 
-    def __init__(self, matcher: Matcher, place: Places, slabs: Slabs, algorithm: str, keeps: bool) -> None:
-        self.matcher, self.place, self.slabs, self.algorithm, self.keeps = matcher, place, slabs, algorithm, keeps
+    def __init__(self, matcher: Matcher, window: SingleWindows, slabs: Slabs, algorithm: str, keeps: bool) -> None:
+        self.matcher, self.window, self.slabs, self.algorithm, self.keeps = matcher, window, slabs, algorithm, keeps
         self.highest = np.full(len(slabs), -np.inf)
         self._kept: dict[int, tuple[np.ndarray, Any]] = {}
 
@@ -218,7 +218,7 @@ class _SlabbedWindow:
         """Return the scores (rows, columns) of a slab and the numbers of pixels compared, in NumPy arrays."""
         if number in self._kept:
             return self._kept[number]
-        ((_, scores, count),) = self.matcher.scores(self.place, self.slabs[number][1], self.algorithm)
+        ((_, scores, count),) = self.matcher.scores(self.window, self.slabs[number][1], self.algorithm)
         shape = scores.shape[1:3]
         if not isinstance(count, int):
             count = to_numpy(_in_shape(count, scores.shape, shape))
