@@ -67,7 +67,7 @@ _GPU_FRACTION = 1 / 100  # of these seconds that a GPU takes: the ratio of memor
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the cost model knows of a call."""
+    """The facts of a call that the cost model needs."""
 
     frame: Any
     window: Pair

@@ -34,7 +34,7 @@ SQUARES = _SQUARES1, _SQUARES2 = (1, 2), (2, 1)
 
 
 class Sums(NamedTuple):
-    """What scores are computed from; all broadcast to the shape of ``product``, which is S12.
+    """The sums that scores are computed from; all broadcast to the shape of ``product``, which is S12.
 
     ``norm1`` and ``norm2`` are the inverse norms of each frame (`inverse_norm`).
     """

@@ -211,7 +211,7 @@ def _compiled(writer: Callable[[int, bool], _Writer], missing: bool) -> Callable
 
 
 class _Writer(KernelWriter):
-    """What both writers share: vectors of columns and the inverse norm."""
+    """The part that both writers share: vectors of columns and the inverse norm."""
 
     def __init__(self, name: str, arguments: dict[str, str], lanes: int, missing: bool) -> None:
         super().__init__(name, arguments, _FLOAT64.itemsize)

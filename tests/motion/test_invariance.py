@@ -1,4 +1,4 @@
-"""What must not matter: dtype, brightness, contrast, colour of equal channels, strides; and frames without texture."""
+"""Dtype, brightness, contrast, colour of equal channels and strides do not matter; frames without texture have no match."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What a call reads and holds: the pixels of its windows and search areas, and a bounded number of bytes."""
+"""A call reads the pixels of its windows and search areas, and holds a bounded number of bytes."""
 
 import math
 
