@@ -29,6 +29,7 @@ from ._cpu import workers
 from ._gpu import compiler, device, source
 from ._motion import costs
 from ._motion.geometry import Lattice
+from ._motion.peaks import FITS
 from ._operators import OPERATORS
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _program() -> click.Group:
             _range_option("--dy", "Search these displacements along y instead, both ends included."),
             click.Option(["--step"], type=click.IntRange(1), default=1, show_default=True, help="Pixels between windows."),
             click.Option(["--subpixel/--no-subpixel"], default=True, help="Refine to fractions of a pixel along each axis."),
-            click.Option(["--fit"], type=click.Choice(_FITS), default=_FITS[0], show_default=True, help="Method of --subpixel."),
+            click.Option(["--fit"], type=click.Choice(FITS), default=FITS[0], show_default=True, help="Method of --subpixel."),
             click.Option(["--nodata"], type=float, metavar="VALUE", help="Pixels of A and B with this value are missing."),
             click.Option(["--mask1"], type=picture, metavar="FILE", help="Mask of A: 0 where a pixel is missing."),
             click.Option(["--mask2"], type=picture, metavar="FILE", help="Mask of B: 0 where a pixel is missing."),
@@ -137,8 +138,6 @@ def _range_option(name: str, help_text: str) -> click.Option:
 
     return click.Option([name], nargs=2, type=int, metavar="LO HI", help=help_text)
 
-
-_FITS = ("gaussian", "parabola")  # of `motion.match`, its default first
 
 _MATCH_HELP = """Find the displacement of each window of picture A to picture B, in pixels, and write the field.
 

@@ -44,7 +44,8 @@ class Match(Generic[ArrayT]):
         candidate. The true maximum may lie there, and the displacement is not refined along that axis.
     peak_ratio : array, shape (H', W') or (N,)
         The score divided by the highest score outside the 3 x 3 neighbourhood of the best displacement: the signal-to-noise ratio
-        of PIV. Infinity where no other score is positive, NaN where no match was found.
+        of PIV. Infinity where no other score is positive, as for a search of at most 3 x 3 displacements; NaN where no match was
+        found.
     count : array of int64, shape (H', W') or (N,)
         Number of pixels compared at the best displacement: those of the window that are present in both frames. 0 where no match
         was found.
@@ -65,7 +66,7 @@ class Match(Generic[ArrayT]):
 
     @property
     def flow(self) -> ArrayT:
-        """The field in the order of optical flow, (u, v) = (dx, dy): array, shape (H', W', 2) or (N, 2)."""
+        """The field in the order of optical flow, (u, v) = (dx, dy), not that of ``offset``: shape (H', W', 2) or (N, 2)."""
         field: ArrayT = array_module(self.dx).stack((self.dx, self.dy), axis=-1)
         return field
 
@@ -86,15 +87,16 @@ class Match(Generic[ArrayT]):
         min_score : float, optional
             The lowest `score`, such as 0.5.
         min_peak_ratio : float, optional
-            The lowest `peak_ratio`, such as 1.2.
+            The lowest `peak_ratio`, such as 1.2, of a score that is positive.
         min_count : int, optional
             The lowest number of pixels compared.
         allow_edge : bool, default False
-            Also accept a maximum at the edge of the search (`at_edge`).
+            Also accept a maximum at the edge of the search (`at_edge`), such as a template in the first row of an image.
         consistency : float, optional
             The largest forward-backward distance in pixels, such as 1. It needs ``match(..., consistency=True)``.
         max_median_residual : float, optional
-            The largest `median_residual`, such as 2: how far a displacement is from those around it. It needs a grid of windows.
+            The largest `median_residual`, such as 2: how far a displacement is from those around it. It needs a grid of windows;
+            a displacement without neighbours fails.
 
         Returns
         -------
@@ -105,7 +107,8 @@ class Match(Generic[ArrayT]):
         TypeError
             A threshold is not a number, or ``allow_edge`` is not a bool.
         ValueError
-            A threshold is NaN; ``consistency`` is given but was not computed; ``max_median_residual`` is given for ``points``.
+            A threshold is not finite; ``consistency`` is given but was not computed; ``max_median_residual`` is given for
+            ``points``.
         """
         xp = array_module(self.dx)
         dy: Any = self.dy
@@ -124,6 +127,8 @@ class Match(Generic[ArrayT]):
             for name, threshold, values in least:
                 if threshold is not None:
                     found &= values >= finite_number(name, threshold)
+            if min_peak_ratio is not None:
+                found &= self.score > 0  # type: ignore[operator]
             if consistency is not None:
                 largest = finite_number("consistency", consistency)
                 distance: Any = self.consistency
@@ -213,10 +218,11 @@ def match(
         0.2126 R + 0.7152 G + 0.0722 B. Adding a constant to a frame or scaling its contrast does not change the result. The
         frames may differ in size: pixel (0, 0) is the same point in both. Masked elements of a NumPy masked array are missing.
     window : int or (int, int), default 11
-        Size of the windows in pixels, ``(vertical, horizontal)``. All windows are completely inside frame 1.
+        Size of the windows in pixels, ``(vertical, horizontal)``. Windows of a grid are completely inside frame 1. A window of
+        one pixel has no texture and no match.
     search : ((int, int), (int, int)) or None, default ((-4, 4), (-4, 4))
-        Search range, ``((dy_lo, dy_hi), (dx_lo, dx_hi))`` in pixels, both ends included. None is every displacement that moves
-        some window to a place completely inside frame 2: all places of a template.
+        Search range, ``((dy_lo, dy_hi), (dx_lo, dx_hi))`` in pixels, both ends included, measured from ``offset`` if there is
+        one. None is every displacement that moves some window to a place completely inside frame 2: all places of a template.
     step : int or (int, int), default 1
         Pixels between neighbouring windows, ``(vertical, horizontal)``.
     subpixel : {"gaussian", "parabola", True, False}, default "gaussian"
@@ -228,11 +234,13 @@ def match(
         True where a pixel of the frame is valid, False where it is missing. Of the frames' kind, and of the size of the frame.
     points : array_like, shape (N, 2), optional
         Centres ``(y, x)`` in frame 1 of windows at irregular places, instead of a grid; ``step`` must be 1. Windows begin at
-        whole pixels, at ``floor(centre - (window - 1) / 2 + 0.5)``. They may reach beyond frame 1, where pixels are missing.
+        whole pixels, at ``floor(centre - (window - 1) / 2 + 0.5)``, so that their own centres, `Match.y` and `Match.x`, are up
+        to half a pixel from the points. They may reach beyond frame 1, where pixels are missing.
     offset : (array_like, array_like), optional
         Displacements (dy, dx) in whole pixels from which the search of each window starts, such as those of a coarser pass:
         each an int or of the grid's shape (H', W'), or (N,) for points. The result includes them. Among equal scores, the
-        displacement nearest to the offset wins.
+        displacement nearest to the offset wins. NaN is refused: replace the displacement of a window without a match first.
+        Each window is then computed by itself, which takes longer for windows at neighbouring pixels.
     consistency : bool, default False
         Also match each displaced window back from frame 2 to frame 1, with the reversed search: the left-right or
         forward-backward check. It fills `Match.consistency` and takes about as long again.
@@ -254,12 +262,14 @@ def match(
     ------
     TypeError
         A frame is not an array, its dtype is neither integer nor floating, the frames or masks are of different kinds, a mask is
-        not bool, a size or displacement is not an int, ``subpixel`` or ``variant`` is neither a bool nor a string,
-        ``consistency`` is not a bool.
+        not bool, a size or displacement is not an int, ``search`` or ``offset`` is not a pair, points or offsets are not real
+        numbers, ``subpixel`` is neither a bool nor a string, ``variant`` is not a string, ``consistency`` is not a bool, or
+        ``progress`` is not callable.
     ValueError
-        A frame's shape is not that of a grey or colour frame, only one frame has colour, a mask's shape is not its frame's, the
-        arrays are on different devices, a window does not fit into frame 1, the search range is reversed or so far that no window
-        can reach frame 2, ``search=None`` for windows larger than frame 2, points or offsets of the wrong shape or not finite,
+        A frame's shape is not that of a grey or colour frame, it has no pixels, only one frame has colour, a mask's shape is not
+        its frame's, the arrays are on different devices, a window of a grid does not fit into frame 1, the search range is
+        reversed or reaches as far as a frame is large (with points or an offset: it is longer than both frames together),
+        ``search=None`` for windows larger than frame 2 or too far apart, points or offsets of the wrong shape or not finite,
         offsets that are not whole, ``points`` with a ``step``, an unknown ``subpixel`` or ``variant``.
     NotImplementedError
         The variant cannot run; the message says why.
@@ -293,8 +303,8 @@ def match(
 
     Find a template, whose first pixel is at row 12 and column 34:
 
-    >>> place = cupycorr.match(frame2[12:22, 34:44], frame2, window=10, search=None, subpixel=False)
-    >>> place.dy.item(), place.dx.item()
+    >>> found = cupycorr.match(frame2[12:22, 34:44], frame2, window=10, search=None, subpixel=False)
+    >>> found.dy.item(), found.dx.item()
     (12.0, 34.0)
     """
     frame1, frame2, mask1, mask2 = _known_frames(frame1, frame2, mask1, mask2)
@@ -306,6 +316,8 @@ def match(
         raise TypeError(f"variant must be a string, got variant={variant!r}")
     if variant not in ("auto", *VARIANTS):
         raise ValueError(f"variant must be one of 'auto', {', '.join(map(repr, VARIANTS))}, got variant={variant!r}")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be callable, got progress={progress!r}")
     windows = _lattice(frame1.shape, size, window, step) if points is None else _windows_at(points, size, step)
     starts = None if offset is None else _offsets(offset, windows)
     started: Windows = windows
@@ -314,7 +326,7 @@ def match(
     ranges = _search(search, started, size, frame1.shape, frame2.shape)
     with current_device_of(frame1):
         matcher = Matcher(Frame(frame1, mask1), Frame(frame2, mask2), size, ranges, fit, variant)
-        return _match(matcher, windows, started, bool(consistency), progress or (lambda fraction: None))
+        return _match(matcher, windows, started, bool(consistency), (lambda fraction: None) if progress is None else progress)
 
 
 def _match(
@@ -378,6 +390,8 @@ def _check_frames(frame1: Any, frame2: Any) -> None:
             raise TypeError(f"{name} must have an integer or floating dtype, got {name}.dtype={frame.dtype.name}")
         if frame.ndim != 2 and (frame.ndim != 3 or frame.shape[2] != len(LUMA)):
             raise ValueError(f"{name} must be grey (H, W) or colour (H, W, 3), got {name}.shape={frame.shape}")
+        if 0 in frame.shape:
+            raise ValueError(f"{name} must have pixels, got {name}.shape={frame.shape}")
     if frame1.ndim != frame2.ndim:
         got = f"got frame1.shape={frame1.shape}, frame2.shape={frame2.shape}"
         raise ValueError(f"frame1 and frame2 must both be grey or both be colour, {got}")
@@ -397,7 +411,7 @@ def _fit(subpixel: Any) -> str | None:
 def _lattice(shape: tuple[int, ...], size: Pair, window: Any, step: Any) -> Lattice:
     steps = pair("step", step, 1)
     if size[0] > shape[0] or size[1] > shape[1]:
-        raise ValueError(f"window must fit into the frame of {shape[0]} x {shape[1]} pixels, got window={window!r}")
+        raise ValueError(f"window must fit into frame1 of {shape[0]} x {shape[1]} pixels, got window={window!r}")
     return Lattice((0, 0), steps, ((shape[0] - size[0]) // steps[0] + 1, (shape[1] - size[1]) // steps[1] + 1))
 
 
@@ -436,8 +450,10 @@ def _offsets(offset: Any, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
         fields = [_host_numbers("offset", each) for each in offset]
     else:
         fields = []
-    if len(fields) != 2:
+    if not fields:
         raise TypeError(f"offset must be a pair (dy, dx) of ints or arrays, got {type(offset).__name__}")
+    if len(fields) != 2:
+        raise ValueError(f"offset must be a pair (dy, dx) of ints or arrays, got {len(fields)} of them")
     if any(each.ndim and each.shape != shape for each in fields):
         got = " and ".join(str(each.shape) for each in fields)
         raise ValueError(f"offset must have the shape of the windows, {shape}, got {got}")
@@ -450,18 +466,24 @@ def _offsets(offset: Any, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
 def _search(search: Any, windows: Windows, size: Pair, shape1: tuple[int, ...], shape2: tuple[int, ...]) -> Search:
     """Check the search range."""
     if search is None:
-        return _every_place(windows, size, shape2)
+        return _every_place(windows, size, shape1, shape2)
     vertical, horizontal = (_search_range(each, search) for each in _two(search, search))
     for low, high in (vertical, horizontal):
         if low > high:
             raise ValueError(f"search must run from low to high, got search={search!r}")
     for (low, high), size1, size2 in zip((vertical, horizontal), shape1, shape2, strict=False):
-        if -low >= size1 or high >= size2:
-            raise ValueError(f"search must stay within the frame of {shape2[0]} x {shape2[1]} pixels, got search={search!r}")
+        if isinstance(windows, SingleWindows):
+            if high - low >= size1 + size2:
+                raise ValueError(
+                    f"search must be shorter than both frames together, {size1 + size2} pixels, got search={search!r}"
+                )
+        elif -low >= size1 or high >= size2:
+            sizes = " and ".join(f"{height} x {width}" for height, width, *_ in (shape1, shape2))
+            raise ValueError(f"search must be smaller than the frames of {sizes} pixels, got search={search!r}")
     return Search((vertical[0], horizontal[0]), (vertical[1] - vertical[0] + 1, horizontal[1] - horizontal[0] + 1))
 
 
-def _every_place(windows: Windows, size: Pair, shape: tuple[int, ...]) -> Search:
+def _every_place(windows: Windows, size: Pair, shape1: tuple[int, ...], shape: tuple[int, ...]) -> Search:
     """Return the displacements that move some window to a place completely inside frame 2."""
     if not windows.count:
         return Search((0, 0), (1, 1))
@@ -472,6 +494,8 @@ def _every_place(windows: Windows, size: Pair, shape: tuple[int, ...]) -> Search
             raise ValueError(
                 f"search=None needs windows that fit into frame2 of {shape[0]} x {shape[1]} pixels, got {size[0]} x {size[1]}"
             )
+        if last[axis] - first[axis] >= shape1[axis] + shape[axis]:
+            raise ValueError(f"search=None needs windows near the frames, got windows {last[axis] - first[axis]} pixels apart")
     down, across = (shape[axis] - size[axis] - first[axis] + last[axis] + 1 for axis in (0, 1))
     return Search((-last[0], -last[1]), (down, across))
 

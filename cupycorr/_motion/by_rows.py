@@ -72,7 +72,7 @@ def by_incomplete_rows(tile: Tile, first: Pixels, second: Pixels, rows: int) -> 
 
 
 def _lines(tile: Tile, rows: slice) -> slice:
-    """Return the rows of positions in frame 1 that some rows of windows are at."""
+    """Return the rows of frame 1 in which some rows of windows begin."""
     return slice(rows.start * tile.step[0], (rows.stop - 1) * tile.step[0] + 1, tile.step[0])
 
 
@@ -85,7 +85,7 @@ def _displacements(tried: Pair) -> tuple[np.ndarray, np.ndarray]:
 def _row_scores(
     tile: Tile, pixels1: np.ndarray, pixels2: np.ndarray, tables: row_kernel.Tables | None = None
 ) -> row_kernel.RowScores:
-    """Return what computes a row of windows of a tile, also of those between the windows of the lattice."""
+    """Return the kernel for a row of windows of a tile, including those between the windows of the lattice."""
     width = tile.span[1] - tile.window[1] + 1
     return row_kernel.RowScores(pixels1, pixels2, tile.window, width, *_displacements(tile.tried), tables)
 

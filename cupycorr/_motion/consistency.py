@@ -12,6 +12,8 @@ from . import costs
 from .geometry import Lattice, SingleWindows, Windows
 from .matching import Field, Matcher, Report
 
+_MOST_TIMES = 4  # as many windows as are asked for, whose fields may be in memory to share pixels
+
 
 def distances(matcher: Matcher, windows: SingleWindows, field: Field, report: Report) -> Any:
     """Return the distance (N,) between each window and where matching back leads; NaN where either way found no match.
@@ -30,14 +32,14 @@ def distances(matcher: Matcher, windows: SingleWindows, field: Field, report: Re
 def _field_back(back: Matcher, there: SingleWindows, report: Report) -> tuple[Any, Any]:
     """Return the displacements dy and dx back from each window.
 
-    Where windows start from their own place, one field of all windows in the rectangle around them may cost less than each by
-    itself.
+    Where their searches start from the windows themselves, one field of all windows in the rectangle around them may cost less
+    than each window by itself.
     """
     if there.count and (there.tops1 == there.tops2).all() and (there.lefts1 == there.lefts2).all():
         first = int(there.tops1.min()), int(there.lefts1.min())
         counts = int(there.tops1.max()) - first[0] + 1, int(there.lefts1.max()) - first[1] + 1
         every = Lattice(first, (1, 1), counts)
-        if _seconds(back, every) < _seconds(back, there):
+        if every.count <= _MOST_TIMES * there.count and _seconds(back, every) < _seconds(back, there):
             field = back.field(every, report)
             at = there.tops1 - first[0], there.lefts1 - first[1]
             at = tuple(back.frame1.xp.asarray(each) for each in at)

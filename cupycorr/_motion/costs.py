@@ -36,7 +36,7 @@ _FEWEST_WINDOWS = 16  # the same for single windows
 _TASKS = 8  # tasks that a field is divided into at least, so that so many threads can share it
 _SLABS = 4  # the same for a single window, whose slabs cost more than whole searches
 _KEPT = 40 * 2**20  # bytes of the scores of a window that are kept
-_GPU_TASK = 256 * 2**20
+_GPU_TASK = 256 * 2**20  # bytes of a task on a GPU, which runs one at a time
 _CACHED = 2**20  # bytes of scores of rows of windows, so that they stay in a processor's cache
 _SCORES = 2 * 2**20  # bytes of scores of a tile whose windows are computed one by one
 _GROUP = 12 * 2**20  # bytes of a group of search areas that are transformed
@@ -220,7 +220,7 @@ def tile_counts(request: Request, algorithm: str) -> Pair:
     lattice = request.windows
     assert isinstance(lattice, Lattice)
     if algorithm == ROWS:
-        columns = min(max(_CACHED // (_ITEM * request.displacements), 16), lattice.counts[1])
+        columns = min(max(_CACHED // (_ITEM * request.displacements), _FEWEST_WINDOWS), lattice.counts[1])
         most = _ROWS_OF_TILE, -(-lattice.counts[1] // -(-lattice.counts[1] // columns))
     elif algorithm in (FOURIER, WINDOWS):
         windows = max((_SCORES if request.on_cpu else _GPU_TASK // _COPIES) // (_ITEM * request.displacements), 1)

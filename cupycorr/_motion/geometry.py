@@ -18,7 +18,7 @@ from .._correlation.problem import lattice_inside
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The displacements ``low + index`` along each axis, ``index < tried``."""
+    """A search range: along each axis, the displacements from ``low`` to ``low + tried - 1``."""
 
     low: Pair
     tried: Pair

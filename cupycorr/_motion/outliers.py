@@ -6,6 +6,9 @@ from typing import Any
 
 from .._arguments import finite_number, integer
 from .._arrays import FIELD, ArrayT, array_module, current_device_of, known_arrays
+from .geometry import steps_of
+
+_AT_ONCE = 2**20  # neighbours that are sorted at once
 
 
 def median_residual(dy: ArrayT, dx: ArrayT, radius: int = 1, noise: float = 0.1) -> ArrayT:
@@ -66,16 +69,24 @@ def median_residual(dy: ArrayT, dx: ArrayT, radius: int = 1, noise: float = 0.1)
         raise ValueError(f"noise must be positive, got noise={noise!r}")
     xp = array_module(dy)
     with current_device_of(dy):
-        residual: ArrayT = xp.sqrt(sum(_residual(each, around, level) ** 2 for each in (dy, dx)))
-    return residual
+        residual: Any = xp.empty(dy.shape)
+        rows = max(_AT_ONCE // max(dy.shape[1] * (2 * around + 1) ** 2, 1), 1)
+        for part in steps_of(dy.shape[0], rows):
+            residual[part] = xp.sqrt(sum(_residual(each, part, around, level) ** 2 for each in (dy, dx)))
+    found: ArrayT = residual
+    return found
 
 
-def _residual(values: Any, radius: int, noise: float) -> Any:
-    xp = array_module(values)
-    height, width = values.shape
-    values = values.astype(xp.float64)
+def _residual(field: Any, rows: slice, radius: int, noise: float) -> Any:
+    """Return the residual of one component for some rows of a field."""
+    xp = array_module(field)
+    begin = max(rows.start - radius, 0)
+    around_rows = field[begin : rows.stop + radius].astype(xp.float64)
+    height, width = rows.stop - rows.start, field.shape[1]
     padded = xp.full((height + 2 * radius, width + 2 * radius), xp.nan)
-    padded[radius : radius + height, radius : radius + width] = values
+    top = begin - rows.start + radius
+    padded[top : top + len(around_rows), radius : radius + width] = around_rows
+    values = padded[radius : radius + height, radius : radius + width]
     size = 2 * radius + 1
     around = [padded[i : i + height, j : j + width] for i in range(size) for j in range(size) if (i, j) != (radius, radius)]
     neighbours = xp.stack(around)

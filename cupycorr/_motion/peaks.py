@@ -14,7 +14,7 @@ from .._arrays import array_module
 from .geometry import Search, order_by_length
 
 TIE = 1e-12  # scores closer than this to the maximum are equal to it: they differ by rounding errors only
-FITS = GAUSSIAN, PARABOLA = ("gaussian", "parabola")
+FITS = GAUSSIAN, PARABOLA = ("gaussian", "parabola")  # the default first
 _BESIDE = {(-1, 0): 0, (1, 0): 1, (0, -1): 2, (0, 1): 3}  # the neighbours along each axis -> their rows in `Peaks.beside`
 
 
@@ -24,7 +24,7 @@ class Peaks(NamedTuple):
     Attributes
     ----------
     index
-        int64 (n,): the best displacement in (dy, dx) order; 0 where there is none.
+        int64 (n,): the best displacement in (dy, dx) order; any index where there is none.
     score, second
         float64 (n,): its score, and the best score outside its 3 x 3 neighbourhood; negative infinity where there is none.
     beside

@@ -49,8 +49,8 @@ FRAMES = {
     "batch": (*with_frames(GOOD[None, None], GOOD), ValueError, r"frame1.shape=\(1, 1, 20, 30\)"),
     "devices differ": (*with_frames(GOOD, GOOD.view(Elsewhere)), ValueError, "same device, got cpu and elsewhere"),
     "kinds differ": (*with_frames(GOOD, on_cupy(GOOD)), TypeError, "frame1 on numpy, frame2 on cupy"),
-    "no rows": (*with_frames(GOOD[:0], GOOD), ValueError, "window must fit into the frame of 0 x 30"),
-    "no columns": (*with_frames(GOOD[:, :0], GOOD), ValueError, "window must fit into the frame of 20 x 0"),
+    "no rows": (*with_frames(GOOD[:0], GOOD), ValueError, r"frame1 must have pixels, got frame1.shape=\(0, 30\)"),
+    "no columns": (*with_frames(GOOD[:, :0], GOOD), ValueError, r"frame1 must have pixels, got frame1.shape=\(20, 0\)"),
 }
 SIZES = {
     "window too high": (*with_options(window=(21, 5)), ValueError, r"window must fit .* got window=\(21, 5\)"),
@@ -79,12 +79,21 @@ SEARCHES = {
     "search bool": (*with_options(search=((-4, 4), (False, 1))), TypeError, "whole pixels.* got search="),
     "search none inside": (*with_options(search=((-4, 4), None)), TypeError, "search must be"),
     "search reversed": (*with_options(search=((4, -4), (0, 0))), ValueError, r"low to high, got search=\(\(4, -4\)"),
-    "search too far up": (*with_options(search=((-20, 0), (0, 0))), ValueError, r"the frame of 20 x 30 .*\(\(-20, 0\)"),
-    "search too far right": (*with_options(search=((0, 0), (25, 30))), ValueError, r"within the frame .*\(25, 30\)"),
+    "search too far up": (
+        *with_options(search=((-20, 0), (0, 0))),
+        ValueError,
+        r"frames of 20 x 30 and 20 x 30 .*\(\(-20, 0\)",
+    ),
+    "search too far right": (*with_options(search=((0, 0), (25, 30))), ValueError, r"smaller than the frames .*\(25, 30\)"),
+    "points far apart": (
+        *with_options(search=None, points=[(0, 0), (1e6, 1e6)]),
+        ValueError,
+        "search=None needs windows near the frames, got windows 1000000 pixels apart",
+    ),
     "search huge": (*with_options(search=((0, HUGE), (0, 0))), ValueError, f"search must .*{HUGE}"),
     "search huge both ways": (*with_options(search=((-HUGE, HUGE), (0, 0))), ValueError, f"search must .*{HUGE}"),
     "search huge with an offset": (*with_options(search=((-HUGE, HUGE), (0, 0)), offset=(0, 0)), ValueError, "search must"),
-    "search far, points": (*with_options(search=((40, 41), (0, 0)), points=POINTS), ValueError, "search must stay within"),
+    "search far, points": (*with_options(search=((-20, 20), (0, 0)), points=POINTS), ValueError, "shorter than both frames"),
     "template too high": (*with_frames(GOOD, GOOD[:9], window=10, search=None), ValueError, "9 x 30 pixels, got 10 x 10"),
     "template too wide": (*with_frames(GOOD, GOOD[:, :9], window=10, search=None), ValueError, "20 x 9 pixels, got 10 x 10"),
     "template of points too high": (
@@ -153,8 +162,9 @@ FIELD = np.zeros((10, 20))
 OFFSETS = {
     "offset int": (*with_options(offset=3), TypeError, r"offset must be a pair \(dy, dx\)"),
     "offset text": (*with_options(offset="up"), TypeError, r"offset must be a pair \(dy, dx\)"),
-    "offset of three": (*with_options(offset=(1, 2, 3)), TypeError, r"offset must be a pair \(dy, dx\)"),
-    "offset of one": (*with_options(offset=(1,)), TypeError, r"offset must be a pair \(dy, dx\)"),
+    "progress is no function": (*with_options(progress=5), TypeError, "progress must be callable, got progress=5"),
+    "offset of three": (*with_options(offset=(1, 2, 3)), ValueError, r"offset must be a pair \(dy, dx\)"),
+    "offset of one": (*with_options(offset=(1,)), ValueError, r"offset must be a pair \(dy, dx\)"),
     "offset array of three": (*with_options(offset=np.zeros((3, 10, 20))), TypeError, r"offset must be a pair \(dy, dx\)"),
     "offset field alone": (*with_options(offset=FIELD), TypeError, r"offset must be a pair \(dy, dx\)"),
     "offset dictionary": (*with_options(offset={"dy": 1, "dx": 2}), TypeError, r"offset must be a pair \(dy, dx\)"),

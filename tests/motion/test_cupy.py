@@ -70,10 +70,9 @@ def cupy(monkeypatch):
         pytest.fail("a kernel was bound")
 
     monkeypatch.setattr(by_operator, "spatial_correlation_sample", by_numpy)
-    with installed(monkeypatch, launch):
-        monkeypatch.setitem(sys.modules, "cupy", Strict(H100))
-        monkeypatch.setattr(ndarray, "__array_ufunc__", array_ufunc, raising=False)
-        monkeypatch.setattr(ndarray, "get", lambda array: np.array(array), raising=False)
+    with installed(monkeypatch, launch), monkeypatch.context() as strict:
+        strict.setitem(sys.modules, "cupy", Strict(H100))
+        strict.setattr(ndarray, "__array_ufunc__", array_ufunc, raising=False)
         yield
 
 

@@ -145,3 +145,11 @@ def test_search_none_with_an_offset_still_reaches_every_place(variant):
         template = image[place[0] : place[0] + 11, place[1] : place[1] + 12]
         found = cupycorr.match(template, image, window=(11, 12), search=None, offset=(10, 10), variant=variant, subpixel=False)
         assert (found.dy.item(), found.dx.item()) == place
+
+
+def test_a_range_beyond_the_frame_is_reached_from_an_offset():
+    frame1, frame2 = noise((40, 40), 1), noise((40, 40), 1)
+    near = cupycorr.match(frame1, frame2, 9, ((-9, 11), (0, 4)), points=[(20, 20)])
+    far = cupycorr.match(frame1, frame2, 9, ((-60, -40), (0, 4)), points=[(20, 20)], offset=(51, 0))
+    assert_same(far, near, atol=1e-12)
+    assert abs(far.dy.item()) < 0.5

@@ -278,3 +278,11 @@ def test_consistency_is_nan_without_a_match_and_none_if_it_was_not_asked_for():
     assert np.isnan(found.consistency[nothing]).all()
     without = cupycorr.match(frame1, frame2, window=6)
     assert_same(dataclasses.replace(found, consistency=None), without)
+
+
+def test_a_negative_score_has_no_peak_ratio_to_trust():
+    frame = noise((9, 9), dtype=np.float64)
+    found = cupycorr.match(frame, -frame, window=9, search=((0, 0), (0, 0)))
+    assert found.score.item() < -0.99
+    assert found.valid().item()
+    assert not found.valid(min_peak_ratio=1).item()
