@@ -30,9 +30,9 @@ from .peaks import Peaks
 from .tile import Tile, split_columns, split_windows
 
 _ALGORITHMS = {OPERATOR: by_operator, FOURIER: by_fourier, ROWS: by_rows, WINDOWS: by_windows}
-_SUMS = 3  # that the scores of incomplete rows are computed from
+_SUMS = 3  # sums for each displacement where pixels are missing in frame 2 only
 
-Report = Callable[[float], object]  # is told the fraction of the work that is done
+Report = Callable[[float], object]  # called with the fraction of the work that is done
 Slabs = Sequence[tuple[Pair, Search]]  # the first index and the displacements of each slab of a search
 
 
