@@ -64,14 +64,14 @@ def by_numpy(input1, input2, **parameters):
 
 @pytest.fixture(autouse=True)
 def cupy(monkeypatch):
-    """The stand-in, with the operator by NumPy."""
+    """The stand-in with two devices, and the operator by NumPy. It is gone after the test, since the context ends first."""
 
     def launch(*arguments):
         pytest.fail("a kernel was bound")
 
     monkeypatch.setattr(by_operator, "spatial_correlation_sample", by_numpy)
     with installed(monkeypatch, launch), monkeypatch.context() as strict:
-        strict.setitem(sys.modules, "cupy", Strict(H100))
+        strict.setitem(sys.modules, "cupy", Strict(H100, H100))
         strict.setattr(ndarray, "__array_ufunc__", array_ufunc, raising=False)
         yield
 
@@ -190,8 +190,7 @@ def test_simd_is_refused_for_cupy():
         cupycorr.match(*frames, window=7, variant="simd")
 
 
-def test_arrays_are_made_on_the_device_of_the_frames(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", Strict(H100, H100))
+def test_arrays_are_made_on_the_device_of_the_frames():
     frames = [on_cupy(noise(SHAPE, seed), 1) for seed in (1, 2)]
     found = cupycorr.match(*frames, window=7, variant="fft")
     for field in dataclasses.fields(found):
