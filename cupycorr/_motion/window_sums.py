@@ -1,4 +1,7 @@
-"""Sums of images over a window at every position, by array functions."""
+"""Sums of images over a window at every position, by functions that NumPy and CuPy have.
+
+The correlation on the CPU has sums of its own, with strides and dilation, in scratch memory of its threads.
+"""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 
 import sys
 import threading
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from memory import GUARD, guarded_scratch
 from processes import python
 
 from cupycorr._cpu.llvm import compiled
@@ -16,7 +16,6 @@ pytestmark = pytest.mark.skipif(row_kernel.why_not() is not None, reason=str(row
 
 WINDOWS = [(1, 1), (1, 5), (5, 1), (2, 2), (3, 3), (4, 6), (11, 11), (7, 12), (32, 32), (2, 127)]
 WIDTHS = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 40, row_kernel._CHUNK, row_kernel._CHUNK + 1, 2 * row_kernel._CHUNK + 13]
-GUARD = -12345.0
 
 
 def runs(count):
@@ -214,16 +213,6 @@ def test_scratch_memory_is_large_enough_and_what_it_contained_does_not_matter(wi
             with monkeypatch.context() as patch:
                 patch.setattr(row_kernel, "scratch", lambda shape, dtype, begin=begin: guarded_scratch(begin, *shape))
                 np.testing.assert_array_equal(case.scores(2), expected)
-
-
-@contextmanager
-def guarded_scratch(begin, size):
-    """Return a context with memory full of NaN, and check at its end that nothing was written around it."""
-    memory = np.full(begin + size + 64, GUARD)
-    memory[begin : begin + size] = np.nan
-    yield memory[begin : begin + size]
-    assert (memory[:begin] == GUARD).all(), "written before scratch memory"
-    assert (memory[begin + size :] == GUARD).all(), "written after scratch memory"
 
 
 BEFORE_A_HOLE = """

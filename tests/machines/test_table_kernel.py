@@ -1,10 +1,10 @@
 """The kernels of tables and of incomplete scores compute their formulas, and a value affects its own windows only."""
 
 import threading
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from memory import GUARD, guarded_scratch
 
 from cupycorr import match
 from cupycorr._cpu.llvm import compiled
@@ -16,7 +16,6 @@ pytestmark = pytest.mark.skipif(table_kernel.why_not() is not None, reason=str(t
 
 WINDOWS = [(1, 1), (1, 5), (5, 1), (2, 2), (3, 3), (4, 6), (11, 11), (7, 12), (2, 127)]
 WIDTHS = [1, 2, 7, 8, 9, 15, 17, 40, table_kernel._CHUNK, table_kernel._CHUNK + 1, 2 * table_kernel._CHUNK + 13]
-GUARD = -12345.0
 EPS = np.finfo(float).eps
 by_window = pytest.mark.parametrize("window", WINDOWS, ids=lambda window: "{}x{}".format(*window))
 with_and_without_missing = pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing"])
@@ -157,16 +156,6 @@ def test_what_scratch_memory_contained_does_not_matter_and_nothing_beyond_it_is_
                 with monkeypatch.context() as patch:
                     patch.setattr(table_kernel, "scratch", lambda shape, dtype, begin=begin: guarded_scratch(begin, *shape))
                     np.testing.assert_array_equal(image.tables(), expected)
-
-
-@contextmanager
-def guarded_scratch(begin, size):
-    """Return a context with memory full of NaN, and check at its end that nothing was written around it."""
-    memory = np.full(begin + size + 64, GUARD)
-    memory[begin : begin + size] = np.nan
-    yield memory[begin : begin + size]
-    assert (memory[:begin] == GUARD).all(), "written before scratch memory"
-    assert (memory[begin + size :] == GUARD).all(), "written after scratch memory"
 
 
 def test_threads_write_tables_at_the_same_time():

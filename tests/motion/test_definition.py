@@ -10,7 +10,7 @@ from match_cases import VARIANTS, dots, matched, noise
 from match_oracle import answer, assert_answer
 
 import cupycorr
-from cupycorr._motion import row_kernel
+from cupycorr._cpu import llvm
 
 DTYPES = {"uint8": np.uint8, "float32": np.float32, "float64": np.float64}
 CURVES = {"uint8": ("gaussian", False), "float32": ("gaussian",), "float64": ("gaussian", "parabola")}
@@ -114,15 +114,15 @@ def test_consistency_is_the_distance_to_where_matching_back_leads(missing, offse
     at_points = {**options, "points": [(y, x) for y in want.y for x in want.x], "step": 1}
     if offset == "fields":
         at_points["offset"] = [each.ravel() for each in options["offset"]]
-    if variant != "simd":
-        got = matched(frame1, frame2, variant=variant, **at_points)
-        np.testing.assert_allclose(got.consistency, want.consistency.ravel(), rtol=0, atol=1e-9)
+    got = matched(frame1, frame2, variant=variant, **at_points)
+    np.testing.assert_allclose(got.consistency, want.consistency.ravel(), rtol=0, atol=1e-9)
 
 
-def test_the_row_kernel_runs_on_a_plain_grid_where_it_can_run_at_all():
-    if row_kernel.why_not() is not None:
-        pytest.skip(row_kernel.why_not())
-    cupycorr.match(noise(seed=1), noise(seed=2), window=5, variant="simd")
+@pytest.mark.parametrize("options", [{}, {"points": [(9, 9)]}, {"offset": (1, 2)}], ids=["grid", "points", "offset"])
+def test_simd_runs_for_all_windows_where_it_can_run_at_all(options):
+    if llvm.why_not() is not None:
+        pytest.skip(llvm.why_not())
+    cupycorr.match(noise(seed=1), noise(seed=2), window=5, variant="simd", **options)
 
 
 # Drawn at random --------------------------------------------------------------------------------------------------------------
@@ -161,9 +161,6 @@ def calls(draw):
 
 def check_drawn(call, variant):
     frames, options = call
-    if variant == "simd":
-        options.pop("offset", None)
-        assume("points" not in options)
     try:
         got = matched(*frames, variant=variant, **options)
     except ValueError as error:

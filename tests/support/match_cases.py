@@ -24,7 +24,7 @@ def dots(shape, spacing, seed=0):
 
 
 def matched(*frames, variant, **options):
-    """Return `cupycorr.match` by a variant; the test is skipped where the row kernel cannot run."""
+    """Return `cupycorr.match` by a variant; the test is skipped where LLVM's kernels cannot run."""
     try:
         return cupycorr.match(*frames, variant=variant, **options)
     except NotImplementedError as reason:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..._arguments import Pair
 from ..._cpu import register_tile, workers
+from ..._cpu.llvm import address
 from ..._dtypes import LONGEST_CHAIN
 from ..problem import lattice_inside
 from .blocks import COLUMNS, NS, ROWS
@@ -144,10 +145,6 @@ def _strides(array: np.ndarray) -> tuple[int, ...]:
     return tuple(stride // array.itemsize for stride in array.strides)
 
 
-def _address(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]
-
-
 @dataclass(frozen=True, slots=True)
 class _KernelCall:
     """A kernel for one tile shape, with the address and the number of its entries."""
@@ -171,7 +168,7 @@ def _run(table: _Table, left: np.ndarray, block: Block, total: np.ndarray) -> No
     search, total_q = block.search, _strides(total)[1]
     row, _, column = _strides(search)
     first = block.rows.phases[0].base * row + block.columns.phases[0].base * column
-    addresses = _address(left), _address(search) + first * search.itemsize, _address(total)
+    addresses = address(left), address(search) + first * search.itemsize, address(total)
     vectors = _vectors(block.region.lengths[COLUMNS], total.itemsize)
     for call in table.calls:
         call.kernel(*addresses, call.entries, call.count, *table.offsets, total_q, *vectors)
@@ -352,10 +349,10 @@ def _table(
 ) -> _Table:
     """Compile the kernels of all tile shapes, and put their entries and offsets into arrays."""
     offsets = tuple(np.ascontiguousarray(values, np.int64) for values in (left_k, right_k, right_q))
-    first, second, third = map(_address, offsets)
+    first, second, third = map(address, offsets)
     arrays = tuple(np.array(rows, np.int64) for rows in entries.values())
     kernels = (register_tile.kernel(*shape, dtype) for shape in entries)
-    calls = tuple(_KernelCall(kernel, _address(rows), len(rows)) for kernel, rows in zip(kernels, arrays, strict=True))
+    calls = tuple(_KernelCall(kernel, address(rows), len(rows)) for kernel, rows in zip(kernels, arrays, strict=True))
     return _Table(calls, (first, second, third), offsets + arrays)
 
 
