@@ -6,6 +6,9 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.software_cuda.plugin"]
+collect_ignore = ["software_cuda"]  # has no tests, and modules that cannot be imported by themselves
+
 os.environ["CUPYCORR_AUTOTUNE"] = "0"  # measurements on the user's devices must not decide
 
 if hasattr(signal, "SIGCHLD"):

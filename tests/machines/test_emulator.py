@@ -674,7 +674,7 @@ def test_fibres_run_on_processors_whose_switch_is_not_written_out():
 import sys, ctypes
 sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
 from emulator import build, launch
-portable = ctypes.CDLL(str(build.machine(("-DEMULATOR_UCONTEXT",))), mode=ctypes.RTLD_GLOBAL)
+portable = ctypes.CDLL(str(build.machine(("-DFIBRE_UCONTEXT",))), mode=ctypes.RTLD_GLOBAL)
 launch._machine = lambda: portable
 import test_emulator as tests
 for name, planted in tests.PLANTED.items():
@@ -694,11 +694,13 @@ def test_what_was_built_is_not_built_again(monkeypatch, tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted([first, other])
 
 
-def test_without_a_compiler_tests_are_skipped_or_fail_as_asked(monkeypatch):
+@pytest.mark.parametrize("required", ["CUPYCORR_REQUIRE_EMULATOR", "CUPYCORR_REQUIRE_SOFTWARE_CUDA"])
+def test_without_a_compiler_tests_are_skipped_or_fail_as_asked(required, monkeypatch):
     monkeypatch.setattr(build.shutil, "which", lambda name: None)
-    monkeypatch.delenv("CUPYCORR_REQUIRE_EMULATOR", raising=False)
+    for name in build.REQUIRED:
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(pytest.skip.Exception, match="needs g"):
         emulator.require_compiler()
-    monkeypatch.setenv("CUPYCORR_REQUIRE_EMULATOR", "1")
+    monkeypatch.setenv(required, "1")
     with pytest.raises(pytest.fail.Exception, match="needs g"):
         emulator.require_compiler()

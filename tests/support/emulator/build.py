@@ -19,8 +19,9 @@ from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
+REQUIRED = ("CUPYCORR_REQUIRE_EMULATOR", "CUPYCORR_REQUIRE_SOFTWARE_CUDA")  # environment variables that ask for g++
 HEADERS = ("emulator.hpp", "machine.hpp", "tensor_cores.hpp")
-MACHINE = ("machine.cpp", "memory.cpp", "trace.cpp", "state.hpp", "fibre.hpp", *HEADERS)
+MACHINE = ("machine.cpp", "memory.cpp", "trace.cpp", "state.hpp", "../fibre/fibre.hpp", *HEADERS)
 
 # As on a device, kernels may read memory as several types, and a product and a sum are fused only where the source says so. With
 # -g an error can name the lines that led to it. g++ does not know #pragma unroll.
@@ -42,12 +43,12 @@ def sanitizing() -> bool:
 
 
 def require_compiler() -> None:
-    """Skip the calling test, or module, where there is no g++; fail it where ``CUPYCORR_REQUIRE_EMULATOR`` is set."""
+    """Skip the calling test, or module, where there is no g++; fail it where one of the variables ``REQUIRED`` is set."""
     import pytest
 
     if shutil.which("g++") is None:
         reason = "running kernels on the CPU needs g++"
-        if os.environ.get("CUPYCORR_REQUIRE_EMULATOR"):
+        if any(map(os.environ.get, REQUIRED)):
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason, allow_module_level=True)
 

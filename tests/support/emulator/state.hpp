@@ -5,10 +5,12 @@
 #include <string>
 #include <vector>
 
-#include "fibre.hpp"
+#include "../fibre/fibre.hpp"
 #include "machine.hpp"
 
 namespace emulator {
+
+using fibres::Fibre;
 
 constexpr int MOST_THREADS = 1024;                 // of a block
 constexpr int MOST_STATIC_SHARED = 48 * 1024;      // what a kernel may declare with a size

@@ -11,18 +11,18 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-#if !defined(__x86_64__) && !defined(EMULATOR_UCONTEXT)
-#define EMULATOR_UCONTEXT
+#if !defined(__x86_64__) && !defined(FIBRE_UCONTEXT)
+#define FIBRE_UCONTEXT
 #endif
 
-#ifdef EMULATOR_UCONTEXT
+#ifdef FIBRE_UCONTEXT
 #include <ucontext.h>
 #else
-extern "C" void emulator_switch_stacks(void** save_here, void* go_on_there);
+extern "C" void fibre_switch_stacks(void** save_here, void* go_on_there);
 asm(R"(
     .text
-    .type emulator_switch_stacks, @function
-emulator_switch_stacks:
+    .type fibre_switch_stacks, @function
+fibre_switch_stacks:
     push %rbp
     push %rbx
     push %r12
@@ -38,11 +38,11 @@ emulator_switch_stacks:
     pop %rbx
     pop %rbp
     ret
-    .size emulator_switch_stacks, . - emulator_switch_stacks
+    .size fibre_switch_stacks, . - fibre_switch_stacks
 )");
 #endif
 
-namespace emulator {
+namespace fibres {
 
 class Fibre {
 public:
@@ -50,7 +50,7 @@ public:
     void prepare(char* stack, std::size_t bytes, void (*body)()) {
         bottom = stack;
         size = bytes;
-#ifdef EMULATOR_UCONTEXT
+#ifdef FIBRE_UCONTEXT
         getcontext(&context);
         context.uc_stack.ss_sp = stack;
         context.uc_stack.ss_size = bytes;
@@ -70,10 +70,10 @@ public:
     // From this fibre, which runs, to another. Comes back when somebody switches to this one.
     void switch_to(Fibre& other) {
         leave_for(other);
-#ifdef EMULATOR_UCONTEXT
+#ifdef FIBRE_UCONTEXT
         swapcontext(&context, &other.context);
 #else
-        emulator_switch_stacks(&stack_pointer, other.stack_pointer);
+        fibre_switch_stacks(&stack_pointer, other.stack_pointer);
 #endif
         arrive();
     }
@@ -98,7 +98,7 @@ private:
 #endif
     }
 
-#ifdef EMULATOR_UCONTEXT
+#ifdef FIBRE_UCONTEXT
     ucontext_t context;
 #else
     void* stack_pointer = nullptr;
@@ -108,4 +108,4 @@ private:
     [[maybe_unused]] void* fake_stack = nullptr;
 };
 
-}  // namespace emulator
+}  // namespace fibres
