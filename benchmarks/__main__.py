@@ -36,7 +36,7 @@ class Device:
     yardstick: Callable[[report.Header], report.Yardstick]
     dtypes: Sequence[str]
     defaults: Mapping[str, Any]  # by option
-    check: Callable[[Sequence[str], Path | None], int] | None = None
+    check: Callable[[Sequence[str], Sequence[Case], float, Path | None], int] | None = None
 
 
 CPU = Device(
@@ -60,6 +60,7 @@ CUDA = Device(
     {"cases": "all", "dtype": "all", "budget": 1.0},
     check.run,
 )
+CHECK_DEFAULTS = {"cases": "acceptance"}  # with --check, instead of the device's
 DEVICES = {"cpu": CPU, "cuda": CUDA}
 ON_CUDA = ("check", "plot", "tune")  # options of a GPU only
 
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for option in ON_CUDA:
         if getattr(options, option) and device is not CUDA:
             parser.error(f"--{option} needs --device cuda, got --device {options.device}")
-    for option, default in device.defaults.items():
+    for option, default in {**device.defaults, **(CHECK_DEFAULTS if options.check else {})}.items():
         if getattr(options, option) is None:
             setattr(options, option, default)
     try:
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         return _print_list(contestants)
     if options.check:
-        return device.check(arguments, options.json)
+        return device.check(arguments, cases, options.budget, options.json)
     if options.tune:
         return tune.run(cases, dtypes, passes)
     header = device.header(arguments, dtypes)
@@ -115,7 +116,7 @@ def _positive(text: str) -> float:
 NAMES = "names with wildcards, separated by commas"
 OPTIONS: dict[str, dict[str, Any]] = {
     "--device": {"default": "cpu", "help": "where to run: 'cpu' (default) or 'cuda'"},
-    "--cases": {"help": f"'acceptance' (default on a CPU), 'all' (on a GPU), or {NAMES}"},
+    "--cases": {"help": f"'acceptance' (default on a CPU and with --check), 'all' (on a GPU), or {NAMES}"},
     "--passes": {"default": ",".join(PASSES), "help": "'forward', 'vjp' or both (default)"},
     "--rivals": {
         "default": "*",
@@ -135,7 +136,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--plot": {"type": Path, "metavar": "FILE", "help": "with --device cuda: draw how close each contestant comes to the bound"},
     "--check": {
         "action": "store_true",
-        "help": "with --device cuda: compare the GPU with the CPU, and time the acceptance cases",
+        "help": "with --device cuda: compare the GPU with the CPU, and time the acceptance cases, or those of --cases",
     },
     "--tune": {"action": "store_true", "help": "with --device cuda: find the fastest variants and keep them for later calls"},
     "--list": {"action": "store_true", "help": "print the cases and contestants, measure nothing"},

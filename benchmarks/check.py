@@ -1,9 +1,10 @@
 """``python -m benchmarks --device cuda --check``: check the kernels on this GPU against the definition, and time them.
 
-A step is a row of `STEPS`: a title, and a function that yields findings. A step that fails is a finding itself, and the next step
-runs. The benchmark does not use the test suite's oracle. Results are compared with the ``reference`` variant, which is NumPy on
-the CPU and shares nothing with the kernels. In float64 it gives the value, the sum of magnitudes and the number of terms of every
-sum, and from these follows the error that a sum in the accumulator may have.
+The acceptance cases are timed, or those of ``--cases``. A step is a row of `STEPS`: a title, and a function that yields
+findings. A step that fails is a finding itself, and the next step runs. The benchmark does not use the test suite's oracle.
+Results are compared with the ``reference`` variant, which is NumPy on the CPU and shares nothing with the kernels. In float64
+it gives the value, the sum of magnitudes and the number of terms of every sum, and from these follows the error that a sum in
+the accumulator may have.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ from cupycorr._gpu.device import import_cupy
 from . import cases, cuda, report, rivals, running
 from .cases import DTYPES, TF32, array_dtype, precision
 
-BUDGET = 1.0  # seconds for one case and pass
 TIMED = ("float32", "bfloat16", TF32)  # rivals take part in the first only
 POOL_UNIT = 512  # bytes; CuPy's pool allocates multiples of it
 
@@ -59,17 +59,26 @@ class Finding:
     numbers: dict[str, Any] = field(default_factory=dict)
 
 
-Step = Callable[[report.Header], Iterator[Finding]]
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The machine that is checked, the cases that are timed, and the seconds for each case, element type and pass."""
+
+    header: report.Header
+    timed: Sequence[cases.Case]
+    budget: float
 
 
-def run(arguments: Sequence[str], json_file: Path | None) -> int:
+Step = Callable[[Options], Iterator[Finding]]
+
+
+def run(arguments: Sequence[str], timed: Sequence[cases.Case], budget: float, json_file: Path | None) -> int:
     """Run every step and print its findings; return 1 where anything is wrong."""
     console, begin = report.wide_console(), time.perf_counter()
     header = cuda.header(arguments, TIMED)
     report.print_header(console, header)
     found: dict[str, list[Finding]] = {}
     for title, step in STEPS.items():
-        found[title] = _findings(console, title, step, header)
+        found[title] = _findings(console, title, step, Options(header, timed, budget))
         if json_file is not None:
             _write(json_file, header, found)
     wrong = sum(finding.wrong is not None for findings in found.values() for finding in findings)
@@ -77,11 +86,11 @@ def run(arguments: Sequence[str], json_file: Path | None) -> int:
     return 1 if wrong else 0
 
 
-def _findings(console: Console, title: str, step: Step, header: report.Header) -> list[Finding]:
+def _findings(console: Console, title: str, step: Step, options: Options) -> list[Finding]:
     """Return the findings of a step, each printed at once."""
     begin, findings = time.perf_counter(), []
     try:
-        for finding in step(header):
+        for finding in step(options):
             findings.append(finding)
             _print(console, finding)
     except Exception as error:  # a step that fails must not stop the others
@@ -114,7 +123,7 @@ def _write(path: Path, header: report.Header, found: dict[str, list[Finding]]) -
 # Compiling ---------------------------------------------------------------------------------------------------------------------
 
 
-def builds(header: report.Header) -> Iterator[Finding]:
+def builds(options: Options) -> Iterator[Finding]:
     """Compile and load every kernel; kernels that another process has compiled come from CuPy's cache."""
     every = list(planner.builds(rivals.on_gpu().device))
     cached = len(list(compiler.cache_folder().glob("*.cubin")))
@@ -234,7 +243,7 @@ def _changed(results: Results, others: Results) -> str | None:
     return f"the bits of {', '.join(names)} differ" if names else None
 
 
-def definition(header: report.Header) -> Iterator[Finding]:
+def definition(options: Options) -> Iterator[Finding]:
     """Check every variant, element type and pass on the small problems, and that the next call gives the same bits."""
     for dtype in DTYPES:
         for name, small in SMALL.items():
@@ -261,7 +270,7 @@ ORDERS: dict[str, Callable[[np.ndarray], Any]] = {
 }
 
 
-def orders(header: report.Header) -> Iterator[Finding]:
+def orders(options: Options) -> Iterator[Finding]:
     """Check inputs in other memory orders."""
     for dtype, channels, (name, keywords) in product(DTYPES, (35, 64), ORDERED.items()):
         small = Small((2, channels, 6, 9), keywords)
@@ -288,7 +297,7 @@ def _called() -> Iterator[tuple[str, str, Small, Arrays, Results]]:
             yield f"{name}, {dtype}, {variant}", variant, small, tuple(array.copy() for array in arrays), results
 
 
-def streams(header: report.Header) -> Iterator[Finding]:
+def streams(options: Options) -> Iterator[Finding]:
     """Check that a separate stream and the replay of a graph with other inputs give the bits of the default stream."""
     cupy = import_cupy()
     for what, variant, small, arrays, want in _called():
@@ -303,17 +312,17 @@ def streams(header: report.Header) -> Iterator[Finding]:
             stream.begin_capture()
             got = _computed(small, arrays, variant)
             graph = stream.end_capture()
-            for numbers, wanted in ((arrays, want), (others, want_others)):
+            for numbers, expected in ((arrays, want), (others, want_others)):
                 for array, other in zip(arrays, numbers, strict=True):
                     array[...] = other
                 for result in got.values():
                     result.fill(0)
                 graph.launch(stream)
                 stream.synchronize()
-                yield Finding(f"{what} replayed", _changed(got, wanted))
+                yield Finding(f"{what} replayed", _changed(got, expected))
 
 
-def memory(header: report.Header) -> Iterator[Finding]:
+def memory(options: Options) -> Iterator[Finding]:
     """Check that a forward call allocates no more than its result and the explained workspace, and frees the workspace."""
     for what, variant, small, arrays, results in _called():
         if "output" not in results:
@@ -331,20 +340,20 @@ def memory(header: report.Header) -> Iterator[Finding]:
 # Times -------------------------------------------------------------------------------------------------------------------------
 
 
-def times(header: report.Header) -> Iterator[Finding]:
-    """Time the acceptance cases; rivals take part in float32 only."""
-    console, yardstick = report.wide_console(), cuda.yardstick(header)
+def times(options: Options) -> Iterator[Finding]:
+    """Time cases; rivals take part in float32 only."""
+    console, yardstick = report.wide_console(), cuda.yardstick(options.header)
     everybody = rivals.cuda_contestants()
     for dtype in TIMED:
         contestants, rows = [c for c in everybody if c.ours or dtype == TIMED[0]], []
-        settings = running.Settings(dtype, BUDGET, machine=cuda.MACHINE)
-        for case in cases.select("acceptance"):
+        settings = running.Settings(dtype, options.budget, machine=cuda.MACHINE)
+        for case in options.timed:
             for which in cases.PASSES:
                 try:
                     rows += running.run(case, which, contestants, settings)
                 except (MemoryError, RuntimeError) as error:
                     yield Finding(f"{case.name} {which} {dtype}", _first_line(error))
-        cuda.measure_rates(header)
+        cuda.measure_rates(options.header)
         report.print_rows(console, rows, yardstick)
         for row in rows:
             wrong = row.wrong if row.ours else None  # a rival's wrong result is no finding about this package
@@ -361,7 +370,7 @@ TOOLS = {
 }
 
 
-def tools(header: report.Header) -> Iterator[Finding]:
+def tools(options: Options) -> Iterator[Finding]:
     """Name the installed programs that inspect kernels more closely, with a command for each."""
     for name, command in TOOLS.items():
         if shutil.which(name):

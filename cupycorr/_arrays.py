@@ -206,10 +206,11 @@ def may_share_memory(first: Any, second: Any) -> bool:
 
 
 def _byte_bounds(array: Any) -> tuple[int, int]:
+    if not array.size:
+        return 0, 0  # overlaps nothing, wherever its address is
     spans = [stride * (size - 1) for size, stride in zip(array.shape, array.strides, strict=True)]
     begin = array.data.ptr + sum(min(span, 0) for span in spans)
-    end = array.data.ptr + sum(max(span, 0) for span in spans) + array.dtype.itemsize
-    return begin, end if array.size else begin
+    return begin, array.data.ptr + sum(max(span, 0) for span in spans) + array.dtype.itemsize
 
 
 def array_kind(array: Any) -> str | None:

@@ -29,6 +29,7 @@ from ._dtypes import named_dtype
 from ._gpu import source
 from ._gpu.device import Device, import_cupy, versions
 from ._gpu.layout import Layout
+from ._gpu.streams import forbids_default_stream
 
 RUNS = 7  # timed runs of each variant, after a first one that compiles
 HOPELESS = 2.0  # a variant whose first run takes this many times the fastest first run is not run again
@@ -189,13 +190,15 @@ def _leaders(plans: Mapping[str, Plan]) -> dict[str, str]:
 
 
 def _is_capturing(device: Device) -> bool:
-    """Return whether the current stream records launches instead of running them."""
+    """Return whether the current stream cannot run work now because of a capture."""
     cuda = import_cupy().cuda
     try:
         with cuda.Device(device.index):
             return cuda.get_current_stream().is_capturing()
-    except RuntimeError:  # CUDA forbids the query on the default stream while a stream that waits for it is being captured
-        return True
+    except RuntimeError as error:
+        if not forbids_default_stream(error):
+            raise
+        return True  # the launch after this says what to do
 
 
 def _bytes(layout: Layout) -> int:

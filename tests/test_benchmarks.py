@@ -497,6 +497,9 @@ def cuda_header(*dtypes):
     return report.Header("today", "python -m benchmarks", dtypes or ("float32",), device, {"cupy": "14", "cupycorr": "0.1"})
 
 
+OPTIONS = check.Options(cuda_header(), (), 1.0)
+
+
 @pytest.fixture
 def whole_run(gpu, monkeypatch):
     """The command line of a GPU with one small case, on a device whose times are made up."""
@@ -570,7 +573,7 @@ def reference_with(change):
 
 @pytest.mark.slow
 def test_the_check_of_a_gpu_finds_nothing_wrong_with_right_results(gpu):
-    findings = [*check.definition(cuda_header()), *check.orders(cuda_header())]
+    findings = [*check.definition(OPTIONS), *check.orders(OPTIONS)]
     assert wrong(findings) == []
     checked = {tuple(finding.what.split(", ")[-2:]) for finding in findings}
     everything = {(dtype, variant) for dtype in cases.DTYPES for variant in GPU_VARIANTS}
@@ -581,7 +584,7 @@ def test_the_check_of_a_gpu_finds_nothing_wrong_with_right_results(gpu):
 def test_the_check_of_a_gpu_finds_wrong_and_changing_results(gpu, variants, monkeypatch, change, said):
     variants(*(replace(row, plan=reference_with(change)) if row.name == "direct" else row for row in OPERATOR.variants))
     monkeypatch.setattr(check, "SMALL", {name: check.SMALL[name] for name in ("flownetc", "everything")})
-    found = wrong(check.definition(cuda_header()))
+    found = wrong(check.definition(OPTIONS))
     assert {finding.what for finding in found} == {f"{name}, {dtype}, direct" for name in check.SMALL for dtype in cases.DTYPES}
     assert all(said in finding.wrong for finding in found)
 
@@ -606,9 +609,23 @@ def test_a_step_of_the_check_that_fails_is_a_finding_and_the_next_step_runs(gpu,
     steps = {"bad": failing_step, "good": lambda header: iter([check.Finding("second", numbers={"seconds": 1.5})])}
     monkeypatch.setattr(check, "STEPS", steps)
     monkeypatch.setattr(cuda, "header", lambda arguments, dtypes: cuda_header(*dtypes))
-    assert check.run([], tmp_path / "check.json") == 1
+    assert check.run([], [], 1.0, tmp_path / "check.json") == 1
     assert "RuntimeError: out of luck" in capsys.readouterr().out
     written = json.loads((tmp_path / "check.json").read_text())
     assert [finding["what"] for finding in written["steps"]["good"]] == ["second"]
     monkeypatch.setattr(check, "STEPS", {"good": steps["good"]})
-    assert check.run([], None) == 0
+    assert check.run([], [], 1.0, None) == 0
+
+
+@pytest.mark.gpu
+def test_the_check_of_a_device_finds_nothing_wrong(monkeypatch, tmp_path):
+    """Run the check through CuPy: all steps but that of every build, on a few problems and with small products and cases."""
+    monkeypatch.setattr(cuda, "MATRIX", {name: (dtype, 64) for name, (dtype, _) in cuda.MATRIX.items()})
+    monkeypatch.setattr(cuda, "COPIED", 2**20)
+    monkeypatch.setattr(check, "SMALL", {name: check.SMALL[name] for name in ("flownetc", "everything")})
+    monkeypatch.setattr(check, "ORDERS", {"channels last": check.ORDERS["channels last"]})
+    monkeypatch.setattr(check, "STEPS", {title: step for title, step in check.STEPS.items() if title != "builds"})
+    file = tmp_path / "check.json"
+    assert check.run(["--check"], cases.select("pwcnet-L6-sintel"), 0.01, file) == 0, file.read_text()
+    steps = json.loads(file.read_text())["steps"]
+    assert all(steps[title] for title in ("definition", "orders in memory", "streams and graphs", "memory", "times"))

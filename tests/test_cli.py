@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from click.testing import CliRunner
 from fake_cupy import H100, CompileException, Fake
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
+from processes import python
 from scipy.ndimage import gaussian_filter, shift
 from waiting import INTERRUPTIBLE, STUCK, timer
 
@@ -938,6 +940,21 @@ def test_without_cupy_info_names_the_pip_command(monkeypatch):
     assert told.startswith("none: this needs CuPy")
     assert 'pip install "cupycorr[cuda12]"' in told
     assert_refused(run("info", "--compile"), "this needs CuPy", 'pip install "cupycorr[cuda12]"')
+
+
+def test_info_refuses_a_cupy_that_is_too_old_with_the_pip_command(gpus):
+    gpus(H100).__version__ = "13.6.0"
+    told = "this needs CuPy 14.0.1 or later, got CuPy 13.6.0, which is too old"
+    assert dict(info_rows())["device"].startswith(f'none: {told}: pip install "cupycorr[cuda12]"')
+    assert_refused(run("info", "--compile"), told)
+
+
+def test_info_says_that_cupy_cannot_make_its_folder(tmp_path):
+    (tmp_path / "file").touch()
+    told = python("from cupycorr.cli import main; main(['info'])", CUPY_CACHE_DIR=str(tmp_path / "file" / "folder"))
+    if find_spec("cupy"):
+        assert re.search(r"device +none: this needs CuPy, which cannot be imported .* CUPY_CACHE_DIR", told)
+    assert re.search(r"cache folder +\S+folder \(0 kernels", told)
 
 
 def test_without_a_device_info_says_so(gpus):

@@ -13,7 +13,7 @@ import re
 import shlex
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from . import device as devices
 from . import source
 from .source import Kernel
+from .streams import message
 
 _STANDARD = "--std=c++17"
 _ERRORS_SHOWN = 5
@@ -65,33 +66,54 @@ def function(kernel: Kernel, device: int, shared: int = 0) -> Any:
         If there is no such device, it has too little shared memory, or the kernel cannot be compiled or loaded. The next call
         tries again.
     """
-    key = (kernel, device)
-    found = _functions.get(key)
-    if found is None:
-        with _lock:
-            mine = key not in _functions
-            found = _functions.setdefault(key, Future())
-        if mine:
-            _load_into(found, kernel, device)
-    loaded = found.result()
+    loaded = None
+    while loaded is None:
+        loaded = _load_once(kernel, device)
     if shared:
         _allow(loaded, kernel, device, shared)
     return loaded
 
 
+def _load_once(kernel: Kernel, device: int) -> Any:
+    """Return the kernel, which one thread loads while others wait; None where that thread was interrupted and another must."""
+    key = (kernel, device)
+    found = _functions.get(key)
+    if found is None:
+        mine: Future[Any] = Future()
+        try:
+            with _lock:
+                found = _functions.setdefault(key, mine)
+            if found is mine:
+                _load_into(mine, kernel, device)
+        finally:  # Control-C is raised in this thread only, and may come at any place
+            if found in (None, mine) and not mine.done():
+                _give_up(key, mine)
+    try:
+        return found.result()
+    except CancelledError:
+        return None
+
+
 def _load_into(entry: Future[Any], kernel: Kernel, device: int) -> None:
     try:
         entry.set_result(_load(kernel, device))
-    except BaseException as error:
+    except Exception as error:
         del _functions[kernel, device]
         entry.set_exception(error)
+
+
+def _give_up(key: tuple[Kernel, int], entry: Future[Any]) -> None:
+    """Wake the threads that wait for an entry that nobody will complete."""
+    if _functions.get(key) is entry:
+        del _functions[key]
+    entry.cancel()
 
 
 def _load(kernel: Kernel, device: int) -> Any:
     architecture = devices.facts(device).architecture
     cupy = devices.import_cupy()
     text, options = source.text(kernel.file), _options(kernel)
-    with _failure_told(kernel, architecture, options), current(device):
+    with _as_runtime_error(kernel, architecture, options), current(device):
         return cupy.RawModule(code=text, options=options, backend="nvrtc").get_function(kernel.entry)
 
 
@@ -127,24 +149,26 @@ def _options(kernel: Kernel) -> tuple[str, ...]:
 
 def cache_folder() -> Path:
     """Return the folder where CuPy keeps compiled kernels."""
-    return Path(os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache")
+    return Path(os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache"))
 
 
 # Errors --------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _failure_told(kernel: Kernel, architecture: str, options: tuple[str, ...]) -> Iterator[None]:
-    """Turn a failure to compile or to load into one RuntimeError that names the kernel."""
+def _as_runtime_error(kernel: Kernel, architecture: str, options: tuple[str, ...]) -> Iterator[None]:
+    """Turn a failure to compile, to store or to load into one RuntimeError that names the kernel."""
     compile_error = devices.import_cupy().cuda.compiler.CompileException
     what = f"kernel {kernel.entry} of {kernel.file} for {architecture}"
     try:
         yield
     except compile_error as error:
-        told = "\n".join(_first_errors(error.get_message()))
-        raise RuntimeError(f"cannot compile {what}:\n{told}\noptions: {shlex.join(options)}") from error
+        errors = "\n".join(_first_errors(error.get_message()))
+        raise RuntimeError(f"cannot compile {what}:\n{errors}\noptions: {shlex.join(options)}") from error
     except RuntimeError as error:
-        raise RuntimeError(f"cannot load {what}: {error}\noptions: {shlex.join(options)}") from error
+        raise RuntimeError(f"cannot load {what}: {message(error)}\noptions: {shlex.join(options)}") from error
+    except OSError as error:
+        raise RuntimeError(f"cannot store {what}: {error}. {devices.CUPY_CACHE_REMEDY}") from error
 
 
 def _first_errors(log: str) -> list[str]:
@@ -195,7 +219,7 @@ def _compiled(kernel: Kernel, architecture: str, more: tuple[str, ...], method: 
         "--device-as-default-execution-space",
     )
     log = io.StringIO()
-    with _failure_told(kernel, architecture, options):
+    with _as_runtime_error(kernel, architecture, options):
         program = cupy.cuda.compiler._NVRTCProgram(source.text(kernel.file), f"{kernel.entry}.cu", method=method)
         code, _ = program.compile(every, log)
     return code, log.getvalue().strip("\0")

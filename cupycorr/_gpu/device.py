@@ -6,10 +6,14 @@ An error says what is missing (CuPy, a driver, a device) and how to install it.
 from __future__ import annotations
 
 import functools
+import re
+import sys
 from dataclasses import dataclass
 from types import ModuleType
 
 PIP_COMMAND = 'pip install "cupycorr[cuda12]" (or "cupycorr[cuda13]", whichever the driver supports)'
+CUPY_OLDEST, CUPY_REFUSED = "14.0.1", ("14.1.0",)  # the same as in setup.cfg
+CUPY_CACHE_REMEDY = "CuPy keeps compiled kernels in a folder: name one that can be written by the variable CUPY_CACHE_DIR"
 
 # Compute capability -> multiply-adds that a multiprocessor starts per clock, in float32 and in float64, from the throughput table
 # of the CUDA C++ Programming Guide; for 10.3 the float64 peak is from NVIDIA's data sheet.
@@ -113,14 +117,51 @@ def import_cupy() -> ModuleType:
     Raises
     ------
     ImportError
-        CuPy cannot be imported; the message names the pip command.
+        CuPy cannot be imported, or this version of it cannot be used; the message says what to do.
     """
+    cupy = sys.modules.get("cupy")
+    return cupy if cupy is not None and cupy is _usable else _import_cupy()  # some calls do this several times
+
+
+_usable: ModuleType | None = None  # the CuPy that was imported and checked
+
+
+def _import_cupy() -> ModuleType:
+    global _usable
     try:
         import cupy
     except ImportError as error:
-        why = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise ImportError(f"this needs CuPy, which cannot be imported ({why}): {PIP_COMMAND}") from error
-    return cupy
+        raise ImportError(_why_not_import(error)) from error
+    except OSError as error:
+        if error.filename is None:  # a library that cannot be loaded, rather than a folder that cannot be written
+            raise ImportError(_why_not_import(error)) from error
+        raise ImportError(f"this needs CuPy, which cannot be imported ({error}). {CUPY_CACHE_REMEDY}") from error
+    reason = _why_not_version(cupy.__version__)
+    if reason is not None:
+        raise ImportError(f"this needs CuPy {CUPY_OLDEST} or later, got CuPy {cupy.__version__}, {reason}: {PIP_COMMAND}")
+    _usable = cupy
+    return _usable
+
+
+def _why_not_import(error: Exception) -> str:
+    """Return the first line of an error of CuPy's import, with the command that installs CuPy."""
+    why = (str(error).strip().splitlines() or ["no reason given"])[0]
+    return f"this needs CuPy, which cannot be imported ({why}): {PIP_COMMAND}"
+
+
+def _why_not_version(found: str) -> str | None:
+    """Return None, or the reason why a version of CuPy cannot be used; a version that is no such number is not judged."""
+    if _order(found) < _order(CUPY_OLDEST):
+        return "which is too old"
+    return "which is known not to work" if found.partition("+")[0] in CUPY_REFUSED else None
+
+
+def _order(version: str) -> tuple[float, ...]:
+    """Return numbers in the order of versions: those of ``"14.0.1rc1"`` come before those of ``"14.0.1"``."""
+    parts = re.match(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:\.\d+)*((?:a|b|rc|\.dev)\d+)?", version)
+    if parts is None:
+        return (float("inf"),)
+    return (*(int(number or 0) for number in parts.groups()[:3]), 0 if parts[4] else 1)
 
 
 def count() -> int:

@@ -14,6 +14,7 @@ from . import compiler
 from . import device as devices
 from .limits import LARGEST_GRID
 from .source import Kernel
+from .streams import message
 
 
 def bind(kernel: Kernel, device: int, grid: int, block: int, shared: int, scalars: Sequence[Any] = ()) -> Callable[..., None]:
@@ -63,7 +64,7 @@ def bind(kernel: Kernel, device: int, grid: int, block: int, shared: int, scalar
         except RuntimeError as error:
             what = f"kernel {kernel.entry} of {kernel.file} on device {device}"
             size = f"grid {grid}, block {block}, {shared} bytes of dynamic shared memory"
-            raise RuntimeError(f"cannot launch {what} ({size}): {error}") from error
+            raise RuntimeError(f"cannot launch {what} ({size}): {message(error)}") from error
         finally:
             if before != device:
                 make_current(before)

@@ -17,6 +17,7 @@ from .call import NOWHERE, Call, Pointer
 from .device import import_cupy
 from .launcher import bind
 from .limits import LARGEST_GRID
+from .streams import is_capturing
 
 WORKSPACE = "workspace"  # the buffer that a plan's own volumes are in
 
@@ -125,6 +126,11 @@ def keep_for_replays(array: Any) -> None:
     """Never free a CuPy array that a CUDA graph works in, if one is being captured.
 
     A graph replays with the captured addresses, and there is no sign when it is destroyed.
+
+    Raises
+    ------
+    RuntimeError
+        The current stream is the default one, and a capture forbids its use.
     """
-    if import_cupy().cuda.get_current_stream().is_capturing():
+    if is_capturing():
         _captured.append(array)

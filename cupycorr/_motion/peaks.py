@@ -52,7 +52,8 @@ def find_peaks(scores: Any, search: Search, count: Any) -> Peaks:
     equal = scores >= highest - TIE
     # A window with one highest score gets count + index, one with several gets at least twice the count.
     count_and_index = xp.arange(len(scores), 2 * len(scores), dtype=xp.float32)
-    index = xp.einsum("d,dn->n", count_and_index, equal.astype(xp.float32)).astype(xp.int64) - len(scores)
+    # Not a product of matrices: cuBLAS may round its factors to TF32.
+    index = (count_and_index[:, None] * equal).sum(axis=0).astype(xp.int64) - len(scores)
     several = xp.flatnonzero(index >= len(scores))
     if len(several):
         first = xp.where(equal[:, several], rank[:, None], rank.dtype.type(len(rank) - 1)).min(axis=0)

@@ -176,7 +176,8 @@ def test_the_command_says_what_could_not_be_measured(command):
 @pytest.mark.parametrize("order", [ROWS, CHANNELS_LAST])
 @pytest.mark.parametrize("pass_name", ["forward", "vjp"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_variant_is_measured_on_a_device(dtype, pass_name, order):
+def test_every_variant_is_measured_on_a_device(monkeypatch, dtype, pass_name, order):
+    monkeypatch.setattr(_tuning, "FILLER", 2**20)  # the times do not matter
     cupy = pytest.importorskip("cupy")
     device = devices.facts(cupy.cuda.runtime.getDevice())
     made = workload(pass_name, dtype, shape=(2, 16, 24, 31), kernel_size=3, orders=(order, order))

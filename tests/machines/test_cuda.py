@@ -1,17 +1,20 @@
 """Source, compilation, launches and properties of devices, without a GPU: on a fake CuPy, and by NVRTC where it is installed."""
 
+import configparser
 import sys
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 
 import numpy as np
 import nvrtc
 import pytest
-from fake_cupy import H100, CompileException, Fake
+from fake_cupy import CAPTURE_IMPLICIT, CAPTURE_UNSUPPORTED, H100, CompileException, CUDAError, Fake, Stream
+from processes import ROOT, interrupted_everywhere, python
 from waiting import STUCK
 
-from cupycorr._gpu import compiler, device, launcher, source
+from cupycorr._gpu import compiler, device, launcher, plan, source
 from cupycorr._gpu.source import Kernel
 
 KERNEL = Kernel("add.cu", "add", (("INPUT", "float"), ("INDEX", "long long")))
@@ -234,6 +237,10 @@ FAILURES = {
         RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"),
         "cannot load kernel add of add.cu for sm_90: .*out of memory",
     ),
+    "storing": (
+        PermissionError(13, "Permission denied", "/home/nobody/.cupy"),
+        "cannot store kernel add of add.cu for sm_90: .*'/home/nobody/.cupy'.*CUPY_CACHE_DIR",
+    ),
     "interruption": (KeyboardInterrupt(), "^$"),
 }
 
@@ -255,6 +262,40 @@ def test_threads_that_wait_for_a_kernel_that_fails_all_get_the_error(cupy):
     cupy.while_compiling = fail
     for each in at_once(4, lambda: compiler.function(KERNEL, 0)):
         assert "cannot compile" in str(each.exception())
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_an_interrupt_of_the_thread_that_compiles_stays_in_it_and_a_thread_that_waits_compiles_instead(cupy, interrupt):
+    begun, waiting = threading.Event(), threading.Event()
+
+    def interrupted():
+        cupy.while_compiling = lambda: None
+        begun.set()
+        assert waiting.wait(STUCK)
+        raise interrupt
+
+    class Watched(compiler.Future):
+        def result(self):
+            waiting.set()
+            return super().result()
+
+    cupy.while_compiling = interrupted
+    with pytest.MonkeyPatch.context() as patched, ThreadPoolExecutor(4) as pool:
+        patched.setattr(compiler, "Future", Watched)
+        first = pool.submit(compiler.function, KERNEL, 0)
+        assert begun.wait(STUCK)
+        others = [pool.submit(compiler.function, KERNEL, 0) for _ in range(3)]
+        assert type(first.exception(STUCK)) is interrupt
+        assert len({id(other.result(STUCK)) for other in others}) == 1
+
+
+def test_control_c_at_any_place_leaves_no_kernel_that_nobody_compiles(cupy):
+    interrupted = 0
+    for _ in interrupted_everywhere(lambda: compiler.function(KERNEL, 0), compiler):
+        interrupted += 1
+        assert all(entry.done() for entry in compiler._functions.values())
+        compiler._functions.clear()
+    assert interrupted > 10
 
 
 def test_shared_memory_beyond_48_kib_is_opted_in_to_and_never_taken_back(cupy):
@@ -344,6 +385,43 @@ def test_a_refused_launch_says_what_it_was_restores_the_device_and_the_next_one_
     cupy.while_launching = lambda: None
     launch(())
     assert len(cupy.launches) == 1
+
+
+def test_a_launch_that_would_end_a_capture_says_what_to_do(cupy):
+    launch = launcher.bind(KERNEL, 0, 1, 32, 0)
+    cupy.while_launching = raising(CAPTURE_IMPLICIT)
+    with pytest.raises(RuntimeError, match=r"depend on a capturing blocking stream.*capture a non-blocking stream"):
+        launch(())
+
+
+FIRST_CALL = r"not permitted when stream is capturing.*make one such call before the capture begins"
+
+
+def test_a_kernel_that_a_capture_forbids_to_load_says_what_to_do_and_the_next_call_works(cupy):
+    cupy.while_compiling = raising(CAPTURE_UNSUPPORTED)
+    with pytest.raises(RuntimeError, match=f"cannot load kernel add of add.cu for sm_90: .*{FIRST_CALL}"):
+        compiler.function(KERNEL, 0)
+    cupy.while_compiling = lambda: None
+    assert compiler.function(KERNEL, 0).entry == "add"
+
+
+def test_a_launch_that_a_capture_does_not_permit_says_what_to_do(cupy):
+    launch = launcher.bind(KERNEL, 0, 1, 32, 0)
+    cupy.while_launching = raising(CAPTURE_UNSUPPORTED)
+    with pytest.raises(RuntimeError, match=f"cannot launch kernel add of add.cu on device 0 .*{FIRST_CALL}"):
+        launch(())
+
+
+def test_a_workspace_beside_a_capture_is_refused_with_what_to_do_before_anything_is_launched(cupy, monkeypatch):
+    monkeypatch.setattr(Stream, "is_capturing", lambda self: raising(CAPTURE_IMPLICIT)())
+    with pytest.raises(RuntimeError, match=r"depend on a capturing blocking stream.*capture a non-blocking stream"):
+        plan.allocate_from_cupy(1024)
+
+
+def test_other_errors_of_a_stream_are_passed_on(cupy, monkeypatch):
+    monkeypatch.setattr(Stream, "is_capturing", lambda self: raising(CUDAError(700, "illegal address"))())
+    with pytest.raises(CUDAError, match=r"^illegal address$"):
+        plan.allocate_from_cupy(1024)
 
 
 @pytest.mark.parametrize(("grid", "block"), [(0, 32), (-1, 32), (2**31, 32), (1, 0)])
@@ -471,6 +549,95 @@ def test_without_cupy_the_pip_command_is_named(install, monkeypatch, ask):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(ImportError, match=r'pip install "cupycorr\[cuda12\]".*cupycorr\[cuda13\]'):
         ask()
+
+
+@pytest.fixture
+def failing_import(install, monkeypatch):
+    """A function that lets every import of CuPy raise an error."""
+
+    def fail(error):
+        class Finder:
+            def find_spec(self, name, *_):
+                if name == "cupy":
+                    raise error
+
+        install()
+        monkeypatch.delitem(sys.modules, "cupy")
+        monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+
+    return fail
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+def test_a_cupy_that_cannot_make_its_folder_is_told_with_the_variable(failing_import, ask):
+    failing_import(PermissionError(13, "Permission denied", "/home/nobody/.cupy"))
+    with pytest.raises(ImportError, match=r"Permission denied: '/home/nobody/.cupy'\).*CUPY_CACHE_DIR"):
+        ask()
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+def test_a_library_of_cupy_that_cannot_be_loaded_is_told_with_the_pip_command(failing_import, ask):
+    failing_import(OSError("libcudart.so.12: cannot open shared object file"))
+    with pytest.raises(ImportError, match=r'libcudart\.so\.12: cannot open.*pip install "cupycorr\[cuda12\]"') as failure:
+        ask()
+    assert "CUPY_CACHE_DIR" not in str(failure.value)
+
+
+@pytest.mark.skipif(find_spec("cupy") is None, reason="CuPy is not installed")
+def test_the_real_cupy_that_cannot_make_its_folder_is_told_with_the_variable(tmp_path):
+    (tmp_path / "file").touch()
+    told = python(
+        """
+        from cupycorr._gpu import device
+
+        try:
+            device.import_cupy()
+        except ImportError as error:
+            print(error)
+        """,
+        CUPY_CACHE_DIR=str(tmp_path / "file" / "folder"),
+    )
+    assert "this needs CuPy, which cannot be imported" in told
+    assert "CUPY_CACHE_DIR" in told
+
+
+REFUSED_VERSIONS = {
+    "13.6.0": "too old",
+    "9.99": "too old",
+    "14.0.0": "too old",
+    "14.0.1rc1": "too old",
+    "14.0.1.dev5": "too old",
+    "14.1.0": "known not to work",
+    "14.1.0+local": "known not to work",
+}
+
+
+@pytest.mark.parametrize(("version", "why"), REFUSED_VERSIONS.items())
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+def test_a_cupy_that_pip_would_not_install_is_refused_with_the_pip_command(cupy, ask, version, why):
+    cupy.__version__ = version
+    with pytest.raises(ImportError) as failure:
+        ask()
+    told = f'this needs CuPy 14.0.1 or later, got CuPy {version}, which is {why}: pip install "cupycorr[cuda12]"'
+    assert str(failure.value).startswith(told)
+    assert cupy.modules == []
+
+
+@pytest.mark.parametrize(
+    "version", ["14.0.1", "14.0.2", "14.1.1", "14.1.1rc1", "14.2.0", "15.0.0a1", "15.0", "100.0.0", "unknown"]
+)
+def test_every_other_cupy_is_taken(cupy, version):
+    cupy.__version__ = version
+    assert device.import_cupy() is cupy
+
+
+def test_the_refused_versions_are_those_of_the_requirements():
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg")
+    lines = [line for extra in setup["options.extras_require"].values() for line in extra.split() if line.startswith("cupy-")]
+    bounds = ",".join([f">={device.CUPY_OLDEST}", *(f"!={version}" for version in device.CUPY_REFUSED)])
+    assert len(lines) >= 3
+    assert all(line.partition("[ctk]")[2] == bounds or line.endswith(f"x{bounds}") for line in lines)
 
 
 @pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)

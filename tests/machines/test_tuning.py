@@ -21,7 +21,7 @@ import fake_cupy
 import numpy as np
 import pytest
 from cases import DTYPES
-from fake_cupy import FACTS, Device, Stream, on_cupy
+from fake_cupy import CAPTURE_IMPLICIT, FACTS, CUDAError, Device, Stream, on_cupy
 from waiting import STUCK
 
 import cupycorr
@@ -244,7 +244,7 @@ def test_where_every_variant_fails_nothing_is_known_and_nothing_is_tried_again(g
 
 
 def forbidden(stream):
-    raise RuntimeError("cudaErrorStreamCaptureImplicit")
+    raise CAPTURE_IMPLICIT
 
 
 CAPTURING = {"captured": lambda stream: True, "not to be queried": forbidden}
@@ -258,6 +258,17 @@ def test_nothing_is_measured_while_a_stream_is_captured_but_it_is_afterwards(gpu
         assert measure(REQUEST, FACTS, {"any": plan}) is None
         assert plan.ran == gpu.made == []
     assert measure(REQUEST, FACTS, {"any": plan}) == "any"
+
+
+def test_an_error_that_is_not_about_a_capture_is_raised(gpu, monkeypatch):
+    def fails(stream):
+        raise CUDAError(700, "illegal address")
+
+    plan = gpu.plan(1.0)
+    monkeypatch.setattr(Stream, "is_capturing", fails)
+    with pytest.raises(CUDAError, match=r"^illegal address$"):
+        measure(REQUEST, FACTS, {"any": plan})
+    assert plan.ran == gpu.made == []
 
 
 def test_the_stream_that_matters_is_that_of_the_device(gpu, monkeypatch):
@@ -606,8 +617,8 @@ def test_the_faster_plan_is_found_on_a_device_and_nothing_is_left_in_its_pool(re
 @pytest.mark.gpu
 def test_a_capture_on_a_device_is_left_alone(real):
     cupy, device = real
-    counter = cupy.zeros(1)
     with cupy.cuda.Stream(non_blocking=True) as stream:
+        counter = cupy.zeros(1)
         counter += 1  # compiled before
         stream.synchronize()
         stream.begin_capture()

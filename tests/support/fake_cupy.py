@@ -1,8 +1,9 @@
 """A CuPy without a GPU: its arrays are NumPy arrays, and it records what is compiled and launched.
 
 Put a `Fake` in the place of ``sys.modules["cupy"]``. Its array functions are NumPy's and return `ndarray`, a NumPy array that
-says it is CuPy's and on a device. What a launch computes is not here: tests put the emulator in the place of the launcher, or a
-function that must not be called (`installed`).
+says it is CuPy's and on a device. What a launch computes is not here: tests put a function that must not be called in the place
+of the launcher (`installed`). It is for tests that compare requests, plans, refusals and array functions with NumPy's in little
+time, on every system, and for failures that cannot be made in CuPy. What is launched is tested on the software CUDA.
 """
 
 import functools
@@ -18,6 +19,7 @@ import numpy as np
 from cupycorr import _dispatch
 from cupycorr._gpu import device as devices
 from cupycorr._gpu import plan
+from cupycorr._gpu.device import CUPY_OLDEST
 
 H100 = {
     "properties": {
@@ -118,6 +120,18 @@ class Stream:
 # The module -------------------------------------------------------------------------------------------------------------------
 
 
+class CUDAError(RuntimeError):
+    """An error of CUDA's runtime or driver with its number, as CuPy raises it."""
+
+    def __init__(self, status, message):
+        super().__init__(message)
+        self.status = status
+
+
+CAPTURE_IMPLICIT = CUDAError(906, "operation would make the legacy stream depend on a capturing blocking stream")
+CAPTURE_UNSUPPORTED = CUDAError(900, "operation not permitted when stream is capturing")
+
+
 class CompileException(Exception):  # noqa: N818 - CuPy's name
     """The error that CuPy raises with NVRTC's log; it is not a RuntimeError."""
 
@@ -158,6 +172,7 @@ class Fake(_OfNumpy):
     def __init__(self, *devices, static_shared=0):
         super().__init__("cupy", np)
         self.__spec__ = ModuleSpec("cupy", None)  # `find_spec` finds it
+        self.__version__ = CUPY_OLDEST
         self.devices, self.static_shared = devices, static_shared
         self.modules, self.launches, self.switches, self.opted_in = [], [], [], []
         self.streams = {index: f"default stream of {index}" for index in range(len(devices))}
@@ -232,6 +247,8 @@ class Kernel:
 
 # In the place of the real one -------------------------------------------------------------------------------------------------
 
+# One multiprocessor is busy with any problem, so no plan splits channels. `emulated.IDLE` has many, and the devices of the
+# software CUDA have those of real devices.
 FACTS = devices.Device(
     index=0,
     name="a GPU in a test",

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+import cupycorr
 from cupycorr.torch import SpatialCorrelationSampler, _tensors
 from cupycorr.torch import spatial_correlation_sample as correlate
 
+cupy = pytest.importorskip("cupy")
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("_torch_device")]
 
 ROUTES = {"direct": dict(patch_size=9), "box": dict(kernel_size=3, patch_size=9, variant="box")}
@@ -20,6 +22,13 @@ def _torch_device():
 
 def draw(*shape, device="cuda"):
     return [torch.randn(shape, device=device, requires_grad=True) for _ in range(2)]
+
+
+def assert_near(results, others):
+    """Compare results of plans that may add in another order, such as those of two devices or of other batch sizes."""
+    for got, want in zip(results, others, strict=True):
+        want = want.to(got.device)
+        assert (got - want).abs().max() <= 1e-5 * want.abs().max()
 
 
 def gradients(f, *inputs):
@@ -97,33 +106,35 @@ def test_nothing_waits_for_the_device(parameters):
 
 
 def test_nothing_is_copied():
-    """A call allocates only its output, whatever the strides of its inputs."""
+    """A call allocates only its output and its workspace, whatever the strides of its inputs."""
     a, b = (x.detach().contiguous(memory_format=torch.channels_last) for x in draw(2, 64, 96, 128))
+    workspace = cupycorr.explain(*map(cupy.from_dlpack, (a, b)), patch_size=9).workspace
     correlate(a, b, patch_size=9)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     out = correlate(a, b, patch_size=9)
-    assert torch.cuda.max_memory_allocated() - before <= out.numel() * out.element_size() + 2**20
+    assert torch.cuda.max_memory_allocated() - before <= out.numel() * out.element_size() + workspace + 2**20
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
+several_devices = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees fewer than two CUDA devices")
+
+
+@several_devices
 def test_a_tensors_own_device_need_not_be_the_current_one():
     inputs = draw(2, 32, 24, 32, device="cuda:1")
     results = gradients(lambda a, b: correlate(a, b, patch_size=9), *inputs)
     assert {result.device.index for result in results} == {1}
     assert torch.cuda.current_device() == 0
     there = [x.detach().to("cuda:0").requires_grad_() for x in inputs]
-    for got, want in zip(results, gradients(lambda a, b: correlate(a, b, patch_size=9), *there), strict=True):
-        assert torch.equal(got.cpu(), want.cpu())
+    assert_near(results, gradients(lambda a, b: correlate(a, b, patch_size=9), *there))
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
+@several_devices
 def test_data_parallel_on_two_devices():
     sampler = SpatialCorrelationSampler(1, 9)
     inputs = draw(4, 32, 24, 32)
-    for got, want in zip(gradients(torch.nn.DataParallel(sampler), *inputs), gradients(sampler, *inputs), strict=True):
-        assert torch.equal(got, want)
+    assert_near(gradients(torch.nn.DataParallel(sampler, device_ids=[0, 1]), *inputs), gradients(sampler, *inputs))
 
 
 def test_tensors_on_different_devices_are_refused():
