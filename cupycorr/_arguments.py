@@ -61,6 +61,13 @@ def integer(name: str, value: Any, what: str, given: Any) -> int:
     raise TypeError(f"{name} must be {what}, got {name}={shown(given)}")
 
 
+def is_plain(value: Any) -> bool:
+    """Return whether a value is None, a plain int or a tuple of plain ints, which can be the key of a cache: True equals 1."""
+    if type(value) is tuple:
+        return all(type(each) is int for each in value)
+    return type(value) is int or value is None
+
+
 def shown(value: Any) -> str:
     """Return the repr of an argument in one short line; that of an array passed by mistake would fill a screen."""
     text = " ".join(repr(value).split())

@@ -14,12 +14,15 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from . import _tuning
 from ._arguments import HIGHEST, Shape
-from ._arrays import array_kind
+from ._arrays import array_kind, array_module, current_device_of, may_share_memory
 from ._cpu import workers
 from ._gpu.device import PIP_COMMAND, Device, facts
 from ._gpu.layout import ROWS, Layout, dense_layout
+from ._gpu.plan import keep_for_replays
 from ._gpu.source import Kernel
 
 FORWARD, VJP = "forward", "vjp"  # the passes
@@ -30,12 +33,33 @@ _KIND_NAMES = {"numpy": "NumPy array", "cupy": "CuPy array"}
 # Requests ---------------------------------------------------------------------------------------------------------------------
 
 
+class Input(NamedTuple):
+    """An input of an operator.
+
+    Attributes
+    ----------
+    name
+        Its name among the arrays of a plan.
+    shape
+        Its shape.
+    gradient
+        The name of its gradient, None where it has none.
+    dtype
+        The name of its dtype, None where that is the request's.
+    """
+
+    name: str
+    shape: Shape
+    gradient: str | None
+    dtype: str | None = None
+
+
 class Problem(Protocol):
     """The geometry of a request, which only its operator understands."""
 
     @property
-    def input_shapes(self) -> tuple[Shape, ...]:
-        """The shape of each input."""
+    def inputs(self) -> tuple[Input, ...]:
+        """The inputs in the order in which a request has their layouts."""
 
     @property
     def out_shape(self) -> Shape:
@@ -64,7 +88,7 @@ class Request(NamedTuple):
         On a GPU the layouts of the inputs and the output (forward), or of the cotangent, the inputs and the gradients, with None
         for a gradient that is not needed; nothing on the CPU.
     needs
-        Whether the gradient of each input is needed.
+        Whether the gradient of each input that has one is needed.
     precision
         The precision of products of float32 numbers, `HIGHEST` for every other dtype.
     """
@@ -80,7 +104,7 @@ class Request(NamedTuple):
     @property
     def inputs(self) -> tuple[Layout, ...]:
         """The layouts of the inputs."""
-        count = len(self.problem.input_shapes)
+        count = len(self.problem.inputs)
         begin = 0 if self.pass_name == FORWARD else 1
         return tuple(layout for layout in self.layouts[begin : begin + count] if layout is not None)
 
@@ -91,14 +115,18 @@ class Request(NamedTuple):
 
     def dense(self, *orders: str) -> Request:
         """Return the same request for arrays without gaps, the inputs in these memory orders; by default in those they are in."""
-        shapes = self.problem.input_shapes
-        orders = orders or self.orders or (ROWS,) * len(shapes)
-        inputs = [dense_layout(self.dtype, shape, order) for shape, order in zip(shapes, orders, strict=True)]
+        inputs = self.problem.inputs
+        orders = orders or self.orders or (ROWS,) * len(inputs)
+        operands = [dense_layout(x.dtype or self.dtype, x.shape, order) for x, order in zip(inputs, orders, strict=True)]
         output = dense_layout(self.result_dtype, self.problem.out_shape)
         if self.pass_name == FORWARD:
-            return self._replace(layouts=(*inputs, output))
-        results = [dense_layout(self.dtype, shape) if needed else None for shape, needed in zip(shapes, self.needs, strict=True)]
-        return self._replace(layouts=(output, *inputs, *results))
+            return self._replace(layouts=(*operands, output))
+        return self._replace(layouts=(output, *operands, *self.gradient_layouts()))
+
+    def gradient_layouts(self) -> tuple[Layout | None, ...]:
+        """Return the layouts of new gradients, which have no gaps, with None for one that is not needed."""
+        inputs = zip(with_gradients(self.problem.inputs), self.needs, strict=True)
+        return tuple(dense_layout(x.dtype or self.dtype, x.shape) if needed else None for x, needed in inputs)
 
 
 # Places -----------------------------------------------------------------------------------------------------------------------
@@ -134,11 +162,17 @@ def _on(device: Device) -> Place:
     return Place("cupy", device)
 
 
-def array_names(pass_name: str, inputs: tuple[str, ...]) -> tuple[str, ...]:
+def array_names(pass_name: str, inputs: tuple[Input, ...]) -> tuple[str, ...]:
     """Return the names of the arrays of a pass, in the order of a request's layouts."""
+    names = tuple(x.name for x in inputs)
     if pass_name == FORWARD:
-        return (*inputs, "out")
-    return ("cotangent", *inputs, *(f"gradient{number}" for number in range(1, len(inputs) + 1)))
+        return (*names, "out")
+    return ("cotangent", *names, *(str(x.gradient) for x in with_gradients(inputs)))
+
+
+def with_gradients(inputs: tuple[Input, ...]) -> tuple[Input, ...]:
+    """Return the inputs that have gradients."""
+    return tuple(x for x in inputs if x.gradient is not None)
 
 
 # Operators --------------------------------------------------------------------------------------------------------------------
@@ -208,10 +242,13 @@ class Variant:
 
 
 class Work(NamedTuple):
-    """The least work of a request: operations, those of them on elements inside the images, and bytes moved."""
+    """The least work of a request: operations, those of them on elements inside the images, and bytes moved.
+
+    ``flops_inside`` is None where it depends on the values of the inputs.
+    """
 
     flops: int
-    flops_inside: int
+    flops_inside: int | None
     bytes: int
 
 
@@ -223,8 +260,6 @@ class Operator:
     ----------
     name
         Its name.
-    inputs
-        The names of its inputs.
     variants
         Its variants; the first of equally fast ones runs.
     work
@@ -235,15 +270,17 @@ class Operator:
         Yield every kernel that a plan can launch, on any device or on this one, with words for it.
     example
         Return a typical request for NumPy arrays, which `cupycorr info` uses.
+    typical_values
+        Return typical values of the named array of a request, for measuring; None where random numbers will do.
     """
 
     name: str
-    inputs: tuple[str, ...]
     variants: tuple[Variant, ...]
     work: Callable[[Request], Work]
     uses_matrix_units: Callable[[Request, Device], bool]
     builds: Callable[[Device | None], Iterator[tuple[str, Kernel]]]
     example: Callable[[], Request]
+    typical_values: Callable[[Request, str], np.ndarray | None] = lambda request, name: None
 
     def named(self, variant: str) -> tuple[Variant, ...]:
         """Return the variant of that name, alone; all of them for ``"auto"``.
@@ -291,10 +328,11 @@ class Workload:
 
     def __init__(self, operator: Operator, request: Request) -> None:
         self.operator, self.request = operator, request.dense()
-        gradients = [f"gradient{number}" for number, needed in enumerate(request.needs, 1) if needed]
+        inputs = zip(with_gradients(request.problem.inputs), request.needs, strict=True)
+        gradients = [str(x.gradient) for x, needed in inputs if needed and request.pass_name == VJP]
         self.key = ", ".join(
             (
-                " ".join([operator.name, request.pass_name, *(gradients if request.pass_name == VJP else [])]),
+                " ".join([operator.name, request.pass_name, *gradients]),
                 f"{request.dtype} -> {request.result_dtype}",
                 f"precision={request.precision}",
                 " and ".join(request.orders),
@@ -304,8 +342,12 @@ class Workload:
 
     def arrays(self) -> dict[str, Layout]:
         """Return the layout of each array by its name."""
-        names = array_names(self.request.pass_name, self.operator.inputs)
+        names = array_names(self.request.pass_name, self.request.problem.inputs)
         return {name: layout for name, layout in zip(names, self.request.layouts, strict=True) if layout is not None}
+
+    def typical_values(self, name: str) -> np.ndarray | None:
+        """Return typical values of an array; None where random numbers will do."""
+        return self.operator.typical_values(self.request, name)
 
     def plans(self, names: Collection[str], device: Device) -> dict[str, Any]:
         """Return the plans of the named variants."""
@@ -392,6 +434,35 @@ def _measured(candidates: _Candidates, device: Device | None, *, measure: bool) 
     return found if found in candidates.names else None
 
 
+# Runs -------------------------------------------------------------------------------------------------------------------------
+
+
+def target_of(written: Any, inputs: Mapping[str, Any]) -> Any:
+    """Return the caller's array for the output, or None where a plan needs a new array.
+
+    A caller's array that shares memory with an input may only be written once every sum is known.
+    """
+    return None if written is None or any(may_share_memory(written, x) for x in inputs.values()) else written
+
+
+def run_forward(plan: Plan, inputs: Mapping[str, Any], written: Any, target: Any, shape: Shape, dtype: np.dtype) -> Any:
+    """Run a plan of the forward map on NumPy or CuPy arrays and return the output.
+
+    ``written`` is the caller's array for the output or None, ``target`` what `target_of` returns for it.
+    """
+    like = next(iter(inputs.values()))
+    with current_device_of(like):
+        computed = array_module(like).empty(shape, dtype) if target is None else target
+        plan.run({**inputs, "out": computed})
+        if written is None:
+            return computed
+        if target is None:
+            written[...] = computed
+            if array_kind(like) == "cupy":
+                keep_for_replays(computed)
+    return written
+
+
 # Explanations -----------------------------------------------------------------------------------------------------------------
 
 
@@ -404,7 +475,7 @@ class Explanation:
     how: str
     reasons: dict[str, str]
     flops: int
-    flops_inside: int
+    flops_inside: int | None
     bytes: int
     workspace: int
     bound: float
@@ -413,15 +484,16 @@ class Explanation:
     bound_on: str = "this machine"
 
     def __str__(self) -> str:
-        share = self.flops_inside / self.flops if self.flops else 1.0
-        shapes = " x ".join(map(str, self.problem.input_shapes))
+        share = self.flops_inside / self.flops if self.flops and self.flops_inside is not None else 1.0
+        inside = "" if self.flops_inside is None else f", {share:.0%} of it inside both images"
+        shapes = " x ".join(str(x.shape) for x in self.problem.inputs)
         arrow = f"{shapes} -> {self.problem.out_shape}" if self.pass_name == FORWARD else f"{self.problem.out_shape} -> {shapes}"
         runs = self.variant if self.algorithm == self.variant else f"{self.variant} by {self.algorithm}"
         lines = [
             arrow,
             f"runs       {runs}: {self.how}",
             *(f"not run    {name}: {reason}" for name, reason in self.reasons.items()),
-            f"arithmetic {self.flops / 1e9:.4g} GFLOP, {share:.0%} of it inside both images",
+            f"arithmetic {self.flops / 1e9:.4g} GFLOP{inside}",
             f"traffic    {self.bytes / 1e6:.4g} MB at least, workspace at most {self.workspace / 2**20:.3g} MiB",
             f"bound      {self.bound * 1e3:.3g} ms on {self.bound_on} (larger of traffic and arithmetic)",
         ]

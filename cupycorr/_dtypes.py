@@ -65,6 +65,18 @@ class LongestChain(NamedTuple):
     cuda_direct: int  # FOLD in numeric.cuh
 
 
+@dataclass(frozen=True, slots=True)
+class IndexType:
+    """An element type of arrays of indices: its NumPy name, its name in the kernels and its size in bytes."""
+
+    name: str
+    c_type: str
+    itemsize: int
+
+
+INDEX_TYPES = {row.name: row for row in (IndexType("int32", "int", 4), IndexType("int64", "long long", 8))}
+
+
 LONGEST_CHAIN = LongestChain(reference=256, blas=512, registers=128, cuda=512, tensor_cores=256, cuda_direct=128)
 
 # The C types of accumulators.

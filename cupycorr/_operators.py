@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from ._correlation.variants import OPERATOR as CORRELATION
+from ._lookup.variants import OPERATOR as LOOKUP
 
-OPERATORS = (CORRELATION,)
+OPERATORS = (CORRELATION, LOOKUP)

@@ -53,6 +53,9 @@ class Request(Protocol):
     def arrays(self) -> Mapping[str, Layout]:
         """Return the dense layout of every array of the pass, by name."""
 
+    def typical_values(self, name: str) -> np.ndarray | None:
+        """Return typical values of an array; None where random numbers will do."""
+
 
 class Plan(Protocol):
     """The part of a variant's plan that tuning needs."""
@@ -167,7 +170,7 @@ def seconds(request: Request, device: Device, plans: Mapping[str, Plan]) -> dict
         try:
             with cupy.cuda.using_allocator(pool.malloc):
                 leaders = _leaders(plans)
-                taken = _race_on_new_arrays({name: plans[name] for name in dict.fromkeys(leaders.values())}, layouts)
+                taken = _race_on_new_arrays({name: plans[name] for name in dict.fromkeys(leaders.values())}, request)
         except Exception:  # memory ran out after all, or a dtype is missing: bfloat16 needs `ml_dtypes`
             return {}
         finally:
@@ -175,9 +178,9 @@ def seconds(request: Request, device: Device, plans: Mapping[str, Plan]) -> dict
     return {name: taken[leader] for name, leader in leaders.items() if leader in taken}
 
 
-def _race_on_new_arrays(plans: Mapping[str, Plan], layouts: Mapping[str, Layout]) -> dict[str, float]:
+def _race_on_new_arrays(plans: Mapping[str, Plan], request: Request) -> dict[str, float]:
     """Return the median time of each plan; the arrays are freed when it returns."""
-    arrays = {name: _filled(layout) for name, layout in layouts.items()}
+    arrays = {name: _filled(layout, request.typical_values(name)) for name, layout in request.arrays().items()}
     return _race({name: partial(plan.run, arrays) for name, plan in plans.items()})
 
 
@@ -205,12 +208,15 @@ def _bytes(layout: Layout) -> int:
     return math.prod(layout.shape) * layout.itemsize
 
 
-def _filled(layout: Layout) -> Any:
-    """Return an array of random numbers: multiplying zeros takes less power, which lets a device run faster."""
+def _filled(layout: Layout, values: np.ndarray | None) -> Any:
+    """Return an array of these values, or of random numbers: a device that multiplies zeros takes less power and runs faster."""
     cupy = import_cupy()
-    numbers = np.random.default_rng(0).standard_normal(NOISE, np.float32).astype(named_dtype(layout.dtype))
     slowest_first = sorted(range(len(layout.shape)), key=lambda axis: -layout.strides[axis])
-    dense = cupy.resize(cupy.asarray(numbers), tuple(layout.shape[axis] for axis in slowest_first))
+    if values is None:
+        numbers = np.random.default_rng(0).standard_normal(NOISE, np.float32).astype(named_dtype(layout.dtype))
+        dense = cupy.resize(cupy.asarray(numbers), tuple(layout.shape[axis] for axis in slowest_first))
+    else:
+        dense = cupy.asarray(np.ascontiguousarray(values.transpose(slowest_first)))
     return dense.transpose(np.argsort(slowest_first).tolist())
 
 

@@ -445,13 +445,12 @@ def _abilities(no_gpu: str) -> Iterator[tuple[str, str]]:
         for row in operator.variants:
             for kind, name, lacking in (("numpy", "NumPy", ""), ("cupy", "CuPy", "there is no device" if no_gpu else "")):
                 reason = row.why_not_at(_dispatch.Place(kind, None), request) or lacking or "can run"
-                yield f"variant {row.name}", f"{name} arrays: {reason}"
+                yield f"variant {row.name}", f"{operator.name}, {name} arrays: {reason}"
 
 
 def _builds(there: Device | None = None) -> Iterator[tuple[str, source.Kernel]]:
-    """Yield the kernels of every operator."""
-    for operator in OPERATORS:
-        yield from operator.builds(there)
+    """Yield the kernels of every operator, each once: some are common to several."""
+    yield from {name: kernel for operator in OPERATORS for name, kernel in operator.builds(there)}.items()
 
 
 def _compile_ahead() -> None:

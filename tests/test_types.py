@@ -35,6 +35,7 @@ typed = np.zeros((1, 8, 6, 7), np.float32)
 gpu = GpuArray()
 tensor = torch.zeros(1, 8, 6, 7)
 both = (True, False)
+three = (True, False, True)
 """
 
 NUMPY = "numpy.ndarray[tuple[Any, ...], numpy.dtype[Any]]"
@@ -75,6 +76,18 @@ REVEALED = {
         "cupycorr.spatial_correlation_sample_vjp({0}, {0}, {0}, needs=both)", "tuple[{0} | None, {0} | None]", tensors=False
     ),
     **of_each_kind("cupycorr.explain({0}, {0}, patch_size=9)", "cupycorr._dispatch.Explanation", tensors=False),
+    **of_each_kind("cupycorr.correlation_lookup({0}, {0}, {0}, (1, 9))", "{0}", tensors=False),
+    **of_each_kind("cupycorr.correlation_lookup({0}, [{0}, {0}], {0}, index1={0}, out={0})", "{0}", tensors=False),
+    **of_each_kind("cupycorr.correlation_lookup_vjp({0}, {0}, {0}, {0})", "tuple[{0}, {0}, {0} | None]", tensors=False),
+    **of_each_kind(
+        "cupycorr.correlation_lookup_vjp({0}, {0}, [{0}, {0}], {0})", "tuple[{0}, tuple[{0}, ...], {0} | None]", tensors=False
+    ),
+    **of_each_kind(
+        "cupycorr.correlation_lookup_vjp({0}, {0}, ({0},), {0}, needs=three)",
+        "tuple[{0} | None, tuple[{0}, ...] | None, {0} | None]",
+        tensors=False,
+    ),
+    **of_each_kind("cupycorr.explain_lookup({0}, [{0}], {0}, 9)", "cupycorr._dispatch.Explanation", tensors=False),
 }
 
 REFUSED = {
@@ -83,6 +96,8 @@ REFUSED = {
     "a fraction of a window": "cupycorr.match(array, array, window=5.5)",
     "a range of two numbers": "cupycorr.match(array, array, search=(-4, 4))",
     "a list as an output": "cupycorr.spatial_correlation_sample(array, array, out=[])",
+    "a pyramid in the place of a map": "cupycorr.correlation_lookup([array], array, array)",
+    "an order that there is not": "cupycorr.correlation_lookup(array, array, array, order='yx')",
 }
 
 

@@ -13,24 +13,20 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import _dispatch
-from .._arguments import IntOrPair, Shape, check_precision, effective_precision
+from .._arguments import IntOrPair, Shape, check_precision, effective_precision, is_plain
 from .._arrays import (
     OPERAND,
     RESULT,
     Array,
     ArrayT,
-    Role,
-    array_kind,
     array_module,
     current_device_of,
-    known_array,
     known_arrays,
-    may_share_memory,
 )
+from .._checks import bools, checked_cotangent, checked_out, result_dtype
 from .._dispatch import FORWARD, VJP, Place, Request
-from .._dtypes import ElementType, check_scale, dtype_name, element_type, named_dtype
+from .._dtypes import ElementType, check_scale, dtype_name, element_type
 from .._gpu.layout import Layout, dense_layout, layout
-from .._gpu.plan import keep_for_replays
 from .problem import Problem, parameters
 from .problem import problem as problem_of
 from .variants import OPERATOR
@@ -169,26 +165,15 @@ def spatial_correlation_sample(
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
     input1, input2 = known_arrays(input1=input1, input2=input2)
     problem = _checked_problem(input1, input2, given, patch_offset, scale, precision)
-    result_dtype = _result_dtype(input1, dtype)
-    written = None
-    if out is not None:
-        written = _check_out(out, input1, problem, dtype, result_dtype)
-        result_dtype = written.dtype
-    # A caller's array that shares memory with an input may only be written once every sum is known.
-    fresh = written is None or any(may_share_memory(written, x) for x in (input1, input2))
+    inputs = {"input1": input1, "input2": input2}
+    written = None if out is None else checked_out(out, input1, problem.out_shape, dtype, RESULT)
+    result = result_dtype(input1, dtype) if written is None else written.dtype
+    target = _dispatch.target_of(written, inputs)
     where = _dispatch.place(input1)
-    request = _forward_request(problem, where, input1, input2, None if fresh else written, result_dtype, precision)
+    request = _forward_request(problem, where, input1, input2, target, result, precision)
     plan = _dispatch.choose(OPERATOR, request, where, variant).plan
-    with current_device_of(input1):
-        target = array_module(input1).empty(problem.out_shape, result_dtype) if fresh else written
-        plan.run({"input1": input1, "input2": input2, "out": target})
-        if written is None:
-            return target
-        if fresh:
-            written[...] = target
-            if where.device is not None:
-                keep_for_replays(target)
-    return out
+    found = _dispatch.run_forward(plan, inputs, written, target, problem.out_shape, result)
+    return found if out is None else out
 
 
 @overload
@@ -329,8 +314,8 @@ def spatial_correlation_sample_vjp(
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
     input1, input2 = known_arrays(input1=input1, input2=input2)
     problem = _checked_problem(input1, input2, given, patch_offset, scale, precision)
-    cotangent = _check_cotangent(cotangent, input1, problem, _result_dtype(input1, dtype))
-    needs = _check_needs(needs)
+    cotangent = checked_cotangent(cotangent, input1, problem.out_shape, result_dtype(input1, dtype), OPERAND)
+    needs = _checked_needs(needs)
     where = _dispatch.place(input1)
     request = _vjp_request(problem, where, input1, input2, cotangent, cotangent.dtype, needs, precision)
     plan = _dispatch.choose(OPERATOR, request, where, variant).plan
@@ -402,13 +387,13 @@ def explain(
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
     input1, input2 = known_arrays(input1=input1, input2=input2)
     problem = _checked_problem(input1, input2, given, patch_offset, scale, precision)
-    result_dtype = _result_dtype(input1, dtype)
+    result = result_dtype(input1, dtype)
     where = _dispatch.place(input1)
     if gradients is False:
-        request = _forward_request(problem, where, input1, input2, None, result_dtype, precision)
+        request = _forward_request(problem, where, input1, input2, None, result, precision)
     else:
-        needs = _check_needs((True, True) if gradients is True else gradients, "gradients", "a bool or a pair of bools")
-        request = _vjp_request(problem, where, input1, input2, None, result_dtype, needs, precision)
+        needs = _checked_needs((True, True) if gradients is True else gradients, "gradients", "a bool or a pair of bools")
+        request = _vjp_request(problem, where, input1, input2, None, result, needs, precision)
     return _dispatch.explain(OPERATOR, request, where, variant, measure=measure)
 
 
@@ -442,8 +427,7 @@ def _vjp_request(
     layouts: tuple[Layout | None, ...] = ()
     if where.device is not None:
         output = dense_layout(result, problem.out_shape) if cotangent is None else layout("cotangent", cotangent)
-        shapes = zip(needs, problem.input_shapes, strict=True)
-        gradients = [dense_layout(dtype, shape) if needed else None for needed, shape in shapes]
+        gradients = [dense_layout(dtype, x.shape) if needed else None for needed, x in zip(needs, problem.inputs, strict=True)]
         layouts = output, layout("input1", input1), layout("input2", input2), *gradients
     return Request(VJP, problem, dtype, result, layouts, needs, effective_precision(precision, dtype))
 
@@ -458,13 +442,7 @@ def _checked_problem(input1: Any, input2: Any, given: tuple[Any, ...], patch_off
 
 def all_plain(given: tuple[Any, ...], patch_offset: Any, scale: Any) -> bool:
     """Return whether these are plain integers, floats, tuples or None, which can be keys of a cache: True equals 1."""
-    return all(map(_is_plain, given)) and _is_plain(patch_offset) and type(scale) in (float, int)
-
-
-def _is_plain(value: Any) -> bool:
-    if type(value) is tuple:
-        return all(type(each) is int for each in value)
-    return type(value) is int or value is None
+    return all(map(is_plain, given)) and is_plain(patch_offset) and type(scale) in (float, int)
 
 
 def _problem(
@@ -497,51 +475,6 @@ def check_elements(first: ElementType, second: ElementType) -> None:
         raise TypeError(f"input1 and input2 must have the same dtype, {got}")
 
 
-def _result_dtype(input1: Any, dtype: Any) -> np.dtype[Any]:
-    return input1.dtype if dtype is None else named_dtype(dtype)
-
-
-def _check_out(out: Any, like: Any, problem: Problem, dtype: Any, result_dtype: np.dtype[Any]) -> Any:
-    """Check the caller's array for the result and return it as an array of the inputs' kind."""
-    out = _beside_inputs("out", out, like, RESULT)
-    element_type("out", out.dtype)
-    if dtype is not None and out.dtype != result_dtype:
-        raise TypeError(f"out and dtype must agree, got out.dtype={out.dtype.name}, dtype={result_dtype.name}")
-    if out.shape != problem.out_shape:
-        raise ValueError(f"out must have shape {problem.out_shape}, got out.shape={out.shape}")
-    if isinstance(out, np.ndarray) and not out.flags.writeable:
-        raise ValueError("out must be writeable, got a read-only array")
-    return out
-
-
-def _check_cotangent(cotangent: Any, like: Any, problem: Problem, result_dtype: np.dtype[Any]) -> Any:
-    """Check the cotangent and return it as an array of the inputs' kind."""
-    cotangent = _beside_inputs("cotangent", cotangent, like)
-    rows = element_type("cotangent", cotangent.dtype), element_type("dtype", result_dtype)
-    check_cotangent(*rows, cotangent.shape, problem)
-    return cotangent
-
-
-def check_cotangent(element: ElementType, result: ElementType, shape: Shape, problem: Problem) -> None:
-    """Refuse a cotangent that is not of the output's dtype and shape."""
-    if element is not result:
-        raise TypeError(f"cotangent must have the output's dtype {result.name}, got cotangent.dtype={element.name}")
-    if tuple(shape) != problem.out_shape:
-        raise ValueError(f"cotangent must have the output's shape {problem.out_shape}, got cotangent.shape={tuple(shape)}")
-
-
-def _beside_inputs(name: str, array: Any, like: Any, role: Role = OPERAND) -> Any:
-    """Return an array after checking that it is of the inputs' kind and on their device."""
-    array = known_array(name, array, role)
-    if array_kind(array) != array_kind(like):
-        got = f"{name} on {array_kind(array)} and inputs on {array_kind(like)}"
-        raise TypeError(f"{name} must be of the inputs' kind, got {got}")
-    if array.device != like.device:
-        raise ValueError(f"{name} must be on the inputs' device, got {name} on {array.device} and inputs on {like.device}")
-    return array
-
-
-def _check_needs(needs: Any, name: str = "needs", what: str = "a pair of bools") -> tuple[bool, bool]:
-    if not isinstance(needs, (tuple, list)) or len(needs) != 2 or not all(isinstance(n, bool) for n in needs):
-        raise TypeError(f"{name} must be {what}, got {name}={needs!r}")
-    return needs[0], needs[1]
+def _checked_needs(needs: Any, name: str = "needs", what: str = "a pair of bools") -> tuple[bool, bool]:
+    first, second = bools(name, needs, 2, what)
+    return first, second

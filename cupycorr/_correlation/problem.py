@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from .._arguments import Pair, Shape, finite_number, pair
+from .._dispatch import Input
 from .._sharing import CachedProperty
-
-INPUTS = ("input1", "input2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +230,9 @@ class Problem:
         return (self.batch, vertical.patch, horizontal.patch, vertical.out, horizontal.out)
 
     @property
-    def input_shapes(self) -> tuple[Shape, Shape]:
-        """The shapes of input1 and input2."""
-        return self.shape1, self.shape2
+    def inputs(self) -> tuple[Input, Input]:
+        """The feature maps and the names of their gradients."""
+        return Input("input1", self.shape1, "gradient1"), Input("input2", self.shape2, "gradient2")
 
     @property
     def key(self) -> str:

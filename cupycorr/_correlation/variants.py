@@ -14,7 +14,7 @@ from .cpu import blas, simd
 from .cpu import planner as cpu
 from .gpu import axes
 from .gpu import planner as gpu
-from .problem import INPUTS, parameters, problem
+from .problem import parameters, problem
 
 # Reasons ----------------------------------------------------------------------------------------------------------------------
 
@@ -100,7 +100,6 @@ def _example() -> Request:
 
 OPERATOR = Operator(
     name="spatial_correlation_sample",
-    inputs=INPUTS,
     variants=VARIANTS,
     work=_work,
     uses_matrix_units=_uses_matrix_units,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .._dtypes import ELEMENT_TYPES
+from .._dtypes import ELEMENT_TYPES, INDEX_TYPES, ElementType, IndexType
 from .._sharing import CachedProperty
 from .limits import VECTOR_BYTES
 
@@ -36,12 +36,16 @@ class Layout:
     @CachedProperty
     def element(self) -> str:
         """The kernels' name of the element type."""
-        return ELEMENT_TYPES[self.dtype].c_type
+        return self._row.c_type
 
     @CachedProperty
     def itemsize(self) -> int:
         """The size of an element in bytes."""
-        return ELEMENT_TYPES[self.dtype].itemsize
+        return self._row.itemsize
+
+    @property
+    def _row(self) -> ElementType | IndexType:
+        return ELEMENT_TYPES.get(self.dtype) or INDEX_TYPES[self.dtype]
 
     @CachedProperty
     def accumulator(self) -> np.dtype:
@@ -50,8 +54,12 @@ class Layout:
 
     @CachedProperty
     def order(self) -> str:
-        """The memory order of images (B, C, H, W): channels last where a vector of channels is contiguous, else rows."""
-        return CHANNELS_LAST if self.strides[1] == 1 and self.shape[1] * self.itemsize >= VECTOR_BYTES else ROWS
+        """The memory order of images (B, C, H, W): channels last where a vector of channels is contiguous, else rows.
+
+        Arrays with another number of axes count as rows.
+        """
+        images = len(self.shape) == 4 and self.strides[1] == 1 and self.shape[1] * self.itemsize >= VECTOR_BYTES
+        return CHANNELS_LAST if images else ROWS
 
     @property
     def extent(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .._arguments import Pair, check_precision, effective_precision
+from .._checks import check_cotangent
 from .._correlation import api
 from .._correlation.problem import PARAMETERS, Parameter, Problem, parameters, problem
 from .._correlation.variants import OPERATOR
@@ -101,7 +102,7 @@ def _check_cotangent(cotangent: torch.Tensor, input1: torch.Tensor, arguments: A
     """Refuse a cotangent that is not what the forward map returns."""
     _tensors.check_device("cotangent", cotangent, "input1", input1)
     result = _tensors.element("dtype", arguments.dtype or input1.dtype)
-    api.check_cotangent(_tensors.element("cotangent", cotangent.dtype), result, cotangent.shape, checked)
+    check_cotangent(_tensors.element("cotangent", cotangent.dtype), result, cotangent.shape, checked.out_shape)
 
 
 # Kernels ----------------------------------------------------------------------------------------------------------------------

@@ -109,15 +109,21 @@ DEVICE bool is_vector(const Element* at, Index stride, Index wanted) {
            reinterpret_cast<unsigned long long>(at) % sizeof(Words16) == 0;
 }
 
+// Loads a vector that can be moved as one.
+template <int count, class Element, class Sum>
+DEVICE void load_whole_vector(const Element* from, Sum (&values)[count]) {
+    const Words16 words = load_global_16(from);
+    Element elements[count];
+    memcpy(elements, &words, sizeof words);
+#pragma unroll
+    for (int r = 0; r < count; r++) values[r] = static_cast<Sum>(widen(elements[r]));
+}
+
 // Loads the first `wanted` of `count` elements, `stride` apart from `from` on; the others become 0.
 template <int count, class Element, class Sum>
 DEVICE void load_vector(const Element* from, Index stride, Index wanted, Sum (&values)[count]) {
     if (is_vector<count>(from, stride, wanted)) {
-        const Words16 words = load_global_16(from);
-        Element elements[VectorOf<Element>::width];
-        memcpy(elements, &words, sizeof words);
-#pragma unroll
-        for (int r = 0; r < count; r++) values[r] = static_cast<Sum>(widen(elements[r]));
+        load_whole_vector(from, values);
     } else {
 #pragma unroll
         for (int r = 0; r < count; r++) values[r] = r < wanted ? static_cast<Sum>(load(from + r * stride)) : Sum(0);

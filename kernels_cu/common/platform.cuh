@@ -28,6 +28,8 @@ struct __attribute__((aligned(16))) Words16 {
 DEVICE uint16 load_global(const uint16* from) { return __ldg(from); }
 DEVICE float load_global(const float* from) { return __ldg(from); }
 DEVICE double load_global(const double* from) { return __ldg(from); }
+DEVICE int load_global(const int* from) { return __ldg(from); }
+DEVICE long long load_global(const long long* from) { return __ldg(from); }
 
 DEVICE Words16 load_global_16(const void* from) {
     const uint4 loaded = __ldg(static_cast<const uint4*>(from));
@@ -115,6 +117,14 @@ DEVICE int opaque(int number) {
 // Multiply-adds that round once.
 DEVICE float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 DEVICE double multiply_add(double a, double b, double c) { return fma(a, b, c); }
+
+// Products that round by themselves: the compiler does not fuse them with the addition that follows.
+DEVICE float multiply(float a, float b) { return __fmul_rn(a, b); }
+DEVICE double multiply(double a, double b) { return __dmul_rn(a, b); }
+
+// The largest whole number that is not above a number.
+DEVICE float round_down(float number) { return floorf(number); }
+DEVICE double round_down(double number) { return floor(number); }
 
 // Conversions, with half-precision numbers as bits. Narrowing rounds to nearest, ties to even.
 DEVICE uint32 bits_of_float(float value) { return __float_as_uint(value); }

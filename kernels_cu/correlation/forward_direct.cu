@@ -12,7 +12,7 @@
 //     CHANNELS_LAST:    splits are neighbouring lanes, a vector of channels is one 16-byte load: SPLITS lanes read 128 bytes
 //
 // Macros: INPUT, OUTPUT, INDEX, SPLITS, CHANNELS_LAST.
-#include "common/numeric.cuh"
+#include "common/image.cuh"
 
 typedef SumOf<INPUT>::type Sum;
 
@@ -28,17 +28,8 @@ struct Axis {
     Index out, kernel, stride, dilation, padding;
 };
 
-struct Image {
-    const INPUT* data;
-    Index batch_stride, channel_stride, row_stride, column_stride;
-
-    DEVICE const INPUT* at(Index b, Index c, Index y, Index x) const {
-        return data + (b * batch_stride + c * channel_stride + y * row_stride + x * column_stride);
-    }
-};
-
 // Adds the products of one pixel with another, over the channels of one split.
-DEVICE void add_pixels(Sums<Sum, 1>& sums, const Image& image1, const INPUT* pixel1, const Image& image2, const INPUT* pixel2,
+DEVICE void add_pixels(Sums<Sum, 1>& sums, const Image<INPUT>& image1, const INPUT* pixel1, const Image<INPUT>& image2, const INPUT* pixel2,
                        Index channels, int split) {
     const Index step = SPLITS * VECTOR;
     for (Index begin = split * VECTOR; begin < channels;) {
@@ -57,7 +48,7 @@ DEVICE void add_pixels(Sums<Sum, 1>& sums, const Image& image1, const INPUT* pix
 }
 
 // The sum of one split over the taps of the window.
-DEVICE Sum sum_of_taps(const Image& image1, const Image& image2, const Axis& vertical, const Axis& horizontal, Index channels,
+DEVICE Sum sum_of_taps(const Image<INPUT>& image1, const Image<INPUT>& image2, const Axis& vertical, const Axis& horizontal, Index channels,
                        Index b, Index m, Index n, Index i, Index j, int split) {
     Sums<Sum, 1> sums;
     sums.clear();
@@ -107,8 +98,8 @@ forward_direct(const INPUT* input1, const INPUT* input2, OUTPUT* out, Index tile
                Index size2_y, Index patch_y, Index first_y, Index step_y, Index out_y, Index kernel_y, Index stride_y,
                Index dilation_y, Index padding_y, Index size1_x, Index size2_x, Index patch_x, Index first_x, Index step_x,
                Index out_x, Index kernel_x, Index stride_x, Index dilation_x, Index padding_x, Sum scale) {
-    const Image image1 = {input1, batch_stride_input1, channel_stride_input1, row_stride_input1, column_stride_input1};
-    const Image image2 = {input2, batch_stride_input2, channel_stride_input2, row_stride_input2, column_stride_input2};
+    const Image<INPUT> image1 = {input1, batch_stride_input1, channel_stride_input1, row_stride_input1, column_stride_input1};
+    const Image<INPUT> image2 = {input2, batch_stride_input2, channel_stride_input2, row_stride_input2, column_stride_input2};
     const Axis vertical = {size1_y, size2_y, patch_y, first_y, step_y, out_y, kernel_y, stride_y, dilation_y, padding_y};
     const Axis horizontal = {size1_x, size2_x, patch_x, first_x, step_x, out_x, kernel_x, stride_x, dilation_x, padding_x};
     const int thread = threadIdx.x;

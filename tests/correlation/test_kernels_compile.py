@@ -6,15 +6,14 @@ architecture, its neighbours for others, and those of the tiled kernels for sm_9
 CUPYCORR_EVERY_BUILD=1 they compile each build for all architectures.
 """
 
-import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 
 import nvrtc
 import pytest
 from cases import DTYPES
+from compile_gate import ALWAYS, ARCHITECTURES, EVERY, SAMPLE, assert_compile, complaints, side_by_side
 from fake_cupy import FACTS
 from kernel_files import kernel_files
 
@@ -27,11 +26,7 @@ from cupycorr._gpu.source import Kernel
 
 BUILDS = dict(planner.builds())
 FILES = sorted({kernel.file for kernel in BUILDS.values()})
-ARCHITECTURES = nvrtc.architectures()
 
-EVERY = os.environ.get("CUPYCORR_EVERY_BUILD") == "1"
-ALWAYS = "sm_90"  # the architecture for which every build of the tiled kernels is compiled, and the sample of the default run
-SAMPLE = 16  # the default run compiles every sixteenth build
 
 # The most registers that a thread may have. A block has 256 threads and a multiprocessor 65536 registers, so 128 leave room for
 # two blocks. Tiles use all registers.
@@ -58,9 +53,6 @@ HAS = {
     "phases of matrices": ("correlation/forward_mma.cu", {"STAGING": "1", "WARP_ROWS1": "2"}, (LOAD_16, STORE_16, MULTIPLY)),
     "pixels of matrices": ("correlation/forward_mma.cu", {"STAGING": "2", "WARP_ROWS1": "2"}, (COPY_16, STORE_16, MULTIPLY)),
 }
-
-# NVRTC's warning about an architecture, not about a kernel.
-DEPRECATED = re.compile(r"nvrtc: warning: Architectures prior to .* are deprecated.*")
 
 
 def builds_of(file, architecture=None):
@@ -89,30 +81,6 @@ def without_products(kernel):
     return [architecture for architecture in ARCHITECTURES if int(architecture[3:]) < before]
 
 
-def side_by_side(function, arguments):
-    """Map a function over arguments in threads: NVRTC releases Python's lock."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(function, arguments))
-
-
-def complaints(kernel, architecture, ceiling=None):
-    """Return what is wrong with a kernel's binary according to the logs of the compiler and the assembler."""
-    try:
-        _, log = compiler.cubin(kernel, architecture, "--ptxas-options=-v")
-    except RuntimeError as error:
-        return [str(error)]
-    found = [line for line in log.splitlines() if re.search("warning|error", line, re.IGNORECASE) and not DEPRECATED.search(line)]
-    if f"Compiling entry function '{kernel.entry}' for '{architecture}'" not in log:
-        found.append(f"no entry point {kernel.entry}")
-    memory = [(int(size), what) for size, what in re.findall(r"(\d+) bytes (stack frame|spill stores|spill loads)", log)]
-    found += [f"{size} bytes {what}" for size, what in memory if size]
-    registers = [int(number) for number in re.findall(r"Used (\d+) registers", log)]
-    found += [f"{number} registers, not more than {ceiling} wanted" for number in registers if ceiling and number > ceiling]
-    if len(memory) != 3 or len(registers) != 1:
-        found.append(f"the log is not understood: {log}")
-    return found
-
-
 # The gate ------------------------------------------------------------------------------------------------------------
 
 
@@ -130,16 +98,10 @@ def test_every_build_has_a_name_and_a_kernel_of_its_own():
     assert len({name for name, _ in listed}) == len({kernel for _, kernel in listed}) == len(listed)
 
 
-def assert_compile(builds, file, architecture):
-    found = side_by_side(lambda kernel: complaints(kernel, architecture, CEILINGS[file]), builds.values())
-    wrong = {name: each for name, each in zip(builds, found, strict=True) if each}
-    assert not wrong, "\n".join(f"{name} for {architecture}: {'; '.join(each)}" for name, each in wrong.items())
-
-
 @nvrtc.needed
 @pytest.mark.parametrize("file", FILES)
 def test_some_builds_of_every_file_compile_without_warnings_spills_or_stack_within_their_registers(file):
-    assert_compile(dict(list(builds_of(file).items())[::SAMPLE]), file, ALWAYS)
+    assert_compile(dict(list(builds_of(file).items())[::SAMPLE]), ALWAYS, CEILINGS[file])
 
 
 @pytest.mark.every_build
@@ -147,7 +109,7 @@ def test_some_builds_of_every_file_compile_without_warnings_spills_or_stack_with
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_build_compiles_without_warnings_spills_or_stack_within_its_registers(file, architecture):
-    assert_compile(builds_of(file, architecture), file, architecture)
+    assert_compile(builds_of(file, architecture), architecture, CEILINGS[file])
 
 
 @nvrtc.needed

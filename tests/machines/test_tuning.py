@@ -42,9 +42,13 @@ class Request:
 
     key: str = "dot product of 4 x 6"
     layouts: dict = field(default_factory=lambda: {"x": dense_layout("float32", (4, 6))}, hash=False)
+    typical: dict = field(default_factory=dict, hash=False)
 
     def arrays(self):
         return self.layouts
+
+    def typical_values(self, name):
+        return self.typical.get(name)
 
 
 REQUEST, OTHER = Request(), Request("dot product of 5 x 6")
@@ -229,6 +233,18 @@ def test_arrays_have_the_layouts_of_the_request_and_random_numbers(gpu, dtype, o
     assert {array.device.id for array in arrays.values()} == {3}
     assert all(np.isfinite(x.astype(float)).all() and np.unique(x).size > x.size // 2 for x in arrays.values())
     assert Device.current == 0
+
+
+def test_arrays_have_the_typical_values_of_the_request_where_it_has_some(gpu):
+    plan, layout = gpu.plan(1.0), dense_layout("float64", (2, 3, 4, 5), CHANNELS_LAST)
+    values = np.arange(120.0).reshape(layout.shape)
+    gpu.cupy.asarray = on_cupy
+    request = Request(layouts={"x": layout, "y": layout}, typical={"x": values})
+    assert measure(request, FACTS, {"any": plan}) == "any"
+    arrays = plan.ran[-1]
+    assert (arrays["x"] == values).all()
+    assert arrays["x"].strides == arrays["y"].strides == tuple(8 * stride for stride in layout.strides)
+    assert not (arrays["y"] == values).any()
 
 
 # When nothing is measured ----------------------------------------------------------------------------------------------------

@@ -18,13 +18,13 @@ BUSY = replace(FACTS, multiprocessors=0)  # every problem fills it
 
 
 @contextmanager
-def launched_by(monkeypatch, emulator, device=BUSY, **settings):
-    """Make plans for a device and launch them by the emulator, with other values of these names of the module `box`."""
+def launched_by(monkeypatch, emulator, device=BUSY, module=box, **settings):
+    """Make plans for a device and launch them by the emulator, with other values of these names of a module."""
     with monkeypatch.context() as patched:
         patched.setattr(plans, "bind", emulator.bind)
         patched.setitem(_planned_for, "device", device)
         for name, value in settings.items():
-            patched.setattr(box, name, value)
+            patched.setattr(module, name, value)
         forget_plans()
         yield
     forget_plans()
@@ -33,9 +33,14 @@ def launched_by(monkeypatch, emulator, device=BUSY, **settings):
 _planned_for = {"device": BUSY}
 
 
+def planned_for():
+    """Return the device of `launched_by`."""
+    return _planned_for["device"]
+
+
 def planned(algorithm, request):
     """Return the plan of a request by an algorithm, for the device of `launched_by`."""
-    return planner.plan(algorithm, request, _planned_for["device"])
+    return planner.plan(algorithm, request, planned_for())
 
 
 def asked(x1, x2, **given):

@@ -199,7 +199,7 @@ BY_HAND = (
     ("window.cuh", "positions in 32 bits", r"const Index (cells|\w+ = z /)", r"const int \1"),
     ("forward_direct.cu", "sums kept in the input's type", r"multiply_add\((\w+\[r\], \w+\[r\], [^;]*)\);", AS_INPUT),
     ("forward_direct.cu", "scale applied to the rounded sum", r"scale \* sum\)", "scale * widen(Narrow<OUTPUT>::from(sum)))"),
-    ("forward_direct.cu", "offsets in 32 bits", r"return data \+ \(", "return data + static_cast<int>("),
+    ("image.cuh", "offsets in 32 bits", r"return data \+ \(", "return data + static_cast<int>("),
     ("forward_direct.cu", "rows' positions in 32 bits", "Index y1 = i", "int y1 = i"),
     ("forward_direct.cu", "columns' positions in 32 bits", "Index x1 = j", "int x1 = j"),
     ("forward_direct.cu", "barrier missed by threads", r"__syncthreads\(\);(\s*if \(\w+ == 0\) \{)", r"\1 __syncthreads();"),
@@ -289,6 +289,8 @@ TESTS = {
         "direct-window, stride | direct-one pixel | box-window, stride | box-windows apart | "
         "drawn_problems_equal_the_oracle[direct] | [rows beyond 32 bits] | direct-stride beyond | "
         "equals_the_oracle[direct-float16-rows]"),
+    "common/image.cuh": Tests((EMULATED,),
+        "direct-window, stride | 2_to_the_31_apart_are_reached[direct | equals_the_oracle[direct-float32-rows]"),
     "correlation/forward_direct.cu": Tests((EMULATED,),
         "direct-template | direct-one pixel | equals_the_oracle[direct-float32-channels last] | direct-pwcnet-like-idle | "
         "direct-window, stride | direct-scale | over_many_terms[direct-channels-busy] | "
@@ -427,14 +429,17 @@ def run_tests(kernels: Path, tests: Tests, *options: str) -> tuple[int, str]:
         return process.exitcode, printed.read_text("utf-8")
 
 
-def attempt(mutant: Mutant, *options: str) -> tuple[str, str, float]:
-    """Run the tests on a copy of the kernels with a mutant in it; return its end, its killer and the seconds that it took."""
+def attempt(mutant: Mutant, *options: str, tests: Tests | None = None) -> tuple[str, str, float]:
+    """Run the tests on a copy of the kernels with a mutant in it; return its end, its killer and the seconds that it took.
+
+    The tests are by default those in `TESTS`.
+    """
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
         copy = Path(shutil.copytree(source.folder(), Path(place) / "kernels_cu"))
         file = copy / mutant.file
         file.write_text(mutant.applied(file.read_text("utf-8")), "utf-8")
-        end, killer = end_of(*run_tests(copy, TESTS[mutant.file], *options))
+        end, killer = end_of(*run_tests(copy, tests or TESTS[mutant.file], *options))
     return end, killer, time.perf_counter() - begun
 
 

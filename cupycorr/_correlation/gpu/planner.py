@@ -19,7 +19,6 @@ from ..._gpu.device import Device
 from ..._gpu.layout import Layout, dense_layout
 from ..._gpu.plan import Plan
 from ..._gpu.source import Kernel
-from ..problem import INPUTS
 from . import box, direct, forward_mma, forward_tiled, gradient_mma, gradient_tiled, one_pixel
 from .axes import lines
 from .forward_phases import Arrays
@@ -63,7 +62,7 @@ def _operand(number: int, inputs: list[Layout], gradient: Layout | None) -> Oper
 
 
 def _layouts_by_name(request: Request) -> dict[str, Layout]:
-    names = array_names(request.pass_name, INPUTS)
+    names = array_names(request.pass_name, request.problem.inputs)
     return {name: layout for name, layout in zip(names, request.layouts, strict=True) if layout is not None}
 
 

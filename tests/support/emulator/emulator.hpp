@@ -40,6 +40,12 @@ DEVICE float load_global(const float* from, emulator::Site site = emulator::Site
 DEVICE double load_global(const double* from, emulator::Site site = emulator::Site::here()) {
     return emulator::checked_global_load(from, site);
 }
+DEVICE int load_global(const int* from, emulator::Site site = emulator::Site::here()) {
+    return emulator::checked_global_load(from, site);
+}
+DEVICE long long load_global(const long long* from, emulator::Site site = emulator::Site::here()) {
+    return emulator::checked_global_load(from, site);
+}
 
 DEVICE Words16 load_global_16(const void* from, emulator::Site site = emulator::Site::here()) {
     return emulator::checked_global_load(static_cast<const Words16*>(from), site);
@@ -101,6 +107,11 @@ inline int opaque(int number) { return number; }
 
 inline float multiply_add(float a, float b, float c) { return ++emulator::multiply_adds, __builtin_fmaf(a, b, c); }
 inline double multiply_add(double a, double b, double c) { return ++emulator::multiply_adds, __builtin_fma(a, b, c); }
+
+inline float multiply(float a, float b) { return a * b; }  // built with -ffp-contract=off
+inline double multiply(double a, double b) { return a * b; }
+inline float round_down(float number) { return __builtin_floorf(number); }
+inline double round_down(double number) { return __builtin_floor(number); }
 
 #define EMULATOR_LESSER_AND_GREATER(type)                           \
     inline constexpr type min(type a, type b) { return b < a ? b : a; } \

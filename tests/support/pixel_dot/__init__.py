@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cupycorr._arrays import array_module
-from cupycorr._dispatch import FORWARD, Operator, Request, Variant, Work, choose, place
+from cupycorr._dispatch import FORWARD, Input, Operator, Request, Variant, Work, choose, place
 from cupycorr._dtypes import ELEMENT_TYPES
 from cupycorr._gpu.call import Call, Pointer, kernel
 from cupycorr._gpu.layout import layout
@@ -29,8 +29,8 @@ class Problem:
     shape: tuple
 
     @property
-    def input_shapes(self):
-        return self.shape, self.shape
+    def inputs(self):
+        return Input("input1", self.shape, "gradient1"), Input("input2", self.shape, "gradient2")
 
     @property
     def out_shape(self):
@@ -96,7 +96,6 @@ def work(request):
 
 OPERATOR = Operator(
     name="pixel_dot",
-    inputs=("input1", "input2"),
     variants=(
         Variant("einsum", "numpy", lambda request, device: None, lambda request, device: NumpyPlan(request)),
         Variant("wide", "cupy", why_not_gpu, partial(gpu_plan, 128)),

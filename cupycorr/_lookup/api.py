@@ -1,0 +1,643 @@
+"""The public functions of the lookup for NumPy and CuPy arrays.
+
+Each function checks its arguments, makes a request of them and runs the plan that the dispatcher chooses. Wrong input is
+refused before any work is done. Indices are the exception on a GPU, where reading them would wait for the device: kernels check
+them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from .. import _dispatch
+from .._arguments import IntOrPair, check_precision, effective_precision, is_plain
+from .._arrays import Array, ArrayT, Role, array_kind, array_module, current_device_of, known_array, known_arrays
+from .._checks import beside_inputs, bools, checked_cotangent, checked_out, result_dtype
+from .._dispatch import FORWARD, VJP, Request
+from .._dtypes import INDEX_TYPES, ElementType, check_scale, dtype_name, element_type
+from .._gpu.layout import dense_layout, layout
+from .problem import DEFAULT_NEEDS, Needs, Operands, Problem, parameters
+from .problem import problem as problem_of
+from .variants import OPERATOR
+
+_FOR_TENSORS = "; this operator does not take tensors yet"
+_FEATURES = Role("{name}.filled(0)", _FOR_TENSORS)  # a product with 0 adds nothing
+_COORDS = Role("{floating}.filled(numpy.nan)", _FOR_TENSORS)  # any number would be a coordinate
+_INDEX = Role("{name}.data", _FOR_TENSORS)
+_RESULT = Role("{name}.data, which has the same memory, or no {name}", _FOR_TENSORS)  # filled() would return a copy
+
+
+@overload
+def correlation_lookup(
+    input1: np.ndarray,
+    input2: np.ndarray | Sequence[np.ndarray],
+    coords: np.ndarray,
+    patch_size: IntOrPair = ...,
+    *,
+    dilation_patch: IntOrPair = ...,
+    level_step: IntOrPair = ...,
+    index1: np.ndarray | None = ...,
+    index2: np.ndarray | None = ...,
+    order: Literal["dy", "dx"] = ...,
+    scale: float = ...,
+    dtype: DTypeLike | None = ...,
+    precision: str = ...,
+    variant: str = ...,
+    out: np.ndarray | None = ...,
+) -> np.ndarray: ...
+@overload
+def correlation_lookup(
+    input1: ArrayT,
+    input2: ArrayT | Sequence[ArrayT],
+    coords: ArrayT,
+    patch_size: IntOrPair = ...,
+    *,
+    dilation_patch: IntOrPair = ...,
+    level_step: IntOrPair = ...,
+    index1: ArrayT | None = ...,
+    index2: ArrayT | None = ...,
+    order: Literal["dy", "dx"] = ...,
+    scale: float = ...,
+    dtype: DTypeLike | None = ...,
+    precision: str = ...,
+    variant: str = ...,
+    out: ArrayT | None = ...,
+) -> ArrayT: ...
+def correlation_lookup(
+    input1: Array,
+    input2: Array | Sequence[Array],
+    coords: Array,
+    patch_size: IntOrPair = 9,
+    *,
+    dilation_patch: IntOrPair = 1,
+    level_step: IntOrPair = 2,
+    index1: Array | None = None,
+    index2: Array | None = None,
+    order: Literal["dy", "dx"] = "dy",
+    scale: float = 1.0,
+    dtype: DTypeLike | None = None,
+    precision: str = "highest",
+    variant: str = "auto",
+    out: Array | None = None,
+) -> Any:
+    """Correlate each pixel of a feature map with a small window around its coordinates in another map, or in a pyramid of maps.
+
+    .. code-block:: text
+
+        out[e, l, k, m, n, i, j] = scale * sum over a, b in {0, 1} of
+            wy(a) wx(b) D(y0 + a + dy(m), x0 + b + dx(n))
+        D(y', x') = sum over c of input1[s, c, i, j] * input2_l[t, c, y', x'],   0 outside input2_l
+        with  X = coords[e, k, 0, i, j] px_l,   x0 = floor(X),   wx(1) = X - x0,   wx(0) = 1 - wx(1),   px_l = level_step ** -l
+              dx(n) = dilation_patch (n - (PW - 1) // 2),   y likewise,   s = index1[e],   t = index2[e]
+
+    This is the lookup of RAFT [1]_ and of the networks after it, computed on demand: no volume of all pairs is built. Dot
+    products are interpolated bilinearly between pixels, and a pixel outside its map contributes 0. Sums are kept in float32
+    (float64 for float64 features). A query whose coordinates are not finite gives NaN.
+
+    Parameters
+    ----------
+    input1 : array, shape (N1, C, H, W)
+        NumPy or CuPy array of float16, bfloat16 (`ml_dtypes`), float32 or float64. Any strides; read-only is fine.
+    input2 : array, shape (N2, C, H2, W2), or a list or tuple of L such arrays
+        Same kind, device and dtype as ``input1``. The levels of a pyramid have the same N2 and C, and heights and widths of their
+        own; pooling is the caller's.
+    coords : array, shape (E, 2, H, W) or (E, K, 2, H, W)
+        The centre of each window: x, then y, in pixels of level 0 of ``input2``. Centres of pixels are whole numbers. With one
+        channel instead of two it is x, and y is the query's own row i at every level. Of any dtype of the features, but not wider
+        than the sums; 16-bit coordinates are widened.
+    patch_size : int or (int, int), default 9
+        P: number of displacements along each axis, ``(vertical, horizontal)`` like every pair below: 2 radius + 1 for a radius.
+        An even patch has one more on the positive side.
+    dilation_patch : int or (int, int), default 1
+        Pixels of a level between displacements.
+    level_step : int or (int, int), default 2
+        The factor by which each level is smaller than the one before; ``(1, 2)`` for a pyramid of widths.
+    index1, index2 : array of int32 or int64, shape (E,), optional
+        The image of ``input1`` and of ``input2`` that each entry e of ``coords`` compares, in any order and repeated at will; by
+        default image e. An index out of range is an IndexError for NumPy arrays. On a GPU, where indices are not read back, it
+        makes the output of that entry NaN.
+    order : {"dy", "dx"}, default "dy"
+        The patch axis that comes first: "dy" as in `spatial_correlation_sample`, "dx" as in RAFT.
+    scale : float, default 1.0
+        Finite factor applied to the sum before it is rounded to the output's dtype.
+    dtype : dtype, optional
+        The dtype of the output, by default that of the features. Each output is rounded to it once.
+    precision : {"highest", "high", "medium"}
+        The precision of float32 products; as for `spatial_correlation_sample`.
+    variant : str, default "auto"
+        The implementation to run; see `explain_lookup` for those there are.
+    out : array, shape (E, [L], [K], PH, PW, H, W), optional
+        The array for the result: float16, bfloat16, float32 or float64, of any strides; it may overlap an input. It is returned.
+
+    Returns
+    -------
+    array, shape (E, [L], [K], PH, PW, H, W)
+        C-contiguous, of the inputs' kind and the features' dtype; the axes are PW, PH for the order "dx". The axis L is there
+        where ``input2`` is a list or tuple, the axis K where ``coords`` has five dimensions.
+
+    Raises
+    ------
+    TypeError
+        An argument is of the wrong type, kind or dtype.
+    ValueError
+        An argument has an illegal value or shape, or the levels of ``input2`` do not fit each other.
+    IndexError
+        An index is out of range (NumPy arrays).
+    NotImplementedError
+        ``variant`` names one that cannot run here; the message says why.
+
+    References
+    ----------
+    .. [1] Z. Teed and J. Deng, "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow", ECCV 2020
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cupycorr
+    >>> frame1 = np.random.default_rng(0).standard_normal((1, 64, 16, 16), dtype=np.float32)
+    >>> frame2 = np.roll(frame1, (2, -1), axis=(2, 3))  # everything moved down 2 and left 1
+    >>> y, x = np.mgrid[:16, :16].astype(np.float32)
+    >>> guess = np.stack((x, y + 1))[None]  # coordinates: everything moved down 1
+    >>> scores = cupycorr.correlation_lookup(frame1, frame2, guess, patch_size=5)
+    >>> scores.shape
+    (1, 5, 5, 16, 16)
+    >>> m, n = divmod(int(scores[0, :, :, 8, 8].argmax()), 5)
+    >>> m - 2, n - 2  # what the guess lacks: dy, dx
+    (1, -1)
+    """
+    operands = _operands(input1, input2, coords, index1, index2)
+    problem = _checked_problem(operands, (patch_size, dilation_patch, level_step), order, scale, precision)
+    inputs, like = operands.inputs(problem), operands.input1
+    _check_indices(problem, inputs)
+    written = None if out is None else checked_out(out, like, problem.out_shape, dtype, _RESULT)
+    result = result_dtype(like, dtype) if written is None else written.dtype
+    target = _dispatch.target_of(written, inputs)
+    request = _forward_request(problem, inputs, target, result, precision)
+    plan = _dispatch.choose(OPERATOR, request, _dispatch.place(like), variant).plan
+    found = _dispatch.run_forward(plan, inputs, written, target, problem.out_shape, result)
+    return found if out is None else out
+
+
+@overload
+def correlation_lookup_vjp(
+    cotangent: np.ndarray,
+    input1: np.ndarray,
+    input2: np.ndarray,
+    coords: np.ndarray,
+    patch_size: IntOrPair = ...,
+    *,
+    dilation_patch: IntOrPair = ...,
+    level_step: IntOrPair = ...,
+    index1: np.ndarray | None = ...,
+    index2: np.ndarray | None = ...,
+    order: Literal["dy", "dx"] = ...,
+    scale: float = ...,
+    dtype: DTypeLike | None = ...,
+    precision: str = ...,
+    variant: str = ...,
+    needs: tuple[Literal[True], Literal[True], bool] = ...,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]: ...
+@overload
+def correlation_lookup_vjp(
+    cotangent: np.ndarray,
+    input1: np.ndarray,
+    input2: np.ndarray,
+    coords: np.ndarray,
+    patch_size: IntOrPair = ...,
+    *,
+    dilation_patch: IntOrPair = ...,
+    level_step: IntOrPair = ...,
+    index1: np.ndarray | None = ...,
+    index2: np.ndarray | None = ...,
+    order: Literal["dy", "dx"] = ...,
+    scale: float = ...,
+    dtype: DTypeLike | None = ...,
+    precision: str = ...,
+    variant: str = ...,
+    needs: tuple[bool, bool, bool],
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]: ...
+@overload
+def correlation_lookup_vjp(
+    cotangent: np.ndarray,
+    input1: np.ndarray,
+    input2: Sequence[np.ndarray],
+    coords: np.ndarray,
+    patch_size: IntOrPair = ...,
+    *,
+    dilation_patch: IntOrPair = ...,
+    level_step: IntOrPair = ...,
+    index1: np.ndarray | None = ...,
+    index2: np.ndarray | None = ...,
+    order: Literal["dy", "dx"] = ...,
+    scale: float = ...,
+    dtype: DTypeLike | None = ...,
+    precision: str = ...,
+    variant: str = ...,
+    needs: tuple[Literal[True], Literal[True], bool] = ...,
+) -> tuple[np.ndarray, tuple[np.ndarray, ...], np.ndarray | None]: ...
+@overload
+def correlation_lookup_vjp(
+    cotangent: np.ndarray,
+    input1: np.ndarray,
+    input2: Sequence[np.ndarray],
+    coords: np.ndarray,
+    patch_size: IntOrPair = ...,
+    *,
+    dilation_patch: IntOrPair = ...,
+    level_step: IntOrPair = ...,
+    index1: np.ndarray | None = ...,
+    index2: np.ndarray | None = ...,
+    order: Literal["dy", "dx"] = ...,
+    scale: float = ...,
+    dtype: DTypeLike | None = ...,
+    precision: str = ...,
+    variant: str = ...,
+    needs: tuple[bool, bool, bool],
+) -> tuple[np.ndarray | None, tuple[np.ndarray, ...] | None, np.ndarray | None]: ...
+@overload
+def correlation_lookup_vjp(
+    cotangent: ArrayT,
+    input1: ArrayT,
+    input2: ArrayT,
+    coords: ArrayT,
+    patch_size: IntOrPair = ...,
+    *,
+    dilation_patch: IntOrPair = ...,
+    level_step: IntOrPair = ...,
+    index1: ArrayT | None = ...,
+    index2: ArrayT | None = ...,
+    order: Literal["dy", "dx"] = ...,
+    scale: float = ...,
+    dtype: DTypeLike | None = ...,
+    precision: str = ...,
+    variant: str = ...,
+    needs: tuple[Literal[True], Literal[True], bool] = ...,
+) -> tuple[ArrayT, ArrayT, ArrayT | None]: ...
+@overload
+def correlation_lookup_vjp(
+    cotangent: ArrayT,
+    input1: ArrayT,
+    input2: ArrayT,
+    coords: ArrayT,
+    patch_size: IntOrPair = ...,
+    *,
+    dilation_patch: IntOrPair = ...,
+    level_step: IntOrPair = ...,
+    index1: ArrayT | None = ...,
+    index2: ArrayT | None = ...,
+    order: Literal["dy", "dx"] = ...,
+    scale: float = ...,
+    dtype: DTypeLike | None = ...,
+    precision: str = ...,
+    variant: str = ...,
+    needs: tuple[bool, bool, bool],
+) -> tuple[ArrayT | None, ArrayT | None, ArrayT | None]: ...
+@overload
+def correlation_lookup_vjp(
+    cotangent: ArrayT,
+    input1: ArrayT,
+    input2: Sequence[ArrayT],
+    coords: ArrayT,
+    patch_size: IntOrPair = ...,
+    *,
+    dilation_patch: IntOrPair = ...,
+    level_step: IntOrPair = ...,
+    index1: ArrayT | None = ...,
+    index2: ArrayT | None = ...,
+    order: Literal["dy", "dx"] = ...,
+    scale: float = ...,
+    dtype: DTypeLike | None = ...,
+    precision: str = ...,
+    variant: str = ...,
+    needs: tuple[Literal[True], Literal[True], bool] = ...,
+) -> tuple[ArrayT, tuple[ArrayT, ...], ArrayT | None]: ...
+@overload
+def correlation_lookup_vjp(
+    cotangent: ArrayT,
+    input1: ArrayT,
+    input2: Sequence[ArrayT],
+    coords: ArrayT,
+    patch_size: IntOrPair = ...,
+    *,
+    dilation_patch: IntOrPair = ...,
+    level_step: IntOrPair = ...,
+    index1: ArrayT | None = ...,
+    index2: ArrayT | None = ...,
+    order: Literal["dy", "dx"] = ...,
+    scale: float = ...,
+    dtype: DTypeLike | None = ...,
+    precision: str = ...,
+    variant: str = ...,
+    needs: tuple[bool, bool, bool],
+) -> tuple[ArrayT | None, tuple[ArrayT, ...] | None, ArrayT | None]: ...
+def correlation_lookup_vjp(
+    cotangent: Array,
+    input1: Array,
+    input2: Array | Sequence[Array],
+    coords: Array,
+    patch_size: IntOrPair = 9,
+    *,
+    dilation_patch: IntOrPair = 1,
+    level_step: IntOrPair = 2,
+    index1: Array | None = None,
+    index2: Array | None = None,
+    order: Literal["dy", "dx"] = "dy",
+    scale: float = 1.0,
+    dtype: DTypeLike | None = None,
+    precision: str = "highest",
+    variant: str = "auto",
+    needs: tuple[bool, bool, bool] = DEFAULT_NEEDS,
+) -> tuple[Any, Any, Any]:
+    """Return the gradients of `correlation_lookup`: its vector-Jacobian product with a cotangent.
+
+    .. code-block:: text
+
+        gd = scale * sum of wy(a) wx(b) g over the outputs that read a dot      (dots of a query and a position of its window)
+        g1[s, c, i, j]      = sum over the windows of the queries at (i, j) of gd * input2
+        g2_l[t, c, y', x']  = sum over the queries whose windows hold (y', x') of gd * input1
+        gX[e, k, i, j]      = sum over l, m, n of scale px_l g ((1 - wy) (D01 - D00) + wy (D11 - D10)),   gY likewise
+
+    The derivative at whole-number coordinates is that to the right. Nothing is added atomically: the same inputs give bitwise the
+    same gradients every time. A query whose coordinates are not finite gives NaN in the gradients of ``input1`` and ``coords`` at
+    that query, and adds nothing to that of ``input2``.
+
+    Parameters
+    ----------
+    cotangent : array, shape (E, [L], [K], PH, PW, H, W)
+        Gradient of the loss with respect to the output, of the output's dtype.
+    input1, input2, coords, patch_size, dilation_patch, level_step, index1, index2, order, scale, precision, variant
+        As passed to `correlation_lookup`. On a GPU an entry with an index out of range contributes to no gradient; its own
+        gradient of ``coords`` is 0.
+    dtype : dtype, optional
+        As passed to `correlation_lookup`: the dtype of ``cotangent`` where it is not the features'.
+    needs : (bool, bool, bool), default (True, True, False)
+        Which gradients to compute, of ``input1``, ``input2`` and ``coords``; nothing is spent on the others.
+
+    Returns
+    -------
+    (g1, g2, gc)
+        Gradients with the shapes and dtypes of ``input1``, ``input2`` and ``coords``, C-contiguous; None in place of one that was
+        not asked for. Where ``input2`` is a list or tuple, so is g2: a tuple with the gradient of each level.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError, NotImplementedError
+        As `correlation_lookup`; also for a cotangent of the wrong shape or dtype.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cupycorr
+    >>> x1, x2 = np.random.default_rng(0).standard_normal((2, 1, 8, 16, 16))
+    >>> coords = np.random.default_rng(1).uniform(0, 15, (1, 2, 16, 16))
+    >>> g = np.ones((1, 3, 3, 16, 16))
+    >>> g1, g2, gc = cupycorr.correlation_lookup_vjp(g, x1, x2, coords, 3, needs=(True, True, True))
+    >>> out = cupycorr.correlation_lookup(x1, x2, coords, 3)
+    >>> bool(np.isclose(np.vdot(g, out), np.vdot(g1, x1)) and np.isclose(np.vdot(g, out), np.vdot(g2, x2)))
+    True
+    """
+    operands = _operands(input1, input2, coords, index1, index2)
+    problem = _checked_problem(operands, (patch_size, dilation_patch, level_step), order, scale, precision)
+    inputs, like = operands.inputs(problem), operands.input1
+    _check_indices(problem, inputs)
+    cotangent = checked_cotangent(cotangent, like, problem.out_shape, result_dtype(like, dtype), _FEATURES)
+    needed = problem.needs_of_inputs(_checked_needs(needs))
+    request = _vjp_request(problem, inputs, cotangent, cotangent.dtype, needed, precision)
+    plan = _dispatch.choose(OPERATOR, request, _dispatch.place(like), variant).plan
+    empty = array_module(like).empty
+    with current_device_of(like):
+        differentiable = zip(_dispatch.with_gradients(problem.inputs), needed, strict=True)
+        results = {str(x.gradient): empty(x.shape, inputs[x.name].dtype) for x, wanted in differentiable if wanted}
+        plan.run({"cotangent": cotangent, **inputs, **results})
+    levels = tuple(map(results.get, problem.gradient2_names)) if needs[1] else None
+    second = levels if levels is None or problem.operands.pyramid else levels[0]
+    return results.get("gradient1"), second, results.get("gradient_coords")
+
+
+def explain_lookup(
+    input1: Array,
+    input2: Array | Sequence[Array],
+    coords: Array,
+    patch_size: IntOrPair = 9,
+    *,
+    dilation_patch: IntOrPair = 1,
+    level_step: IntOrPair = 2,
+    index1: Array | None = None,
+    index2: Array | None = None,
+    order: Literal["dy", "dx"] = "dy",
+    scale: float = 1.0,
+    dtype: DTypeLike | None = None,
+    precision: str = "highest",
+    variant: str = "auto",
+    gradients: bool | tuple[bool, bool, bool] = False,
+    measure: bool = False,
+) -> _dispatch.Explanation:
+    """Explain which variant of `correlation_lookup` would run and how, why each other one would not, and how fast it could be.
+
+    Nothing is computed.
+
+    Parameters
+    ----------
+    input1, input2, coords, patch_size, dilation_patch, level_step, index1, index2, order, scale, dtype, precision, variant
+        As `correlation_lookup`.
+    gradients : bool or (bool, bool, bool), default False
+        Explain `correlation_lookup_vjp` instead: the gradients that it computes by default, or those that ``needs`` of that
+        function names.
+    measure : bool, default False
+        As for `explain`.
+
+    Returns
+    -------
+    Explanation
+        Print it; its fields are those of `explain`. ``flops_inside`` is None: it depends on the coordinates.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError, NotImplementedError
+        As `correlation_lookup`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cupycorr
+    >>> x, coords = np.zeros((1, 64, 24, 32), np.float32), np.zeros((1, 2, 24, 32), np.float32)
+    >>> cupycorr.explain_lookup(x, x, coords, patch_size=9).pass_name
+    'forward'
+    """
+    operands = _operands(input1, input2, coords, index1, index2)
+    problem = _checked_problem(operands, (patch_size, dilation_patch, level_step), order, scale, precision)
+    inputs, result = operands.inputs(problem), result_dtype(operands.input1, dtype)
+    _check_indices(problem, inputs)
+    if gradients is False:
+        request = _forward_request(problem, inputs, None, result, precision)
+    else:
+        what = "a bool or a triple of bools"
+        needs = _checked_needs(DEFAULT_NEEDS if gradients is True else gradients, "gradients", what)
+        request = _vjp_request(problem, inputs, None, result, problem.needs_of_inputs(needs), precision)
+    return _dispatch.explain(OPERATOR, request, _dispatch.place(operands.input1), variant, measure=measure)
+
+
+# Arrays -----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """The arrays of a call, each a NumPy or CuPy array, all of one kind and on one device; indices are None if not passed."""
+
+    input1: Any
+    levels: tuple[Any, ...]
+    pyramid: bool
+    coords: Any
+    index1: Any
+    index2: Any
+
+    def inputs(self, problem: Problem) -> dict[str, Any]:
+        """Return the inputs by the names that the problem gives them."""
+        levels = dict(zip(problem.level_names, self.levels, strict=True))
+        indices = {"index1": self.index1, "index2": self.index2}
+        passed = {name: index for name, index in indices.items() if index is not None}
+        return {"input1": self.input1, **levels, "coords": self.coords, **passed}
+
+
+def _operands(input1: Any, input2: Any, coords: Any, index1: Any, index2: Any) -> _Given:
+    """Check that the arguments are arrays of one kind and on one device."""
+    pyramid = isinstance(input2, (list, tuple))
+    if pyramid:
+        levels = tuple(known_array(f"input2[{level}]", each, _FEATURES) for level, each in enumerate(input2))
+        names = [f"input2[{level}]" for level in range(len(levels))]
+    else:
+        levels = (known_array("input2", input2, _FEATURES, "a NumPy or CuPy array or a list or tuple of them"),)
+        names = ["input2"]
+    input1, *levels_of_a_kind = known_arrays(_FEATURES, input1=input1, **dict(zip(names, levels, strict=True)))
+    coords = beside_inputs("coords", coords, input1, _COORDS)
+    first, second = (
+        None if index is None else beside_inputs(name, index, input1, _INDEX)
+        for name, index in (("index1", index1), ("index2", index2))
+    )
+    return _Given(input1, tuple(levels_of_a_kind), pyramid, coords, first, second)
+
+
+def _check_indices(problem: Problem, inputs: dict[str, Any]) -> None:
+    """Refuse indices out of range where they are on the CPU."""
+    for name, batch in (("index1", problem.batch1), ("index2", problem.batch2)):
+        index = inputs.get(name)
+        if index is not None and array_kind(index) == "numpy":
+            wrong = np.flatnonzero((index < 0) | (index >= batch))
+            if wrong.size:
+                at = int(wrong[0])
+                raise IndexError(f"{name} must be from 0 to {batch - 1}, got {name}[{at}]={int(index[at])}")
+
+
+# Requests ---------------------------------------------------------------------------------------------------------------------
+
+
+def _request(pass_name: str, inputs: dict[str, Any], problem: Problem, result: np.dtype[Any], precision: str) -> Request:
+    dtype = dtype_name(inputs["input1"].dtype)
+    needs = problem.needs_of_inputs((True, True, True))
+    return Request(pass_name, problem, dtype, dtype_name(result), (), needs, effective_precision(precision, dtype))
+
+
+def _forward_request(problem: Problem, inputs: dict[str, Any], out: Any, result: np.dtype[Any], precision: str) -> Request:
+    """Return the request for the output; where there is no array for it yet, it will have no gaps."""
+    request = _request(FORWARD, inputs, problem, result, precision)
+    if _dispatch.place(inputs["input1"]).device is None:
+        return request
+    output = dense_layout(request.result_dtype, problem.out_shape) if out is None else layout("out", out)
+    return request._replace(layouts=(*(layout(name, array) for name, array in inputs.items()), output))
+
+
+def _vjp_request(
+    problem: Problem,
+    inputs: dict[str, Any],
+    cotangent: Any,
+    result: np.dtype[Any],
+    needs: tuple[bool, ...],
+    precision: str,
+) -> Request:
+    """Return the request for gradients, which will have no gaps; nor will a cotangent that is not there yet."""
+    request = _request(VJP, inputs, problem, result, precision)._replace(needs=needs)
+    if _dispatch.place(inputs["input1"]).device is None:
+        return request
+    output = dense_layout(request.result_dtype, problem.out_shape) if cotangent is None else layout("cotangent", cotangent)
+    operands = (layout(name, array) for name, array in inputs.items())
+    return request._replace(layouts=(output, *operands, *request.gradient_layouts()))
+
+
+# Checks -----------------------------------------------------------------------------------------------------------------------
+
+
+def _checked_problem(given: _Given, sizes: tuple[Any, ...], order: Any, scale: Any, precision: Any) -> Problem:
+    """Check everything that can be wrong with the inputs and the parameters, and return the problem."""
+    dtypes = given.input1.dtype, tuple(level.dtype for level in given.levels), given.coords.dtype
+    shapes = given.input1.shape, tuple(level.shape for level in given.levels), given.coords.shape
+    indices = tuple(None if index is None else (index.shape, index.dtype) for index in (given.index1, given.index2))
+    arguments = (dtypes, shapes, given.pyramid, indices, sizes, order, scale, precision)
+    # Models make the same call again and again. True and 1.0 equal 1 and are no integers: only plain values may be looked up.
+    plain = all(map(is_plain, sizes)) and type(order) is str and type(scale) in (float, int) and type(precision) is str
+    return _problem_once(*arguments) if plain else _problem(*arguments)
+
+
+def _problem(
+    dtypes: tuple[Any, ...],
+    shapes: tuple[Any, ...],
+    pyramid: bool,
+    indices: tuple[Any, ...],
+    sizes: tuple[Any, ...],
+    order: Any,
+    scale: Any,
+    precision: Any,
+) -> Problem:
+    of_input1, of_levels, of_coords = dtypes
+    names = [f"input2[{level}]" if pyramid else "input2" for level in range(len(of_levels))]
+    row = element_type("input1", of_input1)
+    for name, each in zip(names, of_levels, strict=True):
+        check_elements(row, name, element_type(name, each))
+    coords_row = element_type("coords", of_coords)
+    check_coords(row, coords_row)
+    first, second = (
+        None if index is None else (index[0], _index_type(name, index[1]))
+        for name, index in zip(("index1", "index2"), indices, strict=True)
+    )
+    patch_size, dilation_patch, level_step = sizes
+    params = parameters(patch_size, dilation_patch=dilation_patch, level_step=level_step, order=order, scale=scale)
+    shape1, shapes2, coords_shape = shapes
+    checked = problem_of(params, Operands(shape1, shapes2, pyramid, coords_shape, coords_row.name, first, second))
+    check_scale(checked.parameters.scale, row)
+    check_precision(precision)
+    return checked
+
+
+_problem_once = lru_cache(1024)(_problem)
+
+
+def check_elements(first: ElementType, name: str, other: ElementType) -> None:
+    """Refuse maps of two dtypes."""
+    if first is not other:
+        got = f"got input1.dtype={first.name}, {name}.dtype={other.name}"
+        raise TypeError(f"input1 and {name} must have the same dtype, {got}")
+
+
+def check_coords(features: ElementType, coords: ElementType) -> None:
+    """Refuse coordinates that are wider than the sums, which would round them."""
+    if coords.itemsize > features.accumulator_dtype.itemsize:
+        got = f"got coords.dtype={coords.name}, input1.dtype={features.name}"
+        raise TypeError(f"coords must not be wider than the {features.accumulator} accumulator, {got}")
+
+
+def _index_type(name: str, dtype: np.dtype[Any]) -> str:
+    """Return the name of the dtype of an array of indices, and refuse everything but native int32 and int64."""
+    if dtype.name not in INDEX_TYPES or not dtype.isnative:
+        found = dtype.name if dtype.isnative else repr(dtype.str)
+        raise TypeError(f"{name} must be of {' or '.join(INDEX_TYPES)}, got {name}.dtype={found}")
+    return dtype_name(dtype)
+
+
+def _checked_needs(needs: Any, name: str = "needs", what: str = "a triple of bools") -> Needs:
+    first, second, third = bools(name, needs, 3, what)
+    return first, second, third

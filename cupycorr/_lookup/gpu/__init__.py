@@ -1,0 +1,1 @@
+"""The lookup on GPUs: one planner for each kernel in ``kernels_cu/lookup``, under the same name."""
