@@ -1,6 +1,6 @@
 """Every kernel that a lookup can name compiles for every architecture without a warning, a spill or a stack frame.
 
-The default run compiles two builds of each file for one architecture. Tests marked `every_build` compile every eleventh build;
+The default run compiles two builds of each file for one architecture. Tests marked `every_build` compile every fifteenth build;
 builds take turns over the architectures. With the environment variable CUPYCORR_EVERY_BUILD=1 they compile each build for all of
 them.
 """
@@ -32,7 +32,7 @@ files = pytest.mark.parametrize("file", CEILINGS)
 # Steps between the builds that are compiled. They are odd, because macros of two values alternate in the list of builds.
 FEW = {"lookup/lookup_boxes.cu": 9, "lookup/lookup_gradient2.cu": 77}  # the steps of the default run
 FEW_OF_OTHERS = 265
-SOME = 11  # the step of the tests marked `every_build`
+SOME = 15  # the step of the tests marked `every_build`
 
 
 def builds_of(file, step=1):

@@ -84,7 +84,7 @@ def test_every_dtype_and_memory_order_equals_the_oracle(monkeypatch, dtype, lay)
     for channels in (35, 72):  # runs of channels that end in the middle of 16 bytes, and at the end of them
         shapes = [(2, channels, 6, 9), (2, channels, 3, 4)]
         case = Case(shapes[0], shapes, (2, 2, 6, 9), dict(patch_size=(3, 4), dilation_patch=(1, 2), scale=0.25), dtype)
-        check(monkeypatch, case, IDLE, lay, every_order=True)
+        check(monkeypatch, case, IDLE, lay, every_order=channels == 35)
 
 
 @pytest.mark.slow
@@ -335,9 +335,9 @@ def test_the_pixel_and_the_weights_are_those_of_the_rounded_product(monkeypatch)
 
 LONG = {
     "channels": ((1, 20000, 1, 2), (1, 20000, 1, 2), (1, 2, 1, 2), 1),
-    "displacements of a row": ((1, 1, 1, 1), (1, 1, 1, 5000), (1, 2, 1, 1), (1, 10001)),
-    "rows of displacements": ((1, 1, 1, 1), (1, 1, 5000, 1), (1, 2, 1, 1), (10001, 1)),
-    "lookups": ((1, 1, 1, 1), (1, 1, 1, 1), (1, 20000, 2, 1, 1), 1),
+    "displacements of a row": ((1, 1, 1, 1), (1, 1, 1, 3000), (1, 2, 1, 1), (1, 6001)),
+    "rows of displacements": ((1, 1, 1, 1), (1, 1, 3000, 1), (1, 2, 1, 1), (6001, 1)),
+    "lookups": ((1, 1, 1, 1), (1, 1, 1, 1), (1, 6000, 2, 1, 1), 1),
     "queries": ((1, 1, 100, 100), (1, 1, 1, 1), (1, 2, 100, 100), 1),
 }
 

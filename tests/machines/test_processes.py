@@ -259,7 +259,7 @@ def test_where_memory_cannot_become_executable_blas_answers_and_simd_says_why(no
 def test_info_says_why_simd_cannot_run(no_execution, capsys):
     assert cli.main(["info"]) == 0
     lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
-    assert ["variant", "simd", f"NumPy arrays: {WHY}"] in lines
+    assert ["variant", "simd", f"spatial_correlation_sample, NumPy arrays: {WHY}"] in lines
 
 
 def test_no_kernel_is_compiled_once_memory_cannot_become_executable(no_execution):
