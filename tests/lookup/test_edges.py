@@ -1,4 +1,4 @@
-"""What happens at the edges: outside the maps, at numbers that are no coordinates, beside infinities, with nothing to do."""
+"""Lookups at the edges: outside the maps, at numbers that are no coordinates, beside infinities, with nothing to do."""
 
 import numpy as np
 import pytest
