@@ -18,8 +18,8 @@ from packaging.utils import canonicalize_name
 from waiting import STUCK
 
 import cupycorr
-from cupycorr._correlation.gpu import planner
 from cupycorr._gpu import compiler, source
+from cupycorr._operators import OPERATORS
 
 ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = ROOT / "tests" / "constraints.txt"
@@ -160,14 +160,14 @@ def test_the_wheel_alone_runs_on_numpy(alone, tmp_path):
 
 KERNELS = """
     import json
-    from cupycorr._correlation.gpu import planner
     from cupycorr._gpu import device, source
+    from cupycorr._operators import OPERATORS
 
     try:
         device.import_cupy()
     except ImportError as error:
         refusal = str(error)
-    files = sorted({kernel.file for _, kernel in planner.builds()})
+    files = sorted({kernel.file for operator in OPERATORS for _, kernel in operator.builds(None)})
     texts = {file: source.text(file) for file in files}
     print(json.dumps({"folder": str(source.folder()), "texts": texts, "refusal": refusal}))
 """
@@ -200,7 +200,7 @@ def test_the_wheels_own_text_of_every_kernel_compiles(installed_kernels, tmp_pat
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(text)
     monkeypatch.setattr(source, "folder", lambda: tmp_path)
-    for kernel in {kernel.file: kernel for _, kernel in planner.builds()}.values():
+    for kernel in {kernel.file: kernel for operator in OPERATORS for _, kernel in operator.builds(None)}.values():
         binary, _ = compiler.cubin(kernel, "sm_80")
         assert binary.startswith(b"\x7fELF")
 

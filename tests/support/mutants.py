@@ -262,7 +262,7 @@ def by_hand(file: str, text: str) -> Iterator[Mutant]:
 
 # Tests of a file ----------------------------------------------------------------------------------------------------------------
 
-EMULATED = "tests/correlation/test_kernels_emulated.py"
+EMULATED, LOOKUP = "tests/correlation/test_kernels_emulated.py", "tests/lookup/test_kernels_emulated.py"
 FORWARD_TILED, FORWARD_MMA = "tests/correlation/test_forward_tiled.py", "tests/correlation/test_forward_mma.py"
 GRADIENT_TILED, GRADIENT_MMA = "tests/correlation/test_gradient_tiled.py", "tests/correlation/test_gradient_mma.py"
 TILED, MMA, EITHER = (EMULATED, "-k", "tiled"), (EMULATED, "-k", "mma"), (EMULATED, "-k", "tiled or mma")
@@ -289,8 +289,9 @@ TESTS = {
         "direct-window, stride | direct-one pixel | box-window, stride | box-windows apart | "
         "drawn_problems_equal_the_oracle[direct] | [rows beyond 32 bits] | direct-stride beyond | "
         "equals_the_oracle[direct-float16-rows]"),
-    "common/image.cuh": Tests((EMULATED,),
-        "direct-window, stride | 2_to_the_31_apart_are_reached[direct | equals_the_oracle[direct-float32-rows]"),
+    "common/image.cuh": Tests((EMULATED, LOOKUP),
+        "direct-window, stride | 2_to_the_31_apart_are_reached[direct | equals_the_oracle[direct-float32-rows] | "
+        "named_lookups_equal_the_oracle[many channels-busy]"),
     "correlation/forward_direct.cu": Tests((EMULATED,),
         "direct-template | direct-one pixel | equals_the_oracle[direct-float32-channels last] | direct-pwcnet-like-idle | "
         "direct-window, stride | direct-scale | over_many_terms[direct-channels-busy] | "
