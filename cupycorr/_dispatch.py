@@ -212,6 +212,11 @@ class Plan(Protocol):
 WhyNot = Callable[[Request, "Device | None"], "str | None"]  # without a device: what holds on every device
 
 
+def always_available(request: Request, device: Device | None) -> str | None:
+    """Return None: there is no reason why the variant cannot answer a request."""
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Variant:
     """An implementation of an operator.

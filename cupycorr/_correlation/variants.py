@@ -6,7 +6,7 @@ from functools import partial
 
 from .._arguments import HIGHEST
 from .._cpu import register_tile
-from .._dispatch import FORWARD, Operator, Request, Variant, WhyNot, Work
+from .._dispatch import FORWARD, Operator, Request, Variant, WhyNot, Work, always_available
 from .._dtypes import element_type_called
 from .._gpu.device import Device
 from . import reference
@@ -17,10 +17,6 @@ from .gpu import planner as gpu
 from .problem import parameters, problem
 
 # Reasons ----------------------------------------------------------------------------------------------------------------------
-
-
-def _always_available(request: Request, device: Device | None) -> str | None:
-    return None
 
 
 def _why_not_simd(request: Request, device: Device | None) -> str | None:
@@ -68,8 +64,8 @@ def _on_gpu(name: str, why_not: WhyNot) -> Variant:
 
 VARIANTS = (
     Variant("simd", "numpy", _why_not_simd, partial(cpu.plan, simd.ENGINE)),
-    Variant("blas", "numpy", _always_available, partial(cpu.plan, blas.ENGINE)),
-    Variant("reference", "numpy", _always_available, reference.plan),
+    Variant("blas", "numpy", always_available, partial(cpu.plan, blas.ENGINE)),
+    Variant("reference", "numpy", always_available, reference.plan),
     _on_gpu("box", _why_not_box),
     _on_gpu("mma", _why_not_mma),
     _on_gpu("tiled", _why_not_tiled),

@@ -246,11 +246,6 @@ class Problem:
         return (self.entries, *levels, *lookups, *patch, *self.size1)
 
     @property
-    def full_out_shape(self) -> Shape:
-        """The shape of the output with the axes L and K, whether or not the caller sees them."""
-        return (self.entries, self.levels, self.lookups, *self.out_shape[-4:])
-
-    @property
     def full_coords_shape(self) -> Shape:
         """The shape of the coordinates with the axis K, whether or not the caller sees it."""
         return (self.entries, self.lookups, *self.operands.coords[-3:])

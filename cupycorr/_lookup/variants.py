@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .._arguments import HIGHEST
-from .._dispatch import FORWARD, Operator, Request, Variant, Work
+from .._dispatch import FORWARD, Operator, Request, Variant, Work, always_available
 from .._dtypes import ELEMENT_TYPES, named_dtype
 from .._gpu.device import Device
 from . import reference
@@ -13,15 +13,10 @@ from .cpu import blas
 from .gpu import planner as gpu
 from .problem import Operands, Problem, parameters, problem
 
-
-def _always_available(request: Request, device: Device | None) -> str | None:
-    return None
-
-
 VARIANTS = (
-    Variant("blas", "numpy", _always_available, blas.plan),
-    Variant("reference", "numpy", _always_available, reference.plan),
-    Variant("direct", "cupy", _always_available, gpu.plan),
+    Variant("blas", "numpy", always_available, blas.plan),
+    Variant("reference", "numpy", always_available, reference.plan),
+    Variant("direct", "cupy", always_available, gpu.plan),
 )
 
 

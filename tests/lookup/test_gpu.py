@@ -228,7 +228,7 @@ def test_every_stream_gives_the_same_bits(case):
 @each
 def test_another_device_than_the_current_one_answers_for_its_arrays(case):
     if cupy.cuda.runtime.getDeviceCount() < 2:
-        pytest.skip("one device")
+        pytest.skip("fewer than two devices")
     with cupy.cuda.Device(1):
         arrays = arrays_of(case)
     with cupy.cuda.Device(0):
