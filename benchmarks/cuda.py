@@ -267,8 +267,8 @@ MACHINE = Machine(stopwatch, automatic, place, finish, available, peak_bytes, co
 # The device and its rates ------------------------------------------------------------------------------------------------------
 
 
-def header(arguments: Sequence[str], dtypes: Sequence[str]) -> Header:
-    """Return the header of a run on this machine's GPU."""
+def header(arguments: Sequence[str], dtypes: Sequence[str], module: str = "benchmarks") -> Header:
+    """Return the header of a run of ``python -m module`` on this machine's GPU."""
     there = devices.facts(INDEX)
     newest, runtime = devices.versions()
     device = {
@@ -296,7 +296,7 @@ def header(arguments: Sequence[str], dtypes: Sequence[str]) -> Header:
         "load_at_start": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
     found = versions("cupy", "torch", "spatial_correlation_sampler", "mmcv")
-    made = Header(now(), command_line(arguments), tuple(dtypes), device, found)
+    made = Header(now(), command_line(arguments, module), tuple(dtypes), device, found)
     measure_rates(made)
     return made
 

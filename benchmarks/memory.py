@@ -8,7 +8,7 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,8 @@ def _kernel_table(path: str) -> dict[str, int]:
     return {word[0].rstrip(":"): int(word[1]) * 1024 for word in words if len(word) == 3 and word[2] == "kB"}
 
 
-def peak_in_own_process(case: str, contestant: str, which: str, dtype: str) -> int | None:
-    """Return the peak bytes of one contestant in a process of its own, None where that process failed."""
-    command = [sys.executable, "-m", "benchmarks", "--dtype", dtype, "--measure-memory", case, contestant, which]
+def peak_in_own_process(module: str, arguments: Sequence[str]) -> int | None:
+    """Return the number that ``python -m module`` prints in a process of its own, None where that process failed."""
+    command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 else None

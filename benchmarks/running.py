@@ -72,7 +72,9 @@ CPU = Machine(
     lambda inputs: inputs,
     lambda: None,
     memory.available,
-    lambda case, contestant, which, dtype: memory.peak_in_own_process(case.name, contestant.name, which, dtype),
+    lambda case, contestant, which, dtype: memory.peak_in_own_process(
+        "benchmarks", ["--dtype", dtype, "--measure-memory", case.name, contestant.name, which]
+    ),
 )
 
 

@@ -61,11 +61,36 @@ def integer(name: str, value: Any, what: str, given: Any) -> int:
     raise TypeError(f"{name} must be {what}, got {name}={shown(given)}")
 
 
-def is_plain(value: Any) -> bool:
-    """Return whether a value is None, a plain int or a tuple of plain ints, which can be the key of a cache: True equals 1."""
-    if type(value) is tuple:
-        return all(type(each) is int for each in value)
-    return type(value) is int or value is None
+def at_least(minimum: int, name: str, value: Any) -> int:
+    """Return an argument as a plain int.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is not an int of at least ``minimum``.
+    """
+    plain = integer(name, value, "an int", value)
+    if plain < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {name}={shown(value)}")
+    return plain
+
+
+_PLAIN = frozenset((int, float, bool, str, type(None)))
+
+
+def types_of(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Return the types of plain values and of tuples of them, by which a cache must tell them apart: True, 1 and 1.0 are equal.
+
+    It is None where a value is anything else: it may change, or be equal to one that means something else.
+    """
+    types = tuple(map(type, values))
+    if _PLAIN.issuperset(types):
+        return types
+    others = [value for value in values if type(value) not in _PLAIN]
+    for each in others:
+        if type(each) is not tuple or not _PLAIN.issuperset(map(type, each)):
+            return None
+    return types, tuple([tuple(map(type, each)) for each in others])
 
 
 def shown(value: Any) -> str:

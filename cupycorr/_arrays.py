@@ -7,6 +7,7 @@ defines its type. A GPU array of another library becomes a CuPy array of the sam
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from types import ModuleType
@@ -196,21 +197,60 @@ def to_numpy(array: Any) -> np.ndarray:
     return array if array_kind(array) == "numpy" else array.get()
 
 
-def may_share_memory(first: Any, second: Any) -> bool:
-    """Return whether the ranges from first to last byte of two arrays of one kind overlap."""
-    if array_kind(first) == "numpy":
-        return np.may_share_memory(first, second)
+def may_share_memory(array: Any, *others: Any) -> bool:
+    """Return whether the range from first to last byte of an array overlaps that of another one of the same kind."""
+    if array_kind(array) == "numpy":
+        return any(np.may_share_memory(array, other) for other in others)
     # CuPy's own function does not notice that two imports of another library's array have the same memory.
-    (begin1, end1), (begin2, end2) = _byte_bounds(first), _byte_bounds(second)
-    return begin1 < end2 and begin2 < end1
+    begin, end = _byte_bounds(array)
+    for other in others:
+        first, last = _byte_bounds(other)
+        if begin < last and first < end:
+            return True
+    return False
 
 
 def _byte_bounds(array: Any) -> tuple[int, int]:
-    if not array.size:
-        return 0, 0  # overlaps nothing, wherever its address is
-    spans = [stride * (size - 1) for size, stride in zip(array.shape, array.strides, strict=True)]
-    begin = array.data.ptr + sum(min(span, 0) for span in spans)
-    return begin, array.data.ptr + sum(max(span, 0) for span in spans) + array.dtype.itemsize
+    span, begin = _span(array.shape, array.strides, array.dtype.itemsize), array.data.ptr
+    return (0, 0) if span is None else (begin + span[0], begin + span[1])  # the first overlaps nothing
+
+
+@lru_cache(1024)
+def _span(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> tuple[int, int] | None:
+    """Return the bytes from an array's address to its first and behind its last one; None for an array without elements."""
+    if 0 in shape:
+        return None
+    spans = [stride * (size - 1) for size, stride in zip(shape, strides, strict=True)]
+    return sum(min(span, 0) for span in spans), sum(max(span, 0) for span in spans) + itemsize
+
+
+def elements_overlap(array: Any) -> bool:
+    """Return whether two elements of a NumPy or CuPy array have a byte in common, as those of a broadcast array have."""
+    return _elements_overlap(array.shape, array.strides, array.dtype.itemsize)
+
+
+@lru_cache(1024)
+def _elements_overlap(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+    axes = sorted(((abs(stride), size) for stride, size in zip(strides, shape, strict=True) if size > 1), reverse=True)
+    if not axes or 0 in shape:
+        return False
+    return axes[-1][0] < itemsize or _two_meet(axes, itemsize, 0, False)
+
+
+def _two_meet(axes: Sequence[tuple[int, int]], itemsize: int, apart: int, differ: bool) -> bool:
+    """Return whether two elements have a byte in common that are so many bytes apart by the axes before these.
+
+    ``axes`` are strides and sizes, from the largest stride on. ``differ`` says that the two differ along an axis before; if not,
+    the second is the later one. Only steps that the axes with smaller strides can take back are tried, which for the strides of a
+    dense array, or of a part of one, is none.
+    """
+    if not axes:
+        return differ and abs(apart) < itemsize
+    (stride, size), *smaller = axes
+    reach = itemsize - 1 + sum(each * (count - 1) for each, count in smaller)
+    first = max(-((reach + apart) // stride), 1 - size if differ else 0)
+    last = min((reach - apart) // stride, size - 1)
+    return any(_two_meet(smaller, itemsize, apart + step * stride, differ or step != 0) for step in range(first, last + 1))
 
 
 def array_kind(array: Any) -> str | None:

@@ -1,16 +1,17 @@
-"""Checks of the arrays and choices that come with the inputs of any operator: results, cotangents, dtypes of results, needs.
+"""Checks of what comes with the inputs of any operator: results, cotangents, dtypes of results, needs, temperatures.
 
 This module must not depend on any operator.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from ._arguments import Shape
-from ._arrays import Role, array_kind, known_array
+from ._arguments import Shape, is_real
+from ._arrays import Role, array_kind, elements_overlap, known_array, plain_number
 from ._dtypes import ElementType, element_type, named_dtype
 
 
@@ -47,7 +48,7 @@ def checked_out(out: Any, like: Any, shape: Shape, dtype: Any, role: Role) -> An
     TypeError
         It is no array of the inputs' kind, or its dtype is not supported or not the one that was passed as ``dtype``.
     ValueError
-        It has another shape, is on another device or is read-only.
+        It has another shape, is on another device, is read-only, or elements of it have the same memory.
     """
     out = beside_inputs("out", out, like, role)
     element_type("out", out.dtype)
@@ -57,6 +58,9 @@ def checked_out(out: Any, like: Any, shape: Shape, dtype: Any, role: Role) -> An
         raise ValueError(f"out must have shape {shape}, got out.shape={out.shape}")
     if isinstance(out, np.ndarray) and not out.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
+    if elements_overlap(out):
+        got = f"got out.shape={out.shape}, out.strides={out.strides}"
+        raise ValueError(f"out must have memory of its own for every element, {got}")
     return out
 
 
@@ -81,3 +85,27 @@ def bools(name: str, value: Any, count: int, what: str) -> tuple[bool, ...]:
     if not isinstance(value, (tuple, list)) or len(value) != count or not all(isinstance(each, bool) for each in value):
         raise TypeError(f"{name} must be {what}, got {name}={value!r}")
     return tuple(value)
+
+
+def positive_temperature(temperature: Any, element: ElementType) -> float:
+    """Return the temperature of a softmax over scores as a plain float.
+
+    Raises
+    ------
+    TypeError
+        It is not a real number, or a tensor that needs a gradient.
+    ValueError
+        It is not positive, or is not in the normal range of the accumulator.
+    """
+    temperature = plain_number("temperature", temperature, "divide the scores instead")
+    if not is_real(temperature):
+        raise TypeError(f"temperature must be a real number, got temperature={temperature!r}")
+    limits = np.finfo(element.accumulator_dtype)
+    try:
+        value = float(temperature)  # NumPy's small floats would round the limits
+    except OverflowError:
+        value = math.inf
+    if not float(limits.tiny) <= value <= float(limits.max):
+        what = f"positive, finite and representable in {element.accumulator}"
+        raise ValueError(f"temperature must be {what}, got temperature={temperature!r}")
+    return value

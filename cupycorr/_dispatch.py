@@ -154,12 +154,7 @@ def place(array: Any) -> Place:
 
 def gpu(index: int) -> Place:
     """Return the place of arrays on the GPU of that number."""
-    return _on(facts(index))
-
-
-@lru_cache
-def _on(device: Device) -> Place:
-    return Place("cupy", device)
+    return Place("cupy", facts(index))
 
 
 def array_names(pass_name: str, inputs: tuple[Input, ...]) -> tuple[str, ...]:
@@ -214,6 +209,18 @@ WhyNot = Callable[[Request, "Device | None"], "str | None"]  # without a device:
 
 def always_available(request: Request, device: Device | None) -> str | None:
     """Return None: there is no reason why the variant cannot answer a request."""
+    return None
+
+
+def why_no_matrix_product(request: Request, device: Device | None) -> str | None:
+    """Return None, or the reason why tensor cores cannot or may not multiply numbers of the request's dtype."""
+    dtype = request.dtype
+    if dtype == "float64":
+        return "float64 has no tensor-core product here"
+    if dtype == "float32" and request.precision == HIGHEST:
+        return "precision is 'highest', tensor cores multiply float32 as TF32"
+    if device is not None and not device.has_matrix_product(dtype):
+        return "compute capability {}.{} has no tensor cores for {}".format(*device.compute_capability, dtype)
     return None
 
 
@@ -306,10 +313,14 @@ class Operator:
 
 
 class Choice(NamedTuple):
-    """The name of the variant that runs, and its plan."""
+    """The name of the variant that runs, and its plan.
+
+    It is not settled while the variants are still to be measured, so that the next call may choose another one.
+    """
 
     variant: str
     plan: Plan
+    settled: bool = True
 
 
 def choose(operator: Operator, request: Request, where: Place, variant: str = "auto") -> Choice:
@@ -325,7 +336,10 @@ def choose(operator: Operator, request: Request, where: Place, variant: str = "a
     candidates = _candidates(operator, request, where, variant)
     if candidates.workload is None:
         return candidates.choice(candidates.best)
-    return candidates.choice(_measured(candidates, where.device, measure=True) or candidates.best)
+    measured = _measured(candidates, where.device, measure=True)
+    if measured is not None:
+        return candidates.choice(measured)
+    return candidates.choice(candidates.best)._replace(settled=not _tuning.at_first_use())
 
 
 class Workload:
@@ -364,12 +378,14 @@ class _Candidates:
 
     Attributes
     ----------
+    variants
+        The operator's table of variants, from which they were taken.
     names
         Their names.
     best
         The name of the fastest by the cost model.
     workload
-        The request that can be measured; None on the CPU or where there is only one variant.
+        The request that can be measured; None on the CPU or where all variants have the same plan.
     """
 
     def __init__(
@@ -383,6 +399,7 @@ class _Candidates:
         plans: Mapping[str, Plan],
     ) -> None:
         self._operator, self._request, self._device = operator, request, device
+        self.variants = operator.variants
         self.names, self.best, self.workload = names, best, workload
         self._choices = {name: Choice(name, plan) for name, plan in plans.items()}
 
@@ -403,7 +420,11 @@ def _candidates(operator: Operator, request: Request, where: Place, variant: str
     """Return the candidates of a request from a cache: models make the same request again and again."""
     if type(variant) is not str:
         operator.named(variant)  # refuses it; the cache below takes hashable arguments only
-    return _planned(operator, request, where, variant)
+    found = _planned(operator, request, where, variant)
+    if found.variants is not operator.variants:
+        _planned.cache_clear()
+        found = _planned(operator, request, where, variant)
+    return found
 
 
 @lru_cache(1024)
@@ -421,7 +442,8 @@ def _planned(operator: Operator, request: Request, where: Place, variant: str) -
         reasons = "; ".join(f"{row.name}: {row.why_not_at(where, request)}" for row in rows)
         raise NotImplementedError(f"no variant can run this, got variant={variant!r} ({reasons})")
     best = min(plans, key=lambda name: plans[name].seconds)
-    workload = Workload(operator, request) if where.device is not None and len(plans) > 1 else None
+    differ = any(plan != plans[best] for plan in plans.values())
+    workload = Workload(operator, request) if where.device is not None and differ else None
     return _Candidates(operator, request, where.device, tuple(plans), best, workload, plans)
 
 
@@ -447,7 +469,7 @@ def target_of(written: Any, inputs: Mapping[str, Any]) -> Any:
 
     A caller's array that shares memory with an input may only be written once every sum is known.
     """
-    return None if written is None or any(may_share_memory(written, x) for x in inputs.values()) else written
+    return None if written is None or may_share_memory(written, *inputs.values()) else written
 
 
 def run_forward(plan: Plan, inputs: Mapping[str, Any], written: Any, target: Any, shape: Shape, dtype: np.dtype) -> Any:
@@ -466,6 +488,34 @@ def run_forward(plan: Plan, inputs: Mapping[str, Any], written: Any, target: Any
             if array_kind(like) == "cupy":
                 keep_for_replays(computed)
     return written
+
+
+class New(NamedTuple):
+    """An array that a call allocates for a result: its name among the arrays of a plan, its shape and its dtype."""
+
+    name: str
+    shape: Shape
+    dtype: Any
+
+
+def new_gradients(problem: Problem, inputs: Mapping[str, Any], needs: Collection[bool]) -> tuple[New | None, ...]:
+    """Return the gradients to allocate, of inputs by their names, with None for one that is not needed.
+
+    ``needs`` has a bool for each input with a gradient.
+    """
+    differentiable = zip(with_gradients(problem.inputs), needs, strict=True)
+    return tuple(New(str(x.gradient), x.shape, inputs[x.name].dtype) if needed else None for x, needed in differentiable)
+
+
+def run_vjp(plan: Plan, arrays: Mapping[str, Any], gradients: Collection[New | None]) -> list[Any]:
+    """Run a plan of gradients on NumPy or CuPy arrays and return the gradients, None where one is not needed."""
+    like = next(iter(arrays.values()))
+    with current_device_of(like):
+        empty = array_module(like).empty
+        results = [None if new is None else empty(new.shape, new.dtype) for new in gradients]
+        named = {new.name: result for new, result in zip(gradients, results, strict=True) if new is not None}
+        plan.run({**arrays, **named})
+    return results
 
 
 # Explanations -----------------------------------------------------------------------------------------------------------------
@@ -522,7 +572,7 @@ def explain(operator: Operator, request: Request, where: Place, variant: str, *,
     """Explain a request without computing it; ``measure`` lets the CPU's peak rates be measured for the bound."""
     candidates = _candidates(operator, request, where, variant)
     measured = _measured(candidates, where.device, measure=False)
-    chosen, plan = candidates.choice(measured or candidates.best)
+    chosen, plan, _ = candidates.choice(measured or candidates.best)
     work = operator.work(request)
     rates: Any = where.device or workers.peak_rates(measure=measure)
 

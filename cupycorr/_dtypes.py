@@ -57,8 +57,9 @@ class LongestChain(NamedTuple):
     The error of a chain grows with its length, the bound that tests hold results against with the square root of that.
     """
 
-    reference: int  # channels of a slice, by NumPy
+    reference: int  # channels of a slice, or products over a patch, by NumPy
     blas: int  # channels of one matrix product
+    memory: int  # additions of windows to an element in memory, on a CPU
     registers: int  # products in the CPU's register tiles; also bounds what they keep in cache
     cuda: int  # products of a thread of the tiled kernels
     tensor_cores: int  # products of matrices, which may truncate where others round
@@ -77,7 +78,7 @@ class IndexType:
 INDEX_TYPES = {row.name: row for row in (IndexType("int32", "int", 4), IndexType("int64", "long long", 8))}
 
 
-LONGEST_CHAIN = LongestChain(reference=256, blas=512, registers=128, cuda=512, tensor_cores=256, cuda_direct=128)
+LONGEST_CHAIN = LongestChain(reference=256, blas=512, memory=512, registers=128, cuda=512, tensor_cores=256, cuda_direct=128)
 
 # The C types of accumulators.
 SUM_TYPES = tuple(dict.fromkeys(ELEMENT_TYPES[row.accumulator].c_type for row in ELEMENT_TYPES.values()))
@@ -103,6 +104,20 @@ def element_type_called(name: str, dtype_name: str) -> ElementType:
     row = ELEMENT_TYPES.get(dtype_name)
     if row is None:
         raise TypeError(f"{name} must be one of {', '.join(ELEMENT_TYPES)}, got {name}.dtype={dtype_name}")
+    return row
+
+
+def index_type_called(name: str, dtype_name: str) -> IndexType:
+    """Return the index type of a dtype by its name.
+
+    Raises
+    ------
+    TypeError
+        Indices cannot be of the dtype.
+    """
+    row = INDEX_TYPES.get(dtype_name)
+    if row is None:
+        raise TypeError(f"{name} must be of {' or '.join(INDEX_TYPES)}, got {name}.dtype={dtype_name}")
     return row
 
 

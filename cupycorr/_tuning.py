@@ -71,6 +71,12 @@ class Plan(Protocol):
 # The environment --------------------------------------------------------------------------------------------------------------
 
 
+_VARIABLE = "CUPYCORR_AUTOTUNE"
+# The dictionary in `os.environ`, which is not public. Without it, a variable that is not set costs a call 0.6 us instead of 0.1.
+_variables: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
+_variable = os.environ.encodekey(_VARIABLE) if _variables is not os.environ else _VARIABLE
+
+
 def known(request: Request, device: Device) -> str | None:
     """Return the name of the fastest variant, or None where it is not known or ``CUPYCORR_AUTOTUNE`` is 0.
 
@@ -88,10 +94,15 @@ def at_first_use() -> bool:
 
 
 def _mode() -> str | None:
-    mode = os.environ.get("CUPYCORR_AUTOTUNE")
+    mode = os.environ.get(_VARIABLE)
     if mode not in (None, "0", "1"):
         raise ValueError(f"CUPYCORR_AUTOTUNE must be 0 or 1, got CUPYCORR_AUTOTUNE={mode!r}")
     return mode
+
+
+def state() -> tuple[str | None, object]:
+    """Return everything on which `known` and `at_first_use` depend beside the request: it is equal where they answer the same."""
+    return _variables.get(_variable), _last_change
 
 
 def folder() -> Path:
@@ -261,6 +272,7 @@ def _timed(work: Callable[[], Any], filler: Any) -> float:
 # Answers and their files ------------------------------------------------------------------------------------------------------
 
 _found: dict[tuple[str, Device], str] = {}  # answers of this process, which hold where no file can be written
+_last_change = object()  # another one after each new answer, which equals no earlier one, whichever thread makes it
 _warned = False
 
 
@@ -277,7 +289,9 @@ def record(request: Request, device: Device, name: str, taken: Mapping[str, floa
 
 
 def _remember(request: Request, device: Device, name: str) -> None:
+    global _last_change
     _found[request.key, device] = name
+    _last_change = object()
 
 
 def _answer(device: Device, key: str) -> str | None:

@@ -1,8 +1,8 @@
 """The channels of a cost volume: the displacement of each one, and the best displacement at each position.
 
 This module handles layouts and displacements. It must not depend on variants or dispatch, and leaves drawing to `_pictures`. The
-displacement of a channel comes from `Axis`, so that there is no second formula beside the operator's. Array functions are looked
-up on the array's own module by names that NumPy, CuPy and torch share, so all three run the same code, torch's also under
+displacement of a channel comes from `search_range`, so that there is no second formula beside the operator's. Array functions are
+looked up on the array's own module by names that NumPy, CuPy and torch share, so all three run the same code, torch's also under
 autograd and torch.compile.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, o
 import numpy as np
 
 from . import _pictures
-from ._arguments import LARGEST, IntOrPair, Pair, integer, is_real
+from ._arguments import IntOrPair, Pair, integer
 from ._arrays import (
     Array,
     ArrayT,
@@ -24,10 +24,10 @@ from ._arrays import (
     current_device_of,
     is_tensor,
     known_array_or_tensor,
-    plain_number,
     to_numpy,
 )
-from ._correlation.problem import Axis, Problem, parameters
+from ._checks import positive_temperature
+from ._correlation.problem import Problem, parameters, search_range
 from ._dtypes import ElementType, element_type_called
 
 if TYPE_CHECKING:
@@ -335,7 +335,7 @@ def soft_argmax(
     """
     given = known_array_or_tensor("out", out)
     element = _element(given)
-    divisor = _positive(temperature, element)
+    divisor = positive_temperature(temperature, element)
     with current_device_of(given), _without_numpy_warnings(given):
         scores, ranges = _with_patch_axes(given, patch_size, dilation_patch, patch_offset, order, channel_axis)
         weights = _exponentials(converted(scores, element.accumulator), divisor)
@@ -420,21 +420,6 @@ def _element(out: Any) -> ElementType:
     return element_type_called("out", str(out.dtype).removeprefix("torch."))
 
 
-def _positive(temperature: Any, element: ElementType) -> float:
-    temperature = plain_number("temperature", temperature, "divide the scores instead")
-    if not is_real(temperature):
-        raise TypeError(f"temperature must be a real number, got temperature={temperature!r}")
-    limits = np.finfo(element.accumulator_dtype)
-    try:
-        value = float(temperature)  # NumPy's small floats would round the limits
-    except OverflowError:
-        value = math.inf
-    if not float(limits.tiny) <= value <= float(limits.max):
-        what = f"positive, finite and representable in {element.accumulator}"
-        raise ValueError(f"temperature must be {what}, got temperature={temperature!r}")
-    return value
-
-
 def _index(name: str, value: Any, size: int) -> int:
     index = integer(name, value, "an int", value)
     if not 0 <= index < size:
@@ -470,16 +455,7 @@ def _search_range(patch_size: Any, dilation_patch: Any, patch_offset: Any) -> tu
         patch_size, dilation_patch, patch_offset = given.patch_size, given.dilation_patch, getattr(given, "patch_offset", None)
     # With torch.compile(dynamic=True), the default of scale would be a symbol.
     checked = parameters(patch_size=patch_size, dilation_patch=dilation_patch, patch_offset=patch_offset, scale=1.0)
-    pairs = zip(checked.patch_size, checked.dilation_patch, checked.patch_offset or (0, 0), strict=True)
-    vertical, horizontal = (
-        Axis(kernel=1, patch=n, stride=1, padding=0, dilation=1, step=step, offset=offset, size1=1, size2=1).displacements
-        for n, step, offset in pairs
-    )
-    if max(vertical.stop, horizontal.stop) > LARGEST or min(vertical.start, horizontal.start) < -LARGEST:
-        raise ValueError(
-            f"displacements must fit into 64 bits, got dilation_patch={dilation_patch!r}, patch_offset={patch_offset!r}"
-        )
-    return vertical, horizontal
+    return search_range(checked.patch_size, checked.dilation_patch, checked.patch_offset)
 
 
 def _with_patch_axes(

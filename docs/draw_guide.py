@@ -75,6 +75,21 @@ def _centre(axis: Axis, i: int) -> float:
     return i * axis.stride - axis.padding + axis.dilation * (axis.kernel - 1) / 2
 
 
+def looked_up(size2: Pair, coordinates: tuple[float, float], patch: Pair, displacement: Pair | None = None) -> list[Pair]:
+    """Return the pixels (y, x) of input2 that the lookup of one query reads, at one displacement (dy, dx) or at any.
+
+    ``coordinates`` are those of the query, (y, x).
+    """
+    cotangent = np.ones((1, *patch, 1, 1)) if displacement is None else np.zeros((1, *patch, 1, 1))
+    if displacement is not None:
+        m, n = ((size - 1) // 2 + moved for size, moved in zip(patch, displacement, strict=True))
+        cotangent[0, m, n] = 1
+    coords = np.array(coordinates[::-1], float).reshape(1, 2, 1, 1)
+    images = np.ones((1, 1, 1, 1)), np.ones((1, 1, *size2))
+    _, gradient, _ = cupycorr.correlation_lookup_vjp(cotangent, *images, coords, patch)
+    return [(int(y), int(x)) for y, x in np.argwhere(gradient[0, 0])]
+
+
 # How the pixels are drawn --------------------------------------------------------------------------------------------
 
 CELL = 30  # width of an image's pixel, in pixels of the picture
@@ -104,7 +119,16 @@ MARKS = {
         {"color": GREEN, "marker": "o", "markersize": 4.4, "markeredgecolor": "white", "markeredgewidth": 0.4, "linewidth": 0},
         "an output, at its window's middle",
     ),
+    "coordinates": (
+        {"color": ORANGE, "marker": "X", "markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.5, "linewidth": 0},
+        "the coordinates of the pixel",
+    ),
+    "displaced": (
+        {"color": GREEN, "marker": "X", "markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.5, "linewidth": 0},
+        "the coordinates plus one displacement",
+    ),
 }
+POINTS = ("position", "coordinates", "displaced")  # marks that are drawn as points
 
 
 @dataclass(frozen=True)
@@ -196,7 +220,7 @@ def _draw_panel(axes: Axes, panel: Panel, left: float, top: float) -> None:
 
 
 def _draw_mark(axes: Axes, name: str, centres: list[tuple[float, float]], cell: int) -> None:
-    if name == "position":
+    if name in POINTS:
         axes.plot(*zip(*centres, strict=True), **MARKS[name][0], zorder=4)
     elif name == "place":  # one outline around the whole window
         axes.add_patch(_rectangle(name, min(centres), max(centres), cell))
@@ -362,6 +386,62 @@ def draw_scores() -> Figure:
     return names["figure"]
 
 
+LOOKUP, DISPLACED = (3.3, 4.6), (1, -1)  # the coordinates (y, x) of a query, and a displacement (dy, dx)
+
+
+def draw_lookup() -> Figure:
+    """Draw the window of one query: the pixels that it reads, those of one displacement, and its outputs."""
+    patch, size = (3, 3), (8, 9)
+    moved = tuple(at + by for at, by in zip(LOOKUP, DISPLACED, strict=True))
+    marks = [("patch", looked_up(size, LOOKUP, patch)), ("input2", looked_up(size, LOOKUP, patch, DISPLACED))]
+    points = [("coordinates", [LOOKUP]), ("displaced", [moved])]
+    scores = [(m, n) for m in range(3) for n in range(3)]
+    chosen = [(1 + DISPLACED[0], 1 + DISPLACED[1])]
+    axes = range(-1, 2), range(-1, 2)
+    return sheet(
+        Panel("input1\nat (i, j)", (5, 5), [("input1", [(2, 3)])]),
+        Panel("input2, the window around\n(x, y) = coords[e, :, i, j]", size, [*marks, *points]),
+        Panel("out[e, :, :, i, j],\npatch_size=3", patch, [("output", scores), ("one output", chosen)], displacements=axes),
+    )
+
+
+def draw_pyramid() -> Figure:
+    """Draw the windows of one query in a pyramid of three levels."""
+    coordinates, patch, size = (9.4, 12.8), (3, 3), (16, 20)
+    panels = []
+    for level in range(3):
+        place, smaller = tuple(each / 2**level for each in coordinates), (size[0] >> level, size[1] >> level)
+        marks = [("patch", looked_up(smaller, place, patch)), ("coordinates", [place])]
+        named = ", ".join(f"{each:g}" for each in place[::-1])
+        panels.append(Panel(f"input2[{level}],\n(x, y) = ({named})", smaller, marks))
+    return sheet(*panels)
+
+
+def draw_stereo_lookup() -> Figure:
+    """Draw a one-dimensional window, which stays in the pixel's own row."""
+    size, row, place = (5, 14), 2, 5.4
+    marks = [("patch", looked_up(size, (row, place), (1, 5))), ("coordinates", [(row, place)])]
+    return sheet(
+        Panel("left\n", size, [("input1", [(row, 9)])]),
+        Panel("right,\npatch_size=(1, 5)", size, marks),
+    )
+
+
+def draw_edges() -> Figure:
+    """Draw an edge list: a patch of three by three pixels, and the windows of its middle pixel in two frames."""
+    patch, size = (3, 3), (7, 8)
+    places = {0: (2.2, 2.7), 1: (3.6, 4.4)}
+    frames = [
+        Panel(
+            f"input2[{frame}],\nindex2[{frame}]={frame}",
+            size,
+            [("patch", looked_up(size, place, patch)), ("coordinates", [place])],
+        )
+        for frame, place in places.items()
+    ]
+    return sheet(Panel("input1[0],\na patch", patch, [("input1", [(1, 1)])]), *frames)
+
+
 def _call(image: str, keywords: dict[str, Any]) -> str:
     """Return the name of the image and the parameters, in two lines."""
     *before, last = [image, *(f"{name}={value}" for name, value in keywords.items())]
@@ -394,6 +474,10 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "patch_offset": draw_patch_offset,
     "channels": draw_channels,
     "scores": draw_scores,
+    "lookup": draw_lookup,
+    "pyramid": draw_pyramid,
+    "stereo_lookup": draw_stereo_lookup,
+    "edges": draw_edges,
 }
 
 

@@ -6,7 +6,7 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.software_cuda.plugin"]
+pytest_plugins = ["tests.sampling", "tests.software_cuda.plugin"]
 collect_ignore = ["software_cuda"]  # has no tests, and modules that cannot be imported by themselves
 
 os.environ["CUPYCORR_AUTOTUNE"] = "0"  # measurements on the user's devices must not decide

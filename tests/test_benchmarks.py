@@ -18,8 +18,9 @@ import pytest
 from waiting import STUCK
 
 from benchmarks import __main__ as command
-from benchmarks import cases, check, cuda, device_code, memory, pixel_blocks, report, rivals, running, timing
+from benchmarks import cases, check, cuda, device_code, host_time, memory, pixel_blocks, report, rivals, running, timing
 from benchmarks.cases import Case
+from cupycorr import spatial_correlation_sample
 from cupycorr._correlation import reference
 from cupycorr._correlation.variants import OPERATOR
 from cupycorr._dispatch import FORWARD
@@ -74,6 +75,7 @@ def test_every_documented_shape_is_one_case():
 # Rivals compute the same, or say why they take no part ---------------------------------------------------------------------
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("small", SMALL)
 @pytest.mark.parametrize("name", TORCH_RIVALS)
@@ -228,9 +230,11 @@ def test_peak_memory_is_the_most_that_was_allocated_at_once():
 
 @pytest.mark.slow
 def test_peak_memory_is_measured_in_a_process_of_its_own():
-    peak = memory.peak_in_own_process("pwcnet-L6-sintel", "reference", "forward", "float32")
-    assert 0 <= peak < 2**30
-    assert memory.peak_in_own_process("pwcnet-L6-sintel", "nobody", "forward", "float32") is None
+    def peak(contestant):
+        return memory.peak_in_own_process("benchmarks", ["--measure-memory", "pwcnet-L6-sintel", contestant, "forward"])
+
+    assert 0 <= peak("reference") < 2**30
+    assert peak("nobody") is None
 
 
 # The command ---------------------------------------------------------------------------------------------------------------
@@ -629,3 +633,31 @@ def test_the_check_of_a_device_finds_nothing_wrong(monkeypatch, tmp_path):
     assert check.run(["--check"], cases.select("pwcnet-L6-sintel"), 0.01, file) == 0, file.read_text()
     steps = json.loads(file.read_text())["steps"]
     assert all(steps[title] for title in ("definition", "orders in memory", "streams and graphs", "memory", "times"))
+
+
+# The host's time --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+def test_the_time_of_our_own_python_is_told_for_arrays_and_tensors_and_no_stub_stays(monkeypatch, capsys):
+    cupy = pytest.importorskip("cupy")
+    if not cupy.is_available():
+        pytest.skip("there is no device")
+    pytest.importorskip("torch")
+    monkeypatch.setattr(host_time, "ROUNDS", 1)
+    monkeypatch.setattr(host_time, "CALLS", 2)
+    empty = cupy.empty
+    assert host_time.main() == 0
+    told = capsys.readouterr().out
+    for name in ("spatial_correlation_sample", "spatial_correlation_sample_vjp", "correlation_lookup", "out=", "torch "):
+        assert name in told
+    assert cupy.empty is empty
+    x = cupy.ones(host_time.SHAPE, np.float32)
+    out = spatial_correlation_sample(x, x, patch_size=host_time.PATCH)
+    assert float(out[0, 4, 4, 8, 8]) == host_time.SHAPE[1]
+
+
+def test_without_a_device_the_command_says_so(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert host_time.main() == 2
+    assert "cupycorr[cuda12]" in capsys.readouterr().err

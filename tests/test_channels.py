@@ -133,6 +133,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.covering(2)
 @patches
 @orders
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -147,6 +148,7 @@ def test_the_highest_score_tells_a_known_motion_in_every_layout(case, order, lay
             assert (plain(component)[inside(moved)] == want).all()
 
 
+@pytest.mark.covering(2)
 @patches
 @orders
 @pytest.mark.parametrize("layout", ["two axes", "channels last"])
@@ -336,6 +338,7 @@ def expectation(scores, tried, temperature):
     return sum(w * d for w, d in zip(weights, tried, strict=True)) / math.fsum(weights)
 
 
+@pytest.mark.covering(2)
 @also_on_a_gpu
 @patches
 @pytest.mark.parametrize("temperature", [0.3, 1, 20.0])
@@ -618,9 +621,15 @@ BAD_SCORES = {
     "patch zero": (GOOD, {"patch_size": 0}, ValueError, "patch_size must be at least 1, got patch_size=0"),
     "patch bool": (GOOD, {"patch_size": True}, TypeError, "patch_size must be an int .* got patch_size=True"),
     "patch float": (GOOD, {"patch_size": (3, 3.0)}, TypeError, r"patch_size must be an int .* got patch_size=\(3, 3.0\)"),
-    "dilation zero": (GOOD, {"dilation_patch": 0}, ValueError, "dilation_patch must be at least 1, got dilation_patch=0"),
+    "dilation zero": (GOOD, {"dilation_patch": 0}, ValueError, "dilation_patch must not be 0, got dilation_patch=0"),
     "dilation bool": (GOOD, {"dilation_patch": True}, TypeError, "dilation_patch must be an int .* got dilation_patch=True"),
     "displacements beyond 64 bits": (GOOD, {"patch_offset": 2**63 - 1}, ValueError, "displacements must fit into 64 bits"),
+    "descending displacements beyond 64 bits": (
+        GOOD,
+        {"dilation_patch": -(2**62)},
+        ValueError,
+        "displacements must fit into 64 bits",
+    ),
     "a step beyond 64 bits": (GOOD, {"dilation_patch": 2**63}, ValueError, "dilation_patch must fit into 64 bits"),
     "sizes alone of a holder": (GOOD, {"patch_size": SimpleNamespace(patch_size=3)}, TypeError, "or have dilation_patch, too"),
     "a step beside a holder": (

@@ -43,6 +43,7 @@ GPU = "GpuArray"
 TENSOR = "torch._tensor.Tensor"
 
 DISPLACEMENT = "tuple[{0}, {0}, fallback=cupycorr.channels.Displacement[{0}]]"
+BEST = "tuple[{0}, {0}, {0}, {0}, fallback=cupycorr._matching.results.BestDisplacement[{0}]]"
 MATCH = "cupycorr.motion.Match[{0}]"
 
 
@@ -66,6 +67,8 @@ REVEALED = {
     "cupycorr.displacements(cupycorr.torch.SpatialCorrelationSampler(1, 9))": NUMPY,
     "cupycorr.torch.spatial_correlation_sample(tensor, tensor, patch_size=9)": TENSOR,
     "cupycorr.torch.SpatialCorrelationSampler(1, 9).forward(tensor, tensor)": TENSOR,
+    "cupycorr.torch.CorrBlock(tensor, tensor, 1)(tensor, dilation=2)": TENSOR,
+    "cupycorr.torch.CorrBlock1D(tensor, tensor)(tensor)": TENSOR,
     "flownet2.Correlation(max_displacement=4).forward(tensor, tensor)": TENSOR,
     "mmcv.Correlation(max_displacement=4).forward(tensor, tensor)": TENSOR,
     "tfa.correlation_cost(tensor, tensor, 1, 4, 1, 1, 4)": TENSOR,
@@ -88,6 +91,17 @@ REVEALED = {
         tensors=False,
     ),
     **of_each_kind("cupycorr.explain_lookup({0}, [{0}], {0}, 9)", "cupycorr._dispatch.Explanation", tensors=False),
+    **of_each_kind("cupycorr.volume_lookup({0}, {0}, (1, 9), out={0})", "{0}", tensors=False),
+    **of_each_kind("cupycorr.volume_lookup_vjp({0}, {0}, {0})", "tuple[{0}, {0} | None]", tensors=False),
+    **of_each_kind("cupycorr.volume_lookup_vjp({0}, {0}, {0}, needs=both)", "tuple[{0} | None, {0} | None]", tensors=False),
+    **of_each_kind("cupycorr.explain_volume_lookup({0}, {0}, 9)", "cupycorr._dispatch.Explanation", tensors=False),
+    "cupycorr.torch.volume_lookup(tensor, tensor, 9)": TENSOR,
+    **of_each_kind("cupycorr.correlation_argmax({0}, {0}, patch_size=9, top_k=2)", BEST, tensors=True),
+    **of_each_kind("cupycorr.correlation_argmax({0}, {0}).flow", "{0}", tensors=True),
+    **of_each_kind("cupycorr.correlation_soft_argmax({0}, {0}, temperature=2).dx", "{0}", tensors=True),
+    **of_each_kind("cupycorr.explain_argmax({0}, {0}, subpixel=True)", "cupycorr._dispatch.Explanation", tensors=False),
+    "cupycorr.torch.correlation_argmax(tensor, tensor, outside='excluded').score": TENSOR,
+    "cupycorr.torch.correlation_soft_argmax(tensor, tensor).flow": TENSOR,
 }
 
 REFUSED = {
@@ -97,6 +111,7 @@ REFUSED = {
     "a range of two numbers": "cupycorr.match(array, array, search=(-4, 4))",
     "a list as an output": "cupycorr.spatial_correlation_sample(array, array, out=[])",
     "a pyramid in the place of a map": "cupycorr.correlation_lookup([array], array, array)",
+    "a word that outside has not": "cupycorr.torch.correlation_argmax(tensor, tensor, outside='skipped')",
     "an order that there is not": "cupycorr.correlation_lookup(array, array, array, order='yx')",
 }
 

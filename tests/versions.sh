@@ -8,15 +8,13 @@ cd "$(dirname "$0")/.."
 folder=${VERSIONS_FOLDER:-$(mktemp -d)}
 [ -n "${VERSIONS_FOLDER:-}" ] || trap 'rm -rf "$folder"' EXIT
 declare -A tests=(
-    [torch]="-m '' --software-cuda=H200 tests/torch/test_torch.py tests/torch/test_torch_compile.py tests/torch/test_torch_derivatives.py
-        tests/torch/test_torch_training.py tests/torch/test_torch_gpu_path.py tests/compat/test_compat.py tests/test_channels.py
-        cupycorr/torch"
+    [torch]="-m '' --software-cuda=H200 tests/torch tests/compat/test_compat.py tests/compat/test_compat_blocks.py tests/compat/test_compat_lookup.py tests/test_channels.py cupycorr/torch"
     [cupy-cuda12x]="-m 'gpu and not slow' --software-cuda=H200,T4 --software-cuda-sample=0/12 tests"
 )
 
 install() {
-    # The suite's constraints, without the one on the package in question.
-    grep -v "^$2==" tests/constraints.txt > "$1/constraints.txt"
+    # The suite's constraints, without the one on the package in question, and without torchvision's, which names a version of torch.
+    grep -Ev "^($2|torchvision)==" tests/constraints.txt > "$1/constraints.txt"
     "$1/bin/pip" install -q -e ".[test]" "$3" -c "$1/constraints.txt"
 }
 

@@ -12,19 +12,17 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import _dispatch
-from .._arguments import IntOrPair, Shape, check_precision, effective_precision, is_plain
+from .. import _dispatch, _repeats
+from .._arguments import IntOrPair, Shape, check_precision, effective_precision, types_of
 from .._arrays import (
     OPERAND,
     RESULT,
     Array,
     ArrayT,
-    array_module,
-    current_device_of,
     known_arrays,
 )
 from .._checks import bools, checked_cotangent, checked_out, result_dtype
-from .._dispatch import FORWARD, VJP, Place, Request
+from .._dispatch import FORWARD, VJP, New, Place, Request
 from .._dtypes import ElementType, check_scale, dtype_name, element_type
 from .._gpu.layout import Layout, dense_layout, layout
 from .problem import Problem, parameters
@@ -44,6 +42,7 @@ def spatial_correlation_sample(
     dilation_patch: IntOrPair = ...,
     *,
     patch_offset: IntOrPair | None = ...,
+    groups: int = ...,
     scale: float = ...,
     dtype: DTypeLike | None = ...,
     precision: str = ...,
@@ -62,6 +61,7 @@ def spatial_correlation_sample(
     dilation_patch: IntOrPair = ...,
     *,
     patch_offset: IntOrPair | None = ...,
+    groups: int = ...,
     scale: float = ...,
     dtype: DTypeLike | None = ...,
     precision: str = ...,
@@ -79,6 +79,7 @@ def spatial_correlation_sample(
     dilation_patch: IntOrPair = 1,
     *,
     patch_offset: IntOrPair | None = None,
+    groups: int = 1,
     scale: float = 1.0,
     dtype: DTypeLike | None = None,
     precision: str = "highest",
@@ -106,7 +107,7 @@ def spatial_correlation_sample(
     kernel_size : int or (int, int), default 1
         k: window of taps summed into each output, ``(vertical, horizontal)`` like every pair below.
     patch_size : int or (int, int), default 1
-        P: number of displacements along each axis. An even patch has one more on the positive side.
+        P: number of displacements along each axis. An even patch has one more after its centre.
     stride : int or (int, int), default 1
         s: pixels between output positions.
     padding : int or (int, int), default 0
@@ -114,10 +115,13 @@ def spatial_correlation_sample(
     dilation : int or (int, int), default 1
         d: pixels between the taps of a window.
     dilation_patch : int or (int, int), default 1
-        e: pixels between displacements.
+        e: pixels between displacements, not 0. With a negative one they descend.
     patch_offset : int or (int, int), optional
         q: displacement in pixels at the centre of the patch. Passing it, 0 included, lets ``input2`` have its own height and
         width. None is a symmetric search.
+    groups : int, default 1
+        G: the channels are divided into so many groups of neighbours, and each has an output of its own (group-wise correlation).
+        It divides C.
     scale : float, default 1.0
         Finite factor applied to the sum before it is rounded to the output's dtype.
     dtype : dtype, optional
@@ -128,12 +132,13 @@ def spatial_correlation_sample(
         stay in float32, and nothing changes for other dtypes or on the CPU.
     variant : str, default "auto"
         The implementation to run; see `explain` for those there are.
-    out : array, shape (B, PH, PW, oH, oW), optional
-        The array for the result: float16, bfloat16, float32 or float64, of any strides; it may overlap an input. It is returned.
+    out : array, shape (B, PH, PW, oH, oW) or (B, G, PH, PW, oH, oW), optional
+        The array for the result: float16, bfloat16, float32 or float64, of any strides that keep its elements apart; it may
+        overlap an input. It is returned.
 
     Returns
     -------
-    array, shape (B, PH, PW, oH, oW)
+    array, shape (B, PH, PW, oH, oW), with several groups (B, G, PH, PW, oH, oW)
         C-contiguous, of the inputs' kind and dtype, with ``oH = (H + 2 aH - dH (kH - 1) - 1) // sH + 1`` and likewise oW.
 
     Raises
@@ -163,16 +168,21 @@ def spatial_correlation_sample(
     (2, -1)
     """
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
+    arrays, values = (input1, input2), (*given, patch_offset, groups, scale, precision, variant)
+    key, repeat = _repeats.on_cupy(OPERATOR, FORWARD, arrays, values, dtype, out=out)
+    if repeat is not None:
+        return repeat.run(arrays, out)[0]
     input1, input2 = known_arrays(input1=input1, input2=input2)
-    problem = _checked_problem(input1, input2, given, patch_offset, scale, precision)
+    problem = checked_problem(input1, input2, given, patch_offset, groups, scale, precision)
     inputs = {"input1": input1, "input2": input2}
     written = None if out is None else checked_out(out, input1, problem.out_shape, dtype, RESULT)
     result = result_dtype(input1, dtype) if written is None else written.dtype
     target = _dispatch.target_of(written, inputs)
     where = _dispatch.place(input1)
     request = _forward_request(problem, where, input1, input2, target, result, precision)
-    plan = _dispatch.choose(OPERATOR, request, where, variant).plan
-    found = _dispatch.run_forward(plan, inputs, written, target, problem.out_shape, result)
+    choice = _dispatch.choose(OPERATOR, request, where, variant)
+    found = _dispatch.run_forward(choice.plan, inputs, written, target, problem.out_shape, result)
+    _repeats.keep(key, choice, (New("out", problem.out_shape, result),))
     return found if out is None else out
 
 
@@ -189,6 +199,7 @@ def spatial_correlation_sample_vjp(
     dilation_patch: IntOrPair = ...,
     *,
     patch_offset: IntOrPair | None = ...,
+    groups: int = ...,
     scale: float = ...,
     dtype: DTypeLike | None = ...,
     precision: str = ...,
@@ -208,6 +219,7 @@ def spatial_correlation_sample_vjp(
     dilation_patch: IntOrPair = ...,
     *,
     patch_offset: IntOrPair | None = ...,
+    groups: int = ...,
     scale: float = ...,
     dtype: DTypeLike | None = ...,
     precision: str = ...,
@@ -227,6 +239,7 @@ def spatial_correlation_sample_vjp(
     dilation_patch: IntOrPair = ...,
     *,
     patch_offset: IntOrPair | None = ...,
+    groups: int = ...,
     scale: float = ...,
     dtype: DTypeLike | None = ...,
     precision: str = ...,
@@ -246,6 +259,7 @@ def spatial_correlation_sample_vjp(
     dilation_patch: IntOrPair = ...,
     *,
     patch_offset: IntOrPair | None = ...,
+    groups: int = ...,
     scale: float = ...,
     dtype: DTypeLike | None = ...,
     precision: str = ...,
@@ -264,6 +278,7 @@ def spatial_correlation_sample_vjp(
     dilation_patch: IntOrPair = 1,
     *,
     patch_offset: IntOrPair | None = None,
+    groups: int = 1,
     scale: float = 1.0,
     dtype: DTypeLike | None = None,
     precision: str = "highest",
@@ -281,9 +296,10 @@ def spatial_correlation_sample_vjp(
 
     Parameters
     ----------
-    cotangent : array, shape (B, PH, PW, oH, oW)
+    cotangent : array, shape (B, PH, PW, oH, oW), with several groups (B, G, PH, PW, oH, oW)
         Gradient of the loss with respect to the output, of the output's dtype.
-    input1, input2, kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, scale, precision, variant
+    input1, input2, kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, groups, scale, precision,
+    variant
         As passed to `spatial_correlation_sample`.
     dtype : dtype, optional
         As passed to `spatial_correlation_sample`: the dtype of ``cotangent`` where it is not the inputs'.
@@ -312,20 +328,22 @@ def spatial_correlation_sample_vjp(
     True
     """
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
+    arrays, values = (cotangent, input1, input2), (*given, patch_offset, groups, scale, precision, variant)
+    key, repeat = _repeats.on_cupy(OPERATOR, VJP, arrays, values, dtype, needs=needs)
+    if repeat is not None:
+        gradient1, gradient2 = repeat.run(arrays)
+        return gradient1, gradient2
     input1, input2 = known_arrays(input1=input1, input2=input2)
-    problem = _checked_problem(input1, input2, given, patch_offset, scale, precision)
+    problem = checked_problem(input1, input2, given, patch_offset, groups, scale, precision)
     cotangent = checked_cotangent(cotangent, input1, problem.out_shape, result_dtype(input1, dtype), OPERAND)
     needs = _checked_needs(needs)
     where = _dispatch.place(input1)
     request = _vjp_request(problem, where, input1, input2, cotangent, cotangent.dtype, needs, precision)
-    plan = _dispatch.choose(OPERATOR, request, where, variant).plan
-    empty = array_module(input1).empty
-    with current_device_of(input1):
-        gradient1 = empty(input1.shape, input1.dtype) if needs[0] else None
-        gradient2 = empty(input2.shape, input2.dtype) if needs[1] else None
-        gradients = {"gradient1": gradient1, "gradient2": gradient2}
-        results = {name: gradient for name, gradient in gradients.items() if gradient is not None}
-        plan.run({"cotangent": cotangent, "input1": input1, "input2": input2, **results})
+    choice = _dispatch.choose(OPERATOR, request, where, variant)
+    given_arrays = {"cotangent": cotangent, "input1": input1, "input2": input2}
+    gradients = _dispatch.new_gradients(problem, given_arrays, needs)
+    gradient1, gradient2 = _dispatch.run_vjp(choice.plan, given_arrays, gradients)
+    _repeats.keep(key, choice, gradients)
     return gradient1, gradient2
 
 
@@ -340,6 +358,7 @@ def explain(
     dilation_patch: IntOrPair = 1,
     *,
     patch_offset: IntOrPair | None = None,
+    groups: int = 1,
     scale: float = 1.0,
     dtype: DTypeLike | None = None,
     precision: str = "highest",
@@ -355,7 +374,7 @@ def explain(
     ----------
     input1, input2, kernel_size, patch_size, stride, padding, dilation, dilation_patch
         As `spatial_correlation_sample`.
-    patch_offset, scale, dtype, precision, variant
+    patch_offset, groups, scale, dtype, precision, variant
         As `spatial_correlation_sample`.
     gradients : bool or (bool, bool), default False
         Explain `spatial_correlation_sample_vjp` instead: both gradients, or those that ``needs`` of that function names.
@@ -386,7 +405,7 @@ def explain(
     """
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
     input1, input2 = known_arrays(input1=input1, input2=input2)
-    problem = _checked_problem(input1, input2, given, patch_offset, scale, precision)
+    problem = checked_problem(input1, input2, given, patch_offset, groups, scale, precision)
     result = result_dtype(input1, dtype)
     where = _dispatch.place(input1)
     if gradients is False:
@@ -432,17 +451,13 @@ def _vjp_request(
     return Request(VJP, problem, dtype, result, layouts, needs, effective_precision(precision, dtype))
 
 
-def _checked_problem(input1: Any, input2: Any, given: tuple[Any, ...], patch_offset: Any, scale: Any, precision: Any) -> Problem:
+def checked_problem(
+    input1: Any, input2: Any, given: tuple[Any, ...], patch_offset: Any, groups: Any, scale: Any, precision: Any
+) -> Problem:
     """Check everything that can be wrong with the inputs and the parameters, and return the problem."""
-    arguments = (input1.shape, input1.dtype, input2.shape, input2.dtype, given, patch_offset, scale, precision)
-    # Models make the same call again and again. True and 1.0 equal 1 and are no integers: only plain values may be looked up.
-    plain = all_plain(given, patch_offset, scale) and type(precision) is str
-    return _problem_once(*arguments) if plain else _problem(*arguments)
-
-
-def all_plain(given: tuple[Any, ...], patch_offset: Any, scale: Any) -> bool:
-    """Return whether these are plain integers, floats, tuples or None, which can be keys of a cache: True equals 1."""
-    return all(map(is_plain, given)) and is_plain(patch_offset) and type(scale) in (float, int)
+    arguments = (input1.shape, input1.dtype, input2.shape, input2.dtype, given, patch_offset, groups, scale, precision)
+    types = types_of((*given, patch_offset, groups, scale, precision))
+    return _problem(*arguments) if types is None else _problem_once(types, *arguments)
 
 
 def _problem(
@@ -452,17 +467,21 @@ def _problem(
     dtype2: np.dtype[Any],
     given: tuple[Any, ...],
     patch_offset: Any,
+    groups: Any,
     scale: Any,
     precision: Any,
 ) -> Problem:
     check_elements(element_type("input1", dtype1), element_type("input2", dtype2))
-    checked = problem_of(parameters(*given, patch_offset=patch_offset, scale=scale), shape1, shape2)
+    checked = problem_of(parameters(*given, patch_offset=patch_offset, groups=groups, scale=scale), shape1, shape2)
     check_scale(checked.parameters.scale, element_type("input1", dtype1))
     check_precision(precision)
     return checked
 
 
-_problem_once = lru_cache(1024)(_problem)
+@lru_cache(1024)
+def _problem_once(types: tuple[Any, ...], *arguments: Any) -> Problem:
+    """Return the problem from a cache: models make the same call again and again."""
+    return _problem(*arguments)
 
 
 # Checks -----------------------------------------------------------------------------------------------------------------------

@@ -8,11 +8,12 @@ can be used.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from .._arguments import Pair, Shape, finite_number, pair
+from .._arguments import LARGEST, Pair, Shape, at_least, finite_number, pair, shown
 from .._dispatch import Input
 from .._sharing import CachedProperty
 
@@ -21,12 +22,13 @@ from .._sharing import CachedProperty
 class Parameter:
     """A parameter of the operator that is an int or a pair of ints: its name, its default and its smallest legal value.
 
-    A default of None means that the parameter may be left out, a minimum of None that every integer is legal.
+    A default of None means that the parameter may be left out, a minimum of None that every integer is legal, or every one but 0.
     """
 
     name: str
     default: int | None
     minimum: int | None
+    zero: bool = True
 
 
 # Every signature, schema and module takes these, in this order.
@@ -36,7 +38,7 @@ PARAMETERS = (
     Parameter("stride", 1, 1),
     Parameter("padding", 0, None),
     Parameter("dilation", 1, 1),
-    Parameter("dilation_patch", 1, 1),
+    Parameter("dilation_patch", 1, None, zero=False),
     Parameter("patch_offset", None, None),
 )
 
@@ -55,6 +57,7 @@ class Parameters:
     dilation: Pair = (1, 1)
     dilation_patch: Pair = (1, 1)
     patch_offset: Pair | None = None
+    groups: int = 1
     scale: float = 1.0
 
 
@@ -67,6 +70,7 @@ def parameters(
     dilation_patch: Any = 1,
     *,
     patch_offset: Any = None,
+    groups: Any = 1,
     scale: Any = 1.0,
 ) -> Parameters:
     """Check and normalise the operator's parameters.
@@ -74,16 +78,24 @@ def parameters(
     Raises
     ------
     TypeError
-        A parameter is not an int or a pair of ints (floats and bools are not ints), or ``scale`` is not a real number.
+        A parameter is not an int or a pair of ints (floats and bools are not ints), ``groups`` is not an int, or ``scale`` is not
+        a real number.
     ValueError
-        A parameter is below its smallest legal value, a tuple is not a pair, or ``scale`` is not finite.
+        A parameter is below its smallest legal value, ``dilation_patch`` is 0, a tuple is not a pair, or ``scale`` is not finite.
     """
     given = kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset
     pairs: dict[str, Any] = {
-        parameter.name: None if value is None and parameter.default is None else pair(parameter.name, value, parameter.minimum)
+        parameter.name: None if value is None and parameter.default is None else _checked_pair(parameter, value)
         for parameter, value in zip(PARAMETERS, given, strict=True)
     }
-    return Parameters(**pairs, scale=finite_number("scale", scale))
+    return Parameters(**pairs, groups=at_least(1, "groups", groups), scale=finite_number("scale", scale))
+
+
+def _checked_pair(parameter: Parameter, value: Any) -> Pair:
+    checked = pair(parameter.name, value, parameter.minimum)
+    if not parameter.zero and 0 in checked:
+        raise ValueError(f"{parameter.name} must not be 0, got {parameter.name}={shown(value)}")
+    return checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +165,27 @@ def _with_useful_stride(axis: Axis) -> Axis:
     positions = axis.size1 + 2 * axis.padding - axis.dilation * (axis.kernel - 1)
     # Where sizes are symbols nothing is computed, and a comparison would tie the graph to it.
     return replace(axis, stride=positions) if type(positions) is int and 0 < positions < axis.stride else axis
+
+
+def search_range(patch_size: Pair, dilation_patch: Pair, patch_offset: Pair | None) -> tuple[range, range]:
+    """Return the displacements along y and along x, in pixels, of checked parameters.
+
+    Raises
+    ------
+    ValueError
+        A displacement does not fit into 64 bits.
+    """
+    pairs = zip(patch_size, dilation_patch, patch_offset or (0, 0), strict=True)
+    vertical, horizontal = (
+        Axis(kernel=1, patch=n, stride=1, padding=0, dilation=1, step=step, offset=offset, size1=1, size2=1).displacements
+        for n, step, offset in pairs
+    )
+    ends = [end for tried in (vertical, horizontal) for end in (tried.start, tried.stop)]
+    if max(ends) > LARGEST or min(ends) < -LARGEST:
+        raise ValueError(
+            f"displacements must fit into 64 bits, got dilation_patch={dilation_patch!r}, patch_offset={patch_offset!r}"
+        )
+    return vertical, horizontal
 
 
 def lattice_inside(first: int, stride: int, count: int, low: int, high: int) -> Pair:
@@ -225,9 +258,33 @@ class Problem:
 
     @CachedProperty
     def out_shape(self) -> Shape:
-        """The shape ``(B, PH, PW, oH, oW)`` of the output."""
-        vertical, horizontal = self.vertical, self.horizontal
-        return (self.batch, vertical.patch, horizontal.patch, vertical.out, horizontal.out)
+        """The shape ``(B, PH, PW, oH, oW)`` of the output; with several groups ``(B, G, PH, PW, oH, oW)``."""
+        vertical, horizontal, groups = self.vertical, self.horizontal, self.parameters.groups
+        axes = (vertical.patch, horizontal.patch, vertical.out, horizontal.out)
+        return (self.batch, *axes) if groups == 1 else (self.batch, groups, *axes)
+
+    @property
+    def descends(self) -> tuple[bool, bool]:
+        """True for each axis whose displacements descend."""
+        vertical, horizontal = self.parameters.dilation_patch
+        return vertical < 0, horizontal < 0
+
+    def without_groups(self, batch: int) -> Problem:
+        """Return the problem of so many samples, each a group of channels of one sample, whose displacements ascend.
+
+        Displacements that descend are those of an ascending patch in reverse; an even patch has one more after its centre.
+        """
+        p = self.parameters
+        steps = p.dilation_patch[0], p.dilation_patch[1]
+        offsets = (0, 0) if p.patch_offset is None else p.patch_offset
+        shifted = tuple(
+            offset + step if step < 0 and patch % 2 == 0 else offset
+            for offset, step, patch in zip(offsets, steps, p.patch_size, strict=True)
+        )
+        ascending = replace(p, groups=1, dilation_patch=(abs(steps[0]), abs(steps[1])), patch_offset=(shifted[0], shifted[1]))
+        if p.patch_offset is None and shifted == (0, 0):
+            ascending = replace(ascending, patch_offset=None)
+        return Problem(ascending, batch, self.channels // p.groups, self.size1, self.size2)
 
     @property
     def inputs(self) -> tuple[Input, Input]:
@@ -239,13 +296,13 @@ class Problem:
         """The sizes and parameters that take time: not the scale, nor whether a patch_offset of 0 was passed."""
         axes = zip("yx", (self.vertical, self.horizontal), strict=True)
         words = (f"{name}: " + " ".join(f"{key}={value}" for key, value in asdict(axis).items()) for name, axis in axes)
-        return ", ".join([f"batch={self.batch} channels={self.channels}", *words])
+        groups = f" groups={self.parameters.groups}" if self.parameters.groups > 1 else ""
+        return ", ".join([f"batch={self.batch} channels={self.channels}{groups}", *words])
 
     @property
     def outputs(self) -> int:
         """The number of output elements."""
-        batch, patch_h, patch_w, out_h, out_w = self.out_shape
-        return batch * patch_h * patch_w * out_h * out_w
+        return prod(self.out_shape)
 
     @property
     def windowed(self) -> bool:
@@ -256,7 +313,7 @@ class Problem:
     def flops(self) -> int:
         """The operations of the definition: two for each channel and tap of each output, inside the images or not."""
         kernel_h, kernel_w = self.parameters.kernel_size
-        return 2 * self.channels * kernel_h * kernel_w * self.outputs
+        return 2 * (self.channels // self.parameters.groups) * kernel_h * kernel_w * self.outputs
 
     def flops_inside(self) -> int:
         """Return the operations of taps that are inside both images."""
@@ -279,7 +336,7 @@ class Problem:
         area = 1
         for axis in (self.vertical, self.horizontal):
             area = area * ((axis.out - 1) * axis.stride + axis.dilation * (axis.kernel - 1) + 1)
-        return self.batch * self.vertical.patch * self.horizontal.patch * area * itemsize
+        return self.batch * self.parameters.groups * self.vertical.patch * self.horizontal.patch * area * itemsize
 
 
 def problem(params: Parameters, shape1: Shape, shape2: Shape) -> Problem:
@@ -300,6 +357,8 @@ def problem(params: Parameters, shape1: Shape, shape2: Shape) -> Problem:
         raise ValueError(f"input1 and input2 must have the same batch size and channels, {got}")
     if params.patch_offset is None and (shape1[2] != shape2[2] or shape1[3] != shape2[3]):
         raise ValueError(f"input1 and input2 must have the same shape unless patch_offset is passed, {got}")
+    if params.groups > 1 and shape1[1] % params.groups:
+        raise ValueError(f"groups must divide the number of channels, got groups={params.groups}, input1.shape={tuple(shape1)}")
     joined = Problem(params, shape1[0], shape1[1], (shape1[2], shape1[3]), (shape2[2], shape2[3]))
     for name, axis in (("height", joined.vertical), ("width", joined.horizontal)):
         if axis.out < 1:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 
-from .._arguments import HIGHEST
 from .._cpu import register_tile
-from .._dispatch import FORWARD, Operator, Request, Variant, WhyNot, Work, always_available
+from .._dispatch import FORWARD, Operator, Request, Variant, WhyNot, Work, always_available, why_no_matrix_product
 from .._dtypes import element_type_called
 from .._gpu.device import Device
-from . import reference
+from . import groups, reference
 from .cpu import blas, simd
 from .cpu import planner as cpu
 from .gpu import axes
 from .gpu import planner as gpu
+from .groups import MakePlan, with_groups
 from .problem import parameters, problem
 
 # Reasons ----------------------------------------------------------------------------------------------------------------------
@@ -36,36 +36,28 @@ def _why_not_tiled(request: Request, device: Device | None) -> str | None:
 
 
 def _why_not_mma(request: Request, device: Device | None) -> str | None:
-    reason = _why_not_direct(request, device) or _why_no_matrix_product(request, device)
+    reason = _why_not_direct(request, device) or why_no_matrix_product(request, device)
     if reason is None and request.problem.windowed:
         height, width = request.problem.parameters.kernel_size
         return f"a window of {height} x {width} pixels, tensor cores are for windows of one pixel"
     return reason or gpu.why_not("mma", request)
 
 
-def _why_no_matrix_product(request: Request, device: Device | None) -> str | None:
-    """Return None, or the reason why tensor cores cannot or may not multiply numbers of the request's dtype."""
-    dtype = request.dtype
-    if dtype == "float64":
-        return "float64 has no tensor-core product here"
-    if dtype == "float32" and request.precision == HIGHEST:
-        return "precision is 'highest', tensor cores multiply float32 as TF32"
-    if device is not None and not device.has_matrix_product(dtype):
-        return "compute capability {}.{} has no tensor cores for {}".format(*device.compute_capability, dtype)
-    return None
-
-
 # The table --------------------------------------------------------------------------------------------------------------------
 
 
+def _on_cpu(name: str, why_not: WhyNot, make_plan: MakePlan) -> Variant:
+    return Variant(name, "numpy", with_groups(why_not), groups.on_cpu(make_plan))
+
+
 def _on_gpu(name: str, why_not: WhyNot) -> Variant:
-    return Variant(name, "cupy", why_not, partial(gpu.plan, name))
+    return Variant(name, "cupy", with_groups(why_not), groups.on_gpu(partial(gpu.plan, name)))
 
 
 VARIANTS = (
-    Variant("simd", "numpy", _why_not_simd, partial(cpu.plan, simd.ENGINE)),
-    Variant("blas", "numpy", always_available, partial(cpu.plan, blas.ENGINE)),
-    Variant("reference", "numpy", always_available, reference.plan),
+    _on_cpu("simd", _why_not_simd, partial(cpu.plan, simd.ENGINE)),
+    _on_cpu("blas", always_available, partial(cpu.plan, blas.ENGINE)),
+    _on_cpu("reference", always_available, reference.plan),
     _on_gpu("box", _why_not_box),
     _on_gpu("mma", _why_not_mma),
     _on_gpu("tiled", _why_not_tiled),
@@ -86,7 +78,7 @@ def _work(request: Request) -> Work:
 def _uses_matrix_units(request: Request, device: Device) -> bool:
     """Return whether tensor cores may be used. They round float32 products, so windows of float32 never use them."""
     exact = request.dtype == "float32" and request.problem.windowed
-    return not exact and _why_no_matrix_product(request, device) is None
+    return not exact and why_no_matrix_product(request, device) is None
 
 
 def _example() -> Request:

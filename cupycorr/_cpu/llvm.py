@@ -104,7 +104,10 @@ def compiled(write: Callable[[], KernelWriter]) -> Callable[..., None]:
 
 def address(array: np.ndarray) -> int:
     """Return the address of the first element of an array, as an argument of a kernel."""
-    return int(array.__array_interface__["data"][0])
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))  # half of the other way's time
+    except (TypeError, ValueError):  # no element, read-only, with gaps, or of a dtype that buffers do not know
+        return int(array.__array_interface__["data"][0])
 
 
 class KernelWriter:
@@ -174,6 +177,62 @@ class KernelWriter:
         first = b.insert_element(self.ir.Constant(vector, self.ir.Undefined), value, self.number(0))
         return b.shuffle_vector(first, first, self.ir.Constant(lanes, [0] * vector.count))
 
+    def intrinsic(self, name: str, vector: Any) -> Any:
+        """Return the LLVM intrinsic of this name for vectors of one operand."""
+        full = f"llvm.{name}.v{vector.count}f{8 * self.itemsize}"
+        found = self.module.globals.get(full)
+        return found or self.ir.Function(self.module, self.ir.FunctionType(vector, [vector]), full)
+
+    def shuffled(self, first: Any, second: Any, lanes: Sequence[int]) -> Any:
+        """Write a vector of these lanes of two vectors, those of the second counted after those of the first."""
+        numbers = self.ir.Constant(self.ir.VectorType(self.ir.IntType(32), len(lanes)), list(lanes))
+        return self.builder.shuffle_vector(first, second, numbers)
+
+    def transposed(self, vectors: Sequence[Any]) -> list:
+        """Write the transpose of as many vectors as each has lanes."""
+        found, lanes = list(vectors), range(len(vectors))
+        distance = len(found) // 2
+        while distance:  # exchange the off-diagonal blocks of each square of twice this size
+            for first in (lane for lane in lanes if not lane & distance):
+                pair = found[first], found[first + distance]
+                upper = [lane if not lane & distance else lane - distance + len(found) for lane in lanes]
+                lower = [lane + distance if not lane & distance else lane + len(found) for lane in lanes]
+                found[first], found[first + distance] = self.shuffled(*pair, upper), self.shuffled(*pair, lower)
+            distance //= 2
+        return found
+
+    def lane_sums(self, vectors: Sequence[Any]) -> Any:
+        """Write one vector with the sum of the lanes of each vector, each added in the same order wherever it is."""
+        lanes = vectors[0].type.count
+        parts = [self._lane_sums(vectors[begin : begin + lanes]) for begin in range(0, len(vectors), lanes)]
+        sums = parts[0]
+        for part in parts[1:]:
+            count, more = sums.type.count, part.type.count
+            part = self.shuffled(part, part, [min(lane, more - 1) for lane in range(count)])  # operands have the same type
+            sums = self.shuffled(sums, part, [*range(count), *range(count, count + more)])
+        return sums
+
+    def _lane_sums(self, vectors: Sequence[Any]) -> Any:
+        """Write the sums of at most as many vectors as each has lanes: two become one, with half of the lanes for each."""
+        found, count = list(vectors), len(vectors)
+        lanes = found[0].type.count
+        places = [0] * count  # the lane that the sum of each vector comes to
+        distance, level = lanes // 2, 0
+        while distance:
+            for vector in range(count):
+                places[vector] += distance * (vector >> level & 1)
+            halves = range(0, len(found), 2)
+            found = [self._halves_added(found[at], found[min(at + 1, len(found) - 1)], distance) for at in halves]
+            distance, level = distance // 2, level + 1
+        return self.shuffled(found[0], found[0], places)
+
+    def _halves_added(self, first: Any, second: Any, distance: int) -> Any:
+        """Write the sums of lanes at a distance: those of the first vector where the bit of the distance is 0 in a lane."""
+        count = first.type.count
+        own = [lane if not lane & distance else lane + count for lane in range(count)]
+        other = [lane + distance if not lane & distance else lane - distance + count for lane in range(count)]
+        return self.builder.fadd(self.shuffled(first, second, own), self.shuffled(first, second, other))
+
     def multiply_add(self, total: Any, left: Any, right: Any) -> Any:
         """Write ``total + left * right``."""
         # `contract` allows a fused multiply-add and no other change.
@@ -192,6 +251,14 @@ class KernelWriter:
         for offset in offsets:
             pointer = self.builder.gep(pointer, [offset])
         return pointer
+
+    def smaller(self, first: Any, second: Any) -> Any:
+        """Write the smaller one of two numbers."""
+        return self.builder.select(self.builder.icmp_signed("<", first, second), first, second)
+
+    def larger(self, first: Any, second: Any) -> Any:
+        """Write the larger one of two numbers."""
+        return self.builder.select(self.builder.icmp_signed(">", first, second), first, second)
 
     def number(self, value: int) -> Any:
         """Return an int64 constant."""

@@ -13,6 +13,8 @@ from .device import Device
 from .limits import WARP
 
 LAUNCH = 2e-6  # seconds of a launch, beside its work
+SCHEDULERS = 4  # of a multiprocessor, each of which issues an instruction of a warp per cycle
+MATRIX_TILE = 1e-6  # seconds of a tile on tensor cores, beside its products: setup, first loads and epilogue
 
 _CLOCK, _LANES, _BANDWIDTH = 1.5e9, 64, 1.5e12  # of a device whose driver does not report them
 _MATRIX_LANES = 512  # of such a device's tensor cores
@@ -20,25 +22,35 @@ _CACHE_BYTES = 128  # per cycle, that a multiprocessor reads from shared memory 
 _REACHED = 0.75  # fraction of a peak
 _SECOND_CACHE = 1.2  # bandwidth of the second-level cache, relative to that of memory
 _WARPS_TO_HIDE = 8  # warps of a multiprocessor, below which latency shows
+_RESIDENT_BLOCKS = 4  # blocks of 256 threads that a multiprocessor runs at once
+_FLOAT32_LANES = 128  # multiply-adds of a cycle, where the rate is known
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The rates of a device for sums of one type: multiply-adds and bytes per second of one multiprocessor, bandwidth of all."""
+    """The rates of a device for sums of one type, per second.
+
+    Multiply-adds, bytes of the caches and instructions of warps are those of one multiprocessor; the bandwidth is the device's.
+    """
 
     multiprocessors: int
     multiply_adds: float
     cache: float
     bandwidth: float
+    instructions: float
 
-    def tiled(self, blocks: int, warps: int, multiply_adds: float, shared_bytes: float) -> float:
-        """Return the seconds of blocks whose threads keep sums in registers.
+    def computing(self, blocks: int, warps: int, multiply_adds: float, shared_bytes: float) -> float:
+        """Return the seconds that blocks whose threads keep sums in registers compute, if nothing else makes them wait.
 
         ``multiply_adds`` and ``shared_bytes``, which it reads from shared memory, are those of a thread.
         """
-        of_block = warps * WARP * max(multiply_adds / self.multiply_adds, shared_bytes / self.cache) / _REACHED
+        of_block = warps * WARP * max(multiply_adds / self.multiply_adds, shared_bytes / self.cache)
         most = -(-blocks // self.multiprocessors)  # blocks of one multiprocessor
         return most * of_block / min(most * warps / _WARPS_TO_HIDE, 1.0) if blocks else 0.0
+
+    def tiled(self, blocks: int, warps: int, multiply_adds: float, shared_bytes: float) -> float:
+        """Return the seconds of such blocks with what makes them wait, as a share of the time that they compute."""
+        return self.computing(blocks, warps, multiply_adds, shared_bytes) / _REACHED
 
     def on_tensor_cores(self, blocks: int, warps: int, multiply_adds: float, shared_bytes: float, rate: float) -> float:
         """Return the seconds of blocks that multiply matrices.
@@ -48,6 +60,14 @@ class Machine:
         of_block = max(multiply_adds / rate, shared_bytes / self.cache) / _REACHED
         most = -(-blocks // self.multiprocessors)
         return most * of_block / min(most * warps / _WARPS_TO_HIDE, 1.0) if blocks else 0.0
+
+    def untiled(self, blocks: int, warps: int, instructions: float, chain: float) -> float:
+        """Return the seconds of blocks whose threads keep one sum each, or few.
+
+        ``instructions`` are those of a thread, and ``chain`` the seconds of its loads one after another.
+        """
+        issuing = blocks * warps * instructions / (self.instructions * self.multiprocessors)
+        return max(issuing, -(-blocks // (self.multiprocessors * _RESIDENT_BLOCKS)) * chain)
 
     def from_caches(self, multiply_adds: float, itemsize: int) -> float:
         """Return the seconds of products whose factors are both loaded each time, mostly from the first-level cache."""
@@ -68,7 +88,8 @@ def machine(device: Device, accumulator: str) -> Machine:
     rate = device.float64_rate if accumulator == "float64" else device.float32_rate
     count = max(device.multiprocessors, 1)
     each = _LANES * _CLOCK if rate is None else rate / 2 / count
-    return Machine(count, each, _CACHE_BYTES * _CLOCK, device.bandwidth or _BANDWIDTH)
+    clock = _CLOCK if device.float32_rate is None else device.float32_rate / 2 / count / _FLOAT32_LANES
+    return Machine(count, each, _CACHE_BYTES * _CLOCK, device.bandwidth or _BANDWIDTH, SCHEDULERS * clock)
 
 
 @lru_cache

@@ -56,8 +56,7 @@ def bind(kernel: Kernel, device: int, grid: int, block: int, shared: int, scalar
     blocks, threads, constants = (grid, 1, 1), (block, 1, 1), _prepared(scalars)
 
     def launch(arguments: tuple[Any, ...], stream: Any = None) -> None:
-        before = current()
-        if before != device:
+        if (before := current()) != device:
             make_current(device)
         try:
             start(blocks, threads, arguments + constants, shared, stream)

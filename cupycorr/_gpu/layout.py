@@ -83,16 +83,11 @@ def layout(name: str, array: Any) -> Layout:
     ValueError
         A stride is not a multiple of the element size.
     """
-    return _layout(name, array.dtype, array.shape, array.strides)
-
-
-@lru_cache(1024)  # one object for equal layouts: caches of plans compare by identity first
-def _layout(name: str, dtype: np.dtype, shape: Numbers, strides: Numbers) -> Layout:
-    itemsize = dtype.itemsize
-    in_bytes = tuple(0 if size <= 1 else stride for size, stride in zip(shape, strides, strict=True))
+    shape, itemsize = array.shape, array.dtype.itemsize
+    in_bytes = tuple(0 if size <= 1 else stride for size, stride in zip(shape, array.strides, strict=True))
     if any(stride % itemsize for stride in in_bytes):
-        raise ValueError(f"{name} must have strides of whole elements, got {name}.strides={strides} of {itemsize} bytes")
-    return Layout(dtype.name, shape, tuple(stride // itemsize for stride in in_bytes))
+        raise ValueError(f"{name} must have strides of whole elements, got {name}.strides={array.strides} of {itemsize} bytes")
+    return Layout(array.dtype.name, shape, tuple(stride // itemsize for stride in in_bytes))
 
 
 @lru_cache(1024)

@@ -19,6 +19,3 @@ WORKSPACE_BYTES = 256 * 2**20
 # The most bytes of partial sums of the forward pass (split-K). Where one row of a volume needs more, the next algorithm is tried.
 PARTIAL_SUMS_BYTES = 64 * 2**20
 ALIGNMENT = 256  # bytes; every volume in the workspace begins at a multiple of it
-
-# Latency: a block that streams rows through shared memory waits so many seconds for each, however little it computes.
-ROW_SECONDS = 0.6e-6

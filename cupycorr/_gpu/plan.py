@@ -6,9 +6,10 @@ arrays, on torch tensors and in the emulator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from operator import itemgetter, mod
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,12 +23,11 @@ from .streams import is_capturing
 WORKSPACE = "workspace"  # the buffer that a plan's own volumes are in
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """A kernel bound to its device, its grid and its scalars, and the pointers that a run gives addresses to."""
+class Launch(NamedTuple):
+    """A kernel bound to its device, its grid and its scalars, and a function that takes its pointers out of all of the plan's."""
 
     start: Callable[[tuple[int, ...], Any], None]
-    pointers: tuple[Pointer, ...]
+    own: Callable[[Sequence[int]], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Plan:
     device
         CUDA's number of the device.
     itemsizes
-        The element size in bytes of each array, whose address must be a multiple of it.
+        The element size in bytes of each array, whose address must be a multiple of it, in the order of a request's layouts.
     """
 
     algorithm: str
@@ -68,28 +68,42 @@ class Plan:
     @CachedProperty
     def launches(self) -> tuple[Launch, ...]:
         """The calls, compiled and bound to the device. A kernel loops over the blocks that a grid cannot hold."""
+        places = {pointer: place for place, pointer in enumerate(self._different_pointers)}
         return tuple(
             Launch(
                 bind(call.kernel, self.device, min(call.blocks, LARGEST_GRID), call.threads, call.shared, call.scalars),
-                call.pointers,
+                _taking([places[pointer] for pointer in call.pointers]),
             )
             for call in self.calls
         )
 
+    @CachedProperty
+    def pointers(self) -> tuple[tuple[int, int], ...]:
+        """The different pointers of all launches, each with the place of its buffer and its offset there in bytes.
+
+        The buffers are the arrays in the order of `itemsizes`, `NOWHERE` and the workspace.
+        """
+        places = {name: place for place, name in enumerate((*self.itemsizes, NOWHERE.buffer, WORKSPACE))}
+        return tuple((places[pointer.buffer], pointer.offset) for pointer in self._different_pointers)
+
+    @CachedProperty
+    def _different_pointers(self) -> tuple[Pointer, ...]:
+        return tuple(dict.fromkeys(pointer for call in self.calls for pointer in call.pointers))
+
     def run(self, arrays: Mapping[str, Any]) -> None:
         """Run on CuPy arrays, on CuPy's current stream; the workspace comes from CuPy."""
-        run(self, {name: array.data.ptr for name, array in arrays.items()}, allocate_from_cupy)
+        run(self, [arrays[name].data.ptr for name in self.itemsizes], allocate_from_cupy)
 
 
-def run(plan: Plan, addresses: Mapping[str, int], allocate: Callable[[int], tuple[int, Any]], stream: Any = None) -> None:
-    """Launch a plan on the arrays that begin at these addresses.
+def run(plan: Plan, addresses: Sequence[int], allocate: Callable[[int], tuple[int, Any]], stream: Any = None) -> None:
+    """Launch a plan on the arrays that begin at these addresses. A model runs this at every call: it does as little as possible.
 
     Parameters
     ----------
     plan
         The plan.
     addresses
-        The address of each array.
+        The address of each array, in the order of the plan's ``itemsizes``.
     allocate
         Takes a number of bytes and returns the address of so much memory and an object that keeps it allocated.
     stream
@@ -100,16 +114,29 @@ def run(plan: Plan, addresses: Mapping[str, int], allocate: Callable[[int], tupl
     ValueError
         An array does not begin at a multiple of its element size.
     """
-    for name, itemsize in plan.itemsizes.items():
-        if addresses[name] % itemsize:
-            raise ValueError(f"{name} must begin at a multiple of its {itemsize} bytes, got address {addresses[name]:#x}")
+    if any(map(mod, addresses, plan.itemsizes.values())):
+        raise _misaligned(plan, addresses)
     launches = plan.launches  # compiled before memory is taken
-    buffers, keeper = {**addresses, NOWHERE.buffer: 0}, None
+    buffers, keeper = [*addresses, 0], None  # 0 is the address of `NOWHERE`
     if plan.workspace:
-        buffers[WORKSPACE], keeper = allocate(plan.workspace)
-    for launch in launches:
-        launch.start(tuple([buffers[pointer.buffer] + pointer.offset for pointer in launch.pointers]), stream)
+        workspace, keeper = allocate(plan.workspace)
+        buffers.append(workspace)
+    pointers = [buffers[place] + offset for place, offset in plan.pointers]
+    for start, own in launches:
+        start(own(pointers), stream)
     del keeper  # the allocators are ordered by stream: memory may be freed after the launches are queued
+
+
+def _taking(places: Sequence[int]) -> Callable[[Sequence[int]], tuple[int, ...]]:
+    """Return a function that takes the elements at some places; `itemgetter` would return a single one without a tuple."""
+    return itemgetter(*places) if len(places) > 1 else lambda elements: tuple([elements[place] for place in places])
+
+
+def _misaligned(plan: Plan, addresses: Sequence[int]) -> ValueError:
+    """Return the error for the first array that does not begin at a multiple of its element size."""
+    found = zip(plan.itemsizes.items(), addresses, strict=True)
+    name, itemsize, address = next((name, size, at) for (name, size), at in found if at % size)
+    return ValueError(f"{name} must begin at a multiple of its {itemsize} bytes, got address {address:#x}")
 
 
 def allocate_from_cupy(size: int) -> tuple[int, Any]:

@@ -7,26 +7,28 @@ them there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal, overload
+from functools import lru_cache, partial
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import _dispatch
-from .._arguments import IntOrPair, check_precision, effective_precision, is_plain
-from .._arrays import Array, ArrayT, Role, array_kind, array_module, current_device_of, known_array, known_arrays
+from .. import _dispatch, _repeats
+from .._arguments import IntOrPair, check_precision, effective_precision, types_of
+from .._arrays import Array, ArrayT, Role, array_kind, known_array, known_arrays
 from .._checks import beside_inputs, bools, checked_cotangent, checked_out, result_dtype
-from .._dispatch import FORWARD, VJP, Request
-from .._dtypes import INDEX_TYPES, ElementType, check_scale, dtype_name, element_type
+from .._dispatch import FORWARD, VJP, New, Request
+from .._dtypes import ElementType, check_scale, dtype_name, element_type, index_type_called
 from .._gpu.layout import dense_layout, layout
+from .._groups import check_groups, several
+from .groups import lookup_by_groups, vjp_by_groups
 from .problem import DEFAULT_NEEDS, Needs, Operands, Problem, parameters
 from .problem import problem as problem_of
 from .variants import OPERATOR
 
-_FOR_TENSORS = "; this operator does not take tensors yet"
+_FOR_TENSORS = "; for tensors there is cupycorr.torch.correlation_lookup"
 _FEATURES = Role("{name}.filled(0)", _FOR_TENSORS)  # a product with 0 adds nothing
 _COORDS = Role("{floating}.filled(numpy.nan)", _FOR_TENSORS)  # any number would be a coordinate
 _INDEX = Role("{name}.data", _FOR_TENSORS)
@@ -45,6 +47,7 @@ def correlation_lookup(
     index1: np.ndarray | None = ...,
     index2: np.ndarray | None = ...,
     order: Literal["dy", "dx"] = ...,
+    groups: int = ...,
     scale: float = ...,
     dtype: DTypeLike | None = ...,
     precision: str = ...,
@@ -63,6 +66,7 @@ def correlation_lookup(
     index1: ArrayT | None = ...,
     index2: ArrayT | None = ...,
     order: Literal["dy", "dx"] = ...,
+    groups: int = ...,
     scale: float = ...,
     dtype: DTypeLike | None = ...,
     precision: str = ...,
@@ -80,6 +84,7 @@ def correlation_lookup(
     index1: Array | None = None,
     index2: Array | None = None,
     order: Literal["dy", "dx"] = "dy",
+    groups: int = 1,
     scale: float = 1.0,
     dtype: DTypeLike | None = None,
     precision: str = "highest",
@@ -124,6 +129,9 @@ def correlation_lookup(
         makes the output of that entry NaN.
     order : {"dy", "dx"}, default "dy"
         The patch axis that comes first: "dy" as in `spatial_correlation_sample`, "dx" as in RAFT.
+    groups : int, default 1
+        G: the channels are divided into so many groups of neighbours, and each has an output of its own. It divides C. Each group
+        is a lookup of its own, on views of the maps.
     scale : float, default 1.0
         Finite factor applied to the sum before it is rounded to the output's dtype.
     dtype : dtype, optional
@@ -132,14 +140,15 @@ def correlation_lookup(
         The precision of float32 products; as for `spatial_correlation_sample`.
     variant : str, default "auto"
         The implementation to run; see `explain_lookup` for those there are.
-    out : array, shape (E, [L], [K], PH, PW, H, W), optional
-        The array for the result: float16, bfloat16, float32 or float64, of any strides; it may overlap an input. It is returned.
+    out : array, shape (E, [G], [L], [K], PH, PW, H, W), optional
+        The array for the result: float16, bfloat16, float32 or float64, of any strides that keep its elements apart; it may
+        overlap an input. It is returned.
 
     Returns
     -------
-    array, shape (E, [L], [K], PH, PW, H, W)
-        C-contiguous, of the inputs' kind and the features' dtype; the axes are PW, PH for the order "dx". The axis L is there
-        where ``input2`` is a list or tuple, the axis K where ``coords`` has five dimensions.
+    array, shape (E, [G], [L], [K], PH, PW, H, W)
+        C-contiguous, of the inputs' kind and the features' dtype; the axes are PW, PH for the order "dx". The axis G is there for
+        several groups, the axis L where ``input2`` is a list or tuple, the axis K where ``coords`` has five dimensions.
 
     Raises
     ------
@@ -171,16 +180,27 @@ def correlation_lookup(
     >>> m - 2, n - 2  # what the guess lacks: dy, dx
     (1, -1)
     """
+    sizes = patch_size, dilation_patch, level_step
+    if (type(groups) is not int or groups != 1) and (count := several(groups)):
+        given = _operands(input1, input2, coords, index1, index2)
+        problem = _checked_problem(given, sizes, order, scale, precision)
+        lookup = _of_one_group(correlation_lookup, given, sizes, order, scale, precision, variant)
+        return _lookup_of_groups(lookup, count, given, problem, dtype, out)
+    arrays, passed = _as_passed(input1, input2, coords, index1, index2)
+    key, repeat = _repeats.on_cupy(OPERATOR, FORWARD, arrays, (*sizes, order, scale, precision, variant, *passed), dtype, out=out)
+    if repeat is not None:
+        return repeat.run(arrays, out)[0]
     operands = _operands(input1, input2, coords, index1, index2)
-    problem = _checked_problem(operands, (patch_size, dilation_patch, level_step), order, scale, precision)
+    problem = _checked_problem(operands, sizes, order, scale, precision)
     inputs, like = operands.inputs(problem), operands.input1
     _check_indices(problem, inputs)
     written = None if out is None else checked_out(out, like, problem.out_shape, dtype, _RESULT)
     result = result_dtype(like, dtype) if written is None else written.dtype
     target = _dispatch.target_of(written, inputs)
     request = _forward_request(problem, inputs, target, result, precision)
-    plan = _dispatch.choose(OPERATOR, request, _dispatch.place(like), variant).plan
-    found = _dispatch.run_forward(plan, inputs, written, target, problem.out_shape, result)
+    choice = _dispatch.choose(OPERATOR, request, _dispatch.place(like), variant)
+    found = _dispatch.run_forward(choice.plan, inputs, written, target, problem.out_shape, result)
+    _repeats.keep(key, choice, (New("out", problem.out_shape, result),))
     return found if out is None else out
 
 
@@ -197,6 +217,7 @@ def correlation_lookup_vjp(
     index1: np.ndarray | None = ...,
     index2: np.ndarray | None = ...,
     order: Literal["dy", "dx"] = ...,
+    groups: int = ...,
     scale: float = ...,
     dtype: DTypeLike | None = ...,
     precision: str = ...,
@@ -216,6 +237,7 @@ def correlation_lookup_vjp(
     index1: np.ndarray | None = ...,
     index2: np.ndarray | None = ...,
     order: Literal["dy", "dx"] = ...,
+    groups: int = ...,
     scale: float = ...,
     dtype: DTypeLike | None = ...,
     precision: str = ...,
@@ -235,6 +257,7 @@ def correlation_lookup_vjp(
     index1: np.ndarray | None = ...,
     index2: np.ndarray | None = ...,
     order: Literal["dy", "dx"] = ...,
+    groups: int = ...,
     scale: float = ...,
     dtype: DTypeLike | None = ...,
     precision: str = ...,
@@ -254,6 +277,7 @@ def correlation_lookup_vjp(
     index1: np.ndarray | None = ...,
     index2: np.ndarray | None = ...,
     order: Literal["dy", "dx"] = ...,
+    groups: int = ...,
     scale: float = ...,
     dtype: DTypeLike | None = ...,
     precision: str = ...,
@@ -273,6 +297,7 @@ def correlation_lookup_vjp(
     index1: ArrayT | None = ...,
     index2: ArrayT | None = ...,
     order: Literal["dy", "dx"] = ...,
+    groups: int = ...,
     scale: float = ...,
     dtype: DTypeLike | None = ...,
     precision: str = ...,
@@ -292,6 +317,7 @@ def correlation_lookup_vjp(
     index1: ArrayT | None = ...,
     index2: ArrayT | None = ...,
     order: Literal["dy", "dx"] = ...,
+    groups: int = ...,
     scale: float = ...,
     dtype: DTypeLike | None = ...,
     precision: str = ...,
@@ -311,6 +337,7 @@ def correlation_lookup_vjp(
     index1: ArrayT | None = ...,
     index2: ArrayT | None = ...,
     order: Literal["dy", "dx"] = ...,
+    groups: int = ...,
     scale: float = ...,
     dtype: DTypeLike | None = ...,
     precision: str = ...,
@@ -330,6 +357,7 @@ def correlation_lookup_vjp(
     index1: ArrayT | None = ...,
     index2: ArrayT | None = ...,
     order: Literal["dy", "dx"] = ...,
+    groups: int = ...,
     scale: float = ...,
     dtype: DTypeLike | None = ...,
     precision: str = ...,
@@ -348,6 +376,7 @@ def correlation_lookup_vjp(
     index1: Array | None = None,
     index2: Array | None = None,
     order: Literal["dy", "dx"] = "dy",
+    groups: int = 1,
     scale: float = 1.0,
     dtype: DTypeLike | None = None,
     precision: str = "highest",
@@ -369,9 +398,9 @@ def correlation_lookup_vjp(
 
     Parameters
     ----------
-    cotangent : array, shape (E, [L], [K], PH, PW, H, W)
+    cotangent : array, shape (E, [G], [L], [K], PH, PW, H, W)
         Gradient of the loss with respect to the output, of the output's dtype.
-    input1, input2, coords, patch_size, dilation_patch, level_step, index1, index2, order, scale, precision, variant
+    input1, input2, coords, patch_size, dilation_patch, level_step, index1, index2, order, groups, scale, precision, variant
         As passed to `correlation_lookup`. On a GPU an entry with an index out of range contributes to no gradient; its own
         gradient of ``coords`` is 0.
     dtype : dtype, optional
@@ -402,22 +431,29 @@ def correlation_lookup_vjp(
     >>> bool(np.isclose(np.vdot(g, out), np.vdot(g1, x1)) and np.isclose(np.vdot(g, out), np.vdot(g2, x2)))
     True
     """
+    sizes = patch_size, dilation_patch, level_step
+    if (type(groups) is not int or groups != 1) and (count := several(groups)):
+        given = _operands(input1, input2, coords, index1, index2)
+        problem = _checked_problem(given, sizes, order, scale, precision)
+        vjp = _of_one_group(correlation_lookup_vjp, given, sizes, order, scale, precision, variant)
+        return _vjp_of_groups(vjp, count, cotangent, given, problem, dtype, needs)
+    arrays, passed = _as_passed(input1, input2, coords, index1, index2)
+    arrays, values = (cotangent, *arrays), (*sizes, order, scale, precision, variant, *passed)
+    key, repeat = _repeats.on_cupy(OPERATOR, VJP, arrays, values, dtype, needs=needs)
+    if repeat is not None:
+        return _returned(repeat.run(arrays), input2, needs)
     operands = _operands(input1, input2, coords, index1, index2)
-    problem = _checked_problem(operands, (patch_size, dilation_patch, level_step), order, scale, precision)
+    problem = _checked_problem(operands, sizes, order, scale, precision)
     inputs, like = operands.inputs(problem), operands.input1
     _check_indices(problem, inputs)
     cotangent = checked_cotangent(cotangent, like, problem.out_shape, result_dtype(like, dtype), _FEATURES)
     needed = problem.needs_of_inputs(_checked_needs(needs))
     request = _vjp_request(problem, inputs, cotangent, cotangent.dtype, needed, precision)
-    plan = _dispatch.choose(OPERATOR, request, _dispatch.place(like), variant).plan
-    empty = array_module(like).empty
-    with current_device_of(like):
-        differentiable = zip(_dispatch.with_gradients(problem.inputs), needed, strict=True)
-        results = {str(x.gradient): empty(x.shape, inputs[x.name].dtype) for x, wanted in differentiable if wanted}
-        plan.run({"cotangent": cotangent, **inputs, **results})
-    levels = tuple(map(results.get, problem.gradient2_names)) if needs[1] else None
-    second = levels if levels is None or problem.operands.pyramid else levels[0]
-    return results.get("gradient1"), second, results.get("gradient_coords")
+    choice = _dispatch.choose(OPERATOR, request, _dispatch.place(like), variant)
+    gradients = _dispatch.new_gradients(problem, inputs, needed)
+    found = _dispatch.run_vjp(choice.plan, {"cotangent": cotangent, **inputs}, gradients)
+    _repeats.keep(key, choice, gradients)
+    return _returned(found, input2, needs)
 
 
 def explain_lookup(
@@ -483,7 +519,67 @@ def explain_lookup(
     return _dispatch.explain(OPERATOR, request, _dispatch.place(operands.input1), variant, measure=measure)
 
 
+# Groups -----------------------------------------------------------------------------------------------------------------------
+
+
+def _lookup_of_groups(lookup: Callable[..., Any], groups: int, given: _Given, problem: Problem, dtype: Any, out: Any) -> Any:
+    check_groups(groups, given.input1)
+    entries, *rest = problem.out_shape
+    written = None if out is None else checked_out(out, given.input1, (entries, groups, *rest), dtype, _RESULT)
+    result = result_dtype(given.input1, dtype) if written is None else written.dtype
+    found = lookup_by_groups(lookup, groups, given.input1, given.input2, given.coords, problem.out_shape, result)
+    if written is None:
+        return found
+    written[...] = found
+    return out
+
+
+def _vjp_of_groups(
+    vjp: Callable[..., Any], groups: int, cotangent: Any, given: _Given, problem: Problem, dtype: Any, needs: Any
+) -> tuple[Any, Any, Any]:
+    check_groups(groups, given.input1)
+    entries, *rest = problem.out_shape
+    shape, result = (entries, groups, *rest), result_dtype(given.input1, dtype)
+    cotangent = checked_cotangent(cotangent, given.input1, shape, result, _FEATURES)
+    vjp_of_one = partial(vjp, dtype=result, needs=_checked_needs(needs))
+    return vjp_by_groups(vjp_of_one, groups, cotangent, given.input1, given.input2, given.coords)
+
+
+def _of_one_group(
+    call: Callable[..., Any], given: _Given, sizes: tuple[Any, ...], order: Any, scale: Any, precision: Any, variant: Any
+) -> Callable[..., Any]:
+    """Return a public function of maps and coordinates alone."""
+    patch_size, dilation_patch, level_step = sizes
+    return partial(
+        call,
+        patch_size=patch_size,
+        dilation_patch=dilation_patch,
+        level_step=level_step,
+        index1=given.index1,
+        index2=given.index2,
+        order=order,
+        scale=scale,
+        precision=precision,
+        variant=variant,
+    )
+
+
 # Arrays -----------------------------------------------------------------------------------------------------------------------
+
+
+def _as_passed(input1: Any, input2: Any, coords: Any, index1: Any, index2: Any) -> tuple[tuple[Any, ...], tuple[bool, ...]]:
+    """Return the arguments that should be arrays in one tuple, and which of them input2 and the indices are."""
+    pyramid = isinstance(input2, (list, tuple))
+    indices = [index for index in (index1, index2) if index is not None]
+    arrays = input1, *(input2 if pyramid else (input2,)), coords, *indices
+    return arrays, (pyramid, index1 is not None, index2 is not None)
+
+
+def _returned(gradients: list[Any], input2: Any, needs: Needs) -> tuple[Any, Any, Any]:
+    """Return the gradients of the maps, and of coords, as a caller gets them who has passed this input2."""
+    first, *levels, coords = gradients
+    second = None if not needs[1] else tuple(levels) if isinstance(input2, (list, tuple)) else levels[0]
+    return first, second, coords
 
 
 @dataclass(frozen=True, slots=True)
@@ -496,6 +592,11 @@ class _Given:
     coords: Any
     index1: Any
     index2: Any
+
+    @property
+    def input2(self) -> Any:
+        """The second map, or the list of the levels of a pyramid, as it was passed."""
+        return list(self.levels) if self.pyramid else self.levels[0]
 
     def inputs(self, problem: Problem) -> dict[str, Any]:
         """Return the inputs by the names that the problem gives them."""
@@ -528,10 +629,15 @@ def _check_indices(problem: Problem, inputs: dict[str, Any]) -> None:
     for name, batch in (("index1", problem.batch1), ("index2", problem.batch2)):
         index = inputs.get(name)
         if index is not None and array_kind(index) == "numpy":
-            wrong = np.flatnonzero((index < 0) | (index >= batch))
-            if wrong.size:
-                at = int(wrong[0])
-                raise IndexError(f"{name} must be from 0 to {batch - 1}, got {name}[{at}]={int(index[at])}")
+            check_index_values(name, index, batch)
+
+
+def check_index_values(name: str, index: np.ndarray, batch: int) -> None:
+    """Refuse indices (..., E) of images that a batch does not have; the axes before the last one are of samples."""
+    wrong = np.argwhere((index < 0) | (index >= batch))
+    if len(wrong):
+        at = tuple(wrong[0])
+        raise IndexError(f"{name} must be from 0 to {batch - 1}, got {name}[{at[-1]}]={index[at]}")
 
 
 # Requests ---------------------------------------------------------------------------------------------------------------------
@@ -577,13 +683,28 @@ def _checked_problem(given: _Given, sizes: tuple[Any, ...], order: Any, scale: A
     dtypes = given.input1.dtype, tuple(level.dtype for level in given.levels), given.coords.dtype
     shapes = given.input1.shape, tuple(level.shape for level in given.levels), given.coords.shape
     indices = tuple(None if index is None else (index.shape, index.dtype) for index in (given.index1, given.index2))
-    arguments = (dtypes, shapes, given.pyramid, indices, sizes, order, scale, precision)
-    # Models make the same call again and again. True and 1.0 equal 1 and are no integers: only plain values may be looked up.
-    plain = all(map(is_plain, sizes)) and type(order) is str and type(scale) in (float, int) and type(precision) is str
-    return _problem_once(*arguments) if plain else _problem(*arguments)
+    arguments = (_NUMPY, dtypes, shapes, given.pyramid, indices, sizes, order, scale, precision)
+    types = types_of((*sizes, order, scale, precision))
+    return checked_problem(*arguments) if types is None else _problem_once(types, *arguments)
 
 
-def _problem(
+class Dtypes(NamedTuple):
+    """The functions that read the dtypes of an array library.
+
+    Attributes
+    ----------
+    element_type
+        Return the element type of an argument, by the argument's name and its dtype.
+    index_type
+        Return the name of the dtype of an argument that is an array of indices.
+    """
+
+    element_type: Callable[[str, Any], ElementType]
+    index_type: Callable[[str, Any], str]
+
+
+def checked_problem(
+    read: Dtypes,
     dtypes: tuple[Any, ...],
     shapes: tuple[Any, ...],
     pyramid: bool,
@@ -593,15 +714,32 @@ def _problem(
     scale: Any,
     precision: Any,
 ) -> Problem:
+    """Check everything that can be wrong with the inputs and the parameters of a call, and return its problem.
+
+    Parameters
+    ----------
+    read
+        Reads the dtypes.
+    dtypes, shapes
+        The dtypes and the shapes of input1, of each level of input2, and of coords.
+    pyramid
+        True if input2 is a sequence of maps.
+    indices
+        The shape and the dtype of index1 and of index2, None for one that was not passed.
+    sizes
+        patch_size, dilation_patch and level_step.
+    order, scale, precision
+        As passed by the caller.
+    """
     of_input1, of_levels, of_coords = dtypes
     names = [f"input2[{level}]" if pyramid else "input2" for level in range(len(of_levels))]
-    row = element_type("input1", of_input1)
+    row = read.element_type("input1", of_input1)
     for name, each in zip(names, of_levels, strict=True):
-        check_elements(row, name, element_type(name, each))
-    coords_row = element_type("coords", of_coords)
+        check_elements(row, name, read.element_type(name, each))
+    coords_row = read.element_type("coords", of_coords)
     check_coords(row, coords_row)
     first, second = (
-        None if index is None else (index[0], _index_type(name, index[1]))
+        None if index is None else (index[0], read.index_type(name, index[1]))
         for name, index in zip(("index1", "index2"), indices, strict=True)
     )
     patch_size, dilation_patch, level_step = sizes
@@ -613,7 +751,10 @@ def _problem(
     return checked
 
 
-_problem_once = lru_cache(1024)(_problem)
+@lru_cache(1024)
+def _problem_once(types: tuple[Any, ...], *arguments: Any) -> Problem:
+    """Return the problem from a cache: models make the same call again and again."""
+    return checked_problem(*arguments)
 
 
 def check_elements(first: ElementType, name: str, other: ElementType) -> None:
@@ -632,10 +773,10 @@ def check_coords(features: ElementType, coords: ElementType) -> None:
 
 def _index_type(name: str, dtype: np.dtype[Any]) -> str:
     """Return the name of the dtype of an array of indices, and refuse everything but native int32 and int64."""
-    if dtype.name not in INDEX_TYPES or not dtype.isnative:
-        found = dtype.name if dtype.isnative else repr(dtype.str)
-        raise TypeError(f"{name} must be of {' or '.join(INDEX_TYPES)}, got {name}.dtype={found}")
-    return dtype_name(dtype)
+    return index_type_called(name, dtype_name(dtype) if dtype.isnative else repr(dtype.str)).name
+
+
+_NUMPY = Dtypes(element_type, _index_type)
 
 
 def _checked_needs(needs: Any, name: str = "needs", what: str = "a triple of bools") -> Needs:

@@ -116,6 +116,11 @@ class Axis:
         return self.pitch * (self.patch - 1) + self.corners
 
     @property
+    def taps_are_neighbours(self) -> bool:
+        """True if the taps are successive positions."""
+        return self.last - self.first == self.taps - 1
+
+    @property
     def last(self) -> int:
         """The offset of the last tap, in pixels."""
         return self.first + self.step * (self.patch - 1) + self.corners - 1
@@ -227,8 +232,7 @@ class Problem:
     @CachedProperty
     def level_scales(self) -> tuple[tuple[float, float], ...]:
         """The factors ``(py_l, px_l)`` of the coordinates at each level."""
-        vertical, horizontal = map(float, self.parameters.level_step)
-        return tuple((vertical**-level, horizontal**-level) for level in range(self.levels))
+        return tuple(level_scale(self.parameters.level_step, level) for level in range(self.levels))
 
     @property
     def queries(self) -> int:
@@ -309,6 +313,12 @@ class Problem:
         return itemsize * prod(given.input1), itemsize * sum(map(prod, given.input2)), coords_itemsize * prod(given.coords)
 
 
+def level_scale(level_step: Pair, level: int) -> tuple[float, float]:
+    """Return the factors ``(py_l, px_l)`` of the coordinates at a level."""
+    vertical, horizontal = level_step
+    return float(vertical) ** -level, float(horizontal) ** -level
+
+
 def problem(params: Parameters, operands: Operands) -> Problem:
     """Return the problem of checked parameters and the shapes of the arrays.
 
@@ -323,7 +333,7 @@ def problem(params: Parameters, operands: Operands) -> Problem:
     _check_maps(joined)
     _check_coords(operands)
     for name, index, batch in (("index1", operands.index1, joined.batch1), ("index2", operands.index2, joined.batch2)):
-        _check_index(name, index, batch, operands)
+        check_index(name, None if index is None else index[0], batch, operands.coords)
     return joined
 
 
@@ -354,12 +364,13 @@ def _check_coords(operands: Operands) -> None:
         raise ValueError(f"coords must have the height and the width of input1, {got}, input1.shape={tuple(operands.input1)}")
 
 
-def _check_index(name: str, index: tuple[Shape, str] | None, batch: int, operands: Operands) -> None:
-    """Check the shape of an array of indices, or that none is needed."""
-    entries = operands.coords[0]
+def check_index(name: str, index: Shape | None, batch: int, coords: Shape) -> None:
+    """Check the shape of an array of indices, or that none is needed, for maps of a batch size and coords of a shape."""
+    entries = coords[0]
     if index is not None:
-        if tuple(index[0]) != (entries,):
-            raise ValueError(f"{name} must have the shape ({entries},) of the entries of coords, got {name}.shape={index[0]}")
+        if tuple(index) != (entries,):
+            got = f"got {name}.shape={tuple(index)}"
+            raise ValueError(f"{name} must have the shape ({entries},) of the entries of coords, {got}")
     elif entries != batch:
-        got = f"got coords.shape={tuple(operands.coords)} and a batch size of {batch}"
+        got = f"got coords.shape={tuple(coords)} and a batch size of {batch}"
         raise ValueError(f"coords must have the batch size of input{name[-1]} unless {name} is passed, {got}")

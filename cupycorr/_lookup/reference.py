@@ -19,6 +19,7 @@ from .._cpu import workers
 from .._dispatch import FORWARD, Request
 from .._dtypes import ELEMENT_TYPES, LONGEST_CHAIN, element_type
 from .._gpu.device import Device
+from .chains import Chains
 from .problem import Problem
 from .windows import Arrays, Block, Windows, blocks, coords_of, of_block, write_block
 
@@ -55,11 +56,11 @@ class Reference:
         for image, block in product(range(len(result)), self._blocks()):
             queries = _size(block[0]) * _size(block[1])
             for channels in self._channel_ranges(queries):
-                total = np.zeros((_size(channels), queries), self.accumulator)
+                chains = Chains((_size(channels), queries), self.accumulator)
                 for entry in _entries(self.arrays.index1, image):
                     for level, lookup in np.ndindex(self.problem.levels, self.problem.lookups):
-                        self._add_to_gradient1(total, entry, level, lookup, block, channels)
-                write_block(total * self.scale, result[image, channels], block)
+                        self._add_to_gradient1(chains.next(), entry, level, lookup, block, channels)
+                write_block(chains.sums() * self.scale, result[image, channels], block)
 
     def _add_to_gradient1(self, total: np.ndarray, entry: int, level: int, lookup: int, block: Block, channels: slice) -> None:
         windows = self._windows(entry, level, lookup, block)
@@ -68,26 +69,26 @@ class Reference:
             image = self._channels_last(level, entry, part)
             into = slice(part.start - channels.start, part.stop - channels.start)
             for query, taps, window in _windows_inside(windows):
-                total[into, query] += np.einsum("yx,yxc->c", factors[taps[0], taps[1], query], image[window])
+                total[into, query] += _sum_of_taps(factors[taps[0], taps[1], query], image[window])
         total[:, ~windows.finite] = np.nan
 
     def gradient2(self, level: int) -> None:
         """Write the gradient of a level of input2: the windows of all queries are added to it, in the order of the queries."""
         result = self.named[self.problem.gradient2_names[level]]
         for image, channels in product(range(len(result)), self._parts_of_map(level, slice(0, self.problem.channels))):
-            total = np.zeros((*self.problem.sizes2[level], _size(channels)), self.accumulator)
+            chains = Chains((*self.problem.sizes2[level], _size(channels)), self.accumulator)
             for entry in _entries(self.arrays.index2, image):
                 for lookup, block in product(range(self.problem.lookups), self._blocks()):
-                    self._add_to_gradient2(total, entry, level, lookup, block, channels)
-            total *= self.scale
+                    self._add_to_gradient2(chains, entry, level, lookup, block, channels)
+            total = chains.sums() * self.scale
             np.copyto(result[image, channels], total.transpose(2, 0, 1), casting="unsafe")
 
-    def _add_to_gradient2(self, total: np.ndarray, entry: int, level: int, lookup: int, block: Block, channels: slice) -> None:
+    def _add_to_gradient2(self, chains: Chains, entry: int, level: int, lookup: int, block: Block, channels: slice) -> None:
         windows = self._windows(entry, level, lookup, block)
         factors = windows.spread(self._cotangent(entry, level, lookup, block))
         pixels = of_block(self.arrays.input1[self.arrays.index1[entry], channels], block, self.accumulator)
         for query, taps, window in _windows_inside(windows):
-            total[window] += factors[taps[0], taps[1], query][:, :, None] * pixels[:, query]
+            chains.next()[window] += factors[taps[0], taps[1], query][:, :, None] * pixels[:, query]
 
     def gradient_coords(self) -> None:
         """Write the gradient of coords."""
@@ -134,6 +135,13 @@ class Reference:
         """Return a copy (H2, W2, channels) of a part of the map of an entry."""
         image = self.arrays.levels[level][self.arrays.index2[entry], channels]
         return image.transpose(1, 2, 0).astype(self.accumulator, order="C")
+
+
+def _sum_of_taps(factors: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """Return the sums (C) of a window (rows, columns, C) times its factors, in chains of bounded length."""
+    factors, window = factors.ravel(), window.reshape(factors.size, -1)
+    parts = _ranges(slice(0, len(factors)), LONGEST_CHAIN.reference)
+    return np.sum([np.einsum("p,pc->c", factors[part], window[part]) for part in parts], axis=0)
 
 
 def _entries(index: list[int], image: int) -> Iterator[int]:

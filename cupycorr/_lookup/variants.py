@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._arguments import HIGHEST
-from .._dispatch import FORWARD, Operator, Request, Variant, Work, always_available
+from .._arguments import Pair
+from .._dispatch import FORWARD, Operator, Request, Variant, Work, always_available, why_no_matrix_product
 from .._dtypes import ELEMENT_TYPES, named_dtype
 from .._gpu.device import Device
 from . import reference
-from .cpu import blas
+from .cpu import blas, simd
+from .gpu import lookup_mma, lookup_tiled
 from .gpu import planner as gpu
 from .problem import Operands, Problem, parameters, problem
 
+
+def _why_not_tiled(request: Request, device: Device | None) -> str | None:
+    if request.pass_name != FORWARD:  # the gradients are those of `direct`
+        return None
+    return lookup_tiled.why_not(request.problem, request.dtype, device)
+
+
+def _why_not_mma(request: Request, device: Device | None) -> str | None:
+    return why_no_matrix_product(request, device) or lookup_mma.why_not(request.problem, request.dtype, device)
+
+
 VARIANTS = (
+    Variant("simd", "numpy", simd.why_not, simd.plan),
     Variant("blas", "numpy", always_available, blas.plan),
     Variant("reference", "numpy", always_available, reference.plan),
+    # Gradients are those of direct for every variant: the first of equally fast ones runs.
     Variant("direct", "cupy", always_available, gpu.plan),
+    Variant("mma", "cupy", _why_not_mma, gpu.plan_mma),
+    Variant("tiled", "cupy", _why_not_tiled, gpu.plan_tiled),
 )
 
 
@@ -38,8 +54,7 @@ def _work(request: Request) -> Work:
 
 def _uses_matrix_units(request: Request, device: Device) -> bool:
     """Return whether tensor cores may be used."""
-    allowed = request.dtype in ("float16", "bfloat16") or (request.dtype == "float32" and request.precision != HIGHEST)
-    return allowed and device.has_matrix_product(request.dtype)
+    return why_no_matrix_product(request, device) is None
 
 
 def _example() -> Request:
@@ -59,24 +74,21 @@ def _typical_values(request: Request, name: str) -> np.ndarray | None:
     geometry: Problem = request.problem
     entries = np.arange(geometry.entries)
     if name == "coords":
-        return _smooth_coords(geometry)
+        found = smooth_coords(geometry.size1, geometry.sizes2[0], geometry.operands.coords[-3])
+        full = np.broadcast_to(found, geometry.full_coords_shape).reshape(geometry.operands.coords)
+        return full.astype(named_dtype(geometry.operands.coords_dtype))
     indices = {"index1": (geometry.operands.index1, geometry.batch1), "index2": (geometry.operands.index2, geometry.batch2)}
     index, batch = indices.get(name, (None, 0))
     return None if index is None else (entries % max(batch, 1)).astype(index[1])
 
 
-def _smooth_coords(geometry: Problem) -> np.ndarray:
-    """Return the pixel grid of input1, stretched to the first level of input2, and a smooth flow."""
-    (height, width), (height2, width2) = geometry.size1, geometry.sizes2[0]
+def smooth_coords(size1: Pair, size2: Pair, channels: int) -> np.ndarray:
+    """Return the pixel grid of the queries, stretched to a map, and a smooth flow: (channels, H, W), x first."""
+    (height, width), (height2, width2) = size1, size2
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     x = columns * (width2 / width) + FLOW * np.cos(rows / 9)
     y = rows * (height2 / height) + FLOW * np.sin(columns / 13)
-    channels = np.stack((x, y) if geometry.has_rows else (x,))
-    return (
-        np.broadcast_to(channels, geometry.full_coords_shape)
-        .reshape(geometry.operands.coords)
-        .astype(named_dtype(geometry.operands.coords_dtype))
-    )
+    return np.stack((x, y)[:channels])
 
 
 OPERATOR = Operator(

@@ -12,13 +12,43 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from .._arguments import Pair
+from .._dtypes import LONGEST_CHAIN
 from .problem import DY_FIRST, Axis, Problem
 
 Block = tuple[slice, slice]  # rows and columns of queries
+
+
+class Geometry(Protocol):
+    """The part of a problem that windows depend on, which the lookup in a given volume has too."""
+
+    @property
+    def size1(self) -> Pair:
+        """The height and the width of the image of queries."""
+
+    @property
+    def sizes2(self) -> tuple[Pair, ...]:
+        """The height and the width of the map at each level."""
+
+    @property
+    def level_scales(self) -> tuple[tuple[float, float], ...]:
+        """The factors of the coordinates along y and x at each level."""
+
+    @property
+    def has_rows(self) -> bool:
+        """True if queries have a coordinate along y."""
+
+    @property
+    def vertical(self) -> Axis:
+        """The geometry of the window along y."""
+
+    @property
+    def horizontal(self) -> Axis:
+        """The geometry of the window along x."""
 
 
 class Arrays:
@@ -54,7 +84,7 @@ def _indices(index: np.ndarray | None, entries: int) -> list[int]:
     return list(range(entries)) if index is None else index.tolist()
 
 
-def blocks(problem: Problem, queries: int, rows: int) -> Iterator[Block]:
+def blocks(problem: Geometry, queries: int, rows: int) -> Iterator[Block]:
     """Divide an image of queries into rectangles of at most so many queries (or one) and so many rows."""
     height, width = problem.size1
     tall = min(height, rows, max(queries // width, 1))
@@ -102,14 +132,14 @@ class Windows:
 
     def __init__(
         self,
-        problem: Problem,
+        problem: Geometry,
         level: int,
         coords: np.ndarray,
         own_rows: np.ndarray,
         accumulator: np.dtype,
         band: slice | None = None,
     ) -> None:
-        """Find the windows of queries with these coordinates (1 or 2, queries) in these rows of input1.
+        """Find the windows of queries with these coordinates (1 or 2, queries), around these rows where there is no y.
 
         With ``band``, these rows of the map are all of it, and the first of them is row 0.
         """
@@ -177,8 +207,10 @@ def _weighted(weights: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _sum_over_patch(products: np.ndarray) -> np.ndarray:
-    """Return the sums over the first two axes, added in the order of memory."""
-    found: np.ndarray = products.reshape(-1, products.shape[-1]).sum(0)
+    """Return the sums over the first two axes, added in the order of memory, in chains of bounded length."""
+    terms, longest = products.reshape(-1, products.shape[-1]), LONGEST_CHAIN.reference
+    chains = [terms[begin : begin + longest].sum(0) for begin in range(0, len(terms), longest)]
+    found: np.ndarray = np.sum(chains, axis=0)
     return found
 
 

@@ -14,6 +14,18 @@
     pwcnet                       sniklaus' pytorch-pwc and pytorch-liteflownet      correlation
     tfa                          TensorFlow Addons' layers.optical_flow             tensorflow_addons
     mmtracker                    MM-Tracker's Correlation, over the C++ extension   those of the C++ extension
+    alt_cuda_corr                RAFT's compiled lookup                             alt_cuda_corr
+    corr_sampler                 RAFT-Stereo's compiled lookup in a volume          corr_sampler
+    cuda_corr                    DPVO's compiled lookup of edges, and of patches    cuda_corr
+    droid_backends               DROID-SLAM's compiled correlation functions        droid_backends, or their part of it
+    local_corr                   fused-local-corr, the lookup of RoMa               local_corr
+    localcorr                    localcorr, of the author of ptlflow                localcorr
+    sea_raft                     SEA-RAFT's corr.CorrBlock                          corr
+    unimatch                     a function of UniMatch and GMFlow                  unimatch.matching, or its part of it
+
+These are imported and not installed: `cupycorr.compat.torchvision.CorrBlock` is an argument of torchvision's models;
+`cupycorr.compat.gwc` has the group-wise volume of GwcNet, ACVNet and IGEV-Stereo, a function in a file of each; and
+`cupycorr.compat.mxnet` and `cupycorr.compat.paddle` have those frameworks' correlations, on torch tensors.
 
 A neighbour is such a package, and each has an adapter, a module of this package. Code that can be edited imports the adapter:
 ``from cupycorr.compat.mmcv import Correlation``. For code that must stay as it is, there are `install` and the command

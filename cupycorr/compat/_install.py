@@ -33,7 +33,7 @@ class Neighbour(NamedTuple):
 
     packages: dict[str, Package]  # by import name
     compiled: str = ""  # the package without which the others do not run
-    part: tuple[str, Package] | None = None  # import name of the only part that is replaced of a large package
+    part: tuple[str, Package] | None = None  # import name of the module of which only the adapter's names are replaced
 
 
 _EXTENSION = Neighbour(
@@ -61,8 +61,20 @@ NEIGHBOURS = {
     "pwcnet": Neighbour({"correlation": Package("pwcnet", ("correlation",))}),
     "tfa": Neighbour({"tensorflow_addons": Package("tfa", ("layers", "layers.optical_flow"))}),
     "mmtracker": _EXTENSION,
+    "alt_cuda_corr": Neighbour({"alt_cuda_corr": Package("alt_cuda_corr")}),
+    "corr_sampler": Neighbour({"corr_sampler": Package("corr_sampler")}),
+    "cuda_corr": Neighbour({"cuda_corr": Package("cuda_corr")}),
+    "droid_backends": Neighbour(
+        {"droid_backends": Package("droid_backends")}, part=("droid_backends", Package("droid_backends"))
+    ),
+    "local_corr": Neighbour({"local_corr": Package("local_corr", ("ops",))}),
+    "localcorr": Neighbour({"localcorr": Package("localcorr")}),
+    "sea_raft": Neighbour({"corr": Package("sea_raft")}),
+    "unimatch": Neighbour({"unimatch": Package("unimatch", ("matching",))}, part=("unimatch.matching", Package("unimatch"))),
 }
-DEFAULT = tuple(name for name in NEIGHBOURS if name != "unfold_sampler")  # it shares the C++ extension's import name
+# Their import names belong to others too: to the C++ extension, and to files of RAFT and other models that have more in them.
+ONLY_BY_NAME = ("unfold_sampler", "sea_raft")
+DEFAULT = tuple(name for name in NEIGHBOURS if name not in ONLY_BY_NAME)
 
 
 def install(*names: str, force: bool = False) -> None:
@@ -72,7 +84,8 @@ def install(*names: str, force: bool = False) -> None:
     ----------
     *names : str
         Names from the table of `cupycorr.compat`. Without names everything is installed but ``"unfold_sampler"``, which has the
-        C++ extension's import name. An adapter that is installed already stays; one of another convention is replaced.
+        C++ extension's import name, and ``"sea_raft"``, whose import name is that of files in other models. An adapter that is
+        installed already stays; one of another convention is replaced.
     force : bool, default False
         Put an adapter in the place of a package that is really installed, until `uninstall`.
 
@@ -92,7 +105,9 @@ def install(*names: str, force: bool = False) -> None:
     -----
     A folder without ``__init__.py`` does not count as an installed package. Code that has imported from a package before keeps
     what it imported. A real mmcv always stays: where ``mmcv.ops`` can be imported, its Correlation is replaced, with or without
-    ``force``; where it cannot, as in mmcv-lite, ``mmcv.ops`` is added. Where there is no mmcv, it has ``mmcv.ops`` alone.
+    ``force``; where it cannot, as in mmcv-lite, ``mmcv.ops`` is added. Where there is no mmcv, it has ``mmcv.ops`` alone. A real
+    ``droid_backends`` that can be imported stays too, and its correlation functions are replaced, as is the function of a real
+    ``unimatch``.
 
     Examples
     --------
@@ -192,6 +207,8 @@ _IMPORTER = _Importer()
 def _modules(names: Sequence[str], adapter: ModuleType) -> dict[str, ModuleType]:
     """Return a package and its submodules, each of which has the adapter's names."""
     public = {name: getattr(adapter, name) for name in adapter.__all__}
+    if "__getattr__" in vars(adapter):  # it gives the reason why a name is not there
+        public["__getattr__"] = adapter.__getattr__
     parents, modules = {_above(name) for name in names}, {}
     for name in names:
         text = f"cupycorr's {name}: the names of {adapter.__name__}, for code that is written for the package."
@@ -268,7 +285,7 @@ def _replacements(neighbour: Neighbour, force: bool) -> list[_Replacement]:
     importlib.import_module("cupycorr.torch")  # where torch is missing, the error of this import names the remedy
     if neighbour.part:
         root, package = neighbour.part
-        if location(_above(root)):
+        if location(_whole(root)):
             return [_replacement(root, package, _is_really_importable(root))]
     packages = neighbour.packages.items()
     return [_replacement(root, package, False) for root, package in packages if force or not location(root)]
@@ -280,6 +297,11 @@ def _adapter(package: Package) -> ModuleType:
 
 def _above(name: str) -> str:
     return name.rpartition(".")[0]
+
+
+def _whole(part: str) -> str:
+    """Return the import name of the package whose part is replaced, or of the module that is itself the whole."""
+    return _above(part) or part
 
 
 # Claims -------------------------------------------------------------------------------------------------------------------------
@@ -337,7 +359,7 @@ def whereabouts(name: str) -> tuple[str, str] | None:
     neighbour = NEIGHBOURS[name]
     if neighbour.part:
         root, _ = neighbour.part
-        roots = [root] if location(_above(root)) and _is_really_importable(root) else []
+        roots = [root] if location(_whole(root)) and _is_really_importable(root) else []
     else:
         roots = [neighbour.compiled] if neighbour.compiled else [*neighbour.packages]
     return next(((root, place) for root in roots if (place := location(root))), None)

@@ -1,7 +1,8 @@
-"""The public torch interface: spatial correlation of tensors, as a function and as a module.
+"""The public torch interface: spatial correlation as a function and as a module, matching, lookups, and blocks of lookups.
 
-It is registered as an operator of torch, which is differentiable to any order, can be compiled and exported, and runs on the
-tensor's device and torch's current stream. Importing `cupycorr` does not import this package, and only this package needs torch.
+Each function is registered as an operator of torch, which is differentiable to any order, can be compiled and exported, and runs
+on the tensor's device and torch's current stream. Importing `cupycorr` does not import this package, and only this package needs
+torch.
 """
 
 from __future__ import annotations
@@ -14,16 +15,25 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError('cupycorr.torch needs torch: pip install "cupycorr[torch]"', name=error.name) from error
 
-from .._arguments import check_precision
-from .._arrays import dense_tensor, plain_number
-from .._correlation import api
 from .._correlation.problem import parameters
 from .._correlation.variants import OPERATOR
-from .._dtypes import no_element_type
+from ._arguments import cast, check_dtype_and_precision, dense, key_of, number, shortest, with_traced_scale
 from ._correlation import Arguments, correlate
-from ._tensors import ELEMENTS
+from ._lookup_function import correlation_lookup
+from ._matching_function import correlation_argmax, correlation_soft_argmax
+from ._volume_lookup_function import volume_lookup
+from .corr_block import CorrBlock, CorrBlock1D
 
-__all__ = ["SpatialCorrelationSampler", "spatial_correlation_sample"]
+__all__ = [
+    "CorrBlock",
+    "CorrBlock1D",
+    "SpatialCorrelationSampler",
+    "correlation_argmax",
+    "correlation_lookup",
+    "correlation_soft_argmax",
+    "spatial_correlation_sample",
+    "volume_lookup",
+]
 
 
 def spatial_correlation_sample(
@@ -37,6 +47,7 @@ def spatial_correlation_sample(
     dilation_patch: int | tuple[int, int] = 1,
     *,
     patch_offset: int | tuple[int, int] | None = None,
+    groups: int = 1,
     scale: float = 1.0,
     dtype: torch.dtype | None = None,
     precision: str | None = None,
@@ -60,7 +71,7 @@ def spatial_correlation_sample(
         float16, bfloat16, float32 or float64, on the CPU or on a CUDA device. Any strides are accepted without a copy.
     input2 : Tensor, shape (B, C, H, W), or (B, C, H2, W2) if ``patch_offset`` is passed
         Same device and dtype as ``input1``.
-    kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, scale, variant
+    kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, groups, scale, variant
         As in `cupycorr.spatial_correlation_sample`.
     dtype : torch.dtype, optional
         Dtype of the output, by default that of the inputs. Sums are rounded to it once, also from float16 inputs to float32.
@@ -70,7 +81,7 @@ def spatial_correlation_sample(
 
     Returns
     -------
-    Tensor, shape (B, PH, PW, oH, oW)
+    Tensor, shape (B, PH, PW, oH, oW), with several groups (B, G, PH, PW, oH, oW)
         Contiguous, on the device of the inputs.
 
     Raises
@@ -93,9 +104,9 @@ def spatial_correlation_sample(
     >>> x1.grad.shape
     torch.Size([1, 64, 16, 16])
     """
-    input1, input2 = _cast(_tensor("input1", input1), _tensor("input2", input2))
+    input1, input2 = cast(dense("input1", input1), dense("input2", input2))
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
-    out: torch.Tensor = correlate(input1, input2, *_arguments(given, patch_offset, scale, dtype, precision, variant))
+    out: torch.Tensor = correlate(input1, input2, *_arguments(given, patch_offset, groups, scale, dtype, precision, variant))
     return out
 
 
@@ -115,6 +126,7 @@ class SpatialCorrelationSampler(torch.nn.Module):
 
     # Modules that were saved with the C++ extension's class do not have these attributes.
     patch_offset = None
+    groups = 1
     scale = 1.0
     dtype = None
     precision = None
@@ -130,20 +142,22 @@ class SpatialCorrelationSampler(torch.nn.Module):
         dilation_patch: int | tuple[int, int] = 1,
         *,
         patch_offset: int | tuple[int, int] | None = None,
+        groups: int = 1,
         scale: float = 1.0,
         dtype: torch.dtype | None = None,
         precision: str | None = None,
         variant: str = "auto",
     ) -> None:
         super().__init__()
-        scale = plain_number("scale", scale, _REMEDY)
+        scale = number(scale)
         given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
-        _arguments(given, patch_offset, scale, dtype, precision, variant)
+        _arguments(given, patch_offset, groups, scale, dtype, precision, variant)
         self.kernel_size, self.patch_size, self.stride, self.padding, self.dilation, self.dilation_patch = given
-        self.patch_offset, self.scale, self.dtype, self.precision, self.variant = patch_offset, scale, dtype, precision, variant
+        self.patch_offset, self.groups, self.scale = patch_offset, groups, scale
+        self.dtype, self.precision, self.variant = dtype, precision, variant
 
     def forward(self, input1: torch.Tensor, input2: torch.Tensor) -> torch.Tensor:
-        """Return the correlation of two tensors (B, C, H, W), (B, PH, PW, oH, oW)."""
+        """Return the correlation of two tensors (B, C, H, W), as `spatial_correlation_sample` does."""
         return spatial_correlation_sample(
             input1,
             input2,
@@ -154,6 +168,7 @@ class SpatialCorrelationSampler(torch.nn.Module):
             self.dilation,
             self.dilation_patch,
             patch_offset=self.patch_offset,
+            groups=self.groups,
             scale=self.scale,
             dtype=self.dtype,
             precision=self.precision,
@@ -167,62 +182,34 @@ class SpatialCorrelationSampler(torch.nn.Module):
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in told)
 
 
-def _tensor(name: str, value: torch.Tensor) -> torch.Tensor:
-    if not isinstance(value, torch.Tensor):
-        remedy = (
-            ": use torch.export, or torch.fx.wrap a function that calls the operator" if isinstance(value, torch.fx.Proxy) else ""
-        )
-        raise TypeError(f"{name} must be a torch tensor, got {type(value).__module__}.{type(value).__qualname__}{remedy}")
-    return value if value.layout is torch.strided and not (value.is_nested or value.is_quantized) else dense_tensor(name, value)
-
-
-_AUTOCAST_DEVICES = ("cpu", "cuda")
-
-
-def _cast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return the tensors in autocast's dtype if it is on. It does not apply to float64 or to integers."""
-    kind = tensors[0].device.type
-    if kind not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(kind):
-        return tensors
-    dtype = torch.get_autocast_dtype(kind)
-    return tuple(x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors)
-
-
-_REMEDY = "multiply the result instead"
-_TRACED = (int, float, torch.SymInt, torch.SymFloat)
 _SCALE = Arguments._fields.index("scale")
 
 
 def _arguments(
-    given: tuple[Any, ...], patch_offset: Any, scale: Any, dtype: Any, precision: Any, variant: Any
+    given: tuple[Any, ...], patch_offset: Any, groups: Any, scale: Any, dtype: Any, precision: Any, variant: Any
 ) -> tuple[Any, ...]:
     """Check and normalise the operator's arguments other than tensors."""
-    # A scale computed from sizes under torch.jit.trace is a tensor, too, and becomes a constant of the trace.
-    if isinstance(scale, torch.Tensor):
-        scale = plain_number("scale", scale, _REMEDY)
-    arguments = given, patch_offset, scale, dtype, precision, variant
+    scale = number(scale)
     if torch.compiler.is_compiling():
-        # A traced number may be a symbol, which cannot be checked for being finite. The operator checks its value when it runs.
-        traced = type(scale) in _TRACED
-        normal = _normal(given, patch_offset, 1.0 if traced else scale, *arguments[3:])
-        before, after = normal[:_SCALE], normal[_SCALE + 1 :]
-        return (*before, torch.sym_float(scale) if traced else normal[_SCALE], *after)  # type: ignore[no-untyped-call]
-    words = all(value is None or type(value) in (str, torch.dtype) for value in arguments[3:])
-    return _normal_once(*arguments) if words and api.all_plain(given, patch_offset, scale) else _normal(*arguments)
+        return with_traced_scale(
+            lambda value: _normal(given, patch_offset, groups, value, dtype, precision, variant), scale, _SCALE
+        )
+    arguments = given, patch_offset, groups, scale, dtype, precision, variant
+    types = key_of((*given, patch_offset, groups, scale, precision, variant), dtype)
+    return _normal(*arguments) if types is None else _normal_once(types, *arguments)
 
 
-def _normal(given: tuple[Any, ...], patch_offset: Any, scale: Any, dtype: Any, precision: Any, variant: Any) -> tuple[Any, ...]:
+def _normal(
+    given: tuple[Any, ...], patch_offset: Any, groups: Any, scale: Any, dtype: Any, precision: Any, variant: Any
+) -> tuple[Any, ...]:
     """Return the fields of `Arguments` as a plain tuple, which every version of torch can compile."""
-    normal = parameters(*given, patch_offset=patch_offset, scale=scale)
-    if precision is not None:
-        check_precision(precision)
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in ELEMENTS):
-        raise no_element_type(dtype)
+    normal = parameters(*given, patch_offset=patch_offset, groups=groups, scale=scale)
+    check_dtype_and_precision(dtype, precision)
     OPERATOR.named(variant)
     pairs = normal.kernel_size, normal.patch_size, normal.stride, normal.padding, normal.dilation, normal.dilation_patch
-    return (*pairs, normal.patch_offset, normal.scale, dtype, precision, variant)
+    return (*pairs, normal.patch_offset, normal.groups, normal.scale, dtype, precision, variant)
 
 
 @lru_cache(1024)
-def _normal_once(*arguments: Any) -> tuple[Any, ...]:
-    return Arguments(*_normal(*arguments)).shortest()
+def _normal_once(types: tuple[Any, ...], *arguments: Any) -> tuple[Any, ...]:
+    return shortest(Arguments(*_normal(*arguments)))

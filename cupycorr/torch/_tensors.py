@@ -8,28 +8,45 @@ on torch's current stream of its device, and torch allocates their workspace.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from .. import _dispatch, _tuning
+from .. import _dispatch, _repeats, _tuning
 from .._arguments import HIGH, HIGHEST
 from .._cpu import workers
-from .._dispatch import CPU, Operator, Request
-from .._dtypes import ELEMENT_TYPES, ElementType, element_type_called
+from .._dispatch import CPU, Choice, New, Operator, Request
+from .._dtypes import ELEMENT_TYPES, INDEX_TYPES, ElementType, element_type_called, index_type_called
 from .._gpu import plan as gpu
 from .._gpu.device import import_cupy
 from .._gpu.layout import Layout
+from .._repeats import NOTHING, Found, Key, Repeat
 
 ELEMENTS = {getattr(torch, name): row for name, row in ELEMENT_TYPES.items()}
+_NAMES = {getattr(torch, name): name for name in (*ELEMENT_TYPES, *INDEX_TYPES)}
 
 
 def element(name: str, dtype: torch.dtype) -> ElementType:
     """Return the row of a tensor's dtype; ``name`` is the argument's, for the message."""
-    return ELEMENTS.get(dtype) or element_type_called(name, str(dtype).removeprefix("torch."))
+    return ELEMENTS.get(dtype) or element_type_called(name, _name(dtype))
+
+
+def index_type(name: str, dtype: torch.dtype) -> str:
+    """Return the name of the dtype of a tensor of indices; ``name`` is the argument's, for the message."""
+    return index_type_called(name, _name(dtype)).name
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which sums of a dtype's numbers are kept."""
+    found: torch.dtype = getattr(torch, ELEMENTS[dtype].accumulator)
+    return found
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def check_device(name: str, tensor: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
@@ -41,6 +58,20 @@ def check_device(name: str, tensor: torch.Tensor, other_name: str, other: torch.
 def new_gradients(inputs: Iterable[torch.Tensor], needs: Iterable[bool]) -> tuple[torch.Tensor, ...]:
     """Return tensors for the gradients, to be filled; an empty one in place of each that is not needed."""
     return tuple(x.new_empty(x.shape if needed else (0,)) for x, needed in zip(inputs, needs, strict=True))
+
+
+def new_gradients_of_maps(maps: Iterable[torch.Tensor], needs: Iterable[bool]) -> tuple[torch.Tensor, ...]:
+    """Return `new_gradients` in which those of channels-last CPU tensors are channels-last too.
+
+    Kernels for the CPU compute them so, and autograd adds gradients of one memory order faster.
+    """
+    pairs = zip(maps, needs, strict=True)
+    return tuple(x.new_empty((0,)) if not needed else torch.empty_like(x, memory_format=_memory_format(x)) for x, needed in pairs)
+
+
+def _memory_format(x: torch.Tensor) -> torch.memory_format:
+    last = not on_gpu(x) and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 # Requests ---------------------------------------------------------------------------------------------------------------------
@@ -63,10 +94,9 @@ def layouts(*tensors: torch.Tensor | None) -> tuple[Layout | None, ...]:
     return tuple([None if tensor is None else _layout(tensor.dtype, tensor.shape, tensor.stride()) for tensor in tensors])
 
 
-@lru_cache(1024)  # the same object at every call, which caches of plans recognise by its identity
 def _layout(dtype: torch.dtype, shape: torch.Size, strides: tuple[int, ...]) -> Layout:
     steps = tuple(0 if size <= 1 else stride for size, stride in zip(shape, strides, strict=True))
-    return Layout(ELEMENTS[dtype].name, tuple(shape), steps)
+    return Layout(_NAMES[dtype], tuple(shape), steps)
 
 
 def precision(given: str | None, tensor: torch.Tensor) -> str:
@@ -84,13 +114,50 @@ def precision(given: str | None, tensor: torch.Tensor) -> str:
 # Running ----------------------------------------------------------------------------------------------------------------------
 
 
+def look_up(operator: Operator, pass_name: str, tensors: Sequence[torch.Tensor], given: Iterable[Any]) -> Found:
+    """Look up a call on tensors on a GPU, as `_repeats.look_up` does.
+
+    Parameters
+    ----------
+    operator, pass_name
+        The operator and its pass.
+    tensors
+        The tensors in the order of a request's layouts.
+    given
+        The other arguments as torch passes them: a schema has made each of the type that it must have.
+    """
+    if not on_gpu(tensors[0]):
+        return NOTHING
+    kinds = tuple([(x.shape, x.stride(), x.dtype, x.device) for x in tensors])
+    values = tuple([tuple(value) if type(value) is list else value for value in given])
+    return _repeats.look_up(operator, pass_name, kinds, (values, precision(None, tensors[0])))
+
+
+def forward_again(repeat: Repeat, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Run a forward map that was found, and return its output."""
+    like, (new,) = tensors[0], repeat.results
+    assert new is not None
+    out = like.new_empty(new.shape, dtype=new.dtype)
+    launch(repeat.plan, (*tensors, out), like)
+    return out
+
+
 def run(
-    operator: Operator, request: Request, variant: str, tensors: Mapping[str, torch.Tensor], results: Collection[str]
+    operator: Operator,
+    request: Request,
+    variant: str,
+    tensors: Mapping[str, torch.Tensor],
+    results: Collection[str],
+    key: Key | None = None,
 ) -> None:
-    """Answer a request: read and write the named tensors, of which ``results`` are written."""
+    """Answer a request: read and write the named tensors, of which ``results`` are written, and keep the call by a key."""
     like = next(iter(tensors.values()))
     if on_gpu(like):
-        _launch(_plan_on_gpu(operator, request, variant, like.device.index), tensors, like)
+        choice = _choice_on_gpu(operator, request, variant, like.device.index)
+        on_device: Any = choice.plan  # a `gpu.Plan`
+        launch(on_device, [tensors[name] for name in on_device.itemsizes], like)
+        # `new_empty` takes a tuple in three quarters of the time of a `torch.Size`.
+        _repeats.keep(key, choice, tuple(New(name, tuple(tensors[name].shape), tensors[name].dtype) for name in results))
         return
     plan = _dispatch.choose(operator, request, CPU, variant).plan
     arrays = {name: array(tensor) for name, tensor in tensors.items()}
@@ -132,7 +199,7 @@ def _take(tensor: torch.Tensor, written: np.ndarray) -> None:
 
 @lru_cache
 def _numpy_dtype(dtype: torch.dtype) -> np.dtype:
-    name = ELEMENTS[dtype].name
+    name = _NAMES[dtype]
     if name != "bfloat16":
         return np.dtype(name)
     try:
@@ -156,30 +223,38 @@ class Stream(NamedTuple):
         return 0, self.ptr
 
 
-def _plan_on_gpu(operator: Operator, request: Request, variant: str, index: int) -> Any:
-    """Return the plan that runs. Variants are measured on torch's stream, so that a capture of it is noticed."""
+@lru_cache
+def stream_at(pointer: int) -> Stream:
+    """Return the stream of an address; a dictionary finds it in half the time that it takes to make it."""
+    return Stream(pointer)
+
+
+def _choice_on_gpu(operator: Operator, request: Request, variant: str, index: int) -> Choice:
+    """Return the variant and the plan that run. Variants are measured on torch's stream, so that a capture of it is noticed."""
     place = _dispatch.gpu(index)
     if not _tuning.at_first_use():
-        return _dispatch.choose(operator, request, place, variant).plan
+        return _dispatch.choose(operator, request, place, variant)
     cuda = import_cupy().cuda
     with cuda.Device(index), cuda.Stream.from_external(Stream(current_stream(index))):
-        return _dispatch.choose(operator, request, place, variant).plan
+        return _dispatch.choose(operator, request, place, variant)
 
 
-def _launch(plan: gpu.Plan, tensors: Mapping[str, torch.Tensor], like: torch.Tensor) -> None:
-    """Run a plan on torch's current stream. Its workspace is torch's too, so that a captured graph keeps it."""
+def launch(plan: gpu.Plan, tensors: Iterable[torch.Tensor], like: torch.Tensor) -> None:
+    """Run a plan on tensors in its order, on torch's current stream.
+
+    Its workspace is torch's too, so that a captured graph keeps it.
+    """
 
     def allocate(size: int) -> tuple[int, torch.Tensor]:
         memory = like.new_empty(size, dtype=torch.uint8)
-        return address(gpu.WORKSPACE, memory), memory
+        return addresses((memory,))[0], memory
 
-    addresses = {name: address(name, tensor) for name, tensor in tensors.items()}
-    gpu.run(plan, addresses, allocate, Stream(current_stream(like.device.index)))
+    gpu.run(plan, addresses(tensors), allocate, stream_at(current_stream(plan.device)))
 
 
-def address(name: str, tensor: torch.Tensor) -> int:
-    """Return where the memory of a tensor begins. ``name`` is unused: tests replace this function and need it."""
-    return tensor.data_ptr()
+def addresses(tensors: Iterable[torch.Tensor]) -> list[int]:
+    """Return where the memory of each tensor begins. Tests replace this function."""
+    return [tensor.data_ptr() for tensor in tensors]
 
 
 _raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # not public; a fortieth of the public call's time

@@ -10,10 +10,10 @@ not depend on any operator.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd import forward_ad
@@ -77,25 +77,102 @@ class Internals:
 
 
 @dataclass(frozen=True, slots=True)
+class Operands:
+    """The tensors of an operator that may have derivatives, which come first among its arguments.
+
+    Everything here takes them as one flat tuple. Each has the batch as its first axis, or is empty if it is not needed.
+
+    Attributes
+    ----------
+    before
+        The number of single tensors at the beginning.
+    after
+        The number of single tensors after a list of tensors; None where there is no list.
+    """
+
+    before: int
+    after: int | None = None
+
+    def split(self, arguments: Sequence[Any]) -> tuple[Arguments, Arguments]:
+        """Return the operands, or what is known of each in the structure of the arguments, and the other arguments."""
+        if self.after is None:
+            return tuple(arguments[: self.before]), tuple(arguments[self.before :])
+        end = self.before + 1 + self.after
+        first, some, last = arguments[: self.before], arguments[self.before], arguments[self.before + 1 : end]
+        return (*first, *some, *last), tuple(arguments[end:])
+
+    def join(self, operands: Sequence[Any], rest: Sequence[Any]) -> Arguments:
+        """Return the arguments: the inverse of `split`."""
+        if self.after is None:
+            return (*operands, *rest)
+        end = len(operands) - self.after
+        return (*operands[: self.before], list(operands[self.before : end]), *operands[end:], *rest)
+
+
+class Mapped(NamedTuple):
+    """A call under vmap.
+
+    Attributes
+    ----------
+    size
+        The size of the mapped axis.
+    operands, dims
+        The operands and the mapped axis of each, None where it has none.
+    rest, rest_dims
+        The other arguments and their mapped axes.
+    """
+
+    size: int
+    operands: Arguments
+    dims: Arguments
+    rest: Arguments
+    rest_dims: Arguments
+
+    def folded(self, tensor: torch.Tensor, dim: int | None) -> torch.Tensor:
+        """Return a tensor whose mapped axis, repeated if it has none, is a part of its first axis."""
+        stacked = tensor.expand(self.size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        return stacked.flatten(0, 1)
+
+
+def fold_all(mapped: Mapped) -> tuple[Arguments, Arguments]:
+    """Return the operands and the other arguments of one call that computes a mapped one, for an operator of a batch."""
+    return tuple(map(mapped.folded, mapped.operands, mapped.dims)), mapped.rest
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """The derivatives of an operator, written with callables that `differentiable` returned.
 
     Attributes
     ----------
-    setup_context, backward
-        As in a `torch.autograd.Function`.
+    keep
+        Takes the context of a `torch.autograd.Function`, the operands and the other arguments, and saves what ``backward`` uses.
+    backward
+        Takes that context, whether each operand needs a gradient, and the cotangent of each output; returns the gradients of the
+        operands.
     tangent
-        Takes the primal inputs, their tangents (None for an input without one) and the other arguments; returns the tangent of
-        the output, or a tuple of the outputs' tangents.
+        Takes the primal operands, their tangents (None for an operand without one) and the other arguments; returns the tangent
+        of the output, or a sequence of the outputs' tangents.
+    fold
+        Takes a mapped call and returns the operands and the other arguments of the call that computes it. The mapped axis is a
+        part of the first axis of its outputs.
+    keeps_outputs
+        True if ``keep`` also takes the outputs. They have no tangents, so the derivatives of ``backward`` must not need any.
     """
 
-    setup_context: Callable[..., None]
-    backward: Callable[..., tuple[Any, ...]]
+    keep: Callable[..., None]
+    backward: Callable[..., Sequence[Any]]
     tangent: Callable[..., Any]
+    fold: Callable[[Mapped], tuple[Arguments, Arguments]] = fold_all
+    keeps_outputs: bool = False
+
+    def kept(self, ctx: Any, operands: Arguments, rest: Arguments, outputs: Any) -> None:
+        """Save what ``backward`` uses."""
+        self.keep(ctx, operands, rest, *((outputs,) if self.keeps_outputs else ()))
 
 
 def differentiable(
-    library: torch.library.Library, op: Any, tensors: int, rules: Rules, internals: Internals | None
+    library: torch.library.Library, op: Any, operands: Operands, rules: Rules, internals: Internals | None
 ) -> Callable[..., Any]:
     """Register the derivatives of an operator.
 
@@ -104,9 +181,10 @@ def differentiable(
     library
         The library that defines the operator.
     op
-        The operator. Every tensor that it takes or returns has the batch as its first axis, or is empty if it is not needed.
-    tensors
-        The number of tensors that it takes, before its other arguments.
+        The operator. It returns a tensor, a tuple of tensors or a list of tensors. Every one has the batch as its first axis, or
+        is empty if it is not needed.
+    operands
+        The tensors among its arguments that may have derivatives.
     rules
         Its derivatives.
     internals
@@ -118,10 +196,10 @@ def differentiable(
         The operator, with a fast path if no input needs a derivative.
     """
     if internals is None:
-        return _public(library, op, tensors, rules)
+        return _public(library, op, operands, rules)
     register: Callable[..., None] = library.impl
-    register(op.name(), _autograd_kernel(op, tensors, rules, internals), "Autograd", with_keyset=True)
-    torch.library.register_vmap(op, _batching_rule(op, tensors), lib=library)
+    register(op.name(), _autograd_kernel(op, operands, rules, internals), "Autograd", with_keyset=True)
+    torch.library.register_vmap(op, _batching_rule(op, operands, rules), lib=library)
 
     transforms_active, below_autograd = internals.transforms_active, internals.below_autograd
 
@@ -129,7 +207,9 @@ def differentiable(
         if torch.compiler.is_compiling():
             plain = forward_ad._current_level < 0 or transforms_active()
             return op(*arguments) if plain else compiled_in_forward_mode(*arguments)
-        if transforms_active() or forward_ad._current_level >= 0 or _needs_gradient(arguments[:tensors]):
+        if transforms_active() or forward_ad._current_level >= 0:
+            return op(*arguments)
+        if torch.is_grad_enabled() and _needs_gradient(operands.split(arguments)[0]):
             return op(*arguments)
         # The autograd kernel would have nothing to do, and would make the call take half as long again.
         with below_autograd():
@@ -137,28 +217,28 @@ def differentiable(
 
     def compiled_in_forward_mode(*arguments: Any) -> Any:
         """Write the tangents into the graph, because it may be run where torch's Python code does not see forward mode."""
-        inputs, rest = arguments[:tensors], arguments[tensors:]
+        inputs, rest = operands.split(arguments)
         primals, tangents = _unpacked(inputs)
         if all(tangent is None for tangent in tangents):
             return op(*arguments)
-        return _dual(op(*primals, *rest), rules.tangent(primals, tangents, rest))
+        return _dual(op(*operands.join(primals, rest)), rules.tangent(primals, tangents, rest))
 
     return call
 
 
-def _autograd_kernel(op: Any, tensors: int, rules: Rules, internals: Internals) -> Callable[..., Any]:
+def _autograd_kernel(op: Any, operands: Operands, rules: Rules, internals: Internals) -> Callable[..., Any]:
     """Return the operator's kernel for autograd, which takes dispatch keys and the operator's arguments."""
-    function = _one_level_function(op, tensors, rules, internals)
+    function = _one_level_function(op, operands, rules, internals)
 
     def without_tangents(keyset: Any, primals: Arguments, rest: Arguments, inputs: Arguments) -> Any:
         if internals.transforms_active() or _needs_gradient(primals):
             with internals.allow_one_level():
                 return function.apply(*primals, *rest, inputs)
         with internals.below_autograd():
-            return op.redispatch(keyset & internals.after_autograd, *primals, *rest)
+            return op.redispatch(keyset & internals.after_autograd, *operands.join(primals, rest))
 
     def kernel(keyset: Any, *arguments: Any) -> Any:
-        inputs, rest = arguments[:tensors], arguments[tensors:]
+        inputs, rest = operands.split(arguments)
         if internals.transformed() or not _plain(inputs):
             primals, tangents = _unpacked(inputs)
             if any(tangent is not None for tangent in tangents):
@@ -168,27 +248,33 @@ def _autograd_kernel(op: Any, tensors: int, rules: Rules, internals: Internals) 
     return kernel
 
 
-def _one_level_function(op: Any, tensors: int, rules: Rules, internals: Internals) -> Any:
-    """Return the operator as an autograd function of one level, whose last argument is the tensors to save for backward.
+def _one_level_function(op: Any, operands: Operands, rules: Rules, internals: Internals) -> Any:
+    """Return the operator as an autograd function of one level.
 
-    These are the inputs with their tangents, so that in forward mode a gradient has a tangent, too.
+    Its arguments are the operands, the other arguments, and the operands to save for backward. These have their tangents, so
+    that in forward mode a gradient has a tangent, too.
     """
 
     def forward(*arguments: Any) -> Any:
+        *flat, kept = arguments
         # Torch turns derivatives off in a function's forward, but the levels below this one may need theirs.
         with torch.enable_grad(), internals.forward_mode(True), internals.below_autograd():
-            return op(*arguments[:-1])
+            return _as_tuple(op(*operands.join(flat[: len(kept)], flat[len(kept) :])))
 
     def setup_context(ctx: Any, inputs: Arguments, output: Any) -> None:
-        rules.setup_context(ctx, (*inputs[-1], *inputs[tensors:-1]), output)
+        *flat, kept = inputs
+        ctx.operands = len(kept)
+        rules.kept(ctx, kept, tuple(flat[len(kept) :]), output)
 
     def backward(ctx: Any, *cotangents: Any) -> Arguments:
-        return (*rules.backward(ctx, *cotangents), None)
+        needs = ctx.needs_input_grad
+        gradients = rules.backward(ctx, needs[: ctx.operands], *cotangents)
+        return (*gradients, *(None for _ in needs[ctx.operands :]))
 
     return _function(internals.one_level, op, forward=forward, setup_context=setup_context, backward=backward)
 
 
-def _public(library: torch.library.Library, op: Any, tensors: int, rules: Rules) -> Callable[..., Any]:
+def _public(library: torch.library.Library, op: Any, operands: Operands, rules: Rules) -> Callable[..., Any]:
     """Return the operator with derivatives by torch's public interface alone.
 
     Reverse mode works for the callable, also within `torch.func`. Forward mode is refused. Within `torch.func.grad` and similar
@@ -198,19 +284,49 @@ def _public(library: torch.library.Library, op: Any, tensors: int, rules: Rules)
     def refuse(*_: Any) -> None:
         raise NotImplementedError(f"torch {torch.__version__} is not known here: {op} has no forward-mode derivative with it")
 
-    torch.library.register_autograd(op, rules.backward, setup_context=rules.setup_context, lib=library)
+    def keep(ctx: Any, inputs: Arguments, output: Any) -> None:
+        rules.kept(ctx, *operands.split(inputs), output)
+
+    def backward(ctx: Any, *cotangents: Any) -> Arguments:
+        needs, others = operands.split(ctx.needs_input_grad)
+        if cotangents and isinstance(cotangents[0], (list, tuple)):  # of the one output that is a list
+            (cotangents,) = cotangents
+        return operands.join(rules.backward(ctx, needs, *cotangents), [None for _ in others])
+
+    torch.library.register_autograd(op, backward, setup_context=keep, lib=library)
     is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 
     def call(*arguments: Any) -> Any:
+        inputs, rest = operands.split(arguments)
         # Graphs and subclasses of tensors must see the operator, which an autograd function would hide.
-        if torch.compiler.is_compiling() or is_tracing() or torch.overrides.has_torch_function(arguments[:tensors]):
+        if torch.compiler.is_compiling() or is_tracing() or torch.overrides.has_torch_function(inputs):
             return op(*arguments)
-        return autograd_function.apply(*arguments)
+        return autograd_function.apply(len(inputs), *inputs, *rest)
 
-    batched = _batching_rule(call, tensors)
-    torch.library.register_vmap(op, batched, lib=library)
-    members = dict(setup_context=rules.setup_context, backward=rules.backward, jvp=refuse, vmap=batched)
-    autograd_function = _function(torch.autograd.Function, op, forward=lambda *arguments: op(*arguments), **members)
+    # The function's arguments are the number of operands, the operands, and the other arguments.
+
+    def forward_of_function(count: int, *flat: Any) -> Any:
+        return _as_tuple(op(*operands.join(flat[:count], flat[count:])))
+
+    def keep_of_function(ctx: Any, inputs: Arguments, output: Any) -> None:
+        ctx.operands, *flat = inputs
+        rules.kept(ctx, tuple(flat[: ctx.operands]), tuple(flat[ctx.operands :]), output)
+
+    def backward_of_function(ctx: Any, *cotangents: Any) -> Arguments:
+        _, *needs = ctx.needs_input_grad
+        gradients = rules.backward(ctx, tuple(needs[: ctx.operands]), *cotangents)
+        return (None, *gradients, *(None for _ in needs[ctx.operands :]))
+
+    def vmap_of_function(info: Any, in_dims: Arguments, count: int, *flat: Any) -> tuple[Any, Any]:
+        dims = in_dims[1:]
+        mapped = Mapped(info.batch_size, flat[:count], dims[:count], flat[count:], dims[count:])
+        return _unfolded(call(*operands.join(*rules.fold(mapped))), info.batch_size)
+
+    torch.library.register_vmap(op, _batching_rule(call, operands, rules), lib=library)
+    members: dict[str, Callable[..., Any]] = dict(
+        setup_context=keep_of_function, backward=backward_of_function, jvp=refuse, vmap=vmap_of_function
+    )
+    autograd_function = _function(torch.autograd.Function, op, forward=forward_of_function, **members)
     return call
 
 
@@ -218,6 +334,11 @@ def _function(base: Any, op: Any, **members: Callable[..., Any]) -> Any:
     """Return a class of autograd functions that is named after the operator."""
     name = op.name().partition("::")[2]
     return type(name, (base,), {member: staticmethod(function) for member, function in members.items()})
+
+
+def _as_tuple(outputs: Any) -> Any:
+    """Return the outputs as an autograd function does: a tuple in place of a list."""
+    return tuple(outputs) if isinstance(outputs, list) else outputs
 
 
 def _needs_gradient(inputs: Arguments) -> bool:
@@ -241,8 +362,8 @@ def _unpacked(inputs: Arguments) -> tuple[Arguments, Arguments]:
 
 def _dual(primal: Any, tangent: Any) -> Any:
     """Join the outputs that have tangents with them."""
-    if isinstance(primal, tuple):
-        return tuple(map(_dual, primal, tangent))
+    if isinstance(primal, (tuple, list)):
+        return type(primal)(map(_dual, primal, tangent))
     return primal if tangent is None else _make_dual(primal, tangent, level=LEVEL)
 
 
@@ -250,22 +371,24 @@ _unpack_dual: Callable[..., Any] = forward_ad.unpack_dual
 _make_dual: Callable[..., Any] = forward_ad.make_dual
 
 
-def _batching_rule(call: Callable[..., Any], tensors: int) -> Callable[..., tuple[Any, Any]]:
+def _batching_rule(call: Callable[..., Any], operands: Operands, rules: Rules) -> Callable[..., tuple[Any, Any]]:
     """Return the rule for vmap. Samples of a batch are independent, so the mapped axis becomes part of the batch."""
 
     def rule(info: Any, in_dims: Arguments, *arguments: Any) -> tuple[Any, Any]:
-        size = info.batch_size
-
-        def folded(tensor: torch.Tensor, dim: int | None) -> torch.Tensor:
-            stacked = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-            return stacked.flatten(0, 1)
-
-        def unfolded(tensor: Any) -> Any:
-            return tensor.unflatten(0, (size, tensor.shape[0] // size))
-
-        results = call(*map(folded, arguments[:tensors], in_dims[:tensors]), *arguments[tensors:])
-        if isinstance(results, torch.Tensor):
-            return unfolded(results), 0
-        return tuple(map(unfolded, results)), (0,) * len(results)
+        (inputs, rest), (dims, rest_dims) = operands.split(arguments), operands.split(in_dims)
+        folded = rules.fold(Mapped(info.batch_size, inputs, dims, rest, rest_dims))
+        return _unfolded(call(*operands.join(*folded)), info.batch_size)
 
     return rule
+
+
+def _unfolded(outputs: Any, size: int) -> tuple[Any, Any]:
+    """Return the outputs with a mapped axis of this size, and the place of that axis in each."""
+
+    def unfolded(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.unflatten(0, (size, tensor.shape[0] // size))
+
+    if isinstance(outputs, torch.Tensor):
+        return unfolded(outputs), 0
+    kind = type(outputs)
+    return kind(map(unfolded, outputs)), kind([0] * len(outputs))

@@ -34,9 +34,10 @@ DEVICE float widen(bfloat16 element) { return float_of_bits(static_cast<uint32>(
 DEVICE float widen(float element) { return element; }
 DEVICE double widen(double element) { return element; }
 
-// Rounds to the nearest bfloat16, ties to even, by adding half a unit of the last place that stays (a little less if that is
-// even).
+// Rounds to the nearest bfloat16, ties to even: by one instruction, or by adding half a unit of the last place that stays (a
+// little less if that is even).
 DEVICE bfloat16 nearest_bfloat16(float value) {
+    if constexpr (HAS_BFLOAT16_CONVERSION) return bfloat16{float_to_bfloat16(value)};
     const uint32 bits = bits_of_float(value);
     if (value != value) return bfloat16{static_cast<uint16>((bits >> 16) | 0x40)};
     return bfloat16{static_cast<uint16>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
@@ -130,16 +131,28 @@ DEVICE void load_vector(const Element* from, Index stride, Index wanted, Sum (&v
     }
 }
 
+template <class Element>
+DEVICE bool is_aligned(const Element* at) {
+    return reinterpret_cast<unsigned long long>(at) % sizeof(Words16) == 0;
+}
+
+// Stores a vector to an aligned address.
+template <int count, class Element, class Sum>
+DEVICE void store_whole_vector(Element* to, const Sum (&values)[count]) {
+    static_assert(count == VectorOf<Element>::width, "a vector is 16 bytes");
+    Element elements[count];
+#pragma unroll
+    for (int r = 0; r < count; r++) elements[r] = Narrow<Element>::from(values[r]);
+    Words16 words;
+    memcpy(&words, elements, sizeof words);
+    store_global_16(to, words);
+}
+
 // Stores the first `wanted` of `count` sums to elements `stride` apart from `to` on.
 template <int count, class Element, class Sum>
 DEVICE void store_vector(Element* to, Index stride, Index wanted, const Sum (&values)[count]) {
     if (is_vector<count>(to, stride, wanted)) {
-        Element elements[VectorOf<Element>::width];
-#pragma unroll
-        for (int r = 0; r < count; r++) elements[r] = Narrow<Element>::from(values[r]);
-        Words16 words;
-        memcpy(&words, elements, sizeof words);
-        store_global_16(to, words);
+        if constexpr (count == VectorOf<Element>::width) store_whole_vector(to, values);
     } else {
 #pragma unroll
         for (int r = 0; r < count; r++)

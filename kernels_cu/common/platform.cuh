@@ -17,7 +17,22 @@ struct __attribute__((aligned(16))) Words16 {
 #else
 
 #define DEVICE __device__ __forceinline__
-#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
+#define KERNEL(threads) KERNEL_OF_BLOCKS(threads, 1)
+// Registers of a thread are limited such that a multiprocessor has room for so many blocks.
+#define KERNEL_OF_BLOCKS(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
+// The bytes of shared memory of a multiprocessor, from the technical specifications in the CUDA C++ Programming Guide.
+#if __CUDA_ARCH__ < 750
+constexpr int MULTIPROCESSOR_SHARED = 96 * 1024;
+#elif __CUDA_ARCH__ < 800
+constexpr int MULTIPROCESSOR_SHARED = 64 * 1024;
+#elif __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
+constexpr int MULTIPROCESSOR_SHARED = 100 * 1024;
+#elif __CUDA_ARCH__ < 900
+constexpr int MULTIPROCESSOR_SHARED = 164 * 1024;
+#else
+constexpr int MULTIPROCESSOR_SHARED = 228 * 1024;
+#endif
+
 // An array in shared memory. A dynamic one takes all the shared memory that the launch asks for.
 #define SHARED_ARRAY(type, name, count) __shared__ type name[count]
 #define DYNAMIC_SHARED_ARRAY(type, name)                            \
@@ -72,6 +87,8 @@ DEVICE void store_shared_16(void* to, Words16 value) {
 // the call and the wait for its group, and is visible to other threads after the next barrier. Devices before compute capability
 // 8.0 copy synchronously.
 #if __CUDA_ARCH__ >= 800
+constexpr bool HAS_ASYNC_COPIES = true;
+
 template <int bytes>
 DEVICE void copy_async(void* to_shared, const void* from_global, bool valid) {
     const uint32 to = static_cast<uint32>(__cvta_generic_to_shared(to_shared));
@@ -91,6 +108,8 @@ DEVICE void copy_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 #else
+constexpr bool HAS_ASYNC_COPIES = false;
+
 template <int bytes>
 DEVICE void copy_async(void* to_shared, const void* from_global, bool valid) {
     const uint32* const from = static_cast<const uint32*>(from_global);
@@ -109,8 +128,13 @@ DEVICE void copy_async_wait() {}
 #endif
 
 // Optimisation barrier: forces recomputation instead of keeping registers.
-DEVICE int opaque(int number) {
-    asm volatile("" : "+r"(number));
+template <class Number>
+DEVICE Number opaque(Number number) {
+    if constexpr (sizeof(Number) == sizeof(long long)) {
+        asm volatile("" : "+l"(number));
+    } else {
+        asm volatile("" : "+r"(number));
+    }
     return number;
 }
 
@@ -142,6 +166,19 @@ DEVICE uint16 float_to_half(float value) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
     return bits;
 }
+
+#if __CUDA_ARCH__ >= 800
+constexpr bool HAS_BFLOAT16_CONVERSION = true;
+
+DEVICE uint16 float_to_bfloat16(float value) {
+    uint16 bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+#else
+constexpr bool HAS_BFLOAT16_CONVERSION = false;
+DEVICE uint16 float_to_bfloat16(float) { return 0; }  // never called
+#endif
 
 DEVICE uint16 double_to_half(double value) {
     uint16 bits;

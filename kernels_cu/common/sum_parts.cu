@@ -11,6 +11,7 @@ typedef FROM Sum;
 
 constexpr int THREADS = 256;
 constexpr int VECTOR = VectorOf<FROM>::width;
+constexpr int IN_FLIGHT = 8;  // splits that are loaded before they are added
 
 KERNEL(THREADS)
 sum_parts(const FROM* from, TO* to, Index threads, Index splits, Index size_b, Index size_c, Index size_d, Index size_x,
@@ -26,12 +27,16 @@ sum_parts(const FROM* from, TO* to, Index threads, Index splits, Index size_b, I
                                      x * x_stride_from);
         Sums<Sum, VECTOR> sums;
         sums.clear();
-        for (Index k = 0; k < splits; k++, source += split_stride_from) {
-            FROM values[VECTOR];
-            load_vector(source, x_stride_from, size_x - x, values);
+        for (Index k = 0; k < splits; k += IN_FLIGHT, source += IN_FLIGHT * split_stride_from) {
+            FROM values[IN_FLIGHT][VECTOR];
 #pragma unroll
-            for (int r = 0; r < VECTOR; r++) sums.partial[r] += values[r];
-            sums.added(1);
+            for (int s = 0; s < IN_FLIGHT; s++)
+                load_vector(source + s * split_stride_from, x_stride_from, k + s < splits ? size_x - x : 0, values[s]);
+#pragma unroll
+            for (int s = 0; s < IN_FLIGHT; s++)
+#pragma unroll
+                for (int r = 0; r < VECTOR; r++) sums.partial[r] += values[s][r];
+            sums.added(IN_FLIGHT);
         }
         sums.fold();
 #pragma unroll

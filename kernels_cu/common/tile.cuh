@@ -3,14 +3,21 @@
 #include "common/numeric.cuh"
 
 constexpr int WARP = 32;
+constexpr int SCHEDULERS = 4;  // of a multiprocessor: warps whose numbers differ by this share one
+constexpr int SECTOR = 32;  // the least bytes that global memory moves
 
-DEVICE constexpr int ceil_div(int number, int unit) { return (number + unit - 1) / unit; }
+// Most units that are no constants are 1: a branch is faster than a division.
+DEVICE constexpr int ceil_div(int number, int unit) { return unit == 1 ? number : (number + unit - 1) / unit; }
 DEVICE constexpr int round_up(int number, int unit) { return ceil_div(number, unit) * unit; }
 
-// Removes the last digit of a mixed-radix number, the one that varies fastest, and returns it.
+// Removes the last digit of a mixed-radix number, the one that varies fastest, and returns it. Numbers are never negative; which
+// of the two divisions leaves more registers depends on the kernel.
+template <bool as_unsigned = false>
 DEVICE int digit(int& number, int base) {
-    const int last = number % base;
-    number /= base;
+    if (base == 1) return 0;  // most are: a branch is faster than a division
+    const int rest = as_unsigned ? static_cast<int>(static_cast<uint32>(number) / static_cast<uint32>(base)) : number / base;
+    const int last = number - rest * base;
+    number = rest;
     return last;
 }
 
@@ -47,20 +54,11 @@ DEVICE void copy_columns(Element* to, const Element* from, uint32 inside, int ve
     else if constexpr (bytes <= 4) copy_vectors<4, count>(to, from, inside, distance);
 }
 
-// The same, one by one, from elements `stride` apart. Elements of 2 bytes are too small for asynchronous copies.
-template <int count, class Element>
-DEVICE void copy_elements(Element* to, const Element* from, uint32 inside, int distance, int stride) {
-    if constexpr (sizeof(Element) >= 4) {
-#pragma unroll
-        for (int k = 0; k < count; k++)
-            copy_async<sizeof(Element)>(to + k * distance, from + k * distance * stride, (inside >> k & 1) != 0);
-    } else {
-        Element elements[count];
-#pragma unroll
-        for (int k = 0; k < count; k++) elements[k] = inside >> k & 1 ? load_element(from + k * distance * stride) : Element{};
-#pragma unroll
-        for (int k = 0; k < count; k++) store_shared(to + k * distance, elements[k]);
-    }
+// Moves an element from global to shared memory, 0 if it is not `valid`: by an asynchronous copy unless it is widened.
+template <class Element, class Sum>
+DEVICE void copy_element(Sum* to, const Element* from, bool valid) {
+    if constexpr (sizeof(Element) == sizeof(Sum)) copy_async<sizeof(Sum)>(to, from, valid);
+    else store_shared(to, valid ? Sum(load(from)) : Sum(0));
 }
 
 // Loads elements `stride` apart, by one vector access if they are contiguous and aligned; those without a bit in `inside` are 0.

@@ -84,13 +84,16 @@ struct Block {
 
 // Blocks of the same outputs are consecutive, because they read the same part of input1. A block takes so many patch indices of
 // a phase along each axis; a patch index along x displaces it by `shift` positions.
-DEVICE Block block_of(int tile, const Grid& grid, const Axis& vertical, const Axis& horizontal, int patch_rows, int patch_columns,
-                      int shift) {
-    const int m_tile = digit(tile, grid.patch_tiles_y), n_tile = digit(tile, grid.patch_tiles_x);
-    const int m_patch_phase = digit(tile, grid.patch_phases_y), n_patch_phase = digit(tile, grid.patch_phases_x);
-    const int x_tile = digit(tile, grid.tiles_x), y_tile = digit(tile, grid.tiles_y);
-    const int x_output_phase = digit(tile, grid.output_phases_x), y_output_phase = digit(tile, grid.output_phases_y);
-    const int split = digit(tile, grid.splits);
+template <bool as_unsigned = false>
+DEVICE Block block_of(int tile, const Grid& grid, const Axis& vertical, const Axis& horizontal, int patch_rows,
+                      int patch_columns, int shift) {
+    const int m_tile = digit<as_unsigned>(tile, grid.patch_tiles_y), n_tile = digit<as_unsigned>(tile, grid.patch_tiles_x);
+    const int m_patch_phase = digit<as_unsigned>(tile, grid.patch_phases_y);
+    const int n_patch_phase = digit<as_unsigned>(tile, grid.patch_phases_x);
+    const int x_tile = digit<as_unsigned>(tile, grid.tiles_x), y_tile = digit<as_unsigned>(tile, grid.tiles_y);
+    const int x_output_phase = digit<as_unsigned>(tile, grid.output_phases_x);
+    const int y_output_phase = digit<as_unsigned>(tile, grid.output_phases_y);
+    const int split = digit<as_unsigned>(tile, grid.splits);
     return Block{axis_tile(vertical, y_tile, y_output_phase, m_tile, m_patch_phase, patch_rows, 1),
                  axis_tile(horizontal, x_tile, x_output_phase, n_tile, n_patch_phase, patch_columns, shift), split, tile};
 }

@@ -11,11 +11,12 @@
 //                         at displacement m - r. A window of COLUMNS + DISPLACEMENTS - 1 values of it slides along in
 //                         registers, so that a value loaded is used ROWS * DISPLACEMENTS times
 //     warp                LANES_X threads along x; the other lanes, fastest, are neighbours in m, whose rows are in other banks
-//     pipeline stage      CHANNELS channels, double buffered; WARP_SPLITS groups of warps take turns at them
+//     pipeline stage      CHANNELS channels, in a ring of STAGES; WARP_SPLITS groups of warps take turns at them
 //
 // Macros: INPUT, OUTPUT (the input's type or that of its sums), STAGING, PHASES, ROWS, TILE_ROWS, PATCH_ROWS, DISPLACEMENTS,
-// GROUPS, LANES_X, WARP_SPLITS, CHANNELS, LEADING_COLUMNS (columns of input2's tile before the first displacement's, for
-// alignment), SHARED_EPILOGUE (outputs go through shared memory), and THREADS and SHARED, which the host computes too.
+// GROUPS, LANES_X, WARP_SPLITS, CHANNELS, STAGES (2, or more of asynchronous copies), LEADING_COLUMNS (columns of input2's tile
+// before the first displacement's, for alignment), SHARED_EPILOGUE (outputs go through shared memory), and THREADS and SHARED,
+// which the host computes too.
 #include "correlation/forward_phases.cuh"
 
 constexpr int COLUMNS = sizeof(Words16) / sizeof(Sum);
@@ -31,9 +32,15 @@ constexpr int ROWS1 = TILE_ROWS, ROWS2 = TILE_ROWS - ROWS + THREAD_ROWS2;
 constexpr int WIDTH1 = TILE_COLUMNS;
 constexpr int WIDTH2 = round_up(TILE_COLUMNS - COLUMNS + (GROUPS - 1) * DISPLACEMENTS + WINDOW_VECTORS * COLUMNS, VECTOR);
 constexpr int PITCH1 = pitch(WIDTH1, COLUMNS, LANES_M), PITCH2 = pitch(WIDTH2, COLUMNS, LANES_M);
-constexpr int PHASE1 = ROWS1 * PITCH1, PHASE2 = ROWS2 * PITCH2;
+// Where there are two phases, their planes are half of the banks apart, as neighbouring lanes store to both.
+constexpr int HALF_BANKS = 64 / sizeof(Sum);
+DEVICE constexpr int plane_size(int size) { return PHASES > 1 ? round_up(size - HALF_BANKS, 2 * HALF_BANKS) + HALF_BANKS : size; }
+constexpr int PHASE1 = plane_size(ROWS1 * PITCH1), PHASE2 = plane_size(ROWS2 * PITCH2);
 constexpr int CHANNEL = PHASES * (PHASE1 + PHASE2);  // elements of both images, first those of input1
 constexpr int STAGE = CHANNELS * CHANNEL;
+
+// Asynchronous copies part the phases, element by element.
+#define PARTS_PHASES (STAGING == COPIED && PHASES > 1)
 
 // Neighbouring threads take the vectors of channels that fill a sector of 32 bytes, if a stage has as many.
 constexpr int SECTOR_VECTORS = STAGING != CHANNELWISE || CHANNELS < 2 * VECTOR ? 1 : 2;
@@ -48,12 +55,15 @@ constexpr int ITEMS1 = ROWS1 * ROW1, ITEMS2 = ROWS2 * ROW2;
 constexpr int SLOTS = ceil_div((ITEMS1 + ITEMS2) * SECTOR_VECTORS, THREADS);
 
 static_assert(THREADS == WARP * PAIR_WARPS * PHASES * GROUPS * WARP_SPLITS, "the host and the kernel agree on the threads");
-static_assert(SHARED == 2 * STAGE * sizeof(Sum), "the host and the kernel agree on shared memory");
+static_assert(SHARED == STAGES * STAGE * sizeof(Sum), "the host and the kernel agree on shared memory");
 static_assert(CHANNELS % STEP_CHANNELS == 0 && STEP_CHANNELS % WARP_SPLITS == 0,
               "a stage is whole steps, a step has a channel for each warp split");
 static_assert(STAGING == CHANNELWISE || (ROW1 % PHASES == 0 && ROW2 % PHASES == 0), "the vectors of an item are of one phase");
+static_assert(LEADING_COLUMNS == 0 || !PARTS_PHASES, "single elements need no alignment");
 static_assert(GROUPS == 1 || DISPLACEMENTS % COLUMNS == 0, "every group's window begins at a vector");
 static_assert(SHARED_EPILOGUE || (PHASES == 1 && WARP_SPLITS == 1), "phases and warp splits are combined in shared memory");
+
+#if !PARTS_PHASES
 
 // One item of a block's tiles, first those of input1: its offset in a channel in global memory and in shared memory, and a bit
 // for each of its columns that is inside the image. If one access moves the whole item, its columns are contiguous. If it moves
@@ -110,6 +120,21 @@ struct Loader {
     int left;  // channels to load
     int vector_width;  // columns that one access moves
 
+    DEVICE void start(Sum*, const Image& image1, const Image& image2, const Axis& vertical, const Axis& horizontal,
+                      const Block& block, int first_channel, int channels, int most_columns) {
+        next1 = image1.data + (block.b * image1.batch_stride + first_channel * image1.channel_stride);
+        next2 = image2.data + (block.b * image2.batch_stride + first_channel * image2.channel_stride);
+        channel_stride1 = image1.channel_stride, channel_stride2 = image2.channel_stride;
+        column_stride1 = horizontal.spacing * image1.column_stride, column_stride2 = horizontal.spacing * image2.column_stride;
+        left = channels;
+        vector_width = STAGING == CHANNELWISE ? 1 : min(aligned(image1.data, most_columns), aligned(image2.data, most_columns));
+        if (STAGING == COLUMNWISE && vector_width < VECTOR) vector_width = 1;
+#pragma unroll
+        for (int s = 0; s < SLOTS; s++)
+            slots[s] = slot_of((threadIdx.x + s * THREADS) / SECTOR_VECTORS, vector_width, image1, image2, vertical, horizontal,
+                               block.rows, block.columns);
+    }
+
     DEVICE const INPUT* source(const Slot& slot, int channel) const {
         return (slot.second() ? next2 + channel * channel_stride2 : next1 + channel * channel_stride1) + slot.from;
     }
@@ -122,7 +147,7 @@ struct Loader {
 
 #if STAGING == COPIED
     // Starts asynchronous copies of a stage.
-    DEVICE void load_stage(Sum* stage) {
+    DEVICE void begin_stage(Sum* stage) {
 #pragma unroll
         for (int s = 0; s < SLOTS; s++) {
             if (slots[s].none()) continue;
@@ -131,13 +156,23 @@ struct Loader {
                 copy_columns<COLUMNS>(stage + channel * CHANNEL + slots[s].to(), source(slots[s], channel),
                                       channel < left ? slots[s].inside() : 0, vector_width, slots[s].second() ? ROW2 : ROW1);
         }
+    }
+
+    DEVICE void end_stage() {
         copy_async_commit();
         advance(CHANNELS);
     }
 
-    DEVICE void fill_first_stage(Sum* stage) { load_stage(stage); }
-    DEVICE void wait() const { copy_async_wait<0>(); }
-    DEVICE void load_step() {}
+    DEVICE void fill_stages(Sum* shared) {
+#pragma unroll 1
+        for (int s = 0; s < STAGES - 1; s++) {
+            if (left > 0) begin_stage(shared + s * STAGE);
+            end_stage();
+        }
+    }
+
+    DEVICE void wait() const { copy_async_wait<STAGES - 2>(); }
+    DEVICE void load_step(Sum*, int) {}
     DEVICE void store_step(Sum*) const {}
 #else
     INPUT staged[SLOTS][STAGING == CHANNELWISE ? 1 : STEP_CHANNELS][VECTOR];
@@ -149,7 +184,7 @@ struct Loader {
     }
 
     // Loads some channels into registers.
-    DEVICE void load_step() {
+    DEVICE void load_step(Sum* = nullptr, int = 0) {
 #pragma unroll
         for (int s = 0; s < SLOTS; s++) {
             if (STAGING == CHANNELWISE) {
@@ -189,7 +224,8 @@ struct Loader {
         }
     }
 
-    DEVICE void fill_first_stage(Sum* stage) {
+    DEVICE void fill_stages(Sum* stage) {
+        static_assert(STAGES == 2, "registers hold a step of the next stage");
 #pragma unroll 1
         for (int step = 0; step < CHANNELS; step += STEP_CHANNELS) {
             load_step();
@@ -198,9 +234,115 @@ struct Loader {
     }
 
     DEVICE void wait() const {}
-    DEVICE void load_stage(Sum*) {}
+    DEVICE void begin_stage(Sum*) {}
+    DEVICE void end_stage() {}
 #endif
 };
+
+#else
+
+// Copies single elements to shared memory, to the planes of their phases. Lanes are along the columns, beginning at a sector; each
+// warp has its rows, of all channels. Columns and rows outside are never copied: they are set to 0 before the first stage.
+constexpr int WARPS = THREADS / WARP;
+constexpr int SECTOR_COLUMNS = SECTOR / sizeof(INPUT);
+constexpr int ROUNDS = ceil_div(PHASES * WIDTH2 + SECTOR_COLUMNS - 1, WARP);  // columns of a lane
+
+struct CopiedRow {
+    const INPUT* next;  // the next channel, at the lane's first column
+    int to;  // its place in a channel in shared memory
+    uint32 inside;  // a bit for each of the lane's columns
+    bool second;  // of input2
+
+    DEVICE static CopiedRow of(int row, const Image& image1, const Image& image2, const Axis& vertical, const Axis& horizontal,
+                               const Block& block, int first_channel) {
+        CopiedRow copied;
+        copied.second = row >= ROWS1;
+        if (copied.second) row -= ROWS1;
+        const Image image = copied.second ? image2 : image1;
+        const int y = (copied.second ? block.rows.start2 : block.rows.start1) + row * vertical.spacing;
+        const int x = copied.second ? block.columns.start2 : block.columns.start1;
+        const int width = PHASES * (copied.second ? WIDTH2 : WIDTH1), size = copied.second ? horizontal.size2 : horizontal.size1;
+        const int begin = max(-x, 0), end = min(width, size - x);
+        const INPUT* const data = image.data + (block.b * image.batch_stride + first_channel * image.channel_stride +
+                                                static_cast<long long>(y) * image.row_stride + x);
+        const int before = reinterpret_cast<unsigned long long>(data + begin) / sizeof(INPUT) % SECTOR_COLUMNS;
+        const int column = begin - before + static_cast<int>(threadIdx.x % WARP);
+        copied.next = data + column;
+        copied.to = (copied.second ? PHASES * PHASE1 + row * PITCH2 : row * PITCH1) + (column + WARP) / PHASES - WARP / PHASES +
+                    (column + WARP) % PHASES * (copied.second ? PHASE2 : PHASE1);  // column may be negative
+        copied.inside = 0;
+        if (y < 0 || y >= (copied.second ? vertical.size2 : vertical.size1) || row >= (copied.second ? ROWS2 : ROWS1))
+            return copied;
+#pragma unroll
+        for (int round = 0; round < ROUNDS; round++)
+            if (column + round * WARP >= begin && column + round * WARP < end) copied.inside |= 1 << round;
+        return copied;
+    }
+};
+
+struct Loader {
+    static constexpr int EACH = ceil_div(ROWS1 + ROWS2, WARPS);  // rows of a warp
+    CopiedRow rows[EACH];
+    long long channel_stride1, channel_stride2;
+    int left;  // channels to load
+
+    DEVICE void start(Sum* shared, const Image& image1, const Image& image2, const Axis& vertical, const Axis& horizontal,
+                      const Block& block, int first_channel, int channels, int) {
+        for (int at = threadIdx.x * COLUMNS; at < STAGES * STAGE; at += THREADS * COLUMNS) store_shared_16(shared + at, Words16{});
+        channel_stride1 = image1.channel_stride, channel_stride2 = image2.channel_stride;
+        left = channels;
+#pragma unroll
+        for (int k = 0; k < EACH; k++)
+            rows[k] = CopiedRow::of(threadIdx.x / WARP + k * WARPS, image1, image2, vertical, horizontal, block, first_channel);
+        __syncthreads();  // copies land where other threads have set 0
+    }
+
+    // Starts asynchronous copies of a stage.
+    DEVICE void copy_stage(Sum* stage) {
+#pragma unroll
+        for (int k = 0; k < EACH; k++) {
+            CopiedRow& row = rows[k];
+            const long long channel_stride = row.second ? channel_stride2 : channel_stride1;
+            if (!row.inside) continue;
+            Sum* const to = stage + opaque(row.to);
+#pragma unroll
+            for (int channel = 0; channel < CHANNELS; channel++, row.next = opaque(row.next + channel_stride)) {
+#pragma unroll
+                for (int round = 0; round < ROUNDS; round++)
+                    if (row.inside >> round & 1)
+                        copy_async<sizeof(INPUT)>(to + (channel * CHANNEL + round * (WARP / PHASES)), row.next + round * WARP,
+                                                  channel < left);
+            }
+        }
+    }
+
+    DEVICE void fill_stages(Sum* shared) {
+#pragma unroll 1
+        for (int s = 0; s < STAGES - 1; s++) {
+            if (left > 0) copy_stage(shared + s * STAGE);
+            end_stage();
+        }
+    }
+
+    DEVICE void begin_stage(Sum*) {}
+
+    // Two warps share a scheduler: one copies at the beginning of a stage, and the other one in its middle, while the first adds.
+    DEVICE void load_step(Sum* stage, int step) {
+        const int half = threadIdx.x / WARP / SCHEDULERS % 2 * (CHANNELS / 2);
+        if ((step == 0 || step == CHANNELS / 2) && step == half) copy_stage(stage);
+    }
+
+    DEVICE void store_step(Sum*) const {}
+
+    DEVICE void end_stage() {
+        copy_async_commit();
+        left -= CHANNELS;
+    }
+
+    DEVICE void wait() const { copy_async_wait<STAGES - 2>(); }
+};
+
+#endif
 
 // The tile of a thread within that of its block.
 struct Thread {
@@ -244,39 +386,52 @@ DEVICE void add_products(Products& products, const Sum* rows1, const Sum* window
     }
 }
 
+// Steps that load nothing are unrolled: their addresses in shared memory are constants. Sums of float64 leave no registers for it.
+constexpr int UNROLLED_STEPS = STAGING == COPIED && sizeof(Sum) == 4 ? CHANNELS / STEP_CHANNELS : 1;
+
 // Adds the products of all channels, stage by stage. Every thread of the block must call it.
 DEVICE void add_channels(Products& products, Loader& loader, Sum* shared, const Thread& thread, bool overlaps) {
     const int warp_split = thread.warp_split * CHANNEL;
     const int rows1 = warp_split + thread.phase * PHASE1 + thread.rows * PITCH1 + thread.column;
     const int window2 = warp_split + PHASES * PHASE1 + thread.phase * PHASE2 + (thread.rows + thread.row2) * PITCH2 +
                         thread.column + thread.group * DISPLACEMENTS;
-    int offset = 0, stages = ceil_div(loader.left, CHANNELS);
-    loader.fill_first_stage(shared);
+    int stages = ceil_div(loader.left, CHANNELS), read = 0, filled = (STAGES - 1) * STAGE;
+    loader.fill_stages(shared);
 #pragma unroll 1
-    for (; stages > 0; stages--, offset = STAGE - offset) {
+    for (; stages > 0; stages--) {
         loader.wait();
-        __syncthreads();  // the stage is complete, and the other one has been read
-        const bool more = stages > 1;
-        if (more) loader.load_stage(shared + (STAGE - offset));
-#pragma unroll 1
+        __syncthreads();  // the stage is complete, and the one before has been read
+        const bool more = stages >= STAGES;
+        Sum *const now = shared + read, *const next = shared + filled;
+        if (more) loader.begin_stage(next);
+#pragma unroll UNROLLED_STEPS
         for (int step = 0; step < CHANNELS; step += STEP_CHANNELS) {
-            if (more) loader.load_step();
-            if (overlaps)
-                add_products(products, shared + offset + step * CHANNEL + rows1, shared + offset + step * CHANNEL + window2);
-            if (more) loader.store_step(shared + (STAGE - offset) + step * CHANNEL);
+            if (more) loader.load_step(next, step);
+            if (overlaps) add_products(products, now + step * CHANNEL + rows1, now + step * CHANNEL + window2);
+            if (more) loader.store_step(next + step * CHANNEL);
         }
+        loader.end_stage();
+        filled = read;
+        read = read == (STAGES - 1) * STAGE ? 0 : read + STAGE;
     }
 }
 
-// The outputs of a thread at positions inside both images: ranges of columns, and of columns plus displacements.
+// The outputs of a thread at positions inside both images: a bit for each column, and for each column of its window of input2.
 struct Inside {
     bool row[ROWS];
-    int begin1, end1, begin2, end2;
+    uint32 columns1, columns2;
 
-    DEVICE bool holds(int r, int n, int k) const {
-        return row[r] && k >= begin1 && k < end1 && n + k >= begin2 && n + k < end2;
-    }
+    // Returns a bit for each column, at displacement n.
+    DEVICE uint32 columns(int r, int n) const { return row[r] ? columns1 & columns2 >> n : 0; }
 };
+
+// The bits of [begin, end).
+DEVICE uint32 bits(int begin, int end, int most) {
+    const int first = min(max(begin, 0), most), last = min(max(end, first), most);
+    return ((1u << last) - 1) & ~((1u << first) - 1);
+}
+
+static_assert(DISPLACEMENTS + COLUMNS - 1 < 32, "the columns of a window fit into 32 bits");
 
 DEVICE Inside inside_of(const Thread& thread, const Axis& vertical, const Axis& horizontal, const AxisTile& rows,
                         const AxisTile& columns) {
@@ -290,8 +445,9 @@ DEVICE Inside inside_of(const Thread& thread, const Axis& vertical, const Axis& 
     const int spacing = PHASES * horizontal.spacing;
     const int x1 = columns.start1 + thread.phase * horizontal.spacing + thread.column * spacing;
     const int x2 = columns.start2 + thread.phase * horizontal.spacing + (thread.column + thread.group * DISPLACEMENTS) * spacing;
-    inside.begin1 = first_inside(x1, spacing), inside.end1 = end_inside(x1, spacing, horizontal.size1);
-    inside.begin2 = first_inside(x2, spacing), inside.end2 = end_inside(x2, spacing, horizontal.size2);
+    constexpr int window = DISPLACEMENTS + COLUMNS - 1;
+    inside.columns1 = bits(first_inside(x1, spacing), end_inside(x1, spacing, horizontal.size1), COLUMNS);
+    inside.columns2 = bits(first_inside(x2, spacing), end_inside(x2, spacing, horizontal.size2), window);
     return inside;
 }
 
@@ -299,16 +455,20 @@ DEVICE Inside inside_of(const Thread& thread, const Axis& vertical, const Axis& 
 
 // Epilogue through shared memory, which holds all positions of some displacements at a time. From there the warp splits and the
 // taps of the windows are added in a fixed order, and the phases of a row are interleaved again.
-constexpr int ROW_PITCH = TILE_COLUMNS + COLUMNS;  // of a phase's row, against bank conflicts
-constexpr int DISPLACEMENT_SIZE = PATCH_ROWS * TILE_ROWS * PHASES * ROW_PITCH;
+constexpr int ROW_PITCH = TILE_COLUMNS + COLUMNS;  // of a phase's row
+// From one patch row to the next, the banks advance by what the lanes along m share them into.
+constexpr int BANKS = 128 / sizeof(Sum);
+constexpr int PATCH_ROW_SIZE = round_up(TILE_ROWS * PHASES * ROW_PITCH, BANKS) + BANKS / LANES_M;
+constexpr int DISPLACEMENT_SIZE = PATCH_ROWS * PATCH_ROW_SIZE;
 constexpr int FITTING_DISPLACEMENTS = SHARED / static_cast<int>(sizeof(Sum)) / (WARP_SPLITS * GROUPS * DISPLACEMENT_SIZE);
 constexpr int STORED_DISPLACEMENTS =
     FITTING_DISPLACEMENTS < DISPLACEMENTS ? FITTING_DISPLACEMENTS : DISPLACEMENTS;  // displacements of a group
 static_assert(STORED_DISPLACEMENTS > 0, "one displacement of each group fits into shared memory");
 
-DEVICE Sum* shared_row(Sum* shared, int warp_split, int group, int n, int patch_row, int row, int phase) {
+template <class Number>
+DEVICE Number* shared_row(Number* shared, int warp_split, int group, int n, int patch_row, int row, int phase) {
     const int displacement = (warp_split * GROUPS + group) * STORED_DISPLACEMENTS + n;
-    return shared + (((displacement * PATCH_ROWS + patch_row) * TILE_ROWS + row) * PHASES + phase) * ROW_PITCH;
+    return shared + (displacement * PATCH_ROWS + patch_row) * PATCH_ROW_SIZE + (row * PHASES + phase) * ROW_PITCH;
 }
 
 // The sum of an output's taps, each the sum of its warp splits.
@@ -349,8 +509,49 @@ DEVICE void store_displacements(Sum* shared, int first, const Output& out, const
     }
 }
 
+// The same where every position is an output of one tap. A thread has the same row and columns of every patch index.
+DEVICE void store_pixels(const Sum* shared, int first, const Output& out, const Axis& vertical, const Axis& horizontal,
+                         const AxisTile& rows, const AxisTile& columns) {
+    constexpr int vectors = PHASES * TILE_COLUMNS / COLUMNS, together = THREADS / vectors, of_phase = COLUMNS / PHASES;
+    constexpr int lines = PATCH_ROWS * STORED_DISPLACEMENTS * GROUPS;  // of the same row
+    static_assert(THREADS % vectors == 0 && together % TILE_ROWS == 0, "a thread has the same row and columns of every line");
+    struct __attribute__((aligned(of_phase * sizeof(Sum)))) Neighbours {
+        Sum of[of_phase];
+    };
+    const int j = threadIdx.x % vectors * COLUMNS, first_line = threadIdx.x / vectors, i = first_line % TILE_ROWS;
+    if (j >= columns.outputs || i >= rows.outputs) return;
+    OUTPUT* const to = out.at(rows.first_patch, columns.first_patch, rows.first_output + i * vertical.output_phase_stride,
+                              columns.first_output + j * horizontal.output_phase_stride);
+    const long long m_stride = vertical.patch_phase_stride * out.m_stride, n_stride = horizontal.patch_phase_stride * out.n_stride;
+    const int column_stride = horizontal.output_phase_stride * out.column_stride;
+    shared += i * (PHASES * ROW_PITCH) + j / PHASES;
+#pragma unroll 2
+    for (int line = first_line / TILE_ROWS; line < lines; line += together / TILE_ROWS) {
+        const int patch_row = line % PATCH_ROWS, plane = line / PATCH_ROWS;
+        const int n = plane % STORED_DISPLACEMENTS, group = plane / STORED_DISPLACEMENTS;
+        const int patch_column = group * DISPLACEMENTS + first + n;
+        if (patch_row >= rows.patches || first + n >= DISPLACEMENTS || patch_column >= columns.patches) continue;
+        Sum values[COLUMNS];
+#pragma unroll
+        for (int warp_split = 0; warp_split < WARP_SPLITS; warp_split++)
+#pragma unroll
+            for (int phase = 0; phase < PHASES; phase++) {
+                const Sum* const from = shared_row(shared, warp_split, group, n, patch_row, 0, phase);
+                const Neighbours sums = load_shared(reinterpret_cast<const Neighbours*>(from));
+#pragma unroll
+                for (int k = 0; k < of_phase; k++)
+                    values[k * PHASES + phase] = warp_split ? values[k * PHASES + phase] + sums.of[k] : sums.of[k];
+            }
+#pragma unroll
+        for (int k = 0; k < COLUMNS; k++) values[k] *= out.scale;
+        store_vector(to + (patch_row * m_stride + patch_column * n_stride), column_stride, columns.outputs - j, values);
+    }
+}
+
 DEVICE void store_products(const Products& products, Sum* shared, const Thread& thread, const Inside& inside, const Output& out,
                            const Axis& vertical, const Axis& horizontal, const AxisTile& rows, const AxisTile& columns) {
+    const bool pixels =
+        vertical.taps == 1 && horizontal.taps == 1 && vertical.output_step == 1 && horizontal.output_step == 1;
 #pragma unroll 1
     for (int first = 0; first < DISPLACEMENTS; first += STORED_DISPLACEMENTS) {
         __syncthreads();  // the last stage, or the displacements before, have been read
@@ -361,9 +562,10 @@ DEVICE void store_products(const Products& products, Sum* shared, const Thread& 
 #pragma unroll
             for (int n = 0; n < DISPLACEMENTS; n++) {
                 if (n < first || n >= first + STORED_DISPLACEMENTS) continue;
+                const uint32 columns_inside = inside.columns(r, n);
                 Sum values[COLUMNS];
 #pragma unroll
-                for (int k = 0; k < COLUMNS; k++) values[k] = inside.holds(r, n, k) ? products[r][n][k] : Sum(0);
+                for (int k = 0; k < COLUMNS; k++) values[k] = columns_inside >> k & 1 ? products[r][n][k] : Sum(0);
                 store_shared_vector(
                     shared_row(shared, thread.warp_split, thread.group, n - first, patch_row, thread.rows + r, thread.phase) +
                         thread.column,
@@ -371,7 +573,8 @@ DEVICE void store_products(const Products& products, Sum* shared, const Thread& 
             }
         }
         __syncthreads();
-        store_displacements(shared, first, out, vertical, horizontal, rows, columns);
+        if (pixels) store_pixels(shared, first, out, vertical, horizontal, rows, columns);
+        else store_displacements(shared, first, out, vertical, horizontal, rows, columns);
     }
 }
 
@@ -392,9 +595,10 @@ DEVICE void store_products(const Products& products, Sum*, const Thread& thread,
 #pragma unroll
         for (int n = 0; n < DISPLACEMENTS; n++, to += horizontal.patch_phase_stride * out.n_stride) {
             if (thread.group * DISPLACEMENTS + n >= columns.patches) break;
+            const uint32 columns_inside = inside.columns(r, n);
             Sum values[COLUMNS];
 #pragma unroll
-            for (int k = 0; k < COLUMNS; k++) values[k] = inside.holds(r, n, k) ? out.scale * products[r][n][k] : Sum(0);
+            for (int k = 0; k < COLUMNS; k++) values[k] = columns_inside >> k & 1 ? out.scale * products[r][n][k] : Sum(0);
             store_vector(to, horizontal.output_phase_stride * out.column_stride, columns.outputs - thread.column, values);
         }
     }
@@ -437,18 +641,8 @@ forward_tiled(const INPUT* input1, const INPUT* input2, OUTPUT* out, int tiles, 
         if (__syncthreads_or(overlaps)) {  // and the tile before has been read
             const int begin = block.split * split_channels;
             Loader loader;
-            loader.next1 = input1 + (block.b * batch_stride_input1 + begin * channel_stride_input1);
-            loader.next2 = input2 + (block.b * batch_stride_input2 + begin * channel_stride_input2);
-            loader.channel_stride1 = channel_stride_input1, loader.channel_stride2 = channel_stride_input2;
-            loader.column_stride1 = horizontal.spacing * column_stride_input1,
-            loader.column_stride2 = horizontal.spacing * column_stride_input2;
-            loader.left = min(split_channels, channels - begin);
-            loader.vector_width = STAGING == CHANNELWISE ? 1 : min(aligned(input1, vector_width), aligned(input2, vector_width));
-            if (STAGING == COLUMNWISE && loader.vector_width < VECTOR) loader.vector_width = 1;
-#pragma unroll
-            for (int s = 0; s < SLOTS; s++)
-                loader.slots[s] = slot_of((threadIdx.x + s * THREADS) / SECTOR_VECTORS, loader.vector_width, image1, image2,
-                                          vertical, horizontal, block.rows, block.columns);
+            loader.start(shared, image1, image2, vertical, horizontal, block, begin, min(split_channels, channels - begin),
+                         vector_width);
             add_channels(products, loader, shared, thread, overlaps);
         }
         // Computed again, as the products leave no registers to keep it.

@@ -36,7 +36,16 @@ struct Axis {
     DEVICE Progression outputs(Index position, Index m) const {
         const Index other_position = other(position, m);
         if (other_position < 0 || other_position >= other_size) return Progression{0, 0, 0};
-        return outputs_at_position(window, (OPERAND == 1 ? position : other_position) + padding);
+        return outputs_at_position(window, output(position, m));
+    }
+
+    // The output of displacement m, if each position has its own.
+    DEVICE Index output(Index position, Index m) const { return (OPERAND == 1 ? position : other(position, m)) + padding; }
+
+    // Returns whether there is one, and a position inside the other image.
+    DEVICE bool has_output(Index position, Index m) const {
+        const Index other_position = other(position, m), at = output(position, m);
+        return other_position >= 0 && other_position < other_size && at >= 0 && at < window.out;
     }
 };
 
@@ -62,6 +71,66 @@ struct Cotangent {
     }
 };
 
+// The vector of channels of the other image that a thread multiplies.
+struct Vector {
+    const INPUT* data;  // at the image's first pixel
+    Index channel_stride, row_stride, column_stride;
+    Index channels;  // from its first on
+
+    // Loads it at one pixel; it is 0 at a pixel outside.
+    DEVICE void load(Index row, Index column, bool inside, Sum (&values)[VECTOR]) const {
+        const INPUT* const from = data + (inside ? row * row_stride + column * column_stride : 0);
+        load_vector(from, channel_stride, inside ? channels : 0, values);
+    }
+};
+
+DEVICE void add_product(Sums<Sum, VECTOR>& sums, Sum weight, const Sum (&values)[VECTOR]) {
+#pragma unroll
+    for (int r = 0; r < VECTOR; r++) sums.partial[r] = multiply_add(weight, values[r], sums.partial[r]);
+}
+
+// Adds the products of all displacements.
+DEVICE void add_windows(Sums<Sum, VECTOR>& sums, const Cotangent& g, const Vector& image, const Axis& vertical,
+                        const Axis& horizontal, Index b, Index y, Index x) {
+    for (Index m = 0; m < vertical.patch; m++) {
+        const Progression rows = vertical.outputs(y, m);
+        if (rows.count == 0) continue;
+        for (Index n = 0; n < horizontal.patch; n++) {
+            const Progression columns = horizontal.outputs(x, n);
+            if (columns.count == 0) continue;
+            Sum values[VECTOR];
+            image.load(vertical.other(y, m), horizontal.other(x, n), true, values);
+            add_product(sums, g.sum(b, m, n, rows, columns), values);
+            sums.added(1);
+        }
+    }
+}
+
+// The same where each position has its own output: nothing is divided to find it, and several loads are in flight. What is outside
+// is 0 in both factors.
+DEVICE void add_pixels(Sums<Sum, VECTOR>& sums, const Cotangent& g, const Vector& image, const Axis& vertical,
+                       const Axis& horizontal, Index b, Index y, Index x) {
+    constexpr int together = VECTOR > 4 ? 2 : 4;  // loads of 8 elements take more registers
+    for (Index m = 0; m < vertical.patch; m++) {
+        if (!vertical.has_output(y, m)) continue;
+        const COTANGENT* const row = g.data + (b * g.batch_stride + m * g.m_stride + vertical.output(y, m) * g.row_stride);
+        for (Index first = 0; first < horizontal.patch; first += together) {
+            Sum weights[together], values[together][VECTOR];
+#pragma unroll
+            for (int k = 0; k < together; k++) {
+                const Index n = first + k;
+                const bool inside = n < horizontal.patch && horizontal.has_output(x, n);
+                weights[k] =
+                    inside ? static_cast<Sum>(load(row + n * g.n_stride + horizontal.output(x, n) * g.column_stride)) : Sum(0);
+                image.load(vertical.other(y, m), horizontal.other(x, n), inside, values[k]);
+            }
+#pragma unroll
+            for (int k = 0; k < together; k++) add_product(sums, weights[k], values[k]);
+            sums.added(together);
+        }
+    }
+}
+
 KERNEL(THREADS)
 gradient_direct(const COTANGENT* cotangent, const INPUT* other, INPUT* gradient, const Sum* previous_sums, Sum* next_sums,
                 Index threads, Index channels, Index batch_stride_cotangent, Index m_stride_cotangent, Index n_stride_cotangent,
@@ -85,25 +154,14 @@ gradient_direct(const COTANGENT* cotangent, const INPUT* other, INPUT* gradient,
         const Index x = pixel % size_x, y = pixel / size_x % size_y;
         const Index index = pixel / size_x / size_y;
         const Index c = (CHANNELS_LAST ? at % vectors : index % vectors) * VECTOR, b = CHANNELS_LAST ? index : index / vectors;
-        const INPUT* const image = other + (b * batch_stride_other + c * channel_stride_other);
+        const Vector image = {other + (b * batch_stride_other + c * channel_stride_other), channel_stride_other,
+                              row_stride_other, column_stride_other, channels - c};
 
         Sums<Sum, VECTOR> sums;
         sums.clear();
-        for (Index m = 0; m < patch_y; m++) {
-            const Progression rows = vertical.outputs(y, m);
-            if (rows.count == 0) continue;
-            const INPUT* const row = image + vertical.other(y, m) * row_stride_other;
-            for (Index n = 0; n < patch_x; n++) {
-                const Progression columns = horizontal.outputs(x, n);
-                if (columns.count == 0) continue;
-                const Sum weight = g.sum(b, m, n, rows, columns);
-                Sum values[VECTOR];
-                load_vector(row + horizontal.other(x, n) * column_stride_other, channel_stride_other, channels - c, values);
-#pragma unroll
-                for (int r = 0; r < VECTOR; r++) sums.partial[r] = multiply_add(weight, values[r], sums.partial[r]);
-                sums.added(1);
-            }
-        }
+        if (vertical.window.is_pixel() && horizontal.window.is_pixel())
+            add_pixels(sums, g, image, vertical, horizontal, b, y, x);
+        else add_windows(sums, g, image, vertical, horizontal, b, y, x);
         sums.fold();
 
         if (previous_sums) {

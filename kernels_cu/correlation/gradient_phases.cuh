@@ -1,10 +1,10 @@
 // The gradients of windows of one pixel in phases (forward_phases.cuh), and the tile of a block. The positions of an axis have
 // `step` phases; for one of them, the other image is a dense one that begins at `other`, and both gradients are the same sum:
 //
-//     G[c, t] = scale * sum over m, n of  X[c, other + step (t + m)] * g[m, n, output of t and m]    (t stands for both axes)
+//     G[c, t] = scale * sum over m, n of  X[c, other + step (t + m)] * g[m, n, p]    (t and p stand for both axes)
 //
-//     operand 1:  X is input2, other = phase + first,                    and the output is at the gradient's own position
-//     operand 2:  X is input1, other = phase - first - step (patch - 1), and the output is at X's; g's m is reversed
+//     operand 1:  X is input2, other = phase + first,                    and p is the output at the gradient's own position
+//     operand 2:  X is input1, other = phase - first - step (patch - 1), and p is the output at X's; g's m is reversed
 //
 // A block computes a tile of channels, rows and columns; the columns are of PHASES phases, combined. Positions and offsets within
 // a plane have 32 bits, offsets from plane to plane 64.
@@ -14,8 +14,6 @@
 #include "common/tile.cuh"
 
 typedef SumOf<INPUT>::type Sum;
-
-constexpr int SECTOR = 32;  // the least bytes that global memory moves
 
 struct Range {
     int begin, end;
@@ -36,22 +34,22 @@ struct Phase {
     int origin, other_origin, output;  // of index 0
     int step, output_step;
     int patch;
-    bool second;  // operand 2
+    bool operand2;
     int size;  // the gradient's positions are the indices [0, size)
     Range own_range;  // those with products: for operand 1, where there is an output
     Range other_range;  // indices of the other image with products: where there is a pixel, and for operand 2 an output
 
     // The offset of the cotangent for t and k at displacement m.
     DEVICE long long offset(int t, int k, int m, long long patch_stride, int stride) const {
-        const long long at = output + static_cast<long long>(output_step) * (second ? k : t);
-        return (second ? patch - 1 - m : m) * patch_stride + at * stride;
+        const long long at = output + static_cast<long long>(output_step) * (operand2 ? k : t);
+        return (operand2 ? patch - 1 - m : m) * patch_stride + at * stride;
     }
 };
 
 struct Axis {
     int own_size, other_size;
     int patch, first, step, stride, padding, out;
-    bool second;  // operand 2
+    bool operand2;
 
     DEVICE int phases(int combined) const { return min(own_size, step / combined); }
     // The most positions of one phase.
@@ -60,18 +58,18 @@ struct Axis {
     DEVICE Phase phase(int number, int combined) const {
         Phase result;
         result.patch = patch;
-        result.second = second;
+        result.operand2 = operand2;
         result.step = step / combined;
         result.origin = number;
-        result.other_origin = number + (second ? -first - (patch - 1) * step : first);
-        const int z = (second ? result.other_origin : result.origin) + padding;
+        result.other_origin = number + (operand2 ? -first - (patch - 1) * step : first);
+        const int z = (operand2 ? result.other_origin : result.origin) + padding;
         result.output = z / stride;
         result.output_step = result.step / stride;
         result.own_range = inside(result.origin, result.step, own_size);
         result.size = result.own_range.end;
         result.other_range = inside(result.other_origin, result.step, other_size);
         const Range with_output = z % stride == 0 ? inside(result.output, result.output_step, out) : Range{0, 0};
-        if (second) result.other_range = result.other_range.intersect(with_output);
+        if (operand2) result.other_range = result.other_range.intersect(with_output);
         else result.own_range = result.own_range.intersect(with_output);
         return result;
     }
@@ -183,7 +181,7 @@ struct Step {
     {gradient##k,                 split_stride_gradient##k,    batch_stride_gradient##k,                                     \
      channel_stride_gradient##k, int(row_stride_gradient##k), int(column_stride_gradient##k)}
 #define SPLITS_OF_PARAMETERS {row_splits, split_rows, column_splits, split_columns}
-#define VERTICAL_OF_PARAMETERS(second)                                                                                       \
-    {second ? size2_y : size1_y, second ? size1_y : size2_y, patch_y, first_y, step_y, stride_y, padding_y, out_y, second}
-#define HORIZONTAL_OF_PARAMETERS(second)                                                                                     \
-    {second ? size2_x : size1_x, second ? size1_x : size2_x, patch_x, first_x, step_x, stride_x, padding_x, out_x, second}
+#define VERTICAL_OF_PARAMETERS(operand2)                                                                                       \
+    {operand2 ? size2_y : size1_y, operand2 ? size1_y : size2_y, patch_y, first_y, step_y, stride_y, padding_y, out_y, operand2}
+#define HORIZONTAL_OF_PARAMETERS(operand2)                                                                                     \
+    {operand2 ? size2_x : size1_x, operand2 ? size1_x : size2_x, patch_x, first_x, step_x, stride_x, padding_x, out_x, operand2}

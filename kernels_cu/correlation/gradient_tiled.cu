@@ -1,6 +1,6 @@
 // The gradients of windows of one pixel over tiles in shared memory: the sum at the top of gradient_phases.cuh,
 //
-//     G[c, t] = scale * sum over m, n of  X[c, other + step (t + m)] * g[m, n, output of t and m]
+//     G[c, t] = scale * sum over m, n of  X[c, other + step (t + m)] * g[m, n, p]
 //
 //     thread block tile   TILE_CHANNELS channels x TILE_ROWS rows x TILE_COLUMNS columns. Rows of X stream past, once each, with
 //                         the cotangents that are multiplied with them
@@ -43,7 +43,6 @@ static_assert(THREADS == WARP * WARPS, "the host and the kernel agree on the thr
 static_assert(SHARED == 2 * BUFFER * sizeof(Sum), "the host and the kernel agree on shared memory");
 static_assert(ROW_WARPS * PHASES * IMAGE_PLANE <= 2 * BUFFER, "the sums of one row of each thread fit into shared memory");
 
-constexpr int SCHEDULERS = 4;  // of a multiprocessor
 
 // Loading ----------------------------------------------------------------------------------------------------------------------
 
@@ -70,11 +69,16 @@ struct Segment {
     }
 };
 
-// Loads in flight of a thread, where rows are aligned. Loops of variable length need registers of their own.
+// Copies to shared memory are asynchronous, unless elements of 16 bits must be widened on the way.
+constexpr bool WIDENS = sizeof(INPUT) < sizeof(Sum);
+constexpr bool COPIES = HAS_ASYNC_COPIES && !WIDENS;
+
+// Loads in flight of a thread, where elements are widened. Loops of variable length need registers of their own.
 constexpr int LOADS_IN_FLIGHT = EXACT ? 8 : 4;
 
 // Loads by vectors of columns, of which a thread has the same one of every CHANNEL_DISTANCE-th channel.
-constexpr int COLUMN_VECTORS = ceil_div(TILE_COLUMNS + PHASES * (WIDTH - 1), VECTOR);
+constexpr int STAGED_COLUMNS = TILE_COLUMNS + PHASES * (WIDTH - 1);
+constexpr int COLUMN_VECTORS = ceil_div(STAGED_COLUMNS, VECTOR);
 constexpr int VECTOR_LANES = COLUMN_VECTORS <= 8 ? 8 : COLUMN_VECTORS <= 16 ? 16 : COLUMN_VECTORS <= 32 ? 32 : 64;
 constexpr int CHANNEL_DISTANCE = THREADS / VECTOR_LANES;
 
@@ -112,10 +116,15 @@ DEVICE void stage_column_vectors(const Segment& segment, Sum* to) {
     for (; c < TILE_CHANNELS; c += count * CHANNEL_DISTANCE, to += count * CHANNEL_DISTANCE * PITCH) {
         Words16 vectors[count];
 #pragma unroll
-        for (int k = 0; k < count; k++, from += CHANNEL_DISTANCE * segment.channel_stride)
-            vectors[k] = segment.valid(u, c + k * CHANNEL_DISTANCE) ? load_global_16(from) : Words16{};
+        for (int k = 0; k < count; k++, from += CHANNEL_DISTANCE * segment.channel_stride) {
+            const bool valid = segment.valid(u, c + k * CHANNEL_DISTANCE);
+            if constexpr (WIDENS) vectors[k] = valid ? load_global_16(from) : Words16{};
+            else copy_async<sizeof(Words16)>(to + k * CHANNEL_DISTANCE * PITCH, from, valid);
+        }
+        if constexpr (WIDENS) {
 #pragma unroll
-        for (int k = 0; k < count; k++) store_vector_phases(to + k * CHANNEL_DISTANCE * PITCH, vectors[k]);
+            for (int k = 0; k < count; k++) store_vector_phases(to + k * CHANNEL_DISTANCE * PITCH, vectors[k]);
+        }
     }
 }
 
@@ -144,28 +153,39 @@ DEVICE void stage_channel_vectors(const Segment& segment, Sum* to) {
     }
 }
 
-// Loads one by one, for any strides, with lanes along the columns.
+// The columns of a segment that a step loads. Where a block takes all displacements at once, no other column is ever loaded: those
+// outside are set to 0 before the first step.
+DEVICE Range loaded_columns(const Segment& segment) {
+    const Range columns = {0, segment.end};
+    return EXACT ? columns.intersect(Range{segment.other_range.begin - segment.first, segment.other_range.end - segment.first})
+                 : columns;
+}
+
+// Loads one by one, for any strides. Lanes are along the columns, beginning at a sector, and warps along the channels.
+template <bool contiguous>
 DEVICE void stage_elements(const Segment& segment, Sum* to) {
-    constexpr int count = 4;
-    static_assert(TILE_CHANNELS % (count * WARPS) == 0, "every thread loads as many");
-    const int first = threadIdx.x / WARP;
-    // Lanes begin at a sector.
-    const int before = reinterpret_cast<unsigned long long>(segment.data) / sizeof(INPUT) % (SECTOR / sizeof(INPUT));
-#pragma unroll 1
-    for (int u = static_cast<int>(threadIdx.x % WARP) - before; u < segment.end; u += WARP) {
-        if (u < 0) continue;
-        const INPUT* from = segment.data;
-        if (segment.valid(u, 0)) from += first * segment.channel_stride + u * segment.column_stride;
-        Sum* column = to + plane_offset(u, IMAGE_PLANE) + first * PITCH;
-#pragma unroll 1
-        for (int c = first; c < TILE_CHANNELS; c += count * WARPS, column += count * WARPS * PITCH) {
-            Sum values[count];
+    constexpr int sector = SECTOR / sizeof(INPUT), rounds = ceil_div(STAGED_COLUMNS + sector - 1, WARP);
+    const Range columns = loaded_columns(segment);
+    const long long column_stride = contiguous ? 1 : segment.column_stride;
+    const int before = reinterpret_cast<unsigned long long>(segment.data + columns.begin) / sizeof(INPUT) % sector;
+    const int first = threadIdx.x / WARP, u = columns.begin - before + static_cast<int>(threadIdx.x % WARP);
+    bool loads[rounds], inside[rounds];
 #pragma unroll
-            for (int k = 0; k < count; k++, from += WARPS * segment.channel_stride)
-                values[k] = segment.valid(u, c + k * WARPS) ? load(from) : Sum(0);
+    for (int round = 0; round < rounds; round++) {
+        loads[round] = columns.contains(u + round * WARP);
+        inside[round] = EXACT || segment.other_range.contains(segment.first + u + round * WARP);
+    }
+    const INPUT* from = opaque(segment.data + (first * segment.channel_stride + u * column_stride));
+    to += plane_offset(u + WARP, IMAGE_PLANE) - WARP / PHASES + first * PITCH;  // u may be negative
+    const int channels = min(segment.channels - first, TILE_CHANNELS);  // nothing reads sums of channels outside
+    const long long next = WARPS * segment.channel_stride;
 #pragma unroll
-            for (int k = 0; k < count; k++) store_shared(column + k * WARPS * PITCH, values[k]);
-        }
+    for (int c = 0; c < TILE_CHANNELS; c += WARPS, from = opaque(from + next)) {
+        if (c >= channels) break;
+#pragma unroll
+        for (int round = 0; round < rounds; round++)
+            if (loads[round])
+                copy_element(to + c * PITCH + round * (WARP / PHASES), from + round * WARP * column_stride, inside[round]);
     }
 }
 
@@ -178,51 +198,57 @@ DEVICE void stage_image(const Image& image, const Tile& tile, Step at, int count
     const long long column_stride = static_cast<long long>(tile.x.step) * image.column_stride;
     const int end = PHASES * (PHASE_COLUMNS + count - 1);
     const Segment segment = {data, image.channel_stride, column_stride, channels - tile.channel, first, end, tile.x.other_range};
-    if (segment.has_vectors()) stage_column_vectors(segment, to);
+    // An asynchronous copy of a vector does not part its phases.
+    if ((WIDENS || PHASES == 1) && segment.has_vectors()) stage_column_vectors(segment, to);
     else if (image.channel_stride == 1) stage_channel_vectors(segment, to);
-    else stage_elements(segment, to);
+    else if (column_stride == 1) stage_elements<true>(segment, to);
+    else stage_elements<false>(segment, to);
 }
 
-// Loads the cotangents of the outputs whose products have row k of X; a thread loads one column of every `distance`-th
-// displacement.
+// Loads the cotangents of the outputs whose products have row k of X. Lanes are along the columns, warps along the rows and the
+// displacements.
+template <bool contiguous>
 DEVICE void stage_cotangent(const Cotangent& cotangent, const Tile& tile, Step at, int count, Sum* to) {
-    constexpr int distance = THREADS / TILE_COLUMNS, batch = LOADS_IN_FLIGHT / TILE_ROWS;
-    const int u = threadIdx.x % TILE_COLUMNS, t = tile.column + u;
-    const auto along_y = [&](int row) {
-        return tile.y.offset(row, at.k, at.k - row, cotangent.m_stride, cotangent.row_stride);
-    };
+    constexpr int lanes = TILE_COLUMNS < WARP ? TILE_COLUMNS : WARP;
+    constexpr int rows = WARPS < TILE_ROWS ? WARPS : TILE_ROWS, distance = WARPS / rows * (WARP / lanes);
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int u = lane % lanes, t = tile.column + u, first = warp / rows * (WARP / lanes) + lane / lanes;
+    const long long column_stride = contiguous ? 1 : tile.x.output_step * static_cast<long long>(cotangent.column_stride);
     const auto along_x = [&](int n) {
         return tile.x.offset(t, t + PHASES * n, n, cotangent.n_stride, cotangent.column_stride);
     };
-    const long long next_row = along_y(1) - along_y(0), next = distance * (along_x(1) - along_x(0));
-    int n = threadIdx.x / TILE_COLUMNS;
-    const COTANGENT* from = cotangent.data + (tile.sample * cotangent.batch_stride + along_y(tile.row) + along_x(at.n + n));
-    const bool own_range = tile.x.own_range.contains(t);
-    to += plane_offset(u, COTANGENT_PLANE);
+    const long long next = distance * (along_x(1) - along_x(0));
+    const COTANGENT* const data = cotangent.data + (tile.sample * cotangent.batch_stride + along_x(at.n + first));
+    to += plane_offset(u, COTANGENT_PLANE) + first * PHASE_COLUMNS;
+    // Columns of X, counted from the first that has products; in unsigned numbers, one comparison holds them against both ends.
+    const Range columns = tile.x.other_range;
+    const uint32 column = t + PHASES * (at.n + first) - columns.begin, end = max(columns.end - columns.begin, 0);
 #pragma unroll 1
-    for (; n < count; n += batch * distance) {
-        Sum values[batch][TILE_ROWS];
+    for (int q = warp % rows; q < TILE_ROWS; q += rows) {
+        if (!tile.multiplies(tile.row + q, at.k)) continue;  // nothing reads them
+        const COTANGENT* from =
+            opaque(data + tile.y.offset(tile.row + q, at.k, at.k - tile.row - q, cotangent.m_stride, cotangent.row_stride));
+        Sum* const row = to + q * (WIDTH * PHASE_COLUMNS);
 #pragma unroll
-        for (int k = 0; k < batch; k++, from += next) {
-            const bool valid =
-                own_range && n + k * distance < count && tile.x.other_range.contains(t + PHASES * (at.n + n + k * distance));
+        for (int n = 0; n < WIDTH; n += distance, from = opaque(from + next)) {
+            if (!(EXACT && n + distance <= WIDTH) && first + n >= count) break;
 #pragma unroll
-            for (int q = 0; q < TILE_ROWS; q++)
-                values[k][q] = valid && tile.multiplies(tile.row + q, at.k) ? load(from + q * next_row) : Sum(0);
+            for (int x = 0; x < TILE_COLUMNS; x += lanes)
+                copy_element(row + n * PHASE_COLUMNS + x / PHASES, from + x * column_stride,
+                             column + (PHASES * n + x) < (tile.x.own_range.contains(t + x) ? end : 0));
         }
-#pragma unroll
-        for (int k = 0; k < batch; k++)
-#pragma unroll
-            for (int q = 0; q < TILE_ROWS; q++)
-                if (n + k * distance < count) store_shared(to + (q * WIDTH + n + k * distance) * PHASE_COLUMNS, values[k][q]);
     }
 }
 
 DEVICE void stage(const Image& image, const Cotangent& cotangent, const Tile& tile, Step at, int channels, Sum* to) {
     if (at.n >= tile.n.end) return;
-    const int count = min(tile.n.end - at.n, WIDTH);
+    if (EXACT) at.n = 0;
+    const int count = EXACT ? WIDTH : min(tile.n.end - at.n, WIDTH);
     stage_image(image, tile, at, count, channels, to);
-    stage_cotangent(cotangent, tile, at, count, to + PHASES * IMAGE_PLANE);
+    if (tile.x.output_step * cotangent.column_stride == 1)
+        stage_cotangent<true>(cotangent, tile, at, count, to + PHASES * IMAGE_PLANE);
+    else stage_cotangent<false>(cotangent, tile, at, count, to + PHASES * IMAGE_PLANE);
+    copy_async_commit();
 }
 
 // Sums -------------------------------------------------------------------------------------------------------------------------
@@ -367,29 +393,39 @@ gradient_tiled(GRADIENT_PARAMETERS(RESULT), Sum scale) {
     const Gradient<RESULT> result1 = GRADIENT_OF_PARAMETERS(1), result2 = GRADIENT_OF_PARAMETERS(2);
     const Splits splits = SPLITS_OF_PARAMETERS;
     const ThreadOrigin thread;
-    // Two warps share a scheduler: one waits for its loads while the other one adds.
-    const int loads_in_half = threadIdx.x / WARP / SCHEDULERS % 2;
 #pragma unroll 1
     for (int number = blockIdx.x; number < tiles; number += gridDim.x) {
-        const bool second = number >= tiles1;
-        const Axis vertical = VERTICAL_OF_PARAMETERS(second), horizontal = HORIZONTAL_OF_PARAMETERS(second);
+        const bool operand2 = number >= tiles1;
+        const Axis vertical = VERTICAL_OF_PARAMETERS(operand2), horizontal = HORIZONTAL_OF_PARAMETERS(operand2);
         Image image = image2;
-        if (second) image = image1;
-        const Tile tile = tile_of(second ? number - tiles1 : number, Extent{TILE_CHANNELS, TILE_ROWS, TILE_COLUMNS},
+        if (operand2) image = image1;
+        const Tile tile = tile_of(operand2 ? number - tiles1 : number, Extent{TILE_CHANNELS, TILE_ROWS, TILE_COLUMNS},
                                   channels, vertical, horizontal, splits);
         const Range rows = tile.streamed_rows();
 
+        // Vectors are read whole: no part of them may be undefined. Where columns are loaded exactly, the others must be 0.
+        if (EXACT || number == static_cast<int>(blockIdx.x)) {
+            for (int at = threadIdx.x * COLUMNS; at < 2 * BUFFER; at += THREADS * COLUMNS) store_shared_16(shared + at, Words16{});
+            __syncthreads();
+        }
         ThreadSums sums = {};
         const Step none = {0, tile.n.end};
         Step now = none, next = rows.begin < rows.end ? Step{rows.begin, tile.n.begin} : none;
         Sum *work = shared, *load = shared + BUFFER;
 #pragma unroll 1
         while (now.n < tile.n.end || next.n < tile.n.end) {
+            if constexpr (COPIES) {
+                stage(image, g, tile, next, channels, load);
+                add_row(sums, tile, thread, now, work);
+            } else {  // two warps share a scheduler: one waits for its loads while the other one adds
+                const int loads_in_half = threadIdx.x / WARP / SCHEDULERS % 2;
 #pragma unroll 1
-            for (int half = 0; half < 2; half++) {
-                if (half == loads_in_half) stage(image, g, tile, next, channels, load);
-                else add_row(sums, tile, thread, now, work);
+                for (int half = 0; half < 2; half++) {
+                    if (half == loads_in_half) stage(image, g, tile, next, channels, load);
+                    else add_row(sums, tile, thread, now, work);
+                }
             }
+            copy_async_wait<0>();
             __syncthreads();
             now = next;
             if (++next.k >= rows.end) next = Step{rows.begin, next.n + WIDTH};
@@ -398,7 +434,7 @@ gradient_tiled(GRADIENT_PARAMETERS(RESULT), Sum scale) {
             load = worked;
         }
         Gradient<RESULT> result = result1;
-        if (second) result = result2;
+        if (operand2) result = result2;
         store_sums(sums, result, tile, thread, channels, scale, shared);
         __syncthreads();
     }

@@ -15,6 +15,8 @@ struct Window {
 
     DEVICE Index stride() const { return tap_step * common; }
     DEVICE Index dilation() const { return output_step * common; }
+    // Returns whether each position has its own output, with the position's number.
+    DEVICE bool is_pixel() const { return kernel == 1 && stride() == 1; }
 };
 
 // `count` indices from `first` on, `step` apart.

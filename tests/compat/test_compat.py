@@ -20,8 +20,11 @@ import cupycorr  # noqa: E402
 from cupycorr.compat import (  # noqa: E402
     correlation_cuda,
     flownet2,
+    gwc,
     mmcv,
     mmtracker,
+    mxnet,
+    paddle,
     pwcnet,
     spatial_correlation_sampler,
     spatial_correlation_sampler_backend,
@@ -104,6 +107,15 @@ def nvidia(x1, x2, pad, kernel, max_displacement, stride1, stride2, corr_multipl
 
 def addons(x1, x2, kernel, max_displacement, stride1, stride2, pad):
     return flownet(x1, x2, pad, kernel, max_displacement, stride1, stride2, centred=False)
+
+
+def groupwise(x1, x2, maxdisp, groups):
+    """Return means over the channels of each group, one disparity to the left after the other."""
+    height, width = x1.shape[2:]
+    split = zip(x1.chunk(groups, 1), x2.chunk(groups, 1), strict=True)
+    offsets = [(0, -disparity) for disparity in range(maxdisp)]
+    means = [volume(a, b, steps(0, 1, height), steps(0, 1, width), offsets) / a.shape[1] for a, b in split]
+    return torch.stack(means, 1)
 
 
 def pwc(x1, x2):
@@ -267,6 +279,17 @@ ADAPTERS = {
         addons,
         st.tuples(*(FLOWNET[name] for name in ("kernel", "max_displacement", "stride1", "stride2", "pad"))),
     ),
+    "mxnet": (
+        lambda a, b, *given: mxnet.Correlation(a, b, *given, is_multiply=True),
+        addons,
+        st.tuples(*(FLOWNET[name] for name in ("kernel", "max_displacement", "stride1", "stride2", "pad"))),
+    ),
+    "paddle": (paddle.correlation, nvidia, st.tuples(*FLOWNET.values())),
+    "gwc": (
+        gwc.build_gwc_volume,
+        groupwise,
+        st.tuples(st.integers(1, 9), st.just(1)),
+    ),
     "mmtracker": (
         lambda a, b, *given: mmtracker.Correlation(*given)(a, b),
         tracker,
@@ -360,6 +383,27 @@ PUBLISHED = {
             "data_format": "channels_last",
             "name": None,
         },
+    ),
+    "MXNet's function": (
+        mxnet.Correlation,
+        {
+            **dict.fromkeys(("data1", "data2"), _NONE),
+            **dict.fromkeys(("kernel_size", "max_displacement", "stride1", "stride2"), 1),
+            "pad_size": 0,
+            "is_multiply": True,
+            "name": None,
+        },
+    ),
+    "Paddle's function": (
+        paddle.correlation,
+        {
+            **dict.fromkeys(("x", "y", "pad_size", "kernel_size", "max_displacement", "stride1", "stride2"), _NONE),
+            "corr_type_multiply": 1,
+        },
+    ),
+    "GwcNet's function": (
+        gwc.build_gwc_volume,
+        dict.fromkeys(("refimg_fea", "targetimg_fea", "maxdisp", "num_groups"), _NONE),
     ),
     "MM-Tracker's module": (mmtracker.Correlation, {"max_displacement": _NONE}),
 }
@@ -479,6 +523,8 @@ MOVED = {
     "unfold, patch": (unfold_sampler.SpatialCorrelationSampler(1, 9), {}),
     "unfold, neighbourhood": (unfold_sampler.SpatialCorrelationSampler(9, 1, padding=4), {"patch_size": 9}),
     "tfa": (lambda a, b: tfa.CorrelationCost(1, 4, 1, 1, 4, "channels_first")([a, b]), {}),
+    "mxnet": (lambda a, b: mxnet.Correlation(a, b, 1, 4, pad_size=4), {}),
+    "paddle": (lambda a, b: paddle.correlation(a, b, 4, 1, 4, 1, 1), {}),
     "tfa, channels last": (
         lambda a, b: tfa.CorrelationCost(1, 4, 1, 1, 4, "channels_last")([a.movedim(1, -1), b.movedim(1, -1)]),
         {"channel_axis": -1},
@@ -523,6 +569,27 @@ def test_the_unfold_packages_helper_names_the_displacement_of_every_channel():
     assert listed == [(dy, dx) for dy in range(-1, 2) for dx in range(-2, 3)]
 
 
+@pytest.mark.parametrize("groups", [1, 2, 3, 6])
+@pytest.mark.parametrize("maxdisp", [1, 2, 7, 20])
+def test_group_wise_correlation_equals_its_formula(maxdisp, groups):
+    leaves = images((2, 6, 5, 11))
+    assert_same(gwc.build_gwc_volume(*leaves, maxdisp, groups), groupwise(*leaves, maxdisp, groups), leaves, leaves)
+    assert_same(gwc.groupwise_correlation(*leaves, groups), groupwise(*leaves, 1, groups)[:, :, 0], leaves, leaves)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda x: mxnet.Correlation(x, x, is_multiply=False), "is_multiply"),
+        (lambda x: paddle.correlation(x, x, 1, 1, 1, 1, 1, corr_type_multiply=0), "corr_type_multiply"),
+    ],
+    ids=["mxnet", "paddle"],
+)
+def test_sums_of_absolute_differences_are_refused(call, name):
+    with pytest.raises(NotImplementedError, match=f"{name} must be 1 or True: sums of absolute differences are not available"):
+        call(torch.ones(1, 2, 4, 5))
+
+
 # What neighbours refuse or abort on, and what is refused here -----------------------------------------------------------------
 
 ONE_CALL = {
@@ -534,6 +601,9 @@ ONE_CALL = {
     "pwcnet": lambda a, b: pwcnet.FunctionCorrelation(a, b),
     "liteflownet": lambda a, b: pwcnet.FunctionCorrelation(a, b, 2),
     "tfa": lambda a, b: tfa.CorrelationCost(3, 2, 1, 1, 3, "channels_first")([a, b]),
+    "mxnet": lambda a, b: mxnet.Correlation(a, b, 3, 2, pad_size=3),
+    "paddle": lambda a, b: paddle.correlation(a, b, 3, 3, 2, 1, 1),
+    "gwc": lambda a, b: gwc.build_gwc_volume(a, b, 6, 1),
     "mmtracker": lambda a, b: mmtracker.Correlation(4)(a, b),
 }
 one_call = pytest.mark.parametrize("call", ONE_CALL.values(), ids=ONE_CALL)
@@ -607,7 +677,7 @@ REFUSED_IMAGES = {
 @one_call
 @pytest.mark.parametrize(("pair_", "error"), REFUSED_IMAGES.values(), ids=REFUSED_IMAGES)
 def test_wrong_images_are_refused_with_an_exception_of_python(call, pair_, error):
-    with pytest.raises(error, match=r"input1|input2"):
+    with pytest.raises(error, match=r"input1|input2|refimg_fea|targetimg_fea|data1|data2|\b[xy] must|got [xy]\."):
         call(*pair_)
 
 

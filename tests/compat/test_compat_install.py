@@ -36,6 +36,14 @@ ROOTS = (
     "networks",
     "correlation",
     "tensorflow_addons",
+    "alt_cuda_corr",
+    "corr_sampler",
+    "cuda_corr",
+    "droid_backends",
+    "local_corr",
+    "localcorr",
+    "corr",
+    "unimatch",
 )
 real = [root for root in ROOTS if importlib.util.find_spec(root)]
 pytestmark = pytest.mark.skipif(bool(real), reason=f"really installed here: {', '.join(real)}")
@@ -79,6 +87,20 @@ SEEN = {
         ("tensorflow_addons.layers.optical_flow", "CorrelationCost", "tfa"),
     ],
     "mmtracker": [("spatial_correlation_sampler", "SpatialCorrelationSampler", "spatial_correlation_sampler")],
+    "alt_cuda_corr": [("alt_cuda_corr", "forward", "alt_cuda_corr"), ("alt_cuda_corr", "backward", "alt_cuda_corr")],
+    "corr_sampler": [("corr_sampler", "forward", "corr_sampler"), ("corr_sampler", "backward", "corr_sampler")],
+    "cuda_corr": [("cuda_corr", "forward", "cuda_corr"), ("cuda_corr", "patchify_backward", "cuda_corr")],
+    "droid_backends": [
+        ("droid_backends", "altcorr_forward", "droid_backends"),
+        ("droid_backends", "corr_index_backward", "droid_backends"),
+    ],
+    "local_corr": [("local_corr", "local_corr", "local_corr"), ("local_corr.ops", "local_corr", "local_corr")],
+    "localcorr": [
+        ("localcorr", "get_localcorr_block", "localcorr"),
+        ("localcorr", "get_localcorr_sampler", "localcorr"),
+    ],
+    "sea_raft": [("corr", "CorrBlock", "sea_raft")],
+    "unimatch": [("unimatch.matching", "local_correlation_with_flow", "unimatch")],
 }
 IMPORTS = {f"{name}: {row[0]}.{row[1]}": (name, *row) for name, rows in SEEN.items() for row in rows}
 neighbours = pytest.mark.parametrize("name", SEEN)
@@ -158,10 +180,14 @@ def test_every_name_of_the_adapter_is_there_also_by_a_star(name):
         assert set(scope) == {"__builtins__", *adapter(answering).__all__}
 
 
-def test_all_but_the_other_convention_of_the_same_name_are_installed_without_names():
+def test_all_but_those_whose_import_names_are_also_others_are_installed_without_names():
     install()
-    for module, public, answering in (row for name, rows in SEEN.items() if name != "unfold_sampler" for row in rows):
+    for module, public, answering in (
+        row for name, rows in SEEN.items() if name not in ("unfold_sampler", "sea_raft") for row in rows
+    ):
         assert answers(module, public) is getattr(adapter(answering), public)
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("corr")
 
 
 @neighbours
@@ -528,6 +554,63 @@ def test_an_mmcv_without_ops_gets_one(disk, missing):
     uninstall("mmcv")
     assert not hasattr(mmcv, "ops")
     assert set(registered()) == {"mmcv"}
+
+
+# DROID-SLAM ---------------------------------------------------------------------------------------------------------------------
+
+DROID = "ba = iproj = object()\naltcorr_forward = corr_index_forward = corr_index_backward = altcorr_backward = None"
+
+
+@pytest.mark.parametrize("imported", [False, True], ids=["on disk", "imported"])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_real_droid_backends_keeps_all_but_its_correlations(disk, force, imported):
+    disk(droid_backends=DROID)
+    before = importlib.import_module("droid_backends") if imported else None
+    install("droid_backends", force=force)
+    module = importlib.import_module("droid_backends")
+    assert before in (None, module)
+    bundle_adjustment = module.ba
+    assert {name: vars(module)[name] for name in adapter("droid_backends").__all__} == {
+        name: getattr(adapter("droid_backends"), name) for name in adapter("droid_backends").__all__
+    }
+    assert "__getattr__" not in vars(module)
+    uninstall("droid_backends")
+    assert sys.modules["droid_backends"] is module
+    assert module.altcorr_forward is None
+    assert module.ba is bundle_adjustment
+
+
+def test_a_droid_backends_that_was_built_for_another_torch_is_replaced(disk):
+    disk(droid_backends="raise ImportError('undefined symbol')")
+    install("droid_backends")
+    assert answers("droid_backends", "altcorr_forward") is adapter("droid_backends").altcorr_forward
+
+
+def test_what_is_not_emulated_of_droid_backends_is_an_attribute_error_with_the_reason():
+    install("droid_backends")
+    import droid_backends
+
+    for name in ("ba", "frame_distance"):
+        assert not hasattr(droid_backends, name)
+        with pytest.raises(AttributeError, match=rf"no '{name}', only the correlation functions"):
+            getattr(droid_backends, name)
+
+
+# UniMatch -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_real_unimatch_keeps_all_but_its_correlation_around_a_flow(disk):
+    disk(
+        unimatch__init="",
+        unimatch__matching="def global_correlation_softmax(): pass\ndef local_correlation_with_flow(): pass",
+        unimatch__unimatch="from .matching import global_correlation_softmax, local_correlation_with_flow as correlate",
+    )
+    install("unimatch")
+    model = importlib.import_module("unimatch.unimatch")
+    assert model.correlate is adapter("unimatch").local_correlation_with_flow
+    assert model.global_correlation_softmax.__module__ == "unimatch.matching"
+    uninstall("unimatch")
+    assert sys.modules["unimatch.matching"].local_correlation_with_flow.__module__ == "unimatch.matching"
 
 
 # The command --------------------------------------------------------------------------------------------------------------------

@@ -141,6 +141,7 @@ def test_a_pixel_further_costs_about_the_same(one, next_one, monkeypatch):
     assert next_one <= 2 * one
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("case", [CLIFFS["a stride far beyond the patch"], CLIFFS["a dilated window of many channels"]], ids=str)
 @pytest.mark.parametrize("variant", ["auto", "simd", "blas", "reference"])
 def test_cliffs_stay_within_the_workspace(case, variant):

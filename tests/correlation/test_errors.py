@@ -16,6 +16,7 @@ import torch
 from cases import CPU_VARIANTS, GPU_VARIANTS
 from fake_cupy import installed, ndarray, on_cupy
 from refusals import FOREIGN, INPUTS, OUT_SHAPE, PARAMETERS, ones
+from result_refusals import overlapping
 
 import cupycorr
 from cupycorr import _dispatch
@@ -84,11 +85,12 @@ def refused(call, error, *said, kind="numpy", input1=None, input2=None, **parame
         arguments.setdefault("out", np.full(OUT_SHAPE, 7, np.float32))
     if call is vjp:
         arguments.setdefault("cotangent", ones(OUT_SHAPE))
+    out = arguments.get("out")
+    before = out.copy() if isinstance(out, np.ndarray) else None
     with pytest.raises(error, match=".*".join(map(re.escape, said))):
         call(**moved(kind, arguments))
-    out = arguments.get("out")
-    if isinstance(out, np.ndarray):
-        assert (np.asarray(out) == 7).all()
+    if before is not None:
+        np.testing.assert_array_equal(np.asarray(out), np.asarray(before))
 
 
 def check(cases):
@@ -154,6 +156,14 @@ OUTS = {
         dict(out=on_cupy(sevens())),
     ),
     "read-only": (ValueError, ("out must be writeable", "read-only"), dict(out=read_only(sevens()))),
+    **{
+        f"elements overlap, {what}": (
+            ValueError,
+            ("out must have memory of its own for every element", f"out.shape={OUT_SHAPE}", f"out.strides={out.strides}"),
+            dict(out=out),
+        )
+        for what, out in overlapping(OUT_SHAPE).items()
+    },
     "not of the dtype asked for": (
         TypeError,
         ("out and dtype must agree", "out.dtype=float32", "dtype=float64"),

@@ -4,6 +4,7 @@ That the route as the dispatch takes it is right is in test_kernels_emulated.py;
 """
 
 from dataclasses import replace
+from itertools import product
 
 import cases
 import numpy as np
@@ -65,19 +66,24 @@ LAYS = {
 # Tiles ------------------------------------------------------------------------------------------------------------------------
 
 
+def dtype_of(number):
+    """A dtype that there are builds of a tile for, not the same one for all of them."""
+    return next(dtype for dtype in (*DTYPES[number % len(DTYPES) :], *DTYPES) if TILES[number].is_built(dtype))
+
+
 def case_of(number, dtype):
     """A case with a tile and a bit more along every axis, and channels that fill every stage and a bit of the first again."""
     tile = TILES[number]
     step, channels = tile.phases, tile.stages * tile.stage_channels(cases.DTYPES[dtype].itemsize) + 3
     patch = (min(tile.pass_rows, 9) + 1 if tile.pass_rows > 1 else 1, tile.displacements - 2)
-    shape = (2, channels, step * tile.tile_rows + 3, 32 * step + 5)
+    shape = (2, channels, step * tile.tile_rows + 3, tile.columns[0] + 5)
     return cases.same(shape, dtype, patch_size=patch, dilation_patch=step, scale=0.5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(TILES)))
 def test_every_tile_equals_the_oracle_with_a_bit_more_than_a_tile_along_every_axis(number):
-    dtype = DTYPES[number % len(DTYPES)]
+    dtype = dtype_of(number)
     case = case_of(number, dtype)
     given = Asked(case, channels_last if TILES[number].staging == CHANNELWISE else aligned, np.float32 if number % 2 else None)
     tiling = given.with_tile(number)
@@ -87,8 +93,8 @@ def test_every_tile_equals_the_oracle_with_a_bit_more_than_a_tile_along_every_ax
 
 
 @pytest.mark.slow
-@settings(max_examples=100)
-@given(case=cases.problems(most=13, dtypes=DTYPES), lay=st.sampled_from(list(LAYS.values())), data=st.data())
+@settings(max_examples=40)
+@given(case=cases.problems(most=13, dtypes=DTYPES).map(cases.ascending), lay=st.sampled_from(list(LAYS.values())), data=st.data())
 def test_any_tile_that_fits_a_drawn_problem_equals_the_oracle(case, lay, data):
     one_pixel = replace(case, parameters=case.parameters | dict(kernel_size=1))
     given = Asked(one_pixel, lay)
@@ -106,8 +112,11 @@ def test_channels_that_end_within_a_stage_or_a_run_count_to_the_last(channels, d
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("patch", "dtype"), [(7, "bfloat16"), (7, "float32"), (9, "float32")])
-@pytest.mark.parametrize("step", [1, 2], ids=["one phase", "both phases"])
+@pytest.mark.parametrize(
+    ("step", "patch", "dtype"),
+    # Where both phases share a block, elements of 32 bits are copied one by one, each to the plane of its phase.
+    [(1, 7, "bfloat16"), (1, 7, "float32"), (1, 9, "float32"), (2, 7, "bfloat16")],
+)
 def test_rows_that_begin_where_16_bytes_do_are_loaded_16_bytes_at_a_time_whatever_their_phases(step, patch, dtype):
     # The halo of 9 displacements begins with the row, that of 7 a position later: there, where tiles may have leading columns.
     given = Asked(cases.same((1, 9, 5, 64), dtype, patch_size=(2, patch), dilation_patch=step, patch_offset=(0, 4 * step)))
@@ -120,7 +129,7 @@ def test_rows_that_begin_where_16_bytes_do_are_loaded_16_bytes_at_a_time_whateve
         assert emulator.account.global_load_bytes == 16 * emulator.account.global_loads
 
 
-@pytest.mark.parametrize("number", [0, 19], ids=["copied", "columnwise"])
+@pytest.mark.parametrize("number", [0, 23], ids=["one phase", "both phases"])
 @pytest.mark.parametrize("beyond", [2, 4, 8], ids="{} bytes beyond a line".format)
 def test_images_that_begin_anywhere_are_moved_in_pieces_that_fit(beyond, number):
     for both in ((beyond, 0), (0, beyond)):
@@ -165,11 +174,11 @@ def test_columns_of_a_phase_are_brought_from_as_far_apart_as_they_lie():
 
 @pytest.mark.parametrize("number", range(len(TILES)))
 def test_a_block_only_whose_last_row_of_input2_is_inside_the_image_has_its_products(number):
-    tile, width = TILES[number], 32 * TILES[number].phases
+    tile, width = TILES[number], TILES[number].columns[0]
     parameters = dict(patch_size=(tile.pass_rows, 1), patch_offset=((tile.pass_rows - 1) // 2 - tile.tile_rows2 + 1, 0))
     if tile.phases > 1:
         parameters |= dict(patch_size=(tile.pass_rows, 2), dilation_patch=(1, 2))
-    case = cases.Case((1, 8, tile.tile_rows, width), (1, 8, 1, width), parameters, DTYPES[number % len(DTYPES)])
+    case = cases.Case((1, 8, tile.tile_rows, width), (1, 8, 1, width), parameters, dtype_of(number))
     given = Asked(case, channels_last if tile.staging == CHANNELWISE else aligned)
     assert given.want[0].any()
     given.check(given.with_tile(number))
@@ -194,7 +203,7 @@ def test_wide_patches_are_cut_into_pieces_that_leave_nothing_out(lay):
 @pytest.mark.slow
 def test_passes_over_input2_keep_input1_and_give_the_same_bits():
     given = Asked(cases.same((1, 72, 30, 33), "bfloat16", patch_size=21, dilation_patch=2))
-    ways = [each for each in given.tilings() if each.tile is TILES[17] and each.splits == 1]
+    ways = [each for each in given.tilings() if each.tile is TILES[22] and each.splits == 1]
     assert {each.passes for each in ways} == {1, 2, 3, 4, 6}
     results = {each.passes: given.run(each, Emulator()).tobytes() for each in ways}
     assert len(set(results.values())) == 1
@@ -283,24 +292,40 @@ def inside(shape, patch, step=1):
 BANDS = {
     "P 9": ((9, 9), aligned, (0, 1, 2, 20), 9 / 16),
     "P 9, channels last": ((9, 9), channels_last, (8, 9, 10, 21), 9 / 16),
-    "P 9, both phases": ((9, 9), aligned, (19,), 9 / 16),
+    "P 9, both phases": ((9, 9), aligned, (23,), 9 / 32),
+    "P 9, both phases as TF32": ((9, 9), aligned, (19,), 9 / 16),
     "P 21": ((21, 21), aligned, (5, 6), 21 / 32),
     "P 21, channels last": ((21, 21), channels_last, (13, 14), 21 / 32),
-    "P 21, both phases": ((21, 21), aligned, (17, 18), 21 / 32),
+    "P 21, both phases": ((21, 21), aligned, (22,), 21 / 48),
+    "P 21, both phases as TF32": ((21, 21), aligned, (17, 18), 21 / 32),
     "P 21, both phases, channels last": ((21, 21), channels_last, (16,), 21 / 32),
     "stereo": ((1, 64), aligned, (7,), 64 / 80),
     "stereo, channels last": ((1, 64), channels_last, (15,), 64 / 80),
 }
 
 
+def share_in_patch(tile, rows, patch):
+    """The share of the pairs of rows that are displaced within the patch, of those that warps with any such pair multiply."""
+    wanted = multiplied = 0
+    warps2 = -(-(patch + (0 if tile.skewed else tile.tile_rows - 1)) // tile.rows2)
+    for first, warp1, warp2 in product(range(0, rows, tile.tile_rows), range(tile.row_warps1), range(warps2)):
+        pairs = product(range(warp1 * tile.rows1, (warp1 + 1) * tile.rows1), range(warp2 * tile.rows2, (warp2 + 1) * tile.rows2))
+        found = sum(first + row < rows and 0 <= (row2 if tile.skewed else row2 - row) < patch for row, row2 in pairs)
+        wanted += found
+        multiplied += tile.rows1 * tile.rows2 if found else 0
+    return wanted / multiplied
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("patch", "lay", "numbers", "share"), BANDS.values(), ids=BANDS.keys())
 def test_the_band_has_its_share_of_what_is_multiplied(patch, lay, numbers, share):
     for number in numbers:
-        step = TILES[number].phases
-        given = Asked(inside((1, 64, 4 * step, 32 * step), patch, step), lay)
+        tile = TILES[number]
+        case = inside((1, 64, 4 * tile.phases, tile.columns[0]), patch, tile.phases)
+        given = Asked(replace(case, dtype="bfloat16" if tile.is_built("bfloat16") else "float32"), lay)
         given.run(given.with_tile(number), emulator := Emulator())
-        assert given.problem.flops_inside() / 2 / emulator.accounts[0].multiply_adds == share
+        kept = given.problem.flops_inside() / 2 / emulator.accounts[0].multiply_adds
+        assert kept == pytest.approx(share * share_in_patch(tile, 4, patch[0]), rel=1e-9)
 
 
 @pytest.mark.slow
@@ -309,6 +334,8 @@ def test_the_band_has_its_share_of_what_is_multiplied(patch, lay, numbers, share
 def test_loads_of_fragments_have_no_bank_conflicts_and_those_of_the_band_few(patch, lay, numbers, share, dtype):
     for number in numbers:
         step = TILES[number].phases
+        if not TILES[number].is_built(dtype):
+            continue
         case = replace(inside((1, 64, 4 * step, 32 * step), patch, step), dtype=dtype)
         given = Asked(case, lay)
         given.run(given.with_tile(number), emulator := Emulator(traced=True))
@@ -318,7 +345,7 @@ def test_loads_of_fragments_have_no_bank_conflicts_and_those_of_the_band_few(pat
         ]
         assert len(fragments) >= 2
         assert all(each.transactions == each.least for each in fragments)
-        (band,) = (each for each in reads if set(each.lines) & lines("values[k] += load_shared("))
+        (band,) = (each for each in reads if set(each.lines) & lines("load_shared(reinterpret_cast<const Neighbours*>"))
         assert band.transactions <= 1.4 * band.least
 
 
@@ -331,8 +358,7 @@ def lines(*words):
 def sectors(given, tiling):
     """Bytes of the whole sectors that hold what each block's rows take of both images, where rows begin with a sector."""
     each, width = SECTOR // given.x1.itemsize, given.x1.shape[3]
-    columns = 32 * tiling.tile.phases
-    columns2 = 8 * tiling.tile.groups2 * tiling.tile.phases
+    columns, columns2 = tiling.tile.columns
     leading = tiling.horizontal.origin2 - tiling.leading_columns * tiling.horizontal.shift
 
     def touched(first, count):

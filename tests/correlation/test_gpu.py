@@ -174,12 +174,13 @@ DENORMAL = {  # dtype -> a denormal number, a normal one, and the product that i
 }
 
 
+@pytest.mark.parametrize("variant", ["direct", "tiled"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_denormal_numbers_of_eight_exponent_bits_count_as_zero(dtype):
+def test_denormal_numbers_of_eight_exponent_bits_count_as_zero_outside_tensor_cores(dtype, variant):
     denormal, normal, product = DENORMAL[dtype]
     small, large = (sent(np.full((1, 1, 2, 3), value, DTYPES[dtype])) for value in (denormal, normal))
-    assert (back(correlate(small, large)) == product).all()
-    _, gradient = correlate_vjp(large[:, :, None], small, large, needs=(False, True))
+    assert (back(correlate(small, large, variant=variant)) == product).all()
+    _, gradient = correlate_vjp(large[:, :, None], small, large, needs=(False, True), variant=variant)
     assert (back(gradient) == product).all()
 
 

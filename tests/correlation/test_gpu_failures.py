@@ -3,6 +3,8 @@
 After every failure there is one clear error, and the next call works.
 """
 
+import re
+
 import cases
 import numpy as np
 import pytest
@@ -149,6 +151,16 @@ def test_memory_is_shared_where_the_addresses_overlap_whoever_owns_them(first, s
     arrays = memory[first], imported[second]
     assert _arrays.may_share_memory(*arrays) is shared
     assert _arrays.may_share_memory(*reversed(arrays)) is shared
+
+
+def test_a_broadcast_array_for_the_output_is_refused():
+    """CuPy has no read-only arrays."""
+    x, out = cupy.ones((1, 2, 3, 4), np.float32), cupy.broadcast_to(cupy.zeros((3, 4), np.float32), (1, 1, 1, 3, 4))
+    assert cupycorr.spatial_correlation_sample(x, x, out=out) is out  # every element is there once
+    out = cupy.broadcast_to(cupy.zeros((3, 4), np.float32), (1, 3, 3, 3, 4))
+    with pytest.raises(ValueError, match=re.escape("got out.shape=(1, 3, 3, 3, 4), out.strides=(0, 0, 0, 16, 4)")):
+        cupycorr.spatial_correlation_sample(x, x, patch_size=3, out=out)
+    assert not out.any()
 
 
 def test_a_result_in_the_memory_of_an_input_is_kept_for_the_replays_of_a_graph():

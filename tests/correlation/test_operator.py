@@ -117,6 +117,7 @@ UNREAD = {
 }
 
 
+@pytest.mark.covering(2)
 @variants
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", UNREAD.values(), ids=UNREAD.keys())
@@ -146,6 +147,7 @@ def test_gradients_are_adjoint_to_the_forward_map(case, variant):
     assert abs(np.vdot(g, out) - np.vdot(g2, x2)) <= tolerance
 
 
+@pytest.mark.covering(1)
 @variants
 @named
 def test_the_same_inputs_give_the_same_bits(case, variant):
@@ -196,6 +198,7 @@ def test_gradients_of_windows_of_halves_are_not_finite_where_the_definition_says
         assert np.array_equal(np.isfinite(w), np.isfinite(o)), name
 
 
+@pytest.mark.covering(2)
 @variants
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan], ids=["inf", "-inf", "nan"])
 @pytest.mark.parametrize(
@@ -276,6 +279,7 @@ OUTS = {
 }
 
 
+@pytest.mark.covering(2)
 @variants
 @pytest.mark.parametrize("make", OUTS.values(), ids=OUTS.keys())
 @pytest.mark.parametrize("dtype", DTYPES)

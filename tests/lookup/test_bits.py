@@ -7,7 +7,7 @@ from lookup_cases import ALL, CPU_VARIANTS, NAMED, Case
 
 from cupycorr import correlation_lookup, correlation_lookup_vjp
 from cupycorr._cpu import workers
-from cupycorr._lookup.cpu import blas
+from cupycorr._lookup.cpu import blas, simd
 
 variants = pytest.mark.parametrize("variant", CPU_VARIANTS)
 
@@ -31,22 +31,29 @@ def assert_same_bits(got, want):
         assert one.tobytes() == other.tobytes()
 
 
+THREADED = ("simd", "blas")
+
+
+@pytest.mark.covering(2)
+@pytest.mark.parametrize("variant", THREADED)
 @pytest.mark.parametrize("threads", [2, 7])
 @some
-def test_bits_do_not_depend_on_the_number_of_threads(monkeypatch, case, threads):
-    monkeypatch.setattr(blas, "THREAD_SECONDS", 0.0)  # small calls use several threads too
+def test_bits_do_not_depend_on_the_number_of_threads(monkeypatch, case, threads, variant):
+    for module in (simd, blas):
+        monkeypatch.setattr(module, "THREAD_SECONDS", 0.0)  # small calls use several threads too
     monkeypatch.setattr(workers, "blas_threads", workers.thread_count)
     with workers.team_of(1):
-        want = results(case, "blas")
+        want = results(case, variant)
     with workers.team_of(threads):
         for _ in range(2):
-            assert_same_bits(results(case, "blas"), want)
+            assert_same_bits(results(case, variant), want)
 
 
+@pytest.mark.covering(1)
 @variants
 @some
 def test_a_call_gives_the_same_bits_again(case, variant):
-    case = case if variant == "blas" or case is not LARGE else NAMED["RAFT"]
+    case = case if variant in THREADED or case is not LARGE else NAMED["RAFT"]
     assert_same_bits(results(case, variant), results(case, variant))
 
 

@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 from cases import DTYPES
 from hypothesis import HealthCheck, given, settings
-from lookup_cases import ALL, CPU_VARIANTS, NAMED, check_forward, check_vjp, lookups
+from lookup_cases import (
+    ALL,
+    CPU_VARIANTS,
+    DRIFTING,
+    LONG_SUMS,
+    NAMED,
+    TERMS,
+    check_forward,
+    check_vjp,
+    large_patch,
+    lookups,
+)
 
 from cupycorr import correlation_lookup, correlation_lookup_vjp
 from cupycorr._lookup import reference
@@ -66,6 +77,7 @@ def test_lookups_in_many_parts_equal_the_definition(small_parts, case, variant):
     check_vjp(case, variant)
 
 
+@pytest.mark.covering(2)
 @variants
 @pytest.mark.parametrize("coords_dtype", ["float16", "bfloat16", "float32"])
 @dtypes
@@ -75,6 +87,7 @@ def test_coords_are_widened_to_the_sums(dtype, coords_dtype, variant):
     check_vjp(case, variant)
 
 
+@pytest.mark.covering(2)
 @variants
 @dtypes
 @pytest.mark.parametrize("result", DTYPES)
@@ -93,6 +106,37 @@ def test_an_output_of_another_dtype_is_rounded_once(dtype, result, variant):
     triples = lookup_oracle.vjp(g, x1, x2, coords, **case.parameters)
     for got, triple in zip((g1, *g2, gc), (triples[0], *triples[1], triples[2]), strict=True):
         lookup_oracle.assert_close(got, triple, accumulator=dtype)
+
+
+@slow
+@variants
+@pytest.mark.parametrize("long", LONG_SUMS.values(), ids=LONG_SUMS)
+def test_long_sums_of_terms_that_drift_keep_the_error_bound(long, variant):
+    x1, x2, coords, g = long.arrays()
+    results = (
+        correlation_lookup(x1, x2, coords, **long.parameters, variant=variant),
+        *correlation_lookup_vjp(g, x1, x2, coords, **long.parameters, variant=variant, needs=ALL),
+    )
+    wanted = lookup_oracle.forward(x1, x2, coords, **long.parameters), *lookup_oracle.vjp(g, x1, x2, coords, **long.parameters)
+    for name, got, want in zip(
+        ("output", "gradient of input1", "gradient of input2", "gradient of coords"), results, wanted, strict=True
+    ):
+        lookup_oracle.assert_close(got, want, name=name)
+
+
+def test_one_chain_of_the_terms_of_long_sums_is_beyond_the_error_bound():
+    want = TERMS * float(DRIFTING)
+    chain = np.cumsum(np.full(TERMS, DRIFTING))[-1]
+    assert abs(chain - want) > 1.5 * lookup_oracle.bound((want, want, 2 * TERMS), np.float32)
+
+
+@variants
+@pytest.mark.parametrize("axis", [-1, -2], ids=["x", "y"])
+def test_slopes_over_a_large_patch_of_terms_that_drift_keep_the_error_bound(axis, variant):
+    patch_size, x1, x2, coords, g = large_patch(axis)
+    *_, found = correlation_lookup_vjp(g, x1, x2, coords, patch_size, variant=variant, needs=(False, False, True))
+    *_, want = lookup_oracle.vjp(g, x1, x2, coords, patch_size)
+    lookup_oracle.assert_close(found, want, name="gradient of coords")
 
 
 @variants

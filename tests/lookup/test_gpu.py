@@ -21,11 +21,11 @@ from on_device import Account, back, cupy, fill, held, here, pooled, sent
 import cupycorr
 from cupycorr import correlation_lookup, correlation_lookup_vjp
 from cupycorr._gpu import compiler, plan
-from cupycorr._lookup.gpu import planner
+from cupycorr._lookup.gpu import lookup_tiled, planner
 
 pytestmark = pytest.mark.gpu
 
-VARIANTS = ("direct",)
+VARIANTS = ("direct", "tiled", "mma")
 LAYOUTS = FOR_KERNELS | some("one element beyond")
 INDICES = ("index1", "index2")
 
@@ -35,6 +35,21 @@ PYRAMID = replace(PYRAMID, parameters=dict(PYRAMID.parameters, index1=index(0, 1
 EACH = {"plain": PLAIN, "pyramid": PYRAMID}
 each = pytest.mark.parametrize("case", EACH.values(), ids=EACH.keys())
 variants = pytest.mark.parametrize("variant", ["auto", *VARIANTS])
+
+
+def lacks_tensor_cores(variant, dtype):
+    """Return whether a variant needs tensor cores for a dtype that the current device does not have."""
+    return variant == "mma" and not here().has_matrix_product(dtype)
+
+
+def options_of(variant, dtype):
+    """Return the options that name a variant; the test is skipped where the device has no tensor cores for it.
+
+    float32 goes to tensor cores only where it may be rounded to TF32.
+    """
+    if lacks_tensor_cores(variant, dtype):
+        pytest.skip(f"the device has no tensor cores for {dtype}")
+    return dict(variant=variant, precision="high") if (variant, dtype) == ("mma", "float32") else dict(variant=variant)
 
 
 def arrays_of(case, lay=lambda array: array):
@@ -51,20 +66,21 @@ def answer(case, arrays, variant="auto"):
     maps, (coords, *given) = rest[: len(case.levels)], rest[len(case.levels) :]
     x2 = maps if isinstance(case.shapes2, list) else maps[0]
     names = [name for name in INDICES if name in case.parameters]
-    options = {**case.parameters, **dict(zip(names, given, strict=True)), "variant": variant}
+    options = {**case.parameters, **dict(zip(names, given, strict=True)), **options_of(variant, case.dtype)}
     out = correlation_lookup(x1, x2, coords, **options)
     first, second, third = correlation_lookup_vjp(cotangent, x1, x2, coords, **options, needs=ALL)
     return [out, first, *(second if isinstance(second, tuple) else [second]), third]
 
 
-def assert_is_the_oracles(case, results):
-    """Check results against the oracle, and their kind, dtypes and memory."""
+def assert_is_the_oracles(case, results, variant="auto"):
+    """Check the results of a variant against the oracle, and their kind, dtypes and memory."""
     for result in results:
         assert type(result) is cupy.ndarray
         assert result.flags.c_contiguous
     features, coords = case.arrays()[0].dtype, case.arrays()[2].dtype
     assert [result.dtype for result in results] == [features] * (len(results) - 1) + [coords]
-    assert_right([back(result) for result in results], wanted(case, case.cotangent()), features)
+    rounded = "tf32" if (variant, case.dtype) == ("mma", "float32") else None
+    assert_right([back(result) for result in results], wanted(case, case.cotangent()), features, rounded)
 
 
 def assert_same_bits(results, others):
@@ -73,8 +89,13 @@ def assert_same_bits(results, others):
 
 
 def check(case, variant="auto", lay=rows):
-    """Check the output and all gradients of a case."""
-    assert_is_the_oracles(case, answer(case, arrays_of(case, lay), variant))
+    """Check the output and all gradients of a case, or that a variant that cannot answer refuses it with its reason."""
+    reason = lookup_tiled.why_not(case.problem(), case.dtype, here()) if variant == "tiled" else None
+    if reason is None:
+        assert_is_the_oracles(case, answer(case, arrays_of(case, lay), variant), variant)
+    else:
+        with pytest.raises(NotImplementedError, match=reason):
+            answer(case, arrays_of(case, lay), variant)
 
 
 @pytest.fixture
@@ -109,7 +130,8 @@ def test_every_dtype_and_memory_order_equals_the_oracle(dtype, lay, variant):
 @given(case=lookups(), lay=st.sampled_from(list(LAYOUTS.values())))
 def test_drawn_lookups_equal_the_oracle(case, lay):
     for variant in VARIANTS:
-        check(case, variant, lay)
+        if not lacks_tensor_cores(variant, case.dtype):
+            check(case, variant, lay)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -126,7 +148,7 @@ def test_the_pixel_and_the_weights_are_those_of_the_rounded_product(variant):
     """A third is rounded up: of 3 times it, only the rounded product is the whole number 1, with no weight for pixel 2."""
     x1, x2 = sent(np.ones((1, 1, 1, 1), np.float32)), sent(np.array([0, 1, 2.0**30], np.float32).reshape(1, 1, 1, 3))
     coords = sent(np.full((1, 1, 1, 1), 3, np.float32))
-    out = correlation_lookup(x1, [x2, x2], coords, 1, level_step=3, variant=variant)
+    out = correlation_lookup(x1, [x2, x2], coords, 1, level_step=3, **options_of(variant, "float32"))
     assert back(out).ravel().tolist() == [0, 1]
 
 
@@ -144,7 +166,7 @@ def test_an_index_out_of_range_is_nan_in_its_entry_and_has_no_gradient(variant, 
     of_out, of_first, of_second, of_third = wanted(case, cotangent)
     assert np.isnan(out[1]).all()
     assert (third[1] == 0).all()
-    lookup_oracle.assert_close(out[::2], [part[::2] for part in of_out])
+    lookup_oracle.assert_close(out[::2], [part[::2] for part in of_out], "tf32" if variant == "mma" else None)
     for got, triple in ((first, of_first), (second, of_second)):
         lookup_oracle.assert_close(got, triple)
     lookup_oracle.assert_close(third[::2], [part[::2] for part in of_third])
@@ -173,12 +195,28 @@ def test_out_is_written_in_its_own_dtype_and_strides_and_returned_itself(case, d
     x1, x2, coords = case.arrays()
     x2 = [sent(each) for each in x2] if isinstance(x2, list) else sent(x2)
     options = {name: sent(value) if name in INDICES else value for name, value in case.parameters.items()}
-    arguments, options = (sent(x1), x2, sent(coords)), dict(options, variant=variant)
+    arguments, options = (sent(x1), x2, sent(coords)), dict(options, **options_of(variant, "float32"))
     want = back(correlation_lookup(*arguments, **options)).astype(DTYPES[dtype])
     shape = want.shape
     for out in (cupy.empty(shape, DTYPES[dtype]), cupy.empty((*shape[:-1], 2 * shape[-1]), DTYPES[dtype])[..., ::2]):
         assert correlation_lookup(*arguments, **options, out=out) is out
         assert np.array_equal(back(out), want)
+
+
+def test_groups_have_the_bits_of_a_loop_over_them():
+    x1, x2, coords = map(sent, NAMED["lookups of each pixel"].arrays())
+    out = correlation_lookup(x1, x2, coords, 3, groups=2)
+    g = cupy.ones_like(out)
+    first, second, third = correlation_lookup_vjp(g, x1, x2, coords, 3, groups=2, needs=ALL)
+    gradients = 0
+    for group in range(2):
+        part = slice(3 * group, 3 * group + 3)
+        assert back(out[:, group]).tobytes() == back(correlation_lookup(x1[:, part], x2[:, part], coords, 3)).tobytes()
+        one, two, three = correlation_lookup_vjp(g[:, group], x1[:, part], x2[:, part], coords, 3, needs=ALL)
+        assert back(first[:, part]).tobytes() == back(one).tobytes()
+        assert back(second[:, part]).tobytes() == back(two).tobytes()
+        gradients = three + gradients
+    assert back(third).tobytes() == back(gradients).tobytes()
 
 
 # Streams, devices and graphs ---------------------------------------------------------------------------------------------------

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_cupy import installed, ndarray, on_cupy
+from fake_cupy import FACTS, installed, ndarray, on_cupy
 from lookup_cases import ALL, NAMED
 from watched import watched
 
 import cupycorr
-from cupycorr._dispatch import array_names
+from cupycorr import _dispatch
+from cupycorr._dispatch import FORWARD, VJP, array_names
 from cupycorr._gpu.layout import CHANNELS_LAST, layout
 from cupycorr._lookup.variants import OPERATOR
 
@@ -72,3 +73,17 @@ def test_indices_on_a_gpu_are_not_checked_before_the_kernel(runs):
     x1, x2, coords, given = on_gpu(NAMED["edges of patches"])
     given["index1"] = on_cupy(np.full(7, 99))
     assert cupycorr.explain_lookup(x1, x2, coords, **given).variant == "definition"
+
+
+@pytest.mark.parametrize(("pass_name", "raced"), [(FORWARD, ["direct", "mma", "tiled"]), (VJP, None)], ids=[FORWARD, VJP])
+def test_variants_of_one_plan_are_not_measured(monkeypatch, pass_name, raced):
+    """The gradients are those of one variant: with nothing to choose, no arrays are filled and no kernel is timed."""
+    monkeypatch.setenv("CUPYCORR_AUTOTUNE", "1")
+    races = []
+    monkeypatch.setattr(_dispatch._tuning, "known", lambda request, device: None)
+    monkeypatch.setattr(_dispatch._tuning, "measure", lambda request, device, plans: races.append(sorted(plans)))
+    request = OPERATOR.example()._replace(pass_name=pass_name, dtype="float16", result_dtype="float16").dense()
+    plan = _dispatch.choose(OPERATOR, request, _dispatch.Place("cupy", FACTS)).plan
+    assert races == ([raced] if raced else [])
+    others = [row.plan(request, FACTS) for row in OPERATOR.variants if row.kind == "cupy"]
+    assert all((other == plan) is (other.calls == plan.calls) for other in others)

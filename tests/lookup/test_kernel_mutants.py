@@ -20,6 +20,11 @@ require_compiler()
 FILES = kernel_files("*.cu*", ("lookup",))
 FIRST = "named_lookups_equal | out_of_range | beyond_32_bits | definition_puts_them | than_threads | smaller_than"
 TESTS = mutants.Tests(("tests/lookup/test_kernels_emulated.py",), FIRST)
+OF_TILES = "every_flow | named_lookups_equal | loaded_once | products_are | without_bank | out_of_range | definition_puts_them"
+TESTS_OF_TILES = mutants.Tests(("tests/lookup/test_lookup_tiled.py",), OF_TILES)
+OF_MMA = "every_tile_equals | named_lookups_equal | every_dtype | of_rows_needs | than_one_chain | smaller_than | out_of_range"
+TESTS_OF_MMA = mutants.Tests(("tests/lookup/test_lookup_mma.py",), OF_MMA)
+SUITES = {**dict.fromkeys(("lookup_tiled.cu", "union.cuh", "levels.cuh"), TESTS_OF_TILES), "lookup_mma.cu": TESTS_OF_MMA}
 SEED = 1  # another one, where a mutant that is drawn turns out to be equivalent
 
 # The file, what is wrong, a pattern that matches once in its code, and what comes in the place of what it matches.
@@ -69,9 +74,69 @@ BY_HAND = (
     ("lookup_gradient2.cu", "any image", r"(entries2\.image\([^;]*) == t;", r"\1 >= 0;"),
     ("lookup_boxes.cu", "last row left out", r"vertical\.reach\(\) \+ 1", "vertical.reach()"),
     ("lookup_boxes.cu", "half of the tile", r"at < QUERIES; at \+= LANES", "at < LANES; at += LANES"),
+    ("lookup_mma.cu", "last pixel of a group left out", r"(last = min\(first \+ GROUP, pixels\.count\) -) 1", r"\1 2"),
+    ("lookup_mma.cu", "first row of a group only", r"begin = end \+ 1;", "begin = last + 1;"),
+    ("lookup_mma.cu", "gaps between displacements", r"(from % axis\.step <) axis\.corners", r"\1 1"),
+    ("lookup_mma.cu", "more groups than slots", r"most <= MOST_OF_PAIR", "most <= MOST_OF_PAIR + 1"),
+    ("lookup_mma.cu", "more groups than lines", r"groups <= GROUPS &&", "groups <= GROUPS + 1 &&"),
+    ("lookup_mma.cu", "groups of other pairs", r"before\.of_pair\(pair\)", "before.of_pair(0)"),
+    ("lookup_mma.cu", "no barrier after the votes", r"__syncthreads\(\);(\s*const Count before)", r"\1"),
+    ("lookup_mma.cu", "no barrier before new votes", r"__syncthreads\(\);(\s*\}\s*for \(int at)", r"\1"),
+    ("lookup_mma.cu", "no barrier before the first stage", r"__syncthreads\(\);(\s*add_channels)", r"\1"),
+    ("lookup_mma.cu", "no wait for copies", r"copy_async_wait<AHEAD - 1>\(\);", ""),
+    ("lookup_mma.cu", "no barrier before a stage is used", r"(AHEAD - 1>\(\);)\s*__syncthreads\(\);", r"\1"),
+    ("lookup_mma.cu", "channels beyond the last", r"wanted = next \+ channel\(\) < end", "wanted = true"),
+    ("lookup_mma.cu", "votes of one warp only", r"w < warps; w\+\+\) count\.add", "w < min(warps, 1); w++) count.add"),
+    ("lookup_mma.cu", "pixels after the last", r"pixel < pixels\.count \?", "pixel <= pixels.count ?"),
+    ("lookup_mma.cu", "queries beyond the image", r"if \(i < height (&& j < width\) offset =)", r"if (i < height + 8 \1"),
+    ("lookup_mma.cu", "split that begins one later", r"WARPS_OF_PAIR - 1 - split", "WARPS_OF_PAIR - 2 - split"),
+    ("lookup_mma.cu", "sums of the last chain only", r"load_shared\(dot\) \+ product", "product"),
+    ("lookup_mma.cu", "column after the window", r"column >= dots\.columns", "column > dots.columns"),
+    ("lookup_mma.cu", "rows blended with x", r"query\.y(\.weights\[1\], lower)", r"query.x\1"),
+    ("lookup_mma.cu", "rows of the displacement before", r"if \(step_y > 1\) upper", "if (step_y > 2) upper"),
+    ("lookup_mma.cu", "a part that begins at the first displacement", r"axis\.first \+ first \* axis\.step", "axis.first"),
+    ("lookup_mma.cu", "no bound of the last part", r"min\(patch, axis\.patch - first\)", "patch"),
+    ("lookup_mma.cu", "an index out of range", r"known \? scale : not_a_number\(\)", "scale"),
+    ("lookup_mma.cu", "first level only", r"block\.number \* level_stride_out", "0 * level_stride_out"),
+    ("levels.cuh", "the last level is the first", r"number == 3", "number == 4"),
+    ("union.cuh", "quarters by rows", r"number / 16 % 2 \* 4 \+ number % 4", "number % 8"),
+    ("union.cuh", "empty windows in boxes", r"query\.finite && box\.top < box\.bottom && box\.left < box\.right", "query.finite"),
+    (
+        "union.cuh",
+        "lowest row of a box left out",
+        r"bottom = max\(bottom, other\.bottom\)",
+        "bottom = max(bottom, other.bottom - 1)",
+    ),
+    ("union.cuh", "boxes of twice the width", r"right - left <= columns", "right - left <= 2 * columns"),
+    ("union.cuh", "halves before the whole", r"0x8421a5c3full", "0x8421a5f3cull"),
+    ("union.cuh", "no left and right half", r"0x8421a5c3full", "0x8421c3full"),
+    ("lookup_tiled.cu", "no zeros beyond the last channel", r"r < wanted\);", "true);"),
+    ("lookup_tiled.cu", "no barrier after the copies", r"loader\.wait\(\);\s*__syncthreads\(\);", "loader.wait();"),
+    ("lookup_tiled.cu", "no wait for the copies", r"loader\.wait\(\);", ""),
+    ("lookup_tiled.cu", "strips own the columns of others", r"k >= strip\.begin\(\) && k < strip\.end\(\) && ", ""),
+    ("lookup_tiled.cu", "taps of the next row", r" && first \+ k < dots\.columns", ""),
+    ("lookup_tiled.cu", "only as many strips as threads", r"begin \+= THREADS / RESIDUES", "begin += 1 << 20"),
+    ("lookup_tiled.cu", "bank conflicts of pixels", r"\(column - residue - top\)", "(residue - top)"),
+    (
+        "lookup_tiled.cu",
+        "bank conflicts of queries",
+        r"number % RUN \* RUNS \+ number / RUN;",
+        "number % RUN + number / RUN * RUN;",
+    ),
+    ("lookup_tiled.cu", "dots are not cleared", r"at < STAGES \* STAGE \+ QUERIES \* dots\.pitch\(\)", "at < STAGES * STAGE"),
+    ("lookup_tiled.cu", "all quarters directly", r"quarter_of_part\(block\.left, n / QUARTER\)", "n / QUARTER"),
+    ("lookup_tiled.cu", "a quarter is left out", r"left & ~part", "left & ~part & ~8u"),
+    ("lookup_tiled.cu", "levels are stored in one", r" \+ number % levels \* level_stride_out", ""),
+    ("lookup_tiled.cu", "rows blended with x", r"multiply_add\(query\.y\.weights\[1\]", "multiply_add(query.x.weights[1]"),
+    ("lookup_tiled.cu", "not scaled", r"known \? scale \* sum", "known ? sum / scale"),
     ("lookup_gradient_coords.cu", "factors swapped", r"factor_x \* total_of_splits", "factor_y * total_of_splits"),
     ("lookup_gradient_coords.cu", "left for right", r"lower_along_x = right - left", "lower_along_x = left - right"),
 )
+
+
+def suite_of(file):
+    """Return the tests that a fault in a file must fail."""
+    return SUITES.get(file.rpartition("/")[2], TESTS)
 
 
 def text_of(file):
@@ -100,7 +165,7 @@ def test_the_pattern_of_a_mutant_by_hand_matches_once_and_changes_the_code(file,
 @each_by_hand
 def test_a_mutant_by_hand_fails_a_test(file, pattern, after):
     mutant = by_hand(file, pattern, after)
-    end, *_ = attempt(mutant, "--only-first", tests=TESTS)
+    end, *_ = attempt(mutant, "--only-first", tests=suite_of(mutant.file))
     assert end == "killed", f"{end}: {changed_line(mutant)}"
 
 
@@ -111,7 +176,7 @@ def test_a_mutant_drawn_from_each_file_fails_a_test(file):
     strict = [mutant for mutant in generated(file, text_of(file)) if "plus for minus" in mutant.name]
     written = [by_hand(*row) for row in ROWS if file.endswith(f"/{row[0]}")]
     for mutant in drawn([*strict, *written], 20, SEED):
-        end, *_ = attempt(mutant, "--only-first", tests=TESTS)
+        end, *_ = attempt(mutant, "--only-first", tests=suite_of(mutant.file))
         if end != "invalid":
             break
     assert end == "killed", f"{mutant} {end}: {changed_line(mutant)}"

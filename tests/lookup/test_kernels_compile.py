@@ -1,6 +1,6 @@
 """Every kernel that a lookup can name compiles for every architecture without a warning, a spill or a stack frame.
 
-The default run compiles two builds of each file for one architecture. Tests marked `every_build` compile every fifteenth build;
+The default run compiles a few builds of each file for one architecture. Tests marked `every_build` compile every fifteenth build;
 builds take turns over the architectures. With the environment variable CUPYCORR_EVERY_BUILD=1 they compile each build for all of
 them.
 """
@@ -25,12 +25,15 @@ CEILINGS = {
     "lookup/lookup_gradient1.cu": 144,
     "lookup/lookup_gradient2.cu": 192,
     "lookup/lookup_gradient_coords.cu": 255,
+    "lookup/lookup_mma.cu": 192,  # 128 by its launch bounds, where `HAS` says so
+    "lookup/lookup_tiled.cu": 240,  # float32 has 128 by its launch bounds, where `HAS` says so
 }
+
 files = pytest.mark.parametrize("file", CEILINGS)
 
 
 # Steps between the builds that are compiled. They are odd, because macros of two values alternate in the list of builds.
-FEW = {"lookup/lookup_boxes.cu": 9, "lookup/lookup_gradient2.cu": 77}  # the steps of the default run
+FEW = {"lookup/lookup_boxes.cu": 9, "lookup/lookup_gradient2.cu": 77, "lookup/lookup_tiled.cu": 49}  # of the default run
 FEW_OF_OTHERS = 265
 SOME = 15  # the step of the tests marked `every_build`
 
@@ -44,9 +47,21 @@ def builds_of(file, step=1):
 def builds_for(file, architecture):
     """Return the builds of a file that are compiled for an architecture."""
     if EVERY:
-        return builds_of(file)
+        return of_architecture(builds_of(file), architecture)
     turn, turns = ARCHITECTURES.index(architecture), len(ARCHITECTURES)
-    return {name: kernel for number, (name, kernel) in enumerate(builds_of(file, SOME).items()) if number % turns == turn}
+    some = {name: kernel for number, (name, kernel) in enumerate(builds_of(file, SOME).items()) if number % turns == turn}
+    return of_architecture(some, architecture)
+
+
+def of_architecture(builds, architecture):
+    """Return the builds that an architecture has the instructions for: those of tensor cores came one type after the other."""
+    capability = int(architecture.removeprefix("sm_"))
+    oldest = {"half": 75, "bfloat16": 80, "float": 80}
+    return {
+        name: kernel
+        for name, kernel in builds.items()
+        if "mma" not in kernel.file or capability >= oldest[dict(kernel.macros)["INPUT"]]
+    }
 
 
 def test_every_kernel_file_has_its_ceiling():
@@ -74,7 +89,15 @@ def test_builds_for_every_architecture_compile_without_warnings_spills_or_stack_
 
 # Instructions that the PTX of builds with these macros must have.
 LOAD_16 = r"ld\.global\.nc\.(v4\.[uf]32|v2\.[uf]64|v4\.b32)"
+TILED, MMA = "lookup/lookup_tiled.cu", "lookup/lookup_mma.cu"
 HAS = {
+    "room for two blocks": (TILED, {"INPUT": "float", "INDEX": "int"}, r"\.minnctapersm 2"),
+    "copies of channels": (TILED, {"INPUT": "float", "CHANNELS_LAST": "1"}, r"cp\.async\.cg\.shared\.global"),
+    "copies of pixels": (TILED, {"INPUT": "float", "CHANNELS_LAST": "0"}, r"cp\.async\.ca\.shared\.global"),
+    "vectors of 16-bit channels": (TILED, {"INPUT": "half", "CHANNELS_LAST": "1"}, LOAD_16),
+    "matrices with room for two blocks": (MMA, {"CHANNELS_LAST": "1", "INDEX": "int"}, r"\.minnctapersm 2"),
+    "copies of lines": (MMA, {"CHANNELS_LAST": "1"}, r"cp\.async\.cg\.shared\.global"),
+    "products of matrices": (MMA, {}, r"mma\.sync\.aligned\.m16n8k(16|8)\."),
     "channels of dots": ("lookup/lookup_direct.cu", {"CHANNELS_LAST": "1"}, LOAD_16),
     "channels of slopes": ("lookup/lookup_gradient_coords.cu", {"CHANNELS_LAST": "1"}, LOAD_16),
     "channels of a pixel": ("lookup/lookup_gradient1.cu", {"CHANNELS_LAST": "1"}, LOAD_16),

@@ -6,7 +6,7 @@ from lookup_cases import CPU_VARIANTS, NAMED, check_forward, check_vjp
 
 from cupycorr import _dispatch
 from cupycorr._lookup import api, reference, windows
-from cupycorr._lookup.cpu import blas
+from cupycorr._lookup.cpu import blas, dot_kernel, gather_gradients, simd, simd_forward, window_kernel
 from cupycorr._lookup.problem import Problem
 
 
@@ -19,8 +19,11 @@ def no_problem_outlives_its_mutant():
 
 
 def _forget_problems():
+    """Forget problems, plans, and kernels that a mutant may have written."""
     api._problem_once.cache_clear()
     _dispatch._planned.cache_clear()
+    for module in (window_kernel, dot_kernel):
+        module._compiled.cache_clear()
 
 
 def truncation_for_floor(patch):
@@ -30,6 +33,9 @@ def truncation_for_floor(patch):
         return low, np.stack((1 - upper, upper))
 
     patch.setattr(windows, "_corners", corners)
+    original = window_kernel._WindowWriter.intrinsic
+    truncated = {"floor": "trunc"}
+    patch.setattr(window_kernel._WindowWriter, "intrinsic", lambda self, name, of: original(self, truncated.get(name, name), of))
 
 
 def x_and_y_swapped(patch):
@@ -40,6 +46,8 @@ def x_and_y_swapped(patch):
         return coords[::-1], own_rows
 
     _everywhere(patch, "coords_of", swapped)
+    of_kernels = simd_forward.Forward._coords
+    patch.setattr(simd_forward.Forward, "_coords", lambda *of: of_kernels(*of)._replace(array=of_kernels(*of).array[:, :, ::-1]))
 
 
 def dx_first_for_dy_first(patch):
@@ -60,6 +68,14 @@ def centres_of_pixels_at_halves(patch):
         original(self, problem, level, ((coords + 0.5) * scale - 0.5) / scale, *arguments)
 
     patch.setattr(windows.Windows, "__init__", shifted)
+    of_kernels = window_kernel._WindowWriter._corners
+
+    def corners(self, coordinate, along):
+        half = self.ir.Constant(coordinate.type, [0.5] * coordinate.type.count)
+        scaled = self.builder.fmul(self.builder.fadd(coordinate, half), self.vector_of(along, coordinate.type))
+        return of_kernels(self, self.builder.fsub(scaled, half), self.ir.Constant(self.element, 1.0))
+
+    patch.setattr(window_kernel._WindowWriter, "_corners", corners)
 
 
 def the_wrong_corner_at_the_border(patch):
@@ -75,10 +91,11 @@ def the_wrong_corner_at_the_border(patch):
         )
 
     patch.setattr(windows, "_positions", clamped)
+    patch.setattr(dot_kernel._DotWriter, "masked", lambda self, sums, first: sums)
 
 
 def one_levels_gradient_in_the_next(patch):
-    for plan in (reference.ReferencePlan, blas.BlasPlan):
+    for plan in (reference.ReferencePlan, blas.BlasPlan, simd.SimdPlan):
 
         def run(self, arrays, original=plan.run):
             names = [name for name in arrays if name.startswith("gradient2[")]
@@ -105,6 +122,15 @@ def the_left_difference_at_whole_numbers(patch):
 
     patch.setattr(windows, "_corners", corners)
 
+    def of_kernels(self, coordinate, along):
+        b, one = self.builder, self.ir.Constant(coordinate.type, [1.0] * coordinate.type.count)
+        scaled = b.fmul(coordinate, self.vector_of(along, coordinate.type))
+        low = b.fsub(b.call(self.intrinsic("ceil", coordinate.type), [scaled]), one)
+        upper = b.fsub(scaled, low)
+        return low, (b.fsub(one, upper), upper)
+
+    patch.setattr(window_kernel._WindowWriter, "_corners", of_kernels)
+
 
 def no_factor_of_the_level_in_the_slopes(patch):
     original = windows.Windows.__init__
@@ -114,6 +140,14 @@ def no_factor_of_the_level_in_the_slopes(patch):
         self.factors = (1.0, 1.0)
 
     patch.setattr(windows.Windows, "__init__", plain)
+    of_kernels = gather_gradients.Gather._slopes
+
+    def slopes(self, queries, band, pixels, found):
+        of_kernels(self, queries, band, pixels, found)
+        for of_channel, scale in zip(found, self.problem.level_scales[band.level][::-1], strict=False):
+            of_channel /= scale
+
+    patch.setattr(gather_gradients.Gather, "_slopes", slopes)
 
 
 def _everywhere(patch, name, function):

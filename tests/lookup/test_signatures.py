@@ -6,17 +6,29 @@ import pytest
 from entry_points import assert_has_parameters, without_comments
 from kernel_files import kernel_files
 
-from cupycorr._gpu import sum_parts
+from cupycorr._dtypes import LONGEST_CHAIN
+from cupycorr._gpu import call, sum_parts
 from cupycorr._lookup.gpu import (
+    levels,
     lookup_boxes,
     lookup_direct,
     lookup_gradient1,
     lookup_gradient2,
     lookup_gradient_coords,
+    lookup_mma,
+    lookup_tiled,
     planner,
 )
 
-MODULES = (lookup_boxes, lookup_direct, lookup_gradient1, lookup_gradient2, lookup_gradient_coords)
+MODULES = (
+    lookup_boxes,
+    lookup_direct,
+    lookup_gradient1,
+    lookup_gradient2,
+    lookup_gradient_coords,
+    lookup_mma,
+    lookup_tiled,
+)
 SIGNATURES = {module.SIGNATURE.name: module.SIGNATURE for module in MODULES}
 
 CONSTANTS = {
@@ -24,6 +36,15 @@ CONSTANTS = {
     ("lookup_boxes", "QUERY_TILE"): lookup_boxes.QUERY_TILE,
     ("lookup_boxes", "BOX"): lookup_boxes.BOX,
     ("lookup_gradient2", "TARGET_TILE"): lookup_gradient2.TARGET_TILE,
+    ("lookup_mma", "LEVELS"): levels.LEVELS,
+    ("lookup_mma", "LONGEST_CHAIN"): LONGEST_CHAIN.tensor_cores,
+    ("lookup_tiled", "LEVELS"): levels.LEVELS,
+    ("lookup_tiled", "RUN"): lookup_tiled.RUN,
+    ("lookup_tiled", "THREADS"): call.THREADS,
+    ("lookup_tiled", "UNION"): lookup_tiled.UNION,
+    ("lookup_tiled", "STRIP"): lookup_tiled.STRIP,
+    ("lookup_tiled", "PLANES"): lookup_tiled.PLANES,
+    ("lookup_tiled", "STAGES"): lookup_tiled.STAGES,
 }
 
 
@@ -52,3 +73,8 @@ def test_the_channels_of_a_block_are_those_of_its_threads():
     numbers = dict(re.findall(r"constexpr int (\w+) = (\d+);", without_comments("lookup/lookup_gradient2.cu")))
     groups = int(numbers["THREADS"]) // int(numbers["TARGET_TILE"]) ** 2
     assert groups * int(numbers["THREAD_CHANNELS"]) == lookup_gradient2.CHANNELS
+
+
+def test_groups_and_pairs_of_the_tensor_cores_are_those_of_the_kernel():
+    numbers = re.search(r"constexpr int GROUP = (\d+), PAIR = (\d+);", without_comments("lookup/lookup_mma.cu"))
+    assert tuple(map(int, numbers.groups())) == (lookup_mma.GROUP, lookup_mma.PAIR)

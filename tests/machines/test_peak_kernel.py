@@ -122,6 +122,7 @@ def assert_same(found, expected):
 # Values --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(1)
 @by_search
 @by_kind
 def test_results_are_those_of_the_loop(kind, search):

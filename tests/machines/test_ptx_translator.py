@@ -931,6 +931,7 @@ def _shuffled(mode, lane, operand, width):
     return (source, True) if inside else (lane, False)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("width", [32, 16, 8])
 @pytest.mark.parametrize("operand", [0, 1, 5, 9, 31])
 @pytest.mark.parametrize("mode", ["idx", "up", "down", "bfly"])

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from waiting import STUCK
 
-from tests.software_cuda import activation, devices, plugin, preparation
+from tests.software_cuda import activation, devices, preparation
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "tests.software_cuda")
@@ -281,15 +281,6 @@ def test_the_threads_that_compile_the_library_import_nothing(monkeypatch, tmp_pa
 
 
 # pytest ------------------------------------------------------------------------------------------------------------------------
-
-
-def test_every_test_is_in_one_sample_and_every_function_in_all():
-    names = [f"test_many[{number}]" for number in range(23)]
-    samples = [plugin.sampled(names, number, 5) for number in range(5)]
-    assert set().union(*samples) == set(names)
-    assert sum(map(len, samples)) == len(names)
-    assert all(plugin.sampled(["test_one"], number, 5) == {"test_one"} for number in range(5))
-    assert plugin.sampled(list(reversed(names)), 2, 5) == samples[2]
 
 
 OUTCOMES = """

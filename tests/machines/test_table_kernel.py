@@ -325,6 +325,7 @@ by_search = pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
 by_step = pytest.mark.parametrize("step", [1, 2, (1, 2), (2, 1)], ids=str)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("holes", [False, True], ids=["border", "holes"])
 @by_step
 @by_search

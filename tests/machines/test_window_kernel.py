@@ -79,6 +79,7 @@ class Case:
 # Values --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(1)
 @by_window
 def test_whole_numbers_give_exact_sums(window, machine):
     for tried in ((1, 1), (1, machine.lanes + 1), (5, 2 * machine.lanes), (9, 3 * machine.lanes - 1), (2, 67)):
@@ -93,6 +94,7 @@ def test_every_number_of_displacements_gives_exact_sums(machine):
             np.testing.assert_array_equal(case.sums(), case.formula()[0], f"{window=}, {down=}, {across=}")
 
 
+@pytest.mark.covering(1)
 @by_window
 def test_real_numbers_give_the_formula_but_for_rounding(window, machine):
     for tried in ((1, 1), (3, 9), (9, 19), (25, 25)):
@@ -111,6 +113,7 @@ def test_long_sums_are_as_accurate_as_sums_of_parts(window, machine):
     assert (np.abs(case.sums() - expected) <= 4e-14 * expected).all()
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("value", [1e30, np.inf, np.nan], ids=str)
 @pytest.mark.parametrize("side", [0, 1], ids=["image1", "image2"])
 def test_a_value_affects_its_own_windows_only(side, value, machine):

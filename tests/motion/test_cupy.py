@@ -127,6 +127,7 @@ def cupycorr_of_numpy(frames, options):
         by_operator.spatial_correlation_sample = replaced
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("variant", some_slow(["operator", "fft", "auto"], ["operator", "fft"]))

@@ -85,6 +85,7 @@ def problem(name, dtype):
     return frames, options, {curve: answer(*frames, **options, subpixel=curve) for curve in CURVES[dtype]}
 
 
+@pytest.mark.covering(2)
 # The variant is the innermost parameter: all variants of a case are compared with one computation of the definition.
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -95,6 +96,7 @@ def test_field_is_that_of_the_definition(case, dtype, variant):
         assert_answer(matched(*frames, **options, subpixel=curve, variant=variant), expected)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("offset", [None, (2, -1), "fields"], ids=str)
 @pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing"])
@@ -178,7 +180,7 @@ def test_any_call_gives_the_definition(variant, call):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-@settings(max_examples=1500)
+@settings(max_examples=500)
 @given(calls())
 def test_any_of_many_calls_gives_the_definition(variant, call):
     check_drawn(call, variant)

@@ -11,6 +11,7 @@ import cupycorr
 DTYPES = ["uint8", "uint16", "int16", "int32", "uint64", "float16", "bfloat16", "float32", "float64", "longdouble"]
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("colour", [False, True], ids=["grey", "colour"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -51,6 +52,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("which", [(True, False), (False, True), (True, True)], ids=["frame1", "frame2", "both"])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -51,7 +51,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("variant", some_slow([*VARIANTS, "auto"], ["auto"]))
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", some_slow(CALLS, ["uint8", "view", "points", "consistency"]))
 def test_large_frames_with_few_windows_are_not_copied(call, variant):
     frames, options = CALLS[call]
     one, two = FRAMES[frames](1), FRAMES[frames](2)
@@ -95,7 +95,7 @@ def test_one_window_with_a_huge_search_is_computed_in_bounded_memory(variant):
     assert used < LIMIT
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, "auto"])
+@pytest.mark.parametrize("variant", some_slow([*VARIANTS, "auto"], ["fft", "auto"]))
 def test_wide_frames_are_read_in_parts_at_any_step(variant):
     frames = [noise((1200, 8000), seed) for seed in (1, 2)]
     options = {"window": 32, "step": 16, "search": ((-2, 2), (-2, 2)), "variant": variant}

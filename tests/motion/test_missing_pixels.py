@@ -21,6 +21,7 @@ def moving_scene(side=176, margin=8):
     return scene[inner, inner].copy(), np.roll(scene, MOTION, (0, 1))[inner, inner].copy()
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("percent", [0.05, 0.2, 0.5, 5])
 @pytest.mark.parametrize("window", [16, 32])
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -111,6 +112,7 @@ def filled(layout):
     return at
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("which", some_slow(["frame1", "frame2", "both"], ["both"]))
 @pytest.mark.parametrize("layout", some_slow(["corner", "60 %", "93 %", "pixels"], ["corner", "93 %", "pixels"]))

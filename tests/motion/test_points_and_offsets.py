@@ -10,6 +10,7 @@ FRAMES = noise((40, 50), 1), noise((40, 50), 2)
 FIELDS = ("dx", "dy", "score", "at_edge", "peak_ratio", "count")
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("variant", ["operator", "fft", "auto"])
 @pytest.mark.parametrize("window", [5, 6, (3, 8)], ids=str)
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])

@@ -251,6 +251,7 @@ def test_windows_that_are_occluded_are_inconsistent(variant):
     assert not valid[rows, 32:36].all()
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing"])
 @pytest.mark.parametrize("step", [1, 3, 9])
 @pytest.mark.parametrize("variant", ["operator", "fft", "auto"])

@@ -17,6 +17,7 @@ def waves(y, x):
     return sum(np.cos(2 * np.pi * at / period + period) for at in (y, x) for period in PERIODS)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (0.25, -0.4), (-1.5, 2.3), (0.5, 0.5), (-2.1, -1.8)], ids=str)
 @pytest.mark.parametrize("curve", ["gaussian", "parabola"])
 @pytest.mark.parametrize("variant", VARIANTS)

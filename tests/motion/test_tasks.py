@@ -43,6 +43,7 @@ def make_tasks_small(monkeypatch, size):
         monkeypatch.setattr(costs, name, size)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("search", some_slow(SEARCHES, ["both axes", "stereo"]))
 @pytest.mark.parametrize("pixels", PIXELS, ids=NAMES_OF_PIXELS)
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -110,6 +111,7 @@ PEAKS = [
 ]
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("dtype", ["uint8", "float64"])
 @pytest.mark.parametrize("variant", ["operator", "fft"])
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "computed again"])
@@ -131,6 +133,7 @@ def test_peaks_at_the_borders_of_slabs_are_those_of_the_definition(curve, kept, 
             assert_answer(found, answer(*frames, window=TEMPLATE, search=None, subpixel=curve))
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("variant", ["operator", "fft"])
 @pytest.mark.parametrize(
     "places", [[(60, 90), (90, 60)], [(24, 104), (60, 60)], [(0, 70), (70, 0), (42, 56)], [(5, 5), (130, 150)]], ids=str
@@ -179,6 +182,7 @@ CALLS = {
 }
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("pixels", PIXELS, ids=NAMES_OF_PIXELS)
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("variant", some_slow([*VARIANTS, "auto"], VARIANTS))
@@ -195,6 +199,7 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(variant, call, pixels):
 # Parts of frames --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("kind", ["uint8", "float32 + 3e4", "float64 with a far fill value", "colour"])
 @pytest.mark.parametrize("step", [1, 4, 11])
 @pytest.mark.parametrize("variant", [*VARIANTS, "auto"])
@@ -224,6 +229,7 @@ def test_a_crop_of_the_frames_gives_the_answers_of_the_whole(variant, step, kind
 # Progress ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("consistency", [False, True], ids=["one way", "both ways"])
 @pytest.mark.parametrize("tasks", ["many", "few"])
 @pytest.mark.parametrize(

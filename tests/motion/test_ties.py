@@ -27,6 +27,7 @@ SCALES = {"uint8": lambda f: f, "float32 / 7": lambda f: np.float32(f) / np.floa
 SEARCH = ((-7, 7), (-8, 6))
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("texture", TEXTURES)
@@ -69,6 +70,7 @@ def test_among_equal_lengths_the_first_in_dy_dx_order_wins(scale, variant):
         assert found.peak_ratio[1, 1] == pytest.approx(1, abs=1e-12)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("offset", [None, (2, -3)], ids=["no offset", "offset"])
@@ -86,6 +88,7 @@ def test_equal_scores_of_points_are_decided_by_length_and_order(offset, variant,
     assert_answer(matched(frame, moved, variant=variant, **options), answer(frame, moved, **options))
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("texture", ["stripes", "chessboard", "points"])
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("variant", VARIANTS)

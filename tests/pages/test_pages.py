@@ -7,14 +7,15 @@ import importlib
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import cupycorr.compat  # noqa: E402
+import cupycorr.torch  # noqa: E402
 from cupycorr.compat import _install  # noqa: E402
-from cupycorr.torch import spatial_correlation_sample  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
@@ -114,6 +115,53 @@ def assert_rounded_or_none(written, value):
         assert_rounded(written, value)
 
 
+# The README's table of times of lookups -----------------------------------------------------------------------------------------
+
+LOOKUP_FILES = "cpu-lookup.json", "cpu-lookup-on-demand.json", "cpu-lookup-training.json", "cpu-lookup-1080p.json"
+# The size, the task, the flow, and what our block keeps, of each row.
+LOOKUPS = {
+    **{f"one lookup, {flow} flow": ("sintel", "lookup", flow, "maps") for flow in ("zero", "smooth", "edges", "noise")},
+    "the block and one lookup": ("sintel", "block and lookup", "smooth", "maps"),
+    **{
+        f"gradient of {name}, {flow} flow": ("sintel", f"gradient of {name}", flow, "maps")
+        for name in ("fmap1", "fmap2", "coords")
+        for flow in ("smooth", "noise")
+    },
+    "32 lookups of a converging flow": ("sintel", "32 lookups", "converging", "windows"),
+    "training step of 12 lookups, 46 x 62": ("chairs", "training, 12 lookups", "converging", "auto"),
+    "the block and one lookup, 136 x 240": ("1080p", "block and lookup", "smooth", "windows"),
+}
+
+
+def table_of_lookups():
+    lines = re.search(r"^\| \| CorrBlock \|.*\n\|[-|]+\n((?:\|.*\n)+)", text("README.md"), re.MULTILINE)[1].splitlines()
+    return {name: cells for name, *cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)}
+
+
+@pytest.mark.parametrize(("name", "cells"), table_of_lookups().items(), ids=table_of_lookups())
+def test_the_readmes_times_of_lookups_are_those_of_their_results(name, cells):
+    *task, keep = LOOKUPS[name]
+    rows = {}
+    for file in LOOKUP_FILES:
+        for row in json.loads(text(f"benchmarks/results/{file}"))["rows"]:
+            if [row["size"], row["task"], row["flow"]] == task and "median_s" in row:
+                rows.setdefault(file, {})[row["contestant"]] = row
+    time, peak, volume, volume_peak, on_demand = cells
+    main = next(rows[file] for file in LOOKUP_FILES if file in rows)
+    ours = main[keep]
+    assert_rounded(time, ours["median_s"])
+    assert_rounded_or_none(peak, ours["peak_bytes"])
+    # A ratio is that of one run, whose file has our time in it too.
+    for told, contestant in ((volume, "torchvision"), (on_demand, "on demand")):
+        run = next((each for each in rows.values() if contestant in each), None)
+        assert (told == "-") == (run is None)
+        if run is not None:
+            ratio = run[contestant]["median_s"] / run[keep]["median_s"]
+            assert float(told.partition("(")[2].rstrip("x)")) == pytest.approx(ratio, rel=0.05, abs=0.051)
+            assert_rounded(told.partition(" (")[0], run[contestant]["median_s"])
+    assert_rounded_or_none(volume_peak, main.get("torchvision", {}).get("peak_bytes"))
+
+
 # The README's table of times of match -------------------------------------------------------------------------------------------
 
 RIVALS = (("matchTemplate loop", "matchTemplate", "StereoBM"), ("OpenPIV", "OpenPIV vectorized"))
@@ -158,10 +206,25 @@ ROWS = rows()
 def test_old_and_new_call_give_the_same(adapter, old, new):
     module = importlib.import_module(f"cupycorr.compat.{adapter}")
     x1, x2 = torch.randn(2, 2, 6, 13, 15, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    names = {**vars(module), "x1": x1, "x2": x2, "C": 6, "spatial_correlation_sample": spatial_correlation_sample}
-    before, after = eval(old, names), eval(new, names)
+    names = {"x1": x1, "x2": x2, "C": 6, **lookups(x1, x2)}
+    before, after = eval(old, {**vars(module), **names}), eval(new, {**vars(cupycorr.torch), **names})
     assert before.abs().max() > 0.1
     torch.testing.assert_close(after, before, rtol=1e-12, atol=1e-12)
+
+
+def lookups(x1, x2):
+    """Return the names that the rows of lookups use besides the maps."""
+    y, x = torch.meshgrid(*(torch.arange(size, dtype=torch.float64) for size in x1.shape[2:]), indexing="ij")
+    flow = 5 * torch.randn(len(x1), 2, *x1.shape[2:], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return {
+        "flow": flow,
+        "args": SimpleNamespace(corr_levels=4, corr_radius=4),
+        "xy": torch.stack((x, y)) + flow,
+        "ii": torch.tensor([0, 1, 1]),
+        "jj": torch.tensor([1, 0, 1]),
+        "volume": torch.einsum("bchi,bchj->bhij", x1, x2),
+        "volumes": torch.einsum("bchw,bcyx->bhwyx", x1, x2),
+    }
 
 
 def test_every_adapter_has_its_row():

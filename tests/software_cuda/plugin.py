@@ -5,15 +5,16 @@
 has loaded what nobody stored, or touched memory that was given back.
 """
 
-import hashlib
 import os
 import sys
-from collections import defaultdict
 
 import pytest
 
+from .. import sampling
 from . import activation, control, devices, preparation
 
+SAMPLE = "--software-cuda-sample"
+KINDS = 4  # successive samples, one for each kind of device, hold each function at least once
 REQUIRED = "CUPYCORR_REQUIRE_SOFTWARE_CUDA"
 why_not = pytest.StashKey()
 complaints_of_call = pytest.StashKey()
@@ -37,25 +38,18 @@ def pytest_addoption(parser):
         help="run the threads and blocks of every kernel from the last to the first",
     )
     group.addoption(
-        "--software-cuda-sample",
+        SAMPLE,
         metavar="K/N",
-        help="of each test function run every N-th of its tests of a GPU only, and at least one; K from 0 to N - 1 chooses which",
+        help="of each test function run every N-th of its tests of a GPU only, and at least one in "
+        f"{KINDS} successive samples; K chooses which",
     )
-
-
-def _sample(text):
-    """Return K and N of an option ``K/N``."""
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
-        raise pytest.UsageError(f"--software-cuda-sample must be K/N with K from 0 to N - 1, got {text}")
-    return int(number), int(count)
 
 
 def pytest_configure(config):
     names = config.getoption("--software-cuda")
-    sample = config.getoption("--software-cuda-sample")
+    sample = config.getoption(SAMPLE)
     if sample is not None:
-        _sample(sample)
+        sampling.parsed(SAMPLE, sample)
     config.stash[why_not] = None
     if names is None:
         return
@@ -78,23 +72,6 @@ def pytest_report_header(config):
     return f"software CUDA: {names}" + (f", cannot be prepared: {config.stash[why_not]}" if config.stash[why_not] else "")
 
 
-def sampled(names, number, count):
-    """Return every count-th of the names of tests, and at least one, in an order that depends on the names alone."""
-    shuffled = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
-    return set(shuffled[number % max(1, min(count, len(shuffled))) :: count])
-
-
-def _leave_a_sample(config, items, number, count):
-    functions = defaultdict(list)
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            functions[item.nodeid.partition("[")[0]].append(item.nodeid)
-    kept = set().union(*(sampled(names, number, count) for names in functions.values()))
-    left_out = [item for item in items if item.get_closest_marker("gpu") and item.nodeid not in kept]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in set(left_out)]
-
-
 @pytest.fixture
 def software_cuda(request):
     """Return the module `control` of the software CUDA, on which alone the test can run; the test has the marker `gpu`."""
@@ -110,9 +87,9 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "software_cuda" in getattr(item, "fixturenames", ()):
             item.add_marker("gpu")
-    sample = config.getoption("--software-cuda-sample")
+    sample = config.getoption(SAMPLE)
     if sample is not None:
-        _leave_a_sample(config, items, *_sample(sample))
+        sampling.leave_a_sample(config, items, _is_of_a_gpu, *sampling.parsed(SAMPLE, sample), apart=KINDS)
     if config.getoption("--software-cuda") is None:
         return
     reason = config.stash[why_not]
@@ -123,11 +100,15 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="the test needs a real device"))
 
 
+def _is_of_a_gpu(item):
+    return item.get_closest_marker("gpu") is not None
+
+
 def _is_watched(item):
     """Return whether the test runs on the software CUDA."""
     config = item.config
     running = config.getoption("--software-cuda") is not None and not config.stash[why_not]
-    return running and item.get_closest_marker("gpu") is not None
+    return running and _is_of_a_gpu(item)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """The problems that the suite runs: named cases, and hypothesis strategies that draw more."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import ml_dtypes
 import numpy as np
@@ -36,7 +36,8 @@ class Case:
         defaults = (1, 1, 0, 1)
         each = [pair(p.get(name, default)) for name, default in zip(names, defaults, strict=True)]
         sizes = tuple(output_size(self.shape1[2 + axis], *(value[axis] for value in each)) for axis in (0, 1))
-        return (self.shape1[0], *pair(p.get("patch_size", 1)), *sizes)
+        groups = (p["groups"],) if p.get("groups", 1) > 1 else ()
+        return (self.shape1[0], *groups, *pair(p.get("patch_size", 1)), *sizes)
 
     def problem(self):
         """Return the problem as the package's planners take it."""
@@ -70,6 +71,10 @@ NAMED = {
     "negative padding": same((1, 6, 12, 15), patch_size=3, padding=(-2, -4)),
     "search wholly outside": same((1, 6, 5, 6), patch_size=3, patch_offset=(9, -20)),
     "scale": same((1, 6, 8, 9), patch_size=3, scale=-0.125),
+    "groups": same((2, 12, 9, 21), patch_size=5, groups=3),
+    "groups of one channel, a window": same((2, 4, 9, 12), kernel_size=3, patch_size=3, stride=2, groups=4),
+    "descending displacements": same((2, 6, 11, 18), patch_size=(4, 5), dilation_patch=(-2, -1), patch_offset=(1, -3)),
+    "groups, descending along x": same((2, 6, 7, 18), patch_size=(1, 8), dilation_patch=(1, -1), patch_offset=(0, -4), groups=2),
     "empty batch": same((0, 3, 8, 9), patch_size=3),
     "no channels": same((2, 0, 8, 9), patch_size=3),
     "single row": same((2, 7, 1, 40), patch_size=(3, 9)),
@@ -90,7 +95,7 @@ def problems(draw, most=14, dtypes=tuple(DTYPES)):
         stride=both(1, 4),
         padding=both(-1, 3),
         dilation=both(1, 3),
-        dilation_patch=both(1, 3),
+        dilation_patch=tuple(draw(st.sampled_from([1, 2, 3, -1, -2])) for _ in range(2)),
         scale=draw(st.sampled_from([1.0, -0.3])),
     )
     sizes1 = both(1, most)
@@ -99,6 +104,8 @@ def problems(draw, most=14, dtypes=tuple(DTYPES)):
         parameters["patch_offset"] = both(-4, 4)
         sizes2 = both(1, most)
     batch, channels = draw(st.integers(1, 2)), draw(st.sampled_from([1, 2, 4, 5, 7, 17]))
+    if channels in (2, 4) and draw(st.booleans()):
+        parameters["groups"] = 2
     case = Case(
         (batch, channels, *sizes1),
         (batch, channels, *sizes2),
@@ -108,6 +115,13 @@ def problems(draw, most=14, dtypes=tuple(DTYPES)):
     )
     assume(min(case.out_shape()) > 0)
     return case
+
+
+def ascending(case):
+    """Return a case without groups, with its displacements in ascending order, as planners of kernels and reductions take it."""
+    steps = pair(case.parameters.get("dilation_patch", 1))
+    parameters = {name: value for name, value in case.parameters.items() if name != "groups"}
+    return replace(case, parameters=parameters | {"dilation_patch": tuple(map(abs, steps))})
 
 
 @st.composite

@@ -7,8 +7,9 @@ import numpy as np
 from emulator import ORDERS, Emulator
 from fake_cupy import FACTS, forget_plans
 
-from cupycorr._correlation.gpu import box, planner
+from cupycorr._correlation.gpu import box
 from cupycorr._correlation.problem import parameters, problem
+from cupycorr._correlation.variants import OPERATOR
 from cupycorr._dispatch import FORWARD, VJP, Request
 from cupycorr._gpu import plan as plans
 from cupycorr._gpu.layout import layout
@@ -40,7 +41,8 @@ def planned_for():
 
 def planned(algorithm, request):
     """Return the plan of a request by an algorithm, for the device of `launched_by`."""
-    return planner.plan(algorithm, request, planned_for())
+    (variant,) = OPERATOR.named(algorithm)
+    return variant.plan(request, planned_for())
 
 
 def asked(x1, x2, **given):
@@ -55,7 +57,8 @@ def accumulator(route, dtype):
 def run(emulator, plan, reads, writes):
     """Launch a plan on poisoned arrays, and check that every element is written."""
     workspace = np.empty(plan.workspace, np.uint8)
-    addresses = {name: array.ctypes.data for name, array in {**reads, **writes}.items()}
+    arrays = {**reads, **writes}
+    addresses = [arrays[name].ctypes.data for name in plan.itemsizes]
     with emulator.lending(reads, {**writes, "workspace": workspace}):
         plans.run(plan, addresses, lambda size: (workspace.ctypes.data, workspace))
         for name, array in writes.items():

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from cupycorr import _dispatch
+from cupycorr import _dispatch, _repeats
 from cupycorr._gpu import device as devices
 from cupycorr._gpu import plan
 from cupycorr._gpu.device import CUPY_OLDEST
@@ -92,7 +92,7 @@ class ndarray(np.ndarray):  # noqa: N801 - CuPy's name
 
     @property
     def data(self):
-        return SimpleNamespace(ptr=self.__array_interface__["data"][0])
+        return SimpleNamespace(ptr=self.__array_interface__["data"][0], device_id=self._device)
 
     def get(self):
         """Return a copy on the host."""
@@ -275,5 +275,6 @@ def installed(monkeypatch, bind):
 
 
 def forget_plans():
-    """Clear the cache of plans: plans hold what launches them."""
+    """Forget repeated calls and clear the cache of plans: plans hold what launches them."""
+    _repeats.forget()
     _dispatch._planned.cache_clear()

@@ -85,8 +85,8 @@ MUTANTS = (
         (ARRAYS, "-k", "named_cases and pwcnet and tiled")),
     Mutant(
         "the workspace is freed before the launches", "cupycorr/_gpu/plan.py",
-        "        buffers[WORKSPACE], keeper = allocate(plan.workspace)",
-        "        buffers[WORKSPACE] = allocate(plan.workspace)[0]",
+        "        workspace, keeper = allocate(plan.workspace)",
+        "        workspace = allocate(plan.workspace)[0]",
         (HOST, "-k", "workspace_is_not_freed and windows")),
     Mutant(
         "the layouts of the inputs are exchanged", "cupycorr/_correlation/api.py",
@@ -100,14 +100,109 @@ MUTANTS = (
         (HOST, "-k", "arrays_of_another_library and direct")),
     Mutant(
         "tensors are launched on CuPy's stream instead of torch's", "cupycorr/torch/_tensors.py",
-        "gpu.run(plan, addresses, allocate, Stream(current_stream(like.device.index)))",
-        "gpu.run(plan, addresses, allocate)",
+        "gpu.run(plan, addresses(tensors), allocate, stream_at(current_stream(plan.device)))",
+        "gpu.run(plan, addresses(tensors), allocate)",
         (TENSORS, "-k", "stream_that_torch_is_on")),
     Mutant(
         "torch's workspace is freed before the launches", "cupycorr/torch/_tensors.py",
-        "        return address(gpu.WORKSPACE, memory), memory",
-        "        return address(gpu.WORKSPACE, memory), None",
+        "        return addresses((memory,))[0], memory",
+        "        return addresses((memory,))[0], None",
         (TENSORS, "-k", "oracles_values and box")),
+    Mutant(
+        "strides are not in the key of a call", "cupycorr/_repeats.py",
+        "(x.shape, x.strides, x.dtype, x.data.device_id)",
+        "(x.shape, x.dtype, x.data.device_id)",
+        (HOST, "-k", "differs_in_one_thing and channels")),
+    Mutant(
+        "dtypes are not in the key of a call", "cupycorr/_repeats.py",
+        "(x.shape, x.strides, x.dtype, x.data.device_id)",
+        "(x.shape, x.data.device_id)",
+        (HOST, "-k", "differs_in_one_thing and float64")),
+    Mutant(
+        "devices are not in the key of a call", "cupycorr/_repeats.py",
+        "(x.shape, x.strides, x.dtype, x.data.device_id)",
+        "(x.shape, x.strides, x.dtype)",
+        (HOST, "-k", "two_devices_are_refused_in_a_repeated_call")),
+    Mutant(
+        "types are not in the key of a call", "cupycorr/_repeats.py",
+        "(values, types, dtype)",
+        "(values, dtype)",
+        (HOST, "-k", "equal_those_of_an_earlier_call")),
+    Mutant(
+        "the dtype of the result is not in the key of a call", "cupycorr/_repeats.py",
+        "(values, types, dtype)",
+        "(values, types)",
+        (HOST, "-k", "gradient_and_dtype_that_is_asked_for")),
+    Mutant(
+        "the needs are not in the key of a call", "cupycorr/_repeats.py",
+        "    values = (*values, *needs) if type(needs) is tuple else (*values, needs)",
+        "",
+        (HOST, "-k", "gradient_and_dtype_that_is_asked_for")),
+    Mutant(
+        "a repeated call runs on the device that is current", "cupycorr/_repeats.py",
+        "if cupy.cuda.runtime.getDevice() != self.plan.device:",
+        "if False:",
+        (HOST, "-k", "repeated_call_runs_on_the_device and direct")),
+    Mutant(
+        "an output that overlaps an input is written at once in a repeated call", "cupycorr/_repeats.py",
+        "if out is not None and may_share_memory(out, *arrays):",
+        "if False:",
+        (HOST, "-k", "repeated_call_whose_output_overlaps")),
+    Mutant(
+        "a repeated call does not notice that the table of variants has changed", "cupycorr/_repeats.py",
+        "found is not None and found.variants is operator.variants",
+        "found is not None",
+        (HOST, "-k", "variant_that_is_added_later")),
+    Mutant(
+        "plans of an earlier table of variants are used", "cupycorr/_dispatch.py",
+        "if found.variants is not operator.variants:",
+        "if False:",
+        (HOST, "-k", "variant_that_is_added_later")),
+    Mutant(
+        "a repeated call does not notice a measured answer", "cupycorr/_tuning.py",
+        "    _last_change = object()\n\n\ndef",
+        "\n\n\ndef",
+        (HOST, "-k", "measured_answer_counts")),
+    Mutant(
+        "a repeated call does not notice that tuning is off", "cupycorr/_tuning.py",
+        "return _variables.get(_variable), _last_change",
+        "return None, _last_change",
+        (HOST, "-k", "measured_answer_counts")),
+    Mutant(
+        "a choice that is to be measured is kept", "cupycorr/_repeats.py",
+        "if key is None or not choice.settled or",
+        "if key is None or",
+        (HOST, "-k", "could_not_be_measured")),
+    Mutant(
+        "the calls that are kept have no bound", "cupycorr/_repeats.py",
+        "if len(_calls) >= LIMIT:",
+        "if False:",
+        (HOST, "-k", "kept_are_bounded")),
+    Mutant(
+        "alignment is not looked at", "cupycorr/_gpu/plan.py",
+        "if any(map(mod, addresses, plan.itemsizes.values())):",
+        "if False:",
+        (HOST, "-k", "not_aligned_is_refused_in_a_repeated_call")),
+    Mutant(
+        "no call is found again", "cupycorr/_repeats.py",
+        "found = _calls.get(key)",
+        "found = None",
+        (HOST, "-k", "same_bits_and_checks_and_plans_nothing and forward")),
+    Mutant(
+        "a call keeps its arrays", "cupycorr/_repeats.py",
+        "kinds = tuple([(x.shape,",
+        "kinds = tuple([((_calls.setdefault(0, []).append(x), x.shape)[1],",
+        (HOST, "-k", "keeps_no_array")),
+    Mutant(
+        "tensors of other strides are found", "cupycorr/torch/_tensors.py",
+        "(x.shape, x.stride(), x.dtype, x.device)",
+        "(x.shape, x.dtype, x.device)",
+        (TENSORS, "-k", "differs_in_one_thing")),
+    Mutant(
+        "torch's precision is not in the key of a call", "cupycorr/torch/_tensors.py",
+        "(values, precision(None, tensors[0]))",
+        "(values, None)",
+        (TENSORS, "-k", "torchs_precision_of_its_moment")),
 )
 # fmt: on
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cupycorr import correlation_lookup, correlation_lookup_vjp
 from cupycorr._lookup.problem import Operands, parameters, problem
 
-CPU_VARIANTS = ("blas", "reference")
+CPU_VARIANTS = ("simd", "blas", "reference")
 ALL = (True, True, True)
 
 
@@ -122,6 +122,59 @@ NAMED = {
     "one row": Case((1, 5, 1, 150), (1, 5, 1, 150), (1, 2, 1, 150), dict(patch_size=(3, 5))),
     "one column": Case((1, 5, 150, 1), (1, 5, 150, 1), (1, 2, 150, 1), dict(patch_size=(5, 3))),
 }
+
+TERMS = 8192
+# Each of the last 4096 additions of a chain of these rounds by nearly half a unit in the last place, and always down: the loss
+# is beyond the error bound of so many terms.
+DRIFTING = np.float32(1 + 0.49 * 2.0**-11)
+
+
+@dataclass(frozen=True)
+class LongSum:
+    """A lookup with a sum of `TERMS` equal terms: shapes, the size of the patch, and the coordinates of every query."""
+
+    shape1: tuple
+    shape2: tuple
+    coords: tuple
+    patch_size: object = 1
+    at: tuple = (0.0, 0.0)
+
+    @property
+    def parameters(self):
+        return dict(patch_size=self.patch_size)
+
+    def arrays(self):
+        """Return input1, input2, coords and a cotangent: every term of the long sums of each result is `DRIFTING`."""
+        pixel = 1 if self.shape1[1] == TERMS else DRIFTING  # the terms of dots are products of pixels
+        at = np.array(self.at[: self.coords[-3]], np.float32)[:, None, None]
+        coords = np.broadcast_to(at, self.coords).copy()
+        x1, x2 = np.full(self.shape1, pixel, np.float32), np.full(self.shape2, DRIFTING, np.float32)
+        return x1, x2, coords, np.ones(lookup_oracle.out_shape(x1, x2, coords, self.patch_size), np.float32)
+
+
+MIDDLE = (TERMS - 1) // 2
+LONG_SUMS = {
+    "channels": LongSum((1, TERMS, 1, 1), (1, TERMS, 1, 1), (1, 1, 1, 1)),
+    "taps of a row": LongSum((1, 1, 1, 1), (1, 1, 1, TERMS), (1, 1, 1, 1), (1, TERMS), (MIDDLE, 0)),
+    "rows of taps": LongSum((1, 1, 1, 1), (1, 1, TERMS, 1), (1, 2, 1, 1), (TERMS, 1), (0, MIDDLE)),
+    "lookups": LongSum((1, 1, 1, 1), (1, 1, 1, 1), (1, TERMS, 1, 1, 1)),
+    "queries": LongSum((1, 1, 64, 128), (1, 1, 1, 1), (1, 2, 64, 128)),
+}
+
+
+def large_patch(axis):
+    """Return a patch of `TERMS` displacements, and maps, coords and a cotangent: a slope along an axis has `TERMS` equal terms.
+
+    Pixels and the signs of the cotangent alternate along the axis. There are two queries: NumPy sums the terms of one by halves.
+    """
+    patch = 64, TERMS // 64
+    position = np.indices([size + 1 for size in patch])[axis]
+    x1, x2 = np.ones((1, 1, 1, 2), np.float32), (position % 2).astype(np.float32)[None, None]
+    first = [(size - 1) // 2 for size in reversed(patch)]  # the window of these coordinates, x first, begins at the first pixel
+    coords = np.broadcast_to(np.array(first, np.float32)[:, None, None], (1, 2, 1, 2)).copy()
+    signs = 1 - 2 * (position[:-1, :-1] % 2)
+    g = np.broadcast_to((DRIFTING * signs).astype(np.float32)[None, :, :, None, None], (1, *patch, 1, 2)).copy()
+    return patch, x1, x2, coords, g
 
 
 @st.composite

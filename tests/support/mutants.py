@@ -204,24 +204,24 @@ BY_HAND = (
     ("forward_direct.cu", "columns' positions in 32 bits", "Index x1 = j", "int x1 = j"),
     ("forward_direct.cu", "barrier missed by threads", r"__syncthreads\(\);(\s*if \(\w+ == 0\) \{)", r"\1 __syncthreads();"),
     ("gradient_direct.cu", "cotangent summed in float", "Sums<Sum, 1>", "Sums<float, 1>"),
-    ("gradient_direct.cu", "cotangent read as float", r"static_cast<Sum>\(load", "static_cast<float>(load"),
+    ("gradient_direct.cu", "cotangent read as float", r"static_cast<Sum>\(load\(at", "static_cast<float>(load(at"),
     ("gradient_direct.cu", "sums kept in the input's type", r"multiply_add\((\w+, \w+\[r\], [^;]*)\);", AS_INPUT),
     ("gradient_direct.cu", "cotangent's offsets in 32 bits", r"row = data \+ \(", "row = data + static_cast<int>("),
-    ("gradient_direct.cu", "image's offsets in 32 bits", r"image = other \+ \(", "image = other + static_cast<int>("),
+    ("gradient_direct.cu", "image's offsets in 32 bits", r"image = \{other \+ \(", "image = {other + static_cast<int>("),
     ("gradient_direct.cu", "scale applied to the rounded sum",
      r"total\[r\] \*= scale", "total[r] = scale * widen(Narrow<INPUT>::from(sums.total[r]))"),
     ("gradient_direct.cu", "carried sums are scaled", r"(store\(\w+ \+ at \* \w+ \+ r), ", r"\1, scale * "),
     ("gradient_direct.cu", "last row of the cotangent only", r"(const COTANGENT\* \w+ = row;)", r"\1 sums.clear();"),
     ("box_filter.cu", "sums kept in float", r"Sums<Sum, (\w+)>", r"Sums<float, \1>"),
     ("box_filter.cu", "offsets in 32 bits", r"source = from \+ \(", "source = from + static_cast<int>("),
-    ("sum_parts.cu", "parts rounded", r"(sums\.\w+\[r\] \+= )(\w+\[r\]);", r"\1widen(Narrow<TO>::from(\2));"),
+    ("sum_parts.cu", "parts rounded", r"(sums\.\w+\[r\] \+= )(\w+\[s\]\[r\]);", r"\1widen(Narrow<TO>::from(\2));"),
     ("tile.cuh", "address halved once at most", r"while (\(reinterpret_cast)", r"if \1"),
     ("forward_phases.cuh", "offsets in 32 bits", r"data \+ \(m \* m_stride", "data + static_cast<int>(m * m_stride"),
     ("forward_tiled.cu", "sums kept in the input's type", r"multiply_add\((row\[r\]\[k\], [^;]*)\);", AS_INPUT),
-    ("forward_tiled.cu", "samples' offsets in 32 bits", r"input1 \+ \(block\.b", "input1 + static_cast<int>(block.b"),
+    ("forward_tiled.cu", "samples' offsets in 32 bits", r"image\.data \+ \(block\.b", "image.data + static_cast<int>(block.b"),
     ("forward_tiled.cu", "channels' offsets in 32 bits", r"(next1 \+ channel \* )(channel_stride1)", r"\1static_cast<int>(\2)"),
     ("forward_tiled.cu", "rows outside are multiplied", r"if \((\w+)\)(?=\s+add_products)", r"if (\1 || true)"),
-    ("forward_tiled.cu", "rows outside are stored", r"return (row\[r\]) && ", r"return (\1 || r >= 0) && "),
+    ("forward_tiled.cu", "rows outside are stored", r"return (row\[r\]) \?", r"return (\1 || r >= 0) ?"),
     ("forward_tiled.cu", "tiles that nothing is in are loaded", r"if \((__syncthreads_or\(\w+\))\)", r"if (\1 || true)"),
     ("forward_tiled.cu", "no barrier before the next tile", r"if \(__syncthreads_or\(\w+\)\)", "if (true)"),
     ("mma.cuh", "float16 multiplied as bfloat16", r"mma_m16n8k16_f16\(c, a, b\);", "mma_m16n8k16_bf16(c, a, b);"),
@@ -232,20 +232,20 @@ BY_HAND = (
     ("mma.cuh", "depth of float32 swapped", r"(mma_m16n8k8_tf32\(c, a, )b\);", r"\1{b[1], b[0]});"),
     ("mma.cuh", "float32 cut off to TF32", r"nearest_tf32\((\w+)\)", r"\1"),
     ("mma.cuh", "float32 rounded to 9 bits", r"nearest_tf32\((\w+)\)", r"nearest_tf32(\1) & 0xffffc000u"),
-    ("forward_mma.cu", "fragment transposed", r"(groups2\[g \+ 1\]\[0\]), (groups2\[g\]\[1\])", r"\2, \1"),
-    ("forward_mma.cu", "input1 never loaded", r"(loader\.second = \w+);", r"\1 || tile >= 0;"),
+    ("forward_mma.cu", "fragment transposed", r"(columns2\[1\] = next)\[0\](, columns2\[3\] = next)\[2\]", r"\1[2]\2[0]"),
+    ("forward_mma.cu", "input1 never loaded", r"(access_width, )has_input1\)", r"\1tile >= 0)"),
     ("forward_mma.cu", "input2 over the stages that stay", r"(shared2 = shared \+) \w+ \*", r"\1 STAGES *"),
-    ("forward_mma.cu", "channels' offsets in 32 bits", r"(next1 \+ channel \* )(channel_stride1)", r"\1static_cast<int>(\2)"),
+    ("tile_loader.cuh", "channels' offsets in 32 bits", r"(first \* )(image1\.channel_stride)", r"\1static_cast<int>(\2)"),
     ("gradient_phases.cuh", "cotangent's offsets in 32 bits", r"\* patch_stride \+", "* static_cast<int>(patch_stride) +"),
     ("gradient_tiled.cu", "sums kept in the input's type", r"multiply_add\((g\[q\][^;]*)\);", AS_INPUT),
     ("gradient_tiled.cu", "samples' offsets in 32 bits", r"(tile\.sample \* )(image\.batch_stride)", r"\1static_cast<int>(\2)"),
     ("gradient_tiled.cu", "bank conflicts", "lane / 4 (% COLUMN_LANES)", r"(lane / 4 * 2 + lane / 16) \1"),
     ("gradient_tiled.cu", "phases of a run one after the other", r"(i < (\w+); [^;]*\[k \+ i) \* PHASES \+ p\]", r"\1 + p * \2]"),
     ("gradient_mma.cu", "NaN not recomputed", r"if \((\w+) == \1 \|\|", r"if (\1 == \1 || \1 != \1 ||"),
-    ("gradient_mma.cu", "recomputed factors not rounded", r"(multiply_add\(widen\()rounded\((\w+)\)", r"\1\2"),
+    ("gradient_mma.cu", "recomputed factors not rounded", r"(multiply_add\(widen\()as_factor\((\w+)\)", r"\1\2"),
     ("gradient_mma.cu", "recomputed rows before the last lost", r"\bsum \+= (\w+);", r"sum = \1;"),
     ("gradient_mma.cu", "partial sums stored in the input's type", r"(if \((\w+)\.\w+ \* \2\.\w+ > 1)\)", r"\1 << 20)"),
-    ("gradient_mma.cu", "cotangent's offsets in 32 bits", r"(stream\.cotangent \+ )\((at\.k)", r"\1static_cast<int>(\2"),
+    ("gradient_mma.cu", "cotangent's offsets in 32 bits", r"(source\.data \+ )\((k \*)", r"\1static_cast<int>(\2"),
 )
 # fmt: on
 
@@ -310,22 +310,25 @@ TESTS = {
         "any_strides[box | box-window of many taps | cotangents_more_than_2_to_the_31_apart_are_reached[box | "
         "smaller_than_the_work_loops_over_the_rest[box"),
     "common/tile.cuh": Tests((FORWARD_TILED, GRADIENT_TILED, FORWARD_MMA, GRADIENT_MMA, *EITHER),
-        "[2 columnwise] | [0 copied] | [2 channelwise] | [P 9-4 bytes | [P 9-8 bytes | [7-float32-every | [7-float16-every | "
-        "[both phases-9-float32] | [one phase-9-float16] | [both phases-9-float16]"),
+        "[3 columnwise] | [0 copied] | [3 channelwise] | [P 9-4 bytes | [P 9-8 bytes | [7-float32-every | [7-float16-every | "
+        "[both phases-9-float32] | [9-float16-1] | [9-float16-2]"),
     "common/sum_parts.cu": Tests((FORWARD_TILED, GRADIENT_TILED, FORWARD_MMA, GRADIENT_MMA, *EITHER),
         "in_parts_give_the_same_sums[3-float32] | smaller_than_the_work_loops_over_the_rest[idle] | "
         "that_fill_their_blocks_equal_the_oracle[tiled-idle | many_partial_sums_keep_the_error_bound"),
     "common/mma.cuh": Tests((FORWARD_MMA, GRADIENT_MMA, *MMA),
         "[1-float16-rows] | [1-bfloat16-rows] | [1-float32-rows] | nearest_tf32"),
     "correlation/forward_phases.cuh": Tests((FORWARD_TILED, FORWARD_MMA, *EITHER),
-        "[0 copied] | [1 columnwise] | tiled-stride and step coprime | phases_of_outputs_and_of_patch_indices_are_told_apart | "
+        "[0 copied] | [2 columnwise] | tiled-stride and step coprime | phases_of_outputs_and_of_patch_indices_are_told_apart | "
         "infinite_in_the_other[both phases-x1] | [window over two phases] | [strided window over two phases] | "
         "in_parts_give_the_same_sums[3-float32]"),
+    "correlation/tile_loader.cuh": Tests((FORWARD_MMA, *MMA),
+        "every_axis[0] | every_axis[17] | every_axis[8] | every_axis[22] | passes_over | 2_to_the_31_apart_are_reached | "
+        "that_begin_anywhere | [one phase-7-float32] | told_apart_in_every_pass | rows-one phase-bfloat16"),
     "correlation/forward_tiled.cu": Tests((FORWARD_TILED, *TILED),
-        "[0 copied] | [1 columnwise] | [2 columnwise] | [2 channelwise] | [7 copied] | tiled-template | "
+        "[0 copied] | [2 columnwise] | [3 columnwise] | [3 channelwise] | [1 copied] | [8 copied] | tiled-template | "
         "in_parts_give_the_same_sums[3-float32] | infinite_in_the_other[one phase | tiled-stride and step coprime | "
         "[window over two phases] | smaller_than_the_work_loops_over_the_rest[tiled | flownetc_loads | "
-        "rows_meet_nothing_load_nothing | 2_to_the_31_apart_are_reached[tiled | [10 channelwise] | [one phase-7-float32] | "
+        "rows_meet_nothing_load_nothing | 2_to_the_31_apart_are_reached[tiled | [11 channelwise] | [7-float32-1] | "
         "[coprime stride and step]"),
     "correlation/forward_mma.cu": Tests((FORWARD_MMA, *MMA),
         "every_axis[0] | every_axis[17] | every_axis[2] | every_axis[5] | every_axis[8] | "
@@ -344,9 +347,9 @@ TESTS = {
         "16_bytes_at_a_time[pwcnet-like] | infinite_where_that_part | wide_problems | wide_rows_of_neighbouring_channels | "
         "2_to_the_31_apart_are_reached[batch]"),
     "correlation/gradient_mma.cu": Tests((GRADIENT_MMA, *MMA),
-        "[bfloat16, 1 phases, 64 x 4 x 16, 9] | [bfloat16, 2 phases, 64 x 2 x 32, 21] | "
+        "[bfloat16, 1 phases, 64 x 4 x 16, 9, | [bfloat16, 2 phases, 64 x 2 x 32, 21, | [bfloat16, 1 phases, 32 x 1 x 64, 73, | "
         "the_definition_puts_it[one phase-bfloat16-inf] | memory_order_equals_the_oracle[bfloat16-rows] | "
-        "[bfloat16, 1 phases, 32 x 8 x 32, 25] | [float32, 1 phases, 64 x 2 x 16, 9] | "
+        "[bfloat16, 1 phases, 32 x 8 x 32, 25, | [float32, 1 phases, 64 x 2 x 16, 9, | "
         "the_definition_puts_it[cropped-bfloat16-inf] | memory_order_equals_the_oracle[bfloat16-every other column] | "
         "factors_of_32_bits | infinite_column_does_not_reach | sums_made_again_take | one_after_the_other[one row] | "
         "runs_of_channels_are_scaled | halves_do_not_overflow[busy] | 31_apart_are_reached[patch rows] | "

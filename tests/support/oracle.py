@@ -2,6 +2,7 @@
 
     out[b,m,n,i,j] = scale * sum over c,u,v of X1[b,c,y,x] X2[b,c,y+dy,x+dx],  y = i sH - aH + u dH,  dy = qH + eH (m - rH)
 
+With groups, each group of channels by itself has an output, along an axis after the batch.
 Every function also returns the sum of absolute terms and the number of terms, from which `bound` follows.
 """
 
@@ -45,8 +46,11 @@ def geometry(
     return lists, (x1.shape[0], patch[0], patch[1], sizes[0], sizes[1]), scale
 
 
-def forward(x1, x2, *args, **kwargs):
+def forward(x1, x2, *args, groups=1, **kwargs):
     """Return value, sum of absolute terms and number of terms of every output, in float64."""
+    if groups > 1:
+        each = [forward(*parts, *args, **kwargs) for parts in zip(*(np.split(x, groups, 1) for x in (x1, x2)), strict=True)]
+        return tuple(np.stack(numbers, 1) for numbers in zip(*each, strict=True))
     (rows, columns), shape, scale = geometry(x1, x2, *args, **kwargs)
     x1, x2 = x1.astype(np.float64), x2.astype(np.float64)
     value, absolute, terms = np.zeros(shape), np.zeros(shape), np.zeros(shape)
@@ -59,8 +63,14 @@ def forward(x1, x2, *args, **kwargs):
     return value * scale, absolute * abs(scale), terms
 
 
-def vjp(g, x1, x2, *args, **kwargs):
+def vjp(g, x1, x2, *args, groups=1, **kwargs):
     """Return the same triple for the gradient of each input."""
+    if groups > 1:
+        channels = x1.shape[1] // groups
+        split = (slice(group * channels, (group + 1) * channels) for group in range(groups))
+        each = [vjp(g[:, group], x1[:, part], x2[:, part], *args, **kwargs) for group, part in enumerate(split)]
+        inputs = zip(*each, strict=True)
+        return tuple(tuple(np.concatenate(numbers, 1) for numbers in zip(*groups_of, strict=True)) for groups_of in inputs)
     (rows, columns), _, scale = geometry(x1, x2, *args, **kwargs)
     g, x1, x2 = g.astype(np.float64), x1.astype(np.float64), x2.astype(np.float64)
     one = [np.zeros(x1.shape) for _ in range(3)]

@@ -99,8 +99,8 @@ def bad_values(name, values, error, says):
     return {f"{name}={value!r}": (error, (says, f"{name}={value!r}"), {name: value}) for value in values}
 
 
-WITH_WINDOW = ("kernel_size", "patch_size", "stride", "dilation", "dilation_patch")
-PAIRS = (*WITH_WINDOW, "padding", "patch_offset")
+AT_LEAST_1 = ("kernel_size", "patch_size", "stride", "dilation")
+PAIRS = (*AT_LEAST_1, "dilation_patch", "padding", "patch_offset")
 NOT_INTEGERS = (1.0, True, False, "3", 1j, np.float64(2), np.True_, (3, 1.0), (True, 3), (3, None), ((1, 1), 1))
 
 
@@ -112,8 +112,10 @@ def bad_sizes(parameter):
     found |= bad_values(parameter, (2**63, (1, 2**64)), ValueError, f"{parameter} must fit into 64 bits")
     if parameter != "patch_offset":
         found |= bad_values(parameter, (None,), TypeError, needed)
-    if parameter in WITH_WINDOW:
+    if parameter in AT_LEAST_1:
         found |= bad_values(parameter, (0, -1, (1, 0), (-2, 3)), ValueError, f"{parameter} must be at least 1")
+    if parameter == "dilation_patch":
+        found |= bad_values(parameter, (0, (1, 0), (0, -2)), ValueError, f"{parameter} must not be 0")
     return found
 
 
@@ -135,6 +137,16 @@ NO_OUTPUT = {
         ("crop", "height", 0, (f"{OF_SHAPE} with padding=(-3, 0)",), dict(padding=(-3, 0))),
         ("crop", "width", -1, (f"{OF_SHAPE} with padding=(0, -4)",), dict(padding=(0, -4))),
     )
+}
+
+GROUPS = {
+    **bad_values("groups", (0, -1), ValueError, "groups must be at least 1"),
+    **bad_values("groups", (1.0, True, None, "1", (1, 1)), TypeError, "groups must be an int"),
+    "groups that do not divide the channels": (
+        ValueError,
+        ("groups must divide the number of channels", "groups=3", OF_SHAPE),
+        dict(groups=3),
+    ),
 }
 
 NOT_REAL = (1j, np.complex64(1), "2", b"2", True, np.True_, None, [1.0], np.ones(1), np.ones(2))
@@ -161,4 +173,4 @@ CHOICES = {
     **bad_values("precision", ("low", None, 32, ["high"]), ValueError, "precision must be one of 'highest', 'high', 'medium'"),
 }
 
-PARAMETERS = {**SIZES, **NO_OUTPUT, **SCALES, **CHOICES}
+PARAMETERS = {**SIZES, **NO_OUTPUT, **GROUPS, **SCALES, **CHOICES}

@@ -16,3 +16,18 @@ def array(value):
     """Return the values of a tensor as an array."""
     value = value.detach().cpu()
     return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if value.dtype == torch.bfloat16 else value.numpy()
+
+
+DENSE = torch.rand(1, 2, 3, 4)
+# Each: makes the tensor, and what the error says of an argument of that name.
+NOT_DENSE = {
+    "sparse": (lambda: DENSE.to_sparse(), "got {}.layout=torch.sparse_coo: pass {}.to_dense()"),
+    "sparse rows": (lambda: DENSE[0, 0].to_sparse_csr(), "got {}.layout=torch.sparse_csr: pass {}.to_dense()"),
+    "mkldnn": (lambda: DENSE.to_mkldnn(), "got {}.layout=torch._mkldnn: pass {}.to_dense()"),
+    "quantized": (lambda: torch.quantize_per_tensor(DENSE, 0.1, 0, torch.quint8), "got {}.dtype=quint8: pass {}.dequantize()"),
+    "nested": (lambda: torch.nested.nested_tensor([DENSE[0], DENSE[0]]), "{} must be a dense tensor, got a nested one"),
+    "jagged": (
+        lambda: torch.nested.nested_tensor([DENSE[0], DENSE[0]], layout=torch.jagged),
+        "{} must be a dense tensor, got a nested one",
+    ),
+}

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from graphs import Counted, compiled, equal, through_inductor
 from torch import func
 from torch.autograd import forward_ad
 
@@ -16,13 +17,6 @@ measured = partial(correlate, **PARAMETERS)
 SHAPES = [(2, 8, 9, 10), (3, 5, 12, 14), (5, 7, 8, 31)]
 
 
-def through_inductor(test):
-    """Ignore warnings about old parts of torch that Inductor and packaging use."""
-    for warning in ("`torch.jit.script:DeprecationWarning", "`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"):
-        test = pytest.mark.filterwarnings(f"ignore:{warning}")(test)
-    return test
-
-
 @pytest.fixture(autouse=True)
 def _nothing_compiled_before():
     torch._dynamo.reset()
@@ -32,19 +26,9 @@ def draw(*shape, device="cpu", dtype=torch.float32, needs=False):
     return [torch.randn(shape, dtype=dtype).to(device).requires_grad_(needs) for _ in range(2)]
 
 
-def compiled(f, **options):
-    return torch.compile(f, fullgraph=True, **{"backend": "aot_eager", **options})
-
-
 def gradients(f, *inputs):
     out = f(*inputs)
     return (out, *torch.autograd.grad(out.square().sum(), inputs))
-
-
-def equal(got, want):
-    assert len(got) == len(want)
-    for one, other in zip(got, want, strict=True):
-        assert torch.equal(one, other)
 
 
 # torch.compile ---------------------------------------------------------------------------------------------------------
@@ -84,17 +68,6 @@ class Net(torch.nn.Module):
     def forward(self, frame1, frame2):
         scores = self.sampler(self.features(frame1), self.features(frame2))
         return torch.nn.functional.leaky_relu(scores.flatten(1, 2), 0.1)
-
-
-class Counted:
-    """A backend that counts the graphs that it compiles."""
-
-    def __init__(self):
-        self.graphs = 0
-
-    def __call__(self, module, inputs):
-        self.graphs += 1
-        return torch._dynamo.lookup_backend("aot_eager")(module, inputs)
 
 
 FORMS = {

@@ -7,6 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from derivatives import (
+    by_func,
+    checks_warning,
+    close,
+    hessians,
+    modes,
+    tangent_by_dual_numbers,
+    tangent_by_reverse_mode,
+    torchs_own_warning,
+)
 from torch import func
 from torch.autograd import forward_ad
 from watched import watched
@@ -99,17 +109,13 @@ def test_each_input_alone(needs, device):
 
 # torch.library's own checks --------------------------------------------------------------------------------------------
 
-LISTS = [[2, 1], [3, 2], [1, 2], [1, 0], [1, 1], [2, 1], [0, -1], 0.5]
+LISTS = [[2, 1], [3, 2], [1, 2], [1, 0], [1, 1], [2, -1], [0, -1], 3, 0.5]
 SAMPLES = {
     "plain": (torch.float32, True, []),
     "every parameter": (torch.float64, True, [*LISTS, torch.float32, "high", "auto"]),
     "no gradients": (torch.float32, False, LISTS),
     "halves": (torch.bfloat16, True, LISTS),
 }
-
-
-# The check itself reads such a gradient in torch 2.15, of torch's own operators, too.
-checks_warning = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 
 
 @checks_warning
@@ -119,6 +125,7 @@ def test_opcheck_of_the_operator(dtype, needs, arguments, device):
     torch.library.opcheck(op.default, (*inputs, *arguments))
 
 
+@pytest.mark.covering(1)
 @checks_warning
 @pytest.mark.parametrize("asked", [[True, True], [True, False], [False, True]], ids=str)
 @pytest.mark.parametrize(("dtype", "needs", "arguments"), SAMPLES.values(), ids=SAMPLES.keys())
@@ -147,10 +154,6 @@ def plain_gradients(x1, x2, f=loss):
 @pytest.fixture
 def pair(device):
     return draw(*SIZES, device=device, needs=False)
-
-
-def close(got, want):
-    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
 
 
 def test_func_grad(pair):
@@ -260,43 +263,12 @@ def test_the_bare_operators_transform_too(pair):
 
 # Forward mode ----------------------------------------------------------------------------------------------------------
 
-# Forward mode makes torch script decompositions of its own.
-torchs_own_warning = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 FORMS = {"function": measured, "operator": lambda a, b: op(a, b, [2, 2], [3, 2], [1, 1], [1, 1], scale=0.5)}
 forms = pytest.mark.parametrize("f", FORMS.values(), ids=FORMS.keys())
 
 
 def cubed(f):
     return lambda *inputs: f(*inputs).pow(3).sum()
-
-
-def tangent_by_reverse_mode(f, primals, tangents):
-    """Return the Jacobian times the tangents: the derivative of the transposed product with respect to its vector."""
-    primals = [x.detach().clone().requires_grad_() for x in primals]
-    out = f(*primals)
-    outputs = out if isinstance(out, tuple) else (out,)
-    vectors = [torch.zeros_like(each).requires_grad_() for each in outputs]
-    transposed = torch.autograd.grad(outputs, primals, vectors, create_graph=True, allow_unused=True)
-    terms = [(g * t).sum() for g, t in zip(transposed, tangents, strict=True) if g is not None]
-    results = torch.autograd.grad(sum(terms), vectors)
-    return results if isinstance(out, tuple) else results[0]
-
-
-def tangent_by_dual_numbers(f, primals, tangents):
-    with forward_ad.dual_level():
-        pairs = zip(primals, tangents, strict=True)
-        out = f(*(x if t is None else forward_ad.make_dual(x, t) for x, t in pairs))
-        outputs = out if isinstance(out, tuple) else (out,)
-        results = tuple(forward_ad.unpack_dual(each).tangent for each in outputs)
-    return results if isinstance(out, tuple) else results[0]
-
-
-def by_func(f, primals, tangents):
-    return func.jvp(f, tuple(primals), tuple(tangents))[1]
-
-
-MODES = {"jvp": by_func, "dual numbers": tangent_by_dual_numbers}
-modes = pytest.mark.parametrize("mode", MODES.values(), ids=MODES.keys())
 
 
 @pytest.fixture
@@ -361,15 +333,9 @@ def test_func_jacfwd(f, pair):
     close(func.jacfwd(f, (0, 1))(*pair), torch.autograd.functional.jacobian(f, tuple(pair)))
 
 
-HESSIANS = {
-    "hessian": func.hessian,
-    "jacfwd of jacfwd": lambda f, argnums: func.jacfwd(func.jacfwd(f, argnums), argnums),
-    "jacrev of jacfwd": lambda f, argnums: func.jacrev(func.jacfwd(f, argnums), argnums),
-}
-
-
+@pytest.mark.covering(1)
 @torchs_own_warning
-@pytest.mark.parametrize("hessian", HESSIANS.values(), ids=HESSIANS.keys())
+@hessians
 @forms
 def test_second_derivatives_with_forward_mode(f, hessian, pair):
     x1, x2 = pair[0][:1], pair[1][:1]

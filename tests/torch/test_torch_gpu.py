@@ -1,17 +1,31 @@
 """Streams, graphs, the allocator and several devices of torch on a GPU."""
 
+from functools import partial
+
 import pytest
 import torch
 
 import cupycorr
-from cupycorr.torch import SpatialCorrelationSampler, _tensors
+from cupycorr.torch import SpatialCorrelationSampler, _tensors, correlation_lookup
 from cupycorr.torch import spatial_correlation_sample as correlate
 
 cupy = pytest.importorskip("cupy")
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("_torch_device")]
 
-ROUTES = {"direct": dict(patch_size=9), "box": dict(kernel_size=3, patch_size=9, variant="box")}
-routes = pytest.mark.parametrize("parameters", ROUTES.values(), ids=ROUTES.keys())
+
+def look_up(a, b):
+    """Look up in two levels around coordinates that depend on the maps."""
+    y, x = torch.meshgrid(*(torch.arange(size, device=a.device) for size in a.shape[2:]), indexing="ij")
+    coords = torch.stack((x, y)) + 3 * torch.tanh(a[:, :2] + b[:, :2])
+    return correlation_lookup(a, [b, torch.nn.functional.avg_pool2d(b, 2)], coords)
+
+
+ROUTES = {
+    "direct": partial(correlate, patch_size=9),
+    "box": partial(correlate, kernel_size=3, patch_size=9, variant="box"),
+    "lookup": look_up,
+}
+routes = pytest.mark.parametrize("f", ROUTES.values(), ids=ROUTES.keys())
 
 
 @pytest.fixture
@@ -37,12 +51,12 @@ def gradients(f, *inputs):
 
 
 @routes
-def test_a_captured_graph_computes_from_new_data(parameters):
+def test_a_captured_graph_computes_from_new_data(f):
     static = [x.detach() for x in draw(2, 32, 24, 32)]
 
     def run():
         a, b = (x.detach().requires_grad_() for x in static)
-        return gradients(lambda a, b: correlate(a, b, **parameters), a, b)
+        return gradients(f, a, b)
 
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -70,10 +84,10 @@ def test_graphed_callables_train():
 
 
 @routes
-def test_the_work_is_on_torchs_current_stream(parameters):
+def test_the_work_is_on_torchs_current_stream(f):
     """The inputs are written late on a side stream: on any other stream the operator would read old values."""
     a, b = (x.detach() for x in draw(2, 32, 96, 128))
-    want = correlate(a, b, **parameters)
+    want = f(a, b)
     late_a, late_b = torch.full_like(a, float("nan")), torch.full_like(b, float("nan"))
     side = torch.cuda.Stream()
     torch.cuda.synchronize()
@@ -81,7 +95,7 @@ def test_the_work_is_on_torchs_current_stream(parameters):
         torch.cuda._sleep(100_000_000)
         late_a.copy_(a)
         late_b.copy_(b)
-        got = correlate(late_a, late_b, **parameters)
+        got = f(late_a, late_b)
     side.synchronize()
     assert torch.equal(got, want)
 
@@ -95,12 +109,12 @@ def test_the_current_stream_is_the_one_that_torch_names():
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 @routes
-def test_nothing_waits_for_the_device(parameters):
+def test_nothing_waits_for_the_device(f):
     inputs = draw(2, 32, 24, 32)
-    gradients(lambda a, b: correlate(a, b, **parameters), *inputs)
+    gradients(f, *inputs)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        gradients(lambda a, b: correlate(a, b, **parameters), *inputs)
+        gradients(f, *inputs)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

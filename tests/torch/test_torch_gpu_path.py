@@ -6,8 +6,6 @@ while its tensor lives, and not longer.
 """
 
 import sys
-import weakref
-from collections import Counter
 from types import SimpleNamespace
 
 import cases
@@ -16,67 +14,17 @@ import oracle
 import pytest
 import torch
 from cases import DTYPES, GPU_VARIANTS
-from fake_cupy import forget_plans
+from posing import new_stream
 from tensors import array, tensor
 
 from cupycorr import _dispatch
 from cupycorr._gpu import device
-from cupycorr.torch import _tensors
+from cupycorr.torch import _lookup, _tensors, _volume_lookup
 from cupycorr.torch._correlation import Arguments, _forward, _vjp
 
 WINDOWED = cases.same((2, 5, 9, 11), kernel_size=3, patch_size=(3, 4), stride=(1, 2), padding=1)
 HALVES = cases.same((2, 20, 9, 17), "float16", patch_size=(3, 5))
 ANSWERED = {"auto": WINDOWED} | {variant: HALVES if variant == "mma" else WINDOWED for variant in GPU_VARIANTS}
-
-
-class Posing:
-    """CPU tensors that pose as tensors of a device of the software CUDA; `stream` is torch's current stream there."""
-
-    def __init__(self, software_cuda, stream):
-        self.software_cuda, self.stream = software_cuda, stream
-        self.tensors = Counter()  # by the address of their storage
-
-    def address(self, name, value):
-        """Register a tensor's memory for as long as a tensor of it lives; return the tensor's address."""
-        storage = value.untyped_storage()
-        begin, size = storage.data_ptr(), storage.nbytes()
-        if size and not self.tensors[begin]:
-            self.software_cuda.register_memory(0, begin, size)
-        self.tensors[begin] += 1
-        weakref.finalize(value, self.forget, begin, size)
-        return value.data_ptr()
-
-    def forget(self, begin, size):
-        self.tensors[begin] -= 1
-        if size and not self.tensors[begin]:
-            self.software_cuda.unregister_memory(begin, size)
-
-    def launched(self):
-        """Return the launches since the log was cleared, as (name of the kernel, address of the stream)."""
-        return [(launch.kernel, launch.stream) for launch in self.software_cuda.launches()]
-
-    def clear(self):
-        """Forget the launches until now."""
-        self.software_cuda.forget()
-
-
-@pytest.fixture
-def gpu(monkeypatch, software_cuda):
-    """Tensors of the CPU are on device 0; kernels run as they are launched, since torch frees their memory without waiting."""
-    posing = Posing(software_cuda, new_stream())
-    place = _dispatch.gpu
-    forget_plans()
-    monkeypatch.setattr(_tensors, "on_gpu", lambda tensor: True)
-    monkeypatch.setattr(_tensors, "address", posing.address)
-    monkeypatch.setattr(_tensors, "current_stream", lambda index: posing.stream.ptr)
-    monkeypatch.setattr(_dispatch, "gpu", lambda index: place(0))
-    software_cuda.set_lazy(False)
-    return posing
-
-
-def new_stream():
-    """Return a stream that the default stream does not wait for."""
-    return pytest.importorskip("cupy").cuda.Stream(non_blocking=True)
 
 
 def given(case, **more):
@@ -233,6 +181,76 @@ def test_the_same_arguments_make_one_plan(gpu):
     for _ in range(3):
         answer(WINDOWED, variant="box")
     assert _dispatch._planned.cache_info().misses == 2
+
+
+def repeated_calls():
+    """Return one call of every operator's kernel, by name."""
+    x1, x2, g = (tensor(array) for array in cases.same((2, 5, 9, 11), patch_size=3).arrays())
+    coords = torch.rand((2, 2, 9, 11), generator=torch.Generator().manual_seed(0)) * 9
+    volume = torch.rand((2, 9, 11, 9, 11), generator=torch.Generator().manual_seed(1))
+    index, pair, needs = torch.tensor([1, 0]), [3, 3], [True, True]
+    return {
+        "forward": lambda: _forward(x1, x2, [1, 1], pair),
+        "vjp": lambda: _vjp(g, x1, x2, needs, [1, 1], pair),
+        "one gradient": lambda: _vjp(g, x1, x2, [False, True], [1, 1], pair),
+        "lookup": lambda: _lookup._forward(x1, [x2], coords, None, None, False, pair),
+        "lookup of a pyramid": lambda: _lookup._forward(x1, [x2, x2[:, :, ::2, ::2]], coords, None, index, True, pair),
+        "lookup_vjp": lambda: _lookup._vjp(g, x1, [x2], coords, [True, True, True], None, index, False, pair),
+        "volume_lookup": lambda: _volume_lookup._forward(volume, coords, pair),
+        "volume_lookup_vjp": lambda: _volume_lookup._vjp(g, volume, coords, needs, pair),
+    }
+
+
+REPEATED = "forward", "vjp", "one gradient", "lookup", "lookup of a pyramid", "lookup_vjp", "volume_lookup", "volume_lookup_vjp"
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_repeated_call_gives_the_same_bits_and_checks_and_plans_nothing(gpu, monkeypatch, name):
+    call = repeated_calls()[name]
+    first = call()
+    for function in ("check_device", "layouts", "run"):
+        monkeypatch.setattr(_tensors, function, lambda *_: pytest.fail("a repeated call was checked or planned"))
+    for _ in range(2):
+        again = call()
+        assert type(again) is type(first)
+        pairs = [(first, again)] if isinstance(first, torch.Tensor) else zip(first, again, strict=True)
+        for one, two in pairs:
+            assert one.dtype == two.dtype
+            assert torch.equal(one, two)
+
+
+DIFFERENT = {
+    "channels last": dict(layout=lambda x: x.contiguous(memory_format=torch.channels_last)),
+    "every other column": dict(layout=lambda x: x.repeat_interleave(2, 3)[..., ::2]),
+    "float64": dict(case=cases.Case(WINDOWED.shape1, WINDOWED.shape2, WINDOWED.parameters, "float64")),
+    "a larger patch": dict(case=cases.same((2, 5, 9, 11), kernel_size=3, patch_size=5, padding=1)),
+    "another height": dict(case=cases.same((2, 5, 8, 11), kernel_size=3, patch_size=(3, 4), stride=(1, 2), padding=1)),
+    "a variant": dict(variant="direct"),
+}
+
+
+@pytest.mark.parametrize("change", DIFFERENT.values(), ids=DIFFERENT)
+def test_a_call_that_differs_in_one_thing_is_another_call(gpu, change):
+    for options in ({}, {}, change, change):
+        case = {"case": WINDOWED} | options
+        check(case["case"], answer(**case))
+
+
+def test_each_gradient_and_dtype_that_is_asked_for_is_another_call(gpu):
+    x1, x2, g = map(tensor, WINDOWED.arrays())
+    for needs in ([True, True], [True, False], [False, True]) * 2:
+        assert [found.numel() > 0 for found in _vjp(g, x1, x2, needs, *given(WINDOWED))] == needs
+    for dtype in (None, torch.float64, torch.float16) * 2:
+        assert _forward(x1, x2, *given(WINDOWED, dtype=dtype)).dtype == (dtype or torch.float32)
+
+
+def test_an_unaligned_tensor_is_refused_in_a_repeated_call(gpu):
+    x = torch.ones(1, 1, 2, 2)
+    _forward(x, x)
+    memory = torch.zeros(18, dtype=torch.uint8).numpy()
+    unaligned = torch.from_numpy(np.frombuffer(memory, np.float32, count=4, offset=2).reshape(1, 1, 2, 2))
+    with pytest.raises(ValueError, match="input2 must begin at a multiple of its 4 bytes"):
+        _forward(x, unaligned)
 
 
 def test_a_tensor_that_is_not_aligned_is_refused_before_a_launch(gpu):

@@ -1,20 +1,14 @@
 """The torch operator in training: autocast, checkpoints, parallel replicas, and two networks of real layer sizes that learn."""
 
-import json
-import subprocess
-import sys
-import textwrap
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
+import replicas
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from waiting import STUCK
 
-import cupycorr
 from cupycorr.torch import SpatialCorrelationSampler
 from cupycorr.torch import spatial_correlation_sample as correlate
 
@@ -137,47 +131,23 @@ def test_replicas_in_threads():
         equal(result, gradients(sampler, *share))
 
 
-WORKER = """
-    import json, sys
-    import torch
-    import torch.distributed as dist
-    from cupycorr.torch import SpatialCorrelationSampler
+NET = """
+from cupycorr.torch import SpatialCorrelationSampler
 
-    rank, meeting = int(sys.argv[1]), sys.argv[2]
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    torch.manual_seed(0)
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = torch.nn.Conv2d(3, 8, 3, padding=1)
+        self.sampler = SpatialCorrelationSampler(1, 5)
 
-    class Net(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.features = torch.nn.Conv2d(3, 8, 3, padding=1)
-            self.sampler = SpatialCorrelationSampler(1, 5)
-
-        def forward(self, a, b):
-            return self.sampler(self.features(a), self.features(b))
-
-    net = Net()
-    a, b = torch.randn(2, 4, 3, 9, 10)
-    wrapped = torch.nn.parallel.DistributedDataParallel(net)
-    mine = slice(2 * rank, 2 * rank + 2)
-    wrapped(a[mine], b[mine]).square().mean().backward()
-    got = [p.grad.clone() for p in net.parameters()]
-    net.zero_grad()
-    net(a, b).square().mean().backward()
-    print(json.dumps([float((g - p.grad).abs().max() / p.grad.abs().max()) for g, p in zip(got, net.parameters())]))
-    dist.destroy_process_group()
+    def forward(self, a, b):
+        return self.sampler(self.features(a), self.features(b))
 """
 
 
 @pytest.mark.slow
 def test_two_processes_get_the_gradients_of_the_whole_batch(tmp_path):
-    words = [sys.executable, "-c", textwrap.dedent(WORKER)]
-    options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(cupycorr.__file__).resolve().parents[1])
-    started = [subprocess.Popen([*words, str(rank), str(tmp_path / "meeting")], **options) for rank in range(2)]
-    for process in started:
-        out, errors = process.communicate(timeout=STUCK)
-        assert process.returncode == 0, errors
-        assert max(json.loads(out)) < 1e-5
+    assert max(replicas.errors_of_gradients(NET, tmp_path)) < 1e-5
 
 
 # Two networks ----------------------------------------------------------------------------------------------------------

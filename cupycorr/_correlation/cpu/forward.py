@@ -1,17 +1,19 @@
 """The forward map on the CPU: the plan of its blocks and tasks, and their execution.
 
 The images of a block are packed once for each pass; a pass is one tap of a window that is computed tap by tap, and a range of
-channels. The outputs of a block are divided into tasks, which threads share. No array allocated here is larger than a share of
+channels. The outputs of a block are divided into tasks, which threads share. A `Destination` takes the values of each task:
+`Volume` stores them, and an operator that needs no volume reduces them. No array allocated here is larger than a share of
 the workspace, whatever the problem. Products are summed by an `Engine`, which this module knows by its interface only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
+from itertools import groupby, product
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -70,6 +72,39 @@ class Steps:
     threads: int
 
 
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Tasks that are computed together, on the same packed images.
+
+    Attributes
+    ----------
+    region
+        The outputs of the tasks.
+    tasks
+        The tasks, which follow each other: those at the same positions are neighbours, in the order of their displacements.
+    passes
+        The passes, whose layouts have the images that the tasks read.
+    threads
+        The most threads that may compute the tasks.
+    """
+
+    region: Region
+    tasks: list[Region]
+    passes: list[tuple[PackedSearch, Pair]]
+    threads: int
+
+
+class Limits(NamedTuple):
+    """The bytes that a portion may take: of its packed images, of sums that are kept from pass to pass, and of kept results.
+
+    ``kept`` bounds both of the latter together. ``position`` has the bytes of the result of a task for each of its positions.
+    """
+
+    packed: int
+    kept: int
+    position: int
+
+
 class ForwardPlan(BlockPlan):
     """The plan of the forward map.
 
@@ -98,6 +133,7 @@ class ForwardPlan(BlockPlan):
         (rows, ms), (columns, ns) = (_valid_output_bounds(axis) for axis in axes)
         self.whole = Region((0, batch), rows, columns, ms, ns)
         self._steps: dict[Region, Steps] = {}
+        self._portions: dict[tuple[Region, Limits | None], list[Portion]] = {}
         if self.computes:
             lengths = (*self.whole.lengths, problem.channels)
             order = (*_BLOCK_ORDER, (CHANNELS, FEWEST_CHANNELS))
@@ -128,6 +164,38 @@ class ForwardPlan(BlockPlan):
             if len(self._steps) < CACHED_REGIONS and len(found.passes) < CACHED_REGIONS:
                 self._steps[block] = found
         return found
+
+    def portions(self, block: Region, limits: Limits | None) -> list[Portion]:
+        """Divide a block into portions within the limits; without limits, the whole block is one.
+
+        The tasks are always those of the whole block, so that no bit of a sum depends on the division.
+        """
+        found = self._portions.get((block, limits))
+        if found is None:
+            found = self._divide_into_portions(block, limits)
+            if len(self._portions) < CACHED_REGIONS and len(found) < CACHED_REGIONS:
+                self._portions[block, limits] = found
+        return found
+
+    def _divide_into_portions(self, block: Region, limits: Limits | None) -> list[Portion]:
+        steps = self.steps(block)
+        if limits is None:
+            return [Portion(block, steps.tasks, steps.passes, steps.threads)]
+        passes = len(steps.passes)
+        fits = partial(self._portion_fits, block, limits, passes)
+        portions = []
+        for tasks in divided_tasks(steps.tasks, fits):
+            packed = _packed_region(bounding_region(tasks), block)
+            portions.append(Portion(bounding_region(tasks), tasks, list(self._passes(packed)), steps.threads))
+        return portions
+
+    def _portion_fits(self, block: Region, limits: Limits, passes: int, tasks: list[Region]) -> bool:
+        region = bounding_region(tasks)
+        lengths = (*_packed_region(region, block).lengths, self.block_lengths[CHANNELS])
+        packed = lengths[BATCH] * lengths[CHANNELS] * self._packed_area(lengths) * self.dtype.itemsize
+        batch, rows, columns, ms, ns = region.lengths
+        kept = kept_bytes(tasks, limits) + (batch * rows * columns * ms * ns * self.dtype.itemsize if passes > 1 else 0)
+        return packed <= limits.packed and kept <= limits.kept
 
     def _passes(self, block: Region) -> Iterator[tuple[PackedSearch, Pair]]:
         """Yield the passes whose sum is the outputs of a block; lattices without a valid pair are left out."""
@@ -260,18 +328,112 @@ def _valid_output_bounds(axis: AxisPlan) -> tuple[Pair, Pair]:
     return ((first, end), ms) if first < end else NO_BOUNDS
 
 
+# Portions -------------------------------------------------------------------------------------------------------------
+
+
+def divided_tasks(tasks: list[Region], fits: Callable[[list[Region]], bool]) -> list[list[Region]]:
+    """Divide the tasks of a region, in the order of `Region.split`, into parts that fit; a single task is always a part.
+
+    The tasks of each part fill a region, too: parts differ along one axis, in the order of the axes of a `Region`.
+    """
+    if len(tasks) == 1 or fits(tasks):
+        return [tasks]
+    ranges = zip(*tasks, strict=True)
+    axis = next(axis for axis, each in enumerate(ranges) if len(set(each)) > 1)
+
+    def along(task: Region) -> Pair:
+        return tuple(task)[axis]
+
+    groups = [list(group) for _, group in groupby(tasks, key=along)]
+    merged = groups[:1]
+    for group in groups[1:]:
+        if fits(merged[-1] + group):
+            merged[-1] = merged[-1] + group
+        else:
+            merged.append(group)
+    return [part for each in merged for part in divided_tasks(each, fits)]
+
+
+def bounding_region(tasks: Sequence[Region]) -> Region:
+    """Return the region that tasks fill."""
+    first, last = tasks[0], tasks[-1]
+    return Region(*((begin, end) for (begin, _), (_, end) in zip(first, last, strict=True)))
+
+
+def kept_bytes(tasks: Sequence[Region], limits: Limits) -> int:
+    """Return the bytes of the results of some tasks."""
+    return sum(task.lengths[ROWS] * task.lengths[COLUMNS] for task in tasks) * limits.position
+
+
+def same_positions(tasks: Sequence[Region]) -> list[list[int]]:
+    """Return the numbers of the tasks at the same positions, which are neighbours."""
+    groups = groupby(range(len(tasks)), key=lambda number: tuple(tasks[number])[:MS])
+    return [list(group) for _, group in groups]
+
+
+def _packed_region(region: Region, block: Region) -> Region:
+    """Return the part of a block whose images are packed for a region: all of its columns and displacements."""
+    return Region(region.batch, region.rows, block.columns, block.ms, block.ns)
+
+
+# Destinations ---------------------------------------------------------------------------------------------------------
+
+
+class Destination(Protocol):
+    """The receiver of the outputs, of which each task computes a region in the orientation of the plan."""
+
+    @property
+    def limits(self) -> Limits | None:
+        """The bytes that a portion may take; None if blocks need not be divided."""
+
+    def portion(self, portion: Portion, threads: int) -> AbstractContextManager[np.ndarray | None]:
+        """Return the context of a portion, with an array for the sums of several passes in the shape of its outputs.
+
+        Where a portion has one pass, there need not be an array. When the context ends, all tasks of the portion are done.
+        """
+
+    def take(self, number: int, outputs: Region, values: np.ndarray) -> None:
+        """Take the values (ms, ns, rows, columns) of the task of a number; they are in scratch memory and may be changed."""
+
+
+class Volume:
+    """The destination that stores the outputs in an array."""
+
+    limits = None
+
+    def __init__(self, plan: ForwardPlan, out: np.ndarray) -> None:
+        self._plan, self._out = plan, out.transpose(0, 2, 1, 4, 3) if plan.transposed else out
+        if not plan.computes or plan.whole != plan.outputs:
+            out[...] = 0
+
+    def portion(self, portion: Portion, threads: int) -> AbstractContextManager[np.ndarray]:
+        """See `Destination`: the result itself has the sums where it holds them exactly."""
+        if len(portion.passes) < 2 or self._out.dtype == self._plan.dtype:
+            return nullcontext(self._out[_box(portion.region)])
+        batch, rows, columns, ms, ns = portion.region.lengths
+        return workers.scratch((batch, ms, ns, rows, columns), self._plan.dtype)
+
+    def take(self, number: int, outputs: Region, values: np.ndarray) -> None:
+        """See `Destination`."""
+        np.copyto(self._out[_box(outputs)][0], values, casting="unsafe")
+
+
+def _box(region: Region) -> tuple:
+    """Return the index of a region of the outputs."""
+    return tuple(slice(*each) for each in (region.batch, region.ms, region.ns, region.rows, region.columns))
+
+
 # Execution ------------------------------------------------------------------------------------------------------------
 
 
-def run(plan: ForwardPlan, input1: np.ndarray, input2: np.ndarray, out: np.ndarray) -> None:
-    """Write the correlation of ``input1`` and ``input2`` into ``out``."""
+def run(plan: ForwardPlan, input1: np.ndarray, input2: np.ndarray, destination: Destination) -> None:
+    """Compute all outputs that are sums of products and hand them to the destination."""
     if plan.transposed:
-        input1, input2, out = input1.swapaxes(2, 3), input2.swapaxes(2, 3), out.transpose(0, 2, 1, 4, 3)
-    if not plan.computes or plan.whole != plan.outputs:
-        out[...] = 0
+        input1, input2 = input1.swapaxes(2, 3), input2.swapaxes(2, 3)
     if plan.computes:
-        for region in plan.blocks():
-            _Block(plan, region, input1, input2, out).run()
+        for block in plan.blocks():
+            for portion in plan.portions(block, destination.limits):
+                _Portion(plan, portion, input1, input2, destination).run()
 
 
 @dataclass(slots=True)
@@ -283,31 +445,24 @@ class _Packed:
     search: np.ndarray
 
 
-class _Block:
-    """The execution of one block of outputs."""
+class _Portion:
+    """The execution of one portion."""
 
-    def __init__(self, plan: ForwardPlan, region: Region, input1: np.ndarray, input2: np.ndarray, out: np.ndarray) -> None:
-        self.plan, self.region, self.inputs = plan, region, (input1, input2)
-        self.out = out[tuple(slice(*each) for each in (region.batch, region.ms, region.ns, region.rows, region.columns))]
-        self.steps = plan.steps(region)
-        self.threads = min(self.steps.threads, plan.engine.threads())
+    def __init__(
+        self, plan: ForwardPlan, portion: Portion, input1: np.ndarray, input2: np.ndarray, destination: Destination
+    ) -> None:
+        self.plan, self.portion, self.inputs, self.destination = plan, portion, (input1, input2), destination
+        self.threads = min(portion.threads, plan.engine.threads())
 
     def run(self) -> None:
         """Pack the images of each pass and add its products to the outputs."""
-        passes = self.steps.passes
-        with self._sums(len(passes)) as sums:
+        passes = self.portion.passes
+        with self.destination.portion(self.portion, self.threads) as sums:
             for number, (layout, channels) in enumerate(passes):
                 with ExitStack() as memory:
                     packed = self._pack(layout, channels, memory)
                     task = partial(self._task, packed, sums, number == 0, number == len(passes) - 1)
-                    workers.run(task, self.steps.tasks, self.threads)
-
-    def _sums(self, passes: int) -> AbstractContextManager[np.ndarray]:
-        """Return the array for the sums of the passes so far: the result itself where it holds them exactly."""
-        if passes < 2 or self.out.dtype == self.plan.dtype:
-            return nullcontext(self.out)
-        batch, rows, columns, ms, ns = self.region.lengths
-        return workers.scratch((batch, ms, ns, rows, columns), self.plan.dtype)
+                    workers.run(task, enumerate(self.portion.tasks), self.threads)
 
     def _pack(self, layout: PackedSearch, channels: Pair, memory: ExitStack) -> _Packed:
         """Pack the pixels of both images that one pass reads."""
@@ -322,13 +477,14 @@ class _Block:
         workers.run(pack, split_rectangles(rectangles, self.plan.team.tasks), self.threads)
         return _Packed(query, layout, search)
 
-    def _task(self, packed: _Packed, sums: np.ndarray, first: bool, last: bool, outputs: Region) -> None:
-        """Compute the outputs of one task in one pass; the last pass applies the scale and rounds to the result's dtype."""
+    def _task(self, packed: _Packed, sums: np.ndarray | None, first: bool, last: bool, numbered: tuple[int, Region]) -> None:
+        """Compute the outputs of one task in one pass; the last pass applies the scale and hands them to the destination."""
+        number, outputs = numbered
         plan = self.plan
         region = plan.on_lattice(outputs)
         _, _, columns, ms, ns = region.lengths
         rows = plan.volume_rows(outputs.lengths[ROWS])
-        at = _index(outputs, self.region)
+        of_task: Any = None if sums is None else sums[_index(outputs, self.portion.region)]
         with ExitStack() as memory:
             total = memory.enter_context(workers.scratch((ms, ns, rows, padded(columns)), plan.dtype))
             values = self._volume(region, packed, total)
@@ -336,13 +492,13 @@ class _Block:
                 values = window_sum(values, 2, plan.windows[0], memory)
             values = window_sum(values, 3, plan.windows[1], memory)
             if not first:
-                values += sums[at]
+                values += of_task
             if not last:
-                sums[at] = values
+                of_task[...] = values
                 return
             if plan.scale != 1:
                 values *= plan.scale
-            np.copyto(self.out[at], values, casting="unsafe")
+            self.destination.take(number, outputs, values)
 
     def _volume(self, region: Region, packed: _Packed, total: np.ndarray) -> np.ndarray:
         """Compute a region of the volume in ``total`` and return it without the columns that fill up the last vector."""

@@ -72,7 +72,7 @@ class Forward:
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Write the correlation of ``input1`` and ``input2`` into ``out``."""
-        forward_pass.run(self.plan, arrays["input1"], arrays["input2"], arrays["out"])
+        forward_pass.run(self.plan, arrays["input1"], arrays["input2"], forward_pass.Volume(self.plan, arrays["out"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ from .sums import ForwardSum, GradientSum, Operand
 
 _Y, _X = 3, 4  # axes of a volume (B, PH, PW, y, x)
 
+# Shares of the rate at which memory is moved: instructions take longer than memory.
+_SUM_EFFICIENCY, _TRANSPOSE_EFFICIENCY = 0.6, 0.4
+
 SIGNATURE = Signature(
     "correlation/box_filter",
     ("from", "to"),
@@ -153,10 +156,13 @@ class _Volumes:
         (_, m, n), (_, rows, columns) = chunk.begin, chunk.counts
         return self.vertical.pixelwise().displacements(m, rows), self.horizontal.pixelwise().displacements(n, columns)
 
-    def windows_seconds(self, chunk: Chunk, device: Device) -> float:
-        """Estimate the seconds of two launches: read the volume and write sums along y, read those and write sums along x."""
+    def windows_seconds(self, chunk: Chunk, device: Device, efficiency: float) -> float:
+        """Estimate the seconds of two launches at a share of the rate at which memory is moved.
+
+        They read the volume and write sums along y, read those and write sums along x, or the reverse.
+        """
         moved = padded_bytes(self.volume(chunk.counts)[0]) + 3 * padded_bytes(self.rows(chunk.counts)[0])
-        return 2 * LAUNCH + machine(device, self.accumulator).moved(moved)
+        return 2 * LAUNCH + machine(device, self.accumulator).moved(moved) / efficiency
 
 
 def forward_plan(problem: Problem, input1: Array, input2: Array, out: Array, device: Device) -> Plan:
@@ -169,7 +175,9 @@ def forward_plan(problem: Problem, input1: Array, input2: Array, out: Array, dev
         pixels = ForwardSum(*volumes.one_pixel_axes(chunk), *images, volume, 1.0, device)
         plans.append(one_pixel.fastest_forward(pixels, volumes.bytes))
         windows = partial(_sum_windows, volumes, volume, rows, volume_of(out, chunk), scale)
-        plans.append(Plan("box", "", volumes.windows_seconds(chunk, device), volumes.bytes, windows, device.index))
+        plans.append(
+            Plan("box", "", volumes.windows_seconds(chunk, device, _SUM_EFFICIENCY), volumes.bytes, windows, device.index)
+        )
     spans = f"{volumes.vertical.span} x {volumes.horizontal.span}"
     volume_by = plans[0].description if plans else "no launch"
     description = (
@@ -185,7 +193,9 @@ def gradients_plan(problem: Problem, cotangent: Array, operands: Sequence[Operan
     for chunk in volumes.chunks():
         volume, rows = volumes.volume(chunk.counts), volumes.rows(chunk.counts)
         windows = partial(_transpose_windows, volumes, volume_of(cotangent, chunk), rows, volume)
-        plans.append(Plan("box", "", volumes.windows_seconds(chunk, device), volumes.bytes, windows, device.index))
+        plans.append(
+            Plan("box", "", volumes.windows_seconds(chunk, device, _TRANSPOSE_EFFICIENCY), volumes.bytes, windows, device.index)
+        )
         here = [replace(each, other=samples_of(each.other, chunk), result=samples_of(each.result, chunk)) for each in operands]
         pixels = GradientSum(*volumes.one_pixel_axes(chunk), volume, here, scale, device)
         if volumes.has_whole_patches:
@@ -223,6 +233,6 @@ def _accumulated_gradients(gradients: GradientSum, volumes: _Volumes, chunk: Chu
         previous, following = (NOWHERE if chunk.number == 0 else places[0]), (NOWHERE if chunk.last else places[1])
         arrays = [cotangent, operand.other, operand.result]
         calls.append(direct.gradient(operand.number, *axes, arrays, gradients.scale, previous, following))
-        seconds += direct.seconds(*axes, cotangent[0], operand.other[0], device)
+        seconds += direct.gradient_seconds(*axes, cotangent[0], operand, device)
         end += 2 * size
     return Plan("direct", "", seconds, end, lambda: calls, device.index)

@@ -10,14 +10,21 @@ from ..._gpu.call import IMAGE_AXES, NOWHERE, THREADS, VOLUME_AXES, Array, Call,
 from ..._gpu.costs import LAUNCH, machine
 from ..._gpu.device import Device
 from ..._gpu.layout import Layout, ceil_div
-from ..._gpu.limits import VECTOR_BYTES
+from ..._gpu.limits import SECTOR_BYTES, VECTOR_BYTES, WARP
 from ..._gpu.plan import Plan
 from ..._gpu.source import Kernel
 from .axes import WINDOW, Line
-from .sums import ForwardSum, GradientSum
+from .sums import ForwardSum, GradientSum, Operand
 
 SPLITS = 8  # threads that share the channels of one output, where they do
 FILLING = 1024  # outputs per multiprocessor: with fewer, one thread for each leaves most of it idle
+
+# The cost of a thread in instructions, and in seconds where one load waits for another.
+_OUTPUT_INSTRUCTIONS, _PRODUCT_INSTRUCTIONS = 280, 9  # of an output, and of each of its products
+_PRODUCT_SECONDS = 0.13e-6
+# The cost of a displacement of a gradient: where each position has its own output, and where outputs are found by division.
+_PIXEL_INSTRUCTIONS, _PIXEL_SECONDS = 55, 0.33e-6
+_WINDOW_INSTRUCTIONS, _WINDOW_SECONDS = 300, 1.4e-6
 
 _FORWARD_AXIS = ("size1", "size2", "patch", "first", "step", "out", "kernel", "stride", "dilation", "padding")
 _GRADIENT_AXIS = ("size", "other_size", "patch", "first", "step", "padding", *WINDOW)
@@ -195,11 +202,41 @@ def gradients_plan(gradients: GradientSum) -> Plan:
             if operand.needed:
                 yield gradient(operand.number, *axes, [cotangent, operand.other, operand.result], gradients.scale)
 
-    taken = sum(seconds(*axes, cotangent[0], operand.other[0], device) for operand in gradients.operands)
+    taken = sum(gradient_seconds(*axes, cotangent[0], operand, device) for operand in gradients.operands)
     return Plan("direct", "each element of a gradient by itself", taken, 0, calls, device.index)
 
 
 def seconds(vertical: Line, horizontal: Line, outputs: Layout, image: Layout, device: Device) -> float:
-    """Estimate the seconds that the taps of these outputs take, each loaded where it is multiplied."""
-    products = math.prod(outputs.shape) * vertical.kernel * horizontal.kernel * image.shape[1]
-    return LAUNCH + machine(device, image.accumulator.name).from_caches(products, image.itemsize)
+    """Estimate the seconds of these outputs, each product of which loads both factors."""
+    rates, count = machine(device, image.accumulator.name), math.prod(outputs.shape)
+    products = vertical.kernel * horizontal.kernel * image.shape[1]
+    few = count < device.multiprocessors * FILLING and image.shape[1] >= 2 * SPLITS
+    splits = SPLITS if few or _channels_last(image) else 1
+    of_thread = products / splits
+    working = rates.untiled(
+        ceil_div(count * splits, THREADS),
+        THREADS // WARP,
+        _OUTPUT_INSTRUCTIONS + of_thread * _PRODUCT_INSTRUCTIONS,
+        of_thread * _PRODUCT_SECONDS,
+    )
+    # Neighbouring outputs load elements that are a stride apart, but caches move whole sectors.
+    moved = image.itemsize if _channels_last(image) else min(image.itemsize * horizontal.stride, SECTOR_BYTES)
+    return LAUNCH + max(working, rates.from_caches(count * products, moved))
+
+
+def gradient_seconds(vertical: Line, horizontal: Line, cotangent: Layout, operand: Operand, device: Device) -> float:
+    """Estimate the seconds of a gradient, each thread of which walks all displacements."""
+    image, result = operand.other[0], operand.result[0]
+    rates = machine(device, image.accumulator.name)
+    batch, _, height, width = result.shape
+    pixels = vertical.kernel * horizontal.kernel * vertical.stride * horizontal.stride == 1
+    instructions, chain = (_PIXEL_INSTRUCTIONS, _PIXEL_SECONDS) if pixels else (_WINDOW_INSTRUCTIONS, _WINDOW_SECONDS)
+    displacements = vertical.patch * horizontal.patch
+    working = rates.untiled(
+        ceil_div(batch * _vectors(result) * height * width, THREADS),
+        THREADS // WARP,
+        displacements * instructions,
+        displacements * chain,
+    )
+    products = math.prod(cotangent.shape) * vertical.kernel * horizontal.kernel * image.shape[1]
+    return LAUNCH + max(working, rates.from_caches(products, image.itemsize))

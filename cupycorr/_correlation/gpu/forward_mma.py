@@ -10,7 +10,7 @@ from math import gcd, prod
 
 from ..._dtypes import ELEMENT_TYPES, LONGEST_CHAIN
 from ..._gpu.call import Call, Pointer, Signature, kernel
-from ..._gpu.costs import LAUNCH, machine, matrix_rate
+from ..._gpu.costs import LAUNCH, MATRIX_TILE, machine, matrix_rate
 from ..._gpu.device import Device
 from ..._gpu.layout import CHANNELS_LAST, Layout, Numbers, ceil_div
 from ..._gpu.limits import SECTOR_BYTES, VECTOR_BYTES, WARP
@@ -21,7 +21,6 @@ from . import forward_phases
 from .axes import Line
 from .forward_phases import (
     CHANNELWISE,
-    COLUMNWISE,
     COPIED,
     STAGINGS,
     Arrays,
@@ -47,7 +46,8 @@ SIGNATURE = Signature(
 DTYPES = ("float16", "bfloat16", "float32")
 
 _GROUP, _GROUPS1 = 8, 4  # columns of a matrix, and groups of them of a row of input1 and a phase, as in forward_mma.cu
-_COLUMNS = _GROUP * _GROUPS1  # positions along x of a block, of each phase
+_WARP_COLUMNS = _GROUP * _GROUPS1  # positions along x of a warp
+_PASS_BYTES = 92  # of shared memory, for what a block keeps of a pass beside its tiles
 _MATRIX_BYTES = 128  # of shared memory, for a matrix of 8 columns and 16 bytes of channels
 _COUNTED = 1024  # tiles along an axis that the cost model counts; of more, one in so many stands for its neighbours
 _PASSES = (2, 3, 4, 6)  # numbers of tiles of input2 that a block may take in turn while it keeps input1 in shared memory
@@ -80,6 +80,12 @@ class Tile:
         How shared memory is filled.
     phases
         1, or 2 where both phases of the columns are in one block.
+    planes
+        Planes of columns in shared memory: one for each phase, or 1 where columns stay as they are.
+    column_warps
+        Warps along the columns of a plane.
+    blocks
+        Blocks of 16-bit types that the registers leave room for on a multiprocessor.
     """
 
     matrices: int
@@ -93,6 +99,9 @@ class Tile:
     stages: int
     staging: int
     phases: int = 1
+    planes: int = 1
+    column_warps: int = 1
+    blocks: int = 1
 
     @property
     def tile_rows(self) -> int:
@@ -112,17 +121,22 @@ class Tile:
     @property
     def threads(self) -> int:
         """The threads of a block."""
-        return WARP * self.phases * self.row_warps1 * self.row_warps2 * self.warp_splits
+        return WARP * self.planes * self.column_warps * self.row_warps1 * self.row_warps2 * self.warp_splits
 
     @property
-    def groups2(self) -> int:
-        """The groups of eight columns of input2, of each phase."""
-        return _GROUPS1 + 2 * self.matrices - 1
+    def columns(self) -> tuple[int, int]:
+        """The columns of either image of a block, of all its planes."""
+        width = _WARP_COLUMNS * self.column_warps
+        return self.planes * width, self.planes * (width + _GROUP * (2 * self.matrices - 1))
 
     @property
     def displacements(self) -> int:
-        """The most displacements along x of a block."""
-        return _GROUP * (2 * self.matrices - 1) + 1
+        """The most displacements along x of a block: all of a band, or every second if columns are not parted."""
+        return _GROUP * (2 * self.matrices - 1) * self.planes // self.phases + 1
+
+    def is_built(self, dtype: str) -> bool:
+        """Return whether there are builds for inputs of a dtype: rows of 16-bit types are not parted, those of float32 are."""
+        return self.staging == CHANNELWISE or self.phases == 1 or (self.planes > 1) == (dtype == "float32")
 
     def stage_channels(self, itemsize: int) -> int:
         """Return the channels of a pipeline stage."""
@@ -130,11 +144,11 @@ class Tile:
 
     def stage_bytes(self, itemsize: int) -> tuple[int, int]:
         """Return the bytes of shared memory of a pipeline stage of either image."""
-        return self._stage(self.tile_rows, _GROUPS1, itemsize), self._stage(self.tile_rows2, self.groups2, itemsize)
+        columns1, columns2 = self.columns
+        return self._stage(self.tile_rows * columns1, itemsize), self._stage(self.tile_rows2 * columns2, itemsize)
 
-    def _stage(self, rows: int, groups: int, itemsize: int) -> int:
+    def _stage(self, pixels: int, itemsize: int) -> int:
         vector, channels = VECTOR_BYTES // itemsize, self.stage_channels(itemsize)
-        pixels = rows * self.phases * groups * _GROUP
         if self.staging == CHANNELWISE:
             return pixels * (channels + vector) * itemsize
         pitch = (pixels // vector | 1) * vector if itemsize == 2 else ceil_div(pixels, WARP) * WARP + _GROUP
@@ -143,7 +157,7 @@ class Tile:
     def shared(self, itemsize: int, stages1: int) -> int:
         """Return the bytes of shared memory, with so many stages of input1."""
         first, second = self.stage_bytes(itemsize)
-        return stages1 * first + self.stages * second
+        return stages1 * first + self.stages * second + max(_PASSES) * _PASS_BYTES
 
     def macros(self, dtype: str, stored: str) -> dict[str, object]:
         """Return the macros of the build for inputs and outputs of these dtypes."""
@@ -154,11 +168,13 @@ class Tile:
             "OUTPUT": ELEMENT_TYPES[stored].c_type,
             "STAGING": self.staging,
             "PHASES": self.phases,
+            "PLANES": self.planes,
             "MATRICES": self.matrices,
             "WARP_ROWS1": self.rows1,
             "WARP_ROWS2": self.rows2,
             "ROW_WARPS1": self.row_warps1,
             "ROW_WARPS2": self.row_warps2,
+            "COLUMN_WARPS": self.column_warps,
             "SKEWED": int(self.skewed),
             "WARP_SPLITS": self.warp_splits,
             "CHANNELS": self.stage_channels(itemsize),
@@ -166,17 +182,20 @@ class Tile:
             "THREADS": self.threads,
             "BYTES1": first,
             "BYTES2": second,
+            "PASS_BYTES": _PASS_BYTES,
+            "BLOCKS": self.blocks if itemsize == 2 else 1,
             "INDEX": "int",
         }
 
 
 # Narrow patches (up to 9 displacements a row, matrices 1) take all their rows at once, wide ones some: every row of input2 that a
 # block loads is multiplied with all of its rows of input1. Patches of one row take many displacements. For few pixels there are
-# small tiles, whose warps split the channels. Each kind has one that fits into 64 KiB.
+# small tiles, whose warps split the channels. Where both phases of columns are in one block, float32 is parted into planes, and
+# columns of 16-bit types stay as they are. Each kind of one phase has one that fits into 64 KiB.
 # fmt: off
 TILES = tile_table(
     Tile,
-    "matrices rows1 rows2 row_warps1 row_warps2 skewed warp_splits channels stages staging phases",
+    "matrices rows1 rows2 row_warps1 row_warps2 skewed warp_splits channels stages staging phases planes column_warps blocks",
     (1,       1,    3,    4,         3,         True,  1,          16,      4,     COPIED),
     (1,       1,    9,    8,         1,         True,  1,          16,      3,     COPIED),
     (1,       1,    3,    2,         3,         True,  2,          32,      3,     COPIED),
@@ -184,7 +203,7 @@ TILES = tile_table(
     (1,       1,    3,    8,         1,         True,  1,          16,      3,     COPIED),
     (2,       2,    2,    2,         4,         False, 1,          16,      4,     COPIED),
     (2,       1,    2,    2,         2,         False, 2,          32,      3,     COPIED),
-    (5,       1,    1,    4,         1,         True,  1,          16,      4,     COPIED),
+    (5,       1,    1,    4,         1,         True,  1,          16,      4,     COPIED,      1,   1,     1,   3),
     (1,       1,    3,    4,         3,         True,  1,          16,      3,     CHANNELWISE),
     (1,       1,    5,    4,         2,         True,  1,          16,      3,     CHANNELWISE),
     (1,       1,    3,    2,         3,         True,  2,          32,      3,     CHANNELWISE),
@@ -193,12 +212,14 @@ TILES = tile_table(
     (2,       2,    2,    2,         4,         False, 1,          16,      3,     CHANNELWISE),
     (2,       1,    2,    2,         2,         False, 2,          32,      2,     CHANNELWISE),
     (5,       1,    1,    4,         1,         True,  1,          16,      4,     CHANNELWISE),
-    (2,       2,    2,    2,         2,         False, 1,          16,      3,     CHANNELWISE, 2),
-    (2,       2,    2,    2,         2,         False, 1,          32,      2,     COLUMNWISE,  2),
-    (2,       1,    2,    2,         2,         False, 1,          32,      2,     COLUMNWISE,  2),
-    (1,       1,    3,    2,         3,         True,  1,          32,      2,     COLUMNWISE,  2),
+    (2,       2,    2,    2,         2,         False, 1,          16,      3,     CHANNELWISE, 2,   2),
+    (2,       2,    2,    2,         2,         False, 1,          64,      2,     COPIED,      2,   2),
+    (2,       2,    2,    2,         2,         False, 1,          32,      2,     COPIED,      2,   2),
+    (1,       1,    3,    2,         3,         True,  1,          16,      3,     COPIED,      2,   2),
     (1,       1,    3,    2,         1,         True,  4,          64,      2,     COPIED),
     (1,       1,    3,    2,         1,         True,  4,          64,      2,     CHANNELWISE),
+    (3,       1,    2,    4,         1,         False, 1,          64,      2,     COPIED,      2,   1,     2),
+    (2,       1,    3,    2,         3,         True,  1,          16,      3,     COPIED,      2,   1),
 )
 # fmt: on
 
@@ -248,7 +269,7 @@ class Tiling(SplitTiling):
         """The plan in words."""
         passes = f", {self.passes} tiles of input2 for one of input1" if self.passes > 1 else ""
         split = f", channels split in {self.splits}" if self.splits > 1 else ""
-        rows, columns = self.tile.tile_rows, _COLUMNS * self.tile.phases
+        rows, columns = self.tile.tile_rows, self.tile.columns[0]
         return f"tiles of {rows} x {columns} positions and {self.patch_columns} displacements on tensor cores{passes}{split}"
 
     def _call(self, pointers: tuple[Pointer, ...], out_strides: Numbers, scale: float) -> Call:
@@ -281,7 +302,7 @@ class Tiling(SplitTiling):
     @property
     def columns(self) -> Numbers:
         """The positions and patch indices of a block along x."""
-        return _COLUMNS * self.tile.phases, self.patch_columns
+        return self.tile.columns[0], self.patch_columns
 
     @property
     def tiles2(self) -> int:
@@ -338,8 +359,7 @@ class Tiling(SplitTiling):
 
     @CachedProperty
     def _loads_x(self) -> _Loads:
-        columns, patch_columns = self.columns
-        width2 = self.tile.groups2 * _GROUP * self.tile.phases
+        (columns, width2), patch_columns = self.tile.columns, self.patch_columns
         tiles = self.horizontal.patch_tiles(patch_columns)
         apart = patch_columns * self.horizontal.shift
         return _loads(self.horizontal, columns, width2, apart, tiles, leading=self.leading_columns)
@@ -368,7 +388,8 @@ class Tiling(SplitTiling):
             rates.loaded(self.loaded * self._sector_reads),
             rates.moved(self._moved),
         )
-        seconds = LAUNCH + 0.75 * max(parallel) + 0.25 * sum(parallel)  # they overlap, but not wholly
+        tiles = ceil_div(busy, rates.multiprocessors) * passes  # one after another on a multiprocessor
+        seconds = LAUNCH + tiles * MATRIX_TILE + 0.75 * max(parallel) + 0.25 * sum(parallel)  # they overlap, but not wholly
         if self.workspace:
             seconds += LAUNCH + rates.moved((2 * self.splits + 1) * prod(arrays.out.shape) * arrays.sum_bytes)
         return seconds
@@ -392,9 +413,9 @@ class Tiling(SplitTiling):
         They are fragments read, stages filled (each access costs about as much as one of 16 bytes), and the band stored and read.
         """
         tile, itemsize = self.tile, self.arrays.input1.itemsize
-        fragments = self._steps * (tile.rows1 * _GROUPS1 + tile.rows2 * tile.groups2) * 2 * _MATRIX_BYTES
+        fragments = self._steps * (tile.rows1 * _GROUPS1 + tile.rows2 * (_GROUPS1 + 2 * tile.matrices - 1)) * 2 * _MATRIX_BYTES
         stages = sum(tile.stage_bytes(itemsize)) * self.split_channels / tile.stage_channels(itemsize)
-        band = tile.threads / WARP * tile.rows1 * tile.rows2 * tile.displacements * _COLUMNS * self.arrays.sum_bytes
+        band = tile.threads / WARP * tile.rows1 * tile.rows2 * tile.displacements * _WARP_COLUMNS * self.arrays.sum_bytes
         return fragments + stages * VECTOR_BYTES / itemsize / self.vector_width + 2 * band
 
     @property
@@ -507,6 +528,8 @@ def _tilings(tile: Tile, vertical: Line, horizontal: Line, arrays: Arrays, devic
 def _supports(tile: Tile, arrays: Arrays) -> bool:
     """Return whether a tile supports the memory layouts of the inputs."""
     images = (arrays.input1, arrays.input2)
+    if not tile.is_built(arrays.input1.dtype):
+        return False
     if all(image.order == CHANNELS_LAST for image in images):
         return tile.staging == CHANNELWISE
     return tile.staging != CHANNELWISE
@@ -518,7 +541,7 @@ def _supports(tile: Tile, arrays: Arrays) -> bool:
 def builds() -> Iterator[tuple[str, Kernel]]:
     """Yield every kernel that a tiling can call, with words for it."""
     for (number, tile), dtype in product(enumerate(TILES), DTYPES):
-        for stored in dict.fromkeys((dtype, ELEMENT_TYPES[dtype].accumulator)):
+        for stored in dict.fromkeys((dtype, ELEMENT_TYPES[dtype].accumulator)) if tile.is_built(dtype) else ():
             yield (
                 f"forward_mma {dtype} to {stored}, tile {number}, {STAGINGS[tile.staging]}",
                 kernel(SIGNATURE.name, tile.macros(dtype, stored)),

@@ -8,6 +8,8 @@ from functools import lru_cache
 from itertools import product
 from math import gcd, prod
 
+import numpy as np
+
 from ..._dtypes import ELEMENT_TYPES, LONGEST_CHAIN
 from ..._gpu.call import Call, Pointer, Signature, kernel
 from ..._gpu.costs import LAUNCH, machine
@@ -16,7 +18,6 @@ from ..._gpu.layout import ROWS, Layout, Numbers, ceil_div
 from ..._gpu.limits import SECTOR_BYTES, VECTOR_BYTES, WARP
 from ..._gpu.source import Kernel
 from ..._sharing import CachedProperty
-from ..problem import lattice_inside
 from . import forward_phases
 from .axes import Line
 from .forward_phases import (
@@ -36,7 +37,8 @@ from .forward_phases import (
 
 SIGNATURE = Signature("correlation/forward_tiled", forward_phases.POINTERS, {**forward_phases.SCALARS, "scale": "Sum"})
 
-_SHARED_BYTES = 64 * 1024  # of a block, which every device has
+_SHARED_BYTES = 96 * 1024  # of a block, at most; the smaller tiles fit into the 64 KiB that every device has
+_HALF_BANKS_BYTES = 64  # of shared memory
 _MOST_DOUBLES = 40  # rows times displacements of a thread
 
 
@@ -69,6 +71,8 @@ class Tile:
         Ways to fill shared memory that there are builds for.
     leading_columns
         Numbers of columns of input2 before the first displacement's that there are builds for.
+    stages
+        Pipeline stages of asynchronous copies of 4 bytes each.
     """
 
     rows: int
@@ -82,6 +86,7 @@ class Tile:
     phases: int
     stagings: tuple[int, ...]
     leading_columns: tuple[int, ...] = (0,)
+    stages: int = 2
 
     @property
     def thread_rows2(self) -> int:
@@ -110,13 +115,22 @@ class Tile:
         width2 = width1 - columns + (self.groups - 1) * self.displacements + self.vectors(sum_bytes, leading_columns) * columns
         return width1, ceil_div(width2, vector) * vector
 
-    def shared(self, itemsize: int, sum_bytes: int, leading_columns: int) -> int:
-        """Return the bytes of shared memory: two pipeline stages."""
+    def pipeline_stages(self, staging: int, sum_bytes: int) -> int:
+        """Return the pipeline stages: 2, or more where copies are asynchronous and there is room."""
+        return self.stages if staging == COPIED and sum_bytes == 4 else 2
+
+    def shared(self, itemsize: int, sum_bytes: int, staging: int, leading_columns: int) -> int:
+        """Return the bytes of shared memory: all pipeline stages."""
         rows = (self.tile_rows, self.tile_rows - self.rows + self.thread_rows2)
         widths = self.widths(itemsize, sum_bytes, leading_columns)
         pitches = (self._pitch(width, VECTOR_BYTES // sum_bytes) for width in widths)
-        channel = sum(count * pitch for count, pitch in zip(rows, pitches, strict=True))
-        return 2 * self.channels * self.phases * channel * sum_bytes
+        channel = sum(self._plane(count * pitch, sum_bytes) for count, pitch in zip(rows, pitches, strict=True))
+        return self.pipeline_stages(staging, sum_bytes) * self.channels * self.phases * channel * sum_bytes
+
+    def _plane(self, size: int, sum_bytes: int) -> int:
+        """Return the elements from a phase to the next, by the formula of ``plane_size`` in forward_tiled.cu."""
+        half = _HALF_BANKS_BYTES // sum_bytes
+        return ceil_div(size - half, 2 * half) * 2 * half + half if self.phases > 1 else size
 
     def _pitch(self, width: int, vector: int) -> int:
         """Return the elements from row to row, by the formula of ``pitch`` in tile.cuh."""
@@ -131,18 +145,19 @@ _ANY = (*_BOTH, CHANNELWISE)
 # fmt: off
 TILES = tile_table(
     Tile,
-    "rows tile_rows patch_rows displacements groups lanes_x warp_splits channels phases stagings leading_columns",
+    "rows tile_rows patch_rows displacements groups lanes_x warp_splits channels phases stagings leading_columns stages",
     (2,   4,        7,         21,           1,     8,      1,          4,       1,     (COPIED,),      (0, 2)),
-    (2,   4,        7,         21,           1,     8,      1,          4,       2,     (COLUMNWISE,)),
+    (2,   4,        7,         21,           1,     8,      1,          8,       2,     (COPIED,)),
+    (2,   4,        7,         21,           1,     8,      1,          4,       2,     _BOTH),
     (2,   4,        7,         12,           2,     8,      1,          8,       1,     _ANY),
     (2,   4,        15,        16,           1,     8,      1,          4,       1,     _BOTH,          (0, 1)),
     (2,   8,        9,         9,            1,     8,      1,          8,       1,     _BOTH),
     (2,   4,        9,         9,            1,     8,      1,          8,       1,     (CHANNELWISE,)),
-    (2,   4,        9,         9,            1,     8,      1,          4,       2,     (COLUMNWISE,)),
-    (2,   4,        9,         9,            1,     4,      4,          8,       1,     _ANY),
+    (2,   4,        9,         9,            1,     8,      1,          4,       2,     _BOTH),
+    (2,   4,        9,         9,            1,     4,      4,          8,       1,     _ANY,           (0,),           4),
     (2,   8,        7,         7,            1,     8,      1,          8,       1,     _ANY,           (0, 1)),
-    (2,   4,        7,         7,            1,     8,      1,          4,       2,     (COLUMNWISE,),  (0, 1)),
-    (2,   4,        7,         7,            1,     4,      4,          8,       1,     _ANY,           (0, 1)),
+    (2,   4,        7,         7,            1,     8,      1,          4,       2,     _BOTH),
+    (2,   4,        7,         7,            1,     4,      4,          8,       1,     _ANY,           (0, 1),         4),
     (2,   8,        3,         3,            1,     8,      1,          8,       1,     _ANY,           (0, 3)),
     (1,   8,        1,         16,           4,     8,      1,          4,       1,     _BOTH,          (0, 1)),
     (1,   4,        1,         16,           4,     8,      1,          8,       1,     (CHANNELWISE,)),
@@ -205,8 +220,13 @@ class Tiling(SplitTiling):
             accumulator=self.arrays.input1.accumulator,
             blocks=self.blocks,
             threads=self.tile.threads,
-            shared=self.tile.shared(self.arrays.input1.itemsize, self.arrays.sum_bytes, self.leading_columns),
+            shared=self.shared,
         )
+
+    @property
+    def shared(self) -> int:
+        """The bytes of shared memory of a block."""
+        return self.tile.shared(self.arrays.input1.itemsize, self.arrays.sum_bytes, self.staging, self.leading_columns)
 
     @property
     def rows(self) -> Numbers:
@@ -221,7 +241,7 @@ class Tiling(SplitTiling):
     @property
     def vector_width(self) -> int:
         """The columns that one access can move if the first of each image is aligned: all distances before it are multiples."""
-        if self.horizontal.spacing > 1 or self.staging == CHANNELWISE:
+        if self.horizontal.spacing > 1 or self.staging == CHANNELWISE or (self.staging == COPIED and self.tile.phases > 1):
             return 1
         arrays, horizontal = self.arrays, self.horizontal
         columns, displacements = self.columns
@@ -244,7 +264,8 @@ def best(vertical: Line, horizontal: Line, arrays: Arrays, device: Device, room:
     """
     if why_not(vertical, horizontal, arrays) is not None:
         return None
-    return fastest(tilings(vertical, horizontal, arrays), device, room)
+    found = tilings(vertical, horizontal, arrays)
+    return fastest((tiling for tiling in found if tiling.shared <= device.shared_memory), device, room)
 
 
 def tilings(vertical: Line, horizontal: Line, arrays: Arrays) -> Iterator[Tiling]:
@@ -269,7 +290,7 @@ def _supported(vertical: Line, horizontal: Line, arrays: Arrays) -> Iterator[tup
         return
     along_y = tiled_axis(vertical, 1)
     along_x = {phases: tiled_axis(horizontal, phases) for phases in (1, 2) if not why_not_tiled(horizontal, phases)}
-    stagings = {phases: _staging(phases, axis, arrays) for phases, axis in along_x.items()}
+    stagings = {phases: _staging(axis, arrays) for phases, axis in along_x.items()}
     for tile in TILES:
         if tile.phases in along_x and _holds_windows(tile, along_y, along_x[tile.phases], arrays):
             staging = stagings[tile.phases]
@@ -295,13 +316,13 @@ def _shared_epilogue(tile: Tile, windowed: bool) -> bool:
     return tile.phases > 1 or tile.warp_splits > 1 or (windowed and tile.displacements < 10)
 
 
-def _staging(phases: int, horizontal: TiledAxis, arrays: Arrays) -> int:
-    """Return how tiles with so many phases of columns are filled from arrays of these layouts."""
+def _staging(horizontal: TiledAxis, arrays: Arrays) -> int:
+    """Return how tiles are filled from arrays of these layouts."""
     images = (arrays.input1, arrays.input2)
     if all(image.strides[1] == 1 and image.shape[1] * image.itemsize >= SECTOR_BYTES for image in images):
         return CHANNELWISE
     rows_are_runs = all(image.strides[3] == 1 for image in images) and horizontal.spacing == 1
-    return COPIED if phases == 1 and rows_are_runs and images[0].itemsize == arrays.sum_bytes else COLUMNWISE
+    return COPIED if rows_are_runs and images[0].itemsize == arrays.sum_bytes else COLUMNWISE
 
 
 def _leading_columns(tile: Tile, staging: int, horizontal: TiledAxis, arrays: Arrays) -> int:
@@ -313,7 +334,7 @@ def _leading_columns(tile: Tile, staging: int, horizontal: TiledAxis, arrays: Ar
 
 def _may_lead(tile: Tile, staging: int, dtype: str) -> bool:
     """Return whether there are builds with leading columns: where vectors of inputs and of sums have the same width."""
-    return dtype == "float32" and (staging == COPIED or (tile.phases > 1 and staging == COLUMNWISE))
+    return dtype == "float32" and staging == COPIED and tile.phases == 1
 
 
 def _tilings(tile: Tile, staging: int, vertical: TiledAxis, horizontal: TiledAxis, arrays: Arrays) -> Iterator[Tiling]:
@@ -341,27 +362,47 @@ def _tilings(tile: Tile, staging: int, vertical: TiledAxis, horizontal: TiledAxi
 # Cost model -------------------------------------------------------------------------------------------------------------------
 
 
+# The constants reproduce the times of a simulated H200 within a factor of 1.4 where a tile is the best of the table.
+_PIPELINE_SECONDS = 4e-6  # to fill the pipeline of a block and to store its outputs, beside what other blocks hide
+_STAGE_SECONDS = 0.2e-6  # of a pipeline stage, which all warps of a block begin together
+_SHARED_EPILOGUE_OPERATIONS = 15  # of an output that goes through shared memory, each as long as a multiply-add
+_LOADING_EFFICIENCY = 0.5  # of the second-level cache, while warps wait at barriers
+_OTHER_REGISTERS = 70  # of a thread, beside its sums
+_REGISTERS, _REGISTERS_OF_A_THREAD, _THREADS = 65536, 255, 2048  # the most of a multiprocessor
+
+
 def _seconds(tiling: Tiling, device: Device) -> float:
     arrays, tile, sum_bytes, block = tiling.arrays, tiling.tile, tiling.arrays.sum_bytes, tiling.block
     rates = machine(device, arrays.input1.accumulator.name)
-    channels = ceil_div(tiling.split_channels, tile.channels) * tile.channels
+    stages = ceil_div(tiling.split_channels, tile.channels)
+    channels = stages * tile.channels
     outputs = tile.rows * tile.displacements * VECTOR_BYTES // sum_bytes
     products = channels / tile.warp_splits * outputs
     read = channels / tile.warp_splits * block.vectors * VECTOR_BYTES
     # Each access costs about as much as a vector.
     read += channels * block.loaded * VECTOR_BYTES / sum_bytes / block.vector_width / block.threads
-    if tiling.shared_epilogue:
-        read += outputs * sum_bytes * (1 + tiling.vertical.taps * tiling.horizontal.taps)
-    busy = round(block.count * tiling.splits * block.busy)
-    parallel = (
-        rates.tiled(busy, block.threads // WARP, products, read),
-        rates.loaded(busy * channels * block.loaded),
+    blocks = block.count * tiling.splits
+    busy = round(blocks * block.busy)
+    seconds = LAUNCH + max(
+        rates.computing(busy, block.threads // WARP, products, read),
+        rates.loaded(busy * channels * block.loaded) / _LOADING_EFFICIENCY,
         rates.moved(block.moved),
     )
-    seconds = LAUNCH + 0.75 * max(parallel) + 0.25 * sum(parallel)  # they overlap, but not wholly
+    waves = ceil_div(blocks, rates.multiprocessors * _resident_blocks(tiling, outputs * sum_bytes // 4, device))
+    seconds += waves * (_PIPELINE_SECONDS + stages * _STAGE_SECONDS)
+    if tiling.shared_epilogue:
+        operations = outputs * (_SHARED_EPILOGUE_OPERATIONS + tiling.vertical.taps * tiling.horizontal.taps - 1)
+        seconds += ceil_div(blocks, rates.multiprocessors) * block.threads * operations / rates.multiply_adds
     if tiling.needs_partial_sums:
         seconds += LAUNCH + rates.moved((2 * tiling.splits + 1) * prod(arrays.out.shape) * sum_bytes)
     return seconds
+
+
+def _resident_blocks(tiling: Tiling, sum_registers: int, device: Device) -> int:
+    """Return the blocks that a multiprocessor runs at once."""
+    registers = min(sum_registers + _OTHER_REGISTERS, _REGISTERS_OF_A_THREAD)
+    threads = tiling.tile.threads
+    return max(min(_THREADS // threads, _REGISTERS // (threads * registers), device.shared_memory // tiling.shared), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,7 +414,7 @@ class _Block:
     count
         Blocks for one split of the channels.
     busy
-        The fraction of the blocks with rows inside both images; the others only store 0.
+        The fraction of the pairs of rows of threads that are inside both images; the others only store 0.
     loaded
         Bytes that a block loads of each channel.
     moved
@@ -413,17 +454,20 @@ def _moved(horizontal: TiledAxis, arrays: Arrays) -> float:
     return read + prod(out.shape) * out.itemsize * min(horizontal.output_phase_stride, SECTOR_BYTES // out.itemsize)
 
 
+@lru_cache(1024)
 def _busy(tile: Tile, axis: TiledAxis) -> float:
-    """Return the fraction of the blocks with rows inside both images, estimated from one phase; the others only store 0."""
-    tiles, patch_tiles = axis.tiles(tile.tile_rows), axis.patch_tiles(tile.patch_rows)
-    apart = axis.tile_outputs(tile.tile_rows) * axis.output_step * axis.spacing
-    height1, height2 = tile.tile_rows * axis.spacing, (tile.tile_rows + tile.patch_rows - 1) * axis.spacing
-    busy = 0
-    for row_tile in range(*lattice_inside(axis.origin1, apart, tiles, 1 - height1, axis.size1)):
-        start2 = axis.origin2 + row_tile * apart
-        begin, end = lattice_inside(start2, tile.patch_rows * axis.spacing, patch_tiles, 1 - height2, axis.size2)
-        busy += end - begin
-    return busy / (tiles * patch_tiles)
+    """Return the fraction of the pairs of rows of threads that are inside both images, estimated from one phase.
+
+    A thread has ``tile.rows`` rows of input1 and one row of input2; threads whose rows are outside only store 0.
+    """
+    tiles = np.arange(axis.tiles(tile.tile_rows)) * axis.tile_outputs(tile.tile_rows) * axis.output_step
+    rows = np.sort(np.add.outer(tiles, np.arange(0, tile.tile_rows, tile.rows)), axis=None) * axis.spacing
+    displaced = np.add.outer(np.arange(axis.patch_tiles(tile.patch_rows)) * tile.patch_rows, np.arange(tile.thread_rows2))
+    origins2 = axis.origin2 + displaced.ravel() * axis.spacing
+    begin = np.maximum(1 - tile.rows * axis.spacing - axis.origin1, -origins2)
+    end = np.minimum(axis.size1 - axis.origin1, axis.size2 - origins2)
+    inside = np.maximum(np.searchsorted(rows, end) - np.searchsorted(rows, begin), 0)
+    return float(inside.sum() / (inside.size * rows.size))
 
 
 # Builds -----------------------------------------------------------------------------------------------------------------------
@@ -431,6 +475,7 @@ def _busy(tile: Tile, axis: TiledAxis) -> float:
 
 def _macros(tile: Tile, staging: int, dtype: str, stored: str, shared_epilogue: bool, leading_columns: int) -> dict[str, object]:
     element = ELEMENT_TYPES[dtype]
+    sum_bytes = ELEMENT_TYPES[element.accumulator].itemsize
     return {
         "INPUT": element.c_type,
         "OUTPUT": ELEMENT_TYPES[stored].c_type,
@@ -444,10 +489,11 @@ def _macros(tile: Tile, staging: int, dtype: str, stored: str, shared_epilogue: 
         "LANES_X": tile.lanes_x,
         "WARP_SPLITS": tile.warp_splits,
         "CHANNELS": tile.channels,
+        "STAGES": tile.pipeline_stages(staging, sum_bytes),
         "LEADING_COLUMNS": leading_columns,
         "SHARED_EPILOGUE": int(shared_epilogue),
         "THREADS": tile.threads,
-        "SHARED": tile.shared(element.itemsize, ELEMENT_TYPES[element.accumulator].itemsize, leading_columns),
+        "SHARED": tile.shared(element.itemsize, sum_bytes, staging, leading_columns),
         "INDEX": "int",
     }
 
@@ -463,7 +509,7 @@ def _is_built(tile: Tile, staging: int, dtype: str) -> bool:
     sum_bytes = ELEMENT_TYPES[element.accumulator].itemsize
     if sum_bytes > 4 and (tile.phases > 1 or tile.rows * tile.displacements > _MOST_DOUBLES):
         return False
-    if max(tile.shared(element.itemsize, sum_bytes, count) for count in tile.leading_columns) > _SHARED_BYTES:
+    if max(tile.shared(element.itemsize, sum_bytes, staging, count) for count in tile.leading_columns) > _SHARED_BYTES:
         return False
     if staging == COPIED:
         return element.itemsize == sum_bytes

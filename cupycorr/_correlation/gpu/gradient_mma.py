@@ -6,6 +6,7 @@ are a table; the cost model chooses the fastest one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,25 +15,39 @@ from typing import ClassVar
 
 from ..._dtypes import ELEMENT_TYPES
 from ..._gpu.call import Signature, kernel
-from ..._gpu.costs import machine, matrix_rate
+from ..._gpu.costs import SCHEDULERS, machine, matrix_rate
 from ..._gpu.device import Device
 from ..._gpu.layout import CHANNELS_LAST, Layout, ceil_div
-from ..._gpu.limits import ROW_SECONDS, VECTOR_BYTES, WARP
+from ..._gpu.limits import VECTOR_BYTES, WARP
 from ..._gpu.source import Kernel
 from ..problem import lattice_inside
 from . import gradient_phases
 from .axes import Line
-from .gradient_phases import Splits, Tiling, normal, phases_together, ways_to_split
+from .gradient_phases import Splits, Tiling, normal, phases_together, tiles_along, ways_to_split
 from .sums import Operand
 
 SIGNATURE = Signature(
-    "correlation/gradient_mma", gradient_phases.POINTERS, {**gradient_phases.SCALARS, "width": "int", "scale": "Sum"}
+    "correlation/gradient_mma",
+    gradient_phases.POINTERS,
+    {**gradient_phases.SCALARS, "displacements_at_once": "int", "scale": "Sum"},
 )
 
 _SIDE = 8  # of the matrices that fragments consist of, as in gradient_mma.cu
-_FRAGMENT_BYTES = 128  # bytes of one register in all threads of a warp
 _STEP_TERMS = 2  # rounding error of one product of fragments, in terms of a plain sum
-_STORE_BYTES = 8  # of shared memory's traffic for one cotangent on its way to the band
+_SMALLEST_COPY = 4  # bytes of an asynchronous copy
+_KEPT_BYTES = 512  # of shared memory, for what a block knows of its tile
+
+# The cost model, from a simulation of the instructions on an H200. Instructions of a warp: of a step without copies and products,
+# of a copy, of an element that is too small for one, of a block without steps, and of a sum in the epilogue.
+_STEP, _COPY, _ELEMENT, _BLOCK, _SUM = 220, 9.5, 20, 800, 15
+_ISSUED = 0.18  # fraction of the cycles in which one warp alone issues an instruction
+_REACHED = 0.63  # of the peak of tensor cores
+
+
+def _odd_vectors(count: int, itemsize: int) -> int:
+    """Return a pitch for rows of so many elements: an odd number of vectors."""
+    vector = VECTOR_BYTES // itemsize
+    return (ceil_div(count, vector) | 1) * vector
 
 
 # Tiles ------------------------------------------------------------------------------------------------------------------------
@@ -48,22 +63,26 @@ class Tile:
         1, or 2 where both phases of the columns are in one block.
     depths
         The length of the band, in units of 16 rows.
-    most
-        The most displacements of a row that are taken at once.
     channel_tiles, warp_rows, column_tiles
-        The warp tile: units of 16 channels, rows, and units of 8 columns of each phase.
-    channel_warps, row_warps
-        Warps along channels and rows.
+        The warp tile: units of 16 channels, rows, and units of 8 columns.
+    channel_warps, row_warps, column_warps
+        Warps along channels, rows and columns.
+    stages
+        The stages of the pipeline.
+    blocks
+        The blocks of a multiprocessor that registers are limited for.
     """
 
     phases: int
     depths: int
-    most: int
     channel_tiles: int
     warp_rows: int
     column_tiles: int
     channel_warps: int
     row_warps: int
+    column_warps: int
+    stages: int
+    blocks: int
 
     @property
     def channels(self) -> int:
@@ -78,19 +97,24 @@ class Tile:
     @property
     def columns(self) -> int:
         """The columns of a block, of all its phases."""
-        return self.phases * _SIDE * self.column_tiles
+        return _SIDE * self.column_tiles * self.column_warps
 
     @property
     def band(self) -> int:
-        """The rows of the band."""
+        """The rows of the band, which are columns of X, the other input."""
         return 2 * _SIDE * self.depths
 
     @property
-    def groups(self) -> int:
-        """The groups of 8 columns of X, the other input, in each phase."""
-        return self.column_tiles + self.band // _SIDE - 1
+    def image_columns(self) -> int:
+        """The columns of X that are multiplied for a tile's columns."""
+        return self.columns + self.band - _SIDE
 
-    def width(self, patch: int) -> int:
+    @property
+    def most(self) -> int:
+        """The most displacements of a row that are taken at once."""
+        return (self.band - _SIDE) // self.phases + 1
+
+    def displacements_at_once(self, patch: int) -> int:
         """Return the displacements of a row that are taken at once: all, or a number that keeps the alignment of every step."""
         if patch <= self.most:
             return patch
@@ -101,24 +125,45 @@ class Tile:
     @property
     def threads(self) -> int:
         """The threads of a block."""
-        return WARP * self.phases * self.channel_warps * self.row_warps
+        return WARP * self.channel_warps * self.row_warps * self.column_warps
 
     def image(self, itemsize: int, channels_last: bool) -> int:
         """Return the bytes of a row of X in shared memory; its rows there are padded against bank conflicts."""
-        vector = VECTOR_BYTES // itemsize
-        columns = _SIDE * self.groups
-        line, lines = (self.channels, columns) if channels_last else (columns, self.channels)
-        pitch = line + _SIDE if channels_last and itemsize == 4 else (ceil_div(line, vector) | 1) * vector
-        return self.phases * lines * pitch * itemsize
+        line, lines = self.channels, self.image_columns
+        if not channels_last:
+            line, lines = lines, line
+        pitch = line + _SIDE if channels_last and itemsize == 4 else _odd_vectors(line, itemsize)
+        return lines * pitch * itemsize
 
-    def bands(self, itemsize: int) -> int:
-        """Return the bytes of the cotangents that are multiplied with a row of X."""
-        return self.rows * self.columns * (self.band + 1) * itemsize
+    def cotangents(self, itemsize: int) -> int:
+        """Return the bytes of the cotangents that are multiplied with a row of X, with the rows of zeros between them."""
+        lines = _SIDE // self.phases - 1 + self.rows * (self.band // self.phases)
+        if itemsize == 2:
+            return lines * _odd_vectors(self.image_columns, itemsize) * itemsize
+        return lines * (ceil_div(self.image_columns + _SIDE, 2 * _SIDE) * 2 * _SIDE - _SIDE) * itemsize
+
+    @property
+    def sums(self) -> int:
+        """The sums of a thread."""
+        return 4 * self.channel_tiles * self.warp_rows * self.column_tiles
+
+    def multiplying(self, itemsize: int) -> float:
+        """Return the instructions of a warp that multiply a row of X: fragments of X, of the band, and their products."""
+        depth = 2 * _SIDE if itemsize == 2 else _SIDE
+        fragments = self.band // depth
+        positions = self.column_tiles + (fragments - 1) * depth // _SIDE
+        image, band = (1, 3 if self.phases == 1 else 2) if itemsize == 2 else (5, 2)  # of a fragment, of a register
+        products = self.column_tiles * fragments * self.warp_rows
+        return positions * self.channel_tiles * image + products * (2 * band + self.channel_tiles)
+
+    def stage(self, itemsize: int, channels_last: bool) -> int:
+        """Return the bytes of a stage of the pipeline."""
+        return self.image(itemsize, channels_last) + self.cotangents(itemsize)
 
     def shared(self, itemsize: int, channels_last: bool) -> int:
-        """Return the bytes of shared memory: two buffers, or the sums of one row of each warp in the epilogue."""
-        sums = self.row_warps * self.channels * (self.columns + _SIDE) * 4
-        return max(2 * (self.image(itemsize, channels_last) + self.bands(itemsize)), sums)
+        """Return the bytes of shared memory: the stages, or the sums of one row of each warp in the epilogue."""
+        sums = self.row_warps * self.channels * _odd_vectors(self.columns, 4) * 4
+        return max(self.stages * self.stage(itemsize, channels_last), sums) + _KEPT_BYTES
 
     def macros(self, itemsize: int, channels_last: bool) -> dict[str, object]:
         """Return the macros of the build, without the element types."""
@@ -126,38 +171,44 @@ class Tile:
             "PHASES": self.phases,
             "CHANNELS_LAST": int(channels_last),
             "DEPTHS": self.depths,
-            "WIDTH": self.most,
+            "STAGES": self.stages,
+            "BLOCKS": self.blocks,
             "CHANNEL_TILES": self.channel_tiles,
             "ROWS": self.warp_rows,
             "COLUMN_TILES": self.column_tiles,
             "CHANNEL_WARPS": self.channel_warps,
             "ROW_WARPS": self.row_warps,
+            "COLUMN_WARPS": self.column_warps,
             "THREADS": self.threads,
             "SHARED": self.shared(itemsize, channels_last),
             "INDEX": "int",
         }
 
 
-_SHORT, _LONG, _FLOWNET = dict(depths=1, most=9), dict(depths=2, most=25), dict(depths=2, most=21)
+def _tile(phases: int, depths: int, warp: tuple[int, int, int], warps: tuple[int, int, int], stages: int, blocks: int) -> Tile:
+    """Return a tile: a warp's channel tiles, rows and column tiles, and the warps along channels, rows and columns."""
+    return Tile(phases, depths, *warp, *warps, stages, blocks)
 
-# Many rows and channels together load least; others waste less where channels or pixels are few. Elements of 32 bits take
-# twice the shared memory.
+
+# Many rows and channels together load least; others waste less where channels or pixels are few. A long band takes many
+# displacements of one row at once, as stereo has them. Elements of 32 bits take twice the shared memory.
 _16_BITS = (
-    Tile(phases=1, **_SHORT, channel_tiles=2, warp_rows=4, column_tiles=4, channel_warps=4, row_warps=2),
-    Tile(phases=1, **_SHORT, channel_tiles=2, warp_rows=2, column_tiles=4, channel_warps=1, row_warps=4),
-    Tile(phases=1, **_LONG, channel_tiles=2, warp_rows=4, column_tiles=4, channel_warps=4, row_warps=2),
-    Tile(phases=1, **_LONG, channel_tiles=2, warp_rows=2, column_tiles=4, channel_warps=1, row_warps=4),
-    Tile(phases=1, **_SHORT, channel_tiles=2, warp_rows=2, column_tiles=2, channel_warps=2, row_warps=2),
-    Tile(phases=2, **_FLOWNET, channel_tiles=2, warp_rows=4, column_tiles=4, channel_warps=4, row_warps=1),
-    Tile(phases=2, **_FLOWNET, channel_tiles=2, warp_rows=2, column_tiles=2, channel_warps=2, row_warps=1),
+    _tile(1, 1, (2, 2, 4), (1, 4, 1), 3, 3),
+    _tile(1, 1, (2, 2, 2), (2, 2, 1), 3, 3),
+    _tile(1, 2, (2, 2, 4), (1, 4, 1), 2, 3),
+    _tile(1, 2, (2, 2, 2), (2, 2, 1), 2, 3),
+    _tile(1, 5, (2, 1, 4), (1, 1, 2), 1, 6),
+    _tile(2, 3, (4, 2, 4), (2, 2, 2), 3, 1),
+    _tile(2, 3, (4, 2, 4), (2, 2, 2), 2, 1),
+    _tile(2, 3, (2, 2, 4), (2, 1, 1), 2, 3),
 )
 _32_BITS = (
-    Tile(phases=1, **_SHORT, channel_tiles=2, warp_rows=2, column_tiles=4, channel_warps=2, row_warps=4),
-    Tile(phases=1, **_SHORT, channel_tiles=1, warp_rows=2, column_tiles=2, channel_warps=4, row_warps=1),
-    Tile(phases=1, **_LONG, channel_tiles=2, warp_rows=2, column_tiles=4, channel_warps=2, row_warps=4),
-    Tile(phases=1, **_LONG, channel_tiles=1, warp_rows=2, column_tiles=2, channel_warps=4, row_warps=1),
-    Tile(phases=2, **_FLOWNET, channel_tiles=2, warp_rows=2, column_tiles=4, channel_warps=2, row_warps=2),
-    Tile(phases=2, **_FLOWNET, channel_tiles=1, warp_rows=2, column_tiles=2, channel_warps=4, row_warps=1),
+    _tile(1, 1, (2, 2, 4), (1, 4, 1), 2, 2),
+    _tile(1, 1, (1, 2, 2), (4, 1, 1), 2, 3),
+    _tile(1, 2, (2, 2, 4), (1, 4, 1), 2, 2),
+    _tile(1, 2, (1, 2, 2), (4, 1, 1), 2, 3),
+    _tile(2, 3, (4, 2, 4), (1, 2, 2), 2, 1),
+    _tile(2, 3, (1, 2, 4), (2, 1, 1), 2, 3),
 )
 # Element type of the inputs -> tiles.
 _TILES = {"float16": _16_BITS, "bfloat16": _16_BITS, "float32": _32_BITS}
@@ -194,8 +245,8 @@ def why_not(vertical: Line, horizontal: Line, cotangent: Layout, operands: Seque
 def _most_splits(vertical: Line, horizontal: Line, operands: Sequence[Operand]) -> Iterator[Tiling]:
     """Yield the plan with the most blocks for each tile."""
     for tile in _tiles_for(operands[0].other[0].dtype, horizontal):
-        width = tile.width(horizontal.patch)
-        splits = Splits(vertical.patch, 1, ceil_div(horizontal.patch, width), width)
+        at_once = tile.displacements_at_once(horizontal.patch)
+        splits = Splits(vertical.patch, 1, ceil_div(horizontal.patch, at_once), at_once)
         yield _Tiling(tile, splits, vertical, horizontal, operands, False)
 
 
@@ -235,15 +286,15 @@ class _Tiling(Tiling):
         return self.tile.shared(self.itemsize, self.channels_last)
 
     @property
-    def width(self) -> int:
+    def displacements_at_once(self) -> int:
         """The displacements of a row that are taken at once."""
-        return self.tile.width(self.horizontal.patch)
+        return self.tile.displacements_at_once(self.horizontal.patch)
 
     def macros(self, cotangent: str, result: str) -> Mapping[str, object]:
         return _macros(self.tile, self.dtype, self.channels_last)
 
     def more_scalars(self) -> Mapping[str, int]:
-        return {"width": self.width}
+        return {"displacements_at_once": self.displacements_at_once}
 
     def loaded(self) -> int:
         """Return the bytes inside the images that all blocks load."""
@@ -257,21 +308,60 @@ class _Tiling(Tiling):
         return batch * self.itemsize * (images + ceil_div(channels, self.tile.channels) * pairs_y * pairs_x)
 
     def working(self, device: Device) -> float:
-        """Return the longest of multiplying, loading through the second cache, and waiting for one row after another."""
+        """Return the longest of issuing instructions, multiplying, and loading through the second cache."""
         rates = machine(device, ELEMENT_TYPES[self.dtype].accumulator)
-        tile, steps = self.tile, ceil_div(self.splits.columns, self.width)
-        streamed = steps * (self.splits.rows + tile.rows - 1)  # rows of X, with some of their displacements
-        pairs = steps * self.splits.rows * tile.rows  # of a row of X and a row of the tile
-
-        products = pairs * tile.channels * self.columns * tile.band
-        warps = self.threads // WARP
-        registers = tile.channel_tiles * tile.groups * self.itemsize  # of a group: 2, or 4
-        read = streamed * warps * registers * _FRAGMENT_BYTES + pairs // tile.rows * tile.channel_warps * tile.bands(
-            self.itemsize
+        tile, warps = self.tile, self.threads // WARP
+        most = ceil_div(self.blocks, rates.multiprocessors)  # blocks of a multiprocessor
+        resident = max(min(most, tile.blocks, device.shared_memory // self.shared), 1)
+        issued = 1 - (1 - _ISSUED) ** (resident * warps / SCHEDULERS)
+        counts = [(self.blocks_of(operand), *self._counts(operand)) for operand in self.operands]
+        instructions = sum(blocks * each for blocks, each, _ in counts) / self.blocks
+        products = sum(blocks * each for blocks, _, each in counts)
+        return max(
+            ceil_div(most, resident) * resident * warps * instructions / (rates.instructions * issued),
+            products / (matrix_rate(device, self.dtype) * rates.multiprocessors * _REACHED),
+            rates.loaded(self.loaded()),
         )
-        stored = streamed * tile.image(self.itemsize, self.channels_last) + pairs * self.columns * self.width * _STORE_BYTES
-        multiplying = rates.on_tensor_cores(self.blocks, warps, products, read + stored, matrix_rate(device, self.dtype))
-        return max(multiplying, rates.loaded(self.loaded()), streamed * ROW_SECONDS)
+
+    def _counts(self, operand: Operand) -> tuple[float, float]:
+        """Return the instructions of a warp, and the products of a block."""
+        tile = self.tile
+        steps = ceil_div(self.splits.columns, self.displacements_at_once) * self._steps(operand)
+        multiplied = min((self.splits.rows + tile.warp_rows - 1) / (self.splits.rows + tile.rows - 1), 1.0)  # steps of a warp
+        products = tile.channels * tile.rows * tile.columns * tile.band * multiplied
+        step = _STEP + self._copying(operand) + multiplied * tile.multiplying(self.itemsize)
+        return steps * step + _BLOCK + _SUM * tile.sums, steps * products
+
+    def _steps(self, operand: Operand) -> float:
+        """Return the rows of X that a block streams for one step along the displacements of a row, on average."""
+        positions, _ = _streamed(self.vertical, operand.number, self.tile.rows, 1)
+        tiles = tiles_along(operand.result[0].shape[2], self.vertical.step, self.tile.rows)
+        return min(positions / tiles, self.splits.rows + self.tile.rows - 1)
+
+    def _copying(self, operand: Operand) -> float:
+        """Return the instructions of a thread that copy a row of X and the cotangents that are multiplied with it.
+
+        They depend on the shapes alone, as if rows had no gaps, so that arrays of other layouts get the same plan and bits.
+        """
+        axis, tile = self.horizontal, self.tile
+        first = axis.first if operand.number == 1 else -axis.first - (axis.patch - 1) * axis.step
+        before = first % (VECTOR_BYTES // self.itemsize)
+        if before % tile.phases == 0 and before <= tile.band - _SIDE - tile.phases * (self.displacements_at_once - 1):
+            before = 0  # the band begins a few columns earlier
+        pixels = self._instructions_of_copies(tile.channels, tile.image_columns, operand.other[0].shape[3], axis.step, before)
+        count = tile.rows * min(self.displacements_at_once, self.splits.columns)
+        if operand.number == 1:
+            return pixels + self._instructions_of_copies(count, tile.columns, axis.out, axis.step // axis.stride, 0)
+        cotangents = self._instructions_of_copies(count, tile.image_columns, axis.out, axis.step // axis.stride, before)
+        return pixels + cotangents * min(tile.columns / min(tile.image_columns, axis.out), 1.0)
+
+    def _instructions_of_copies(self, rows: int, columns: int, size: int, step: int, before: int) -> float:
+        """Return the instructions of a thread that copy rows of so many columns, of an axis of that size."""
+        vector = math.gcd(size, before, VECTOR_BYTES // self.itemsize) if step == self.tile.phases else 1
+        vectors = ceil_div(min(columns, size), vector)
+        lanes = min(1 << (vectors - 1).bit_length(), WARP)
+        copies = ceil_div(vectors, lanes) * ceil_div(rows * lanes, self.threads)
+        return copies * (_COPY if vector * self.itemsize >= _SMALLEST_COPY else _ELEMENT)
 
 
 @lru_cache(1024)
@@ -304,11 +394,11 @@ def tilings(vertical: Line, horizontal: Line, operands: Sequence[Operand]) -> It
     dtype = operands[0].other[0].dtype
     channels_last = all(operand.other[0].order == CHANNELS_LAST for operand in operands)
     for tile in _tiles_for(dtype, horizontal):
-        width = tile.width(horizontal.patch)
+        at_once = tile.displacements_at_once(horizontal.patch)
         depth = tile.band * ELEMENT_TYPES[dtype].itemsize // 32
 
-        def terms(rows: int, columns: int, width: int = width, depth: int = depth) -> int:
-            return _STEP_TERMS * rows * ceil_div(columns, width) * depth
+        def terms(rows: int, columns: int, at_once: int = at_once, depth: int = depth) -> int:
+            return _STEP_TERMS * rows * ceil_div(columns, at_once) * depth
 
-        for splits in ways_to_split(vertical.patch, horizontal.patch, width, terms):
+        for splits in ways_to_split(vertical.patch, horizontal.patch, at_once, terms):
             yield _Tiling(tile, splits, vertical, horizontal, operands, channels_last)

@@ -5,6 +5,7 @@ The thread block tiles are a table; the cost model chooses the fastest one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -15,7 +16,7 @@ from ..._gpu.call import Signature, kernel
 from ..._gpu.costs import machine
 from ..._gpu.device import Device
 from ..._gpu.layout import Layout, ceil_div
-from ..._gpu.limits import ROW_SECONDS, VECTOR_BYTES, WARP
+from ..._gpu.limits import SECTOR_BYTES, VECTOR_BYTES, WARP
 from ..._gpu.source import Kernel
 from . import gradient_phases
 from .axes import Line
@@ -28,6 +29,13 @@ _ROWS = 2  # of a thread, as in gradient_tiled.cu
 _CHANNELS = 8  # of a thread
 _DISPLACEMENTS = 12  # the most whose cotangents a thread holds in registers
 _BANK_BYTES = 4
+
+# The cost model, from a simulation of the instructions on an H200: the fraction of the sum of its parts that remains as they
+# overlap, the seconds to begin and to end a block, the threads of a multiprocessor that do so at once, and the seconds of the
+# barrier of a step.
+_OVERLAP, _BLOCK_SECONDS, _RESIDENT_THREADS, _STEP_SECONDS = 0.75, 5e-6, 256, 0.5e-6
+_ELEMENT_SECONDS = 0.15e-6  # of a thread for each element that it widens where rows are no whole vectors: one waits for another
+
 _BANKS_BETWEEN_PHASES = 16
 
 
@@ -198,23 +206,42 @@ class _Tiling(Tiling):
         return _macros(self.tile, self.dtype, cotangent, result)
 
     def working(self, device: Device) -> float:
-        """Return the longest of adding, loading through the second cache, and waiting for one row after another."""
+        """Return the seconds to add, to load through the second cache and to begin blocks, which overlap, and to wait."""
         element = ELEMENT_TYPES[self.dtype]
         rates = machine(device, element.accumulator)
         vector = VECTOR_BYTES // element.accumulator_dtype.itemsize
         displacements = min(self.splits.columns, self.horizontal.patch)
         streamed = self.splits.rows + self.tile.rows - 1  # rows of X
+        takes = ceil_div(displacements, self.tile.width)  # each row of X is loaded so often
 
         products = self.splits.rows * displacements * _ROWS * _CHANNELS * vector
         windows = ceil_div(displacements, _DISPLACEMENTS) + ceil_div(displacements, vector)
         read = self.splits.rows * (_CHANNELS * windows + _ROWS * displacements) * VECTOR_BYTES
         adding = rates.tiled(self.blocks, self.tile.threads // WARP, products, read)
 
-        images = self.tile.channels * (self.columns + self.tile.phases * displacements) * streamed
+        sector = SECTOR_BYTES // element.itemsize  # rows begin and end within one
+        images = self.tile.channels * (takes * (self.columns + sector) + self.tile.phases * displacements) * streamed
         cotangents = self.tile.rows * self.columns * displacements * self.splits.rows
         loading = rates.loaded(self.blocks * (images + cotangents) * element.itemsize)
 
-        return max(adding, loading, streamed * ceil_div(displacements, self.tile.width) * ROW_SECONDS)
+        waves = ceil_div(self.blocks * self.tile.threads, rates.multiprocessors * _RESIDENT_THREADS)
+        beginning = waves * _BLOCK_SECONDS
+        waiting = streamed * takes * (_STEP_SECONDS + waves * self._elements() * _ELEMENT_SECONDS)
+        return _OVERLAP * (adding + loading + beginning) + waiting
+
+    def _elements(self) -> float:
+        """Return the elements that a thread loads one by one for a step because they are widened and rows are no whole vectors.
+
+        It depends on the shapes alone, so that arrays of other layouts get the same plan and bits.
+        """
+        itemsize = ELEMENT_TYPES[self.dtype].itemsize
+        width = math.gcd(*(operand.other[0].shape[3] for operand in self.operands))
+        if itemsize == _sum_bytes(self.dtype) or width * itemsize % VECTOR_BYTES == 0:
+            return 0.0
+        displacements = min(self.splits.columns, self.horizontal.patch, self.tile.width)
+        image = self.tile.channels * ceil_div(self.columns + self.tile.phases * (displacements - 1), WARP)
+        cotangents = self.tile.rows * displacements * ceil_div(self.columns, WARP)
+        return (image + cotangents) * WARP / self.tile.threads
 
 
 def tilings(vertical: Line, horizontal: Line, operands: Sequence[Operand]) -> Iterator[Tiling]:

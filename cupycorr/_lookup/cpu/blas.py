@@ -27,6 +27,7 @@ from ..._cpu.blas_limits import with_one_blas_thread
 from ..._dispatch import FORWARD, Request
 from ..._dtypes import ELEMENT_TYPES, LONGEST_CHAIN, element_type
 from ..._gpu.device import Device
+from ..chains import Chains
 from ..problem import Problem
 from ..windows import Arrays, Block, Windows, blocks, coords_of, of_block, rows_read, write_block
 from .tiles import CALL, COPIED, PRODUCT, ROWS, TILE, Tile, order, tile_queries, tiles
@@ -98,13 +99,13 @@ class Products:
     def gradient1(self, task: tuple[int, Block, slice]) -> None:
         """Write the gradient of some channels of a block of input1, a sum over the entries of its image, levels and lookups."""
         image, block, channels = task
-        total = np.zeros((channels.stop - channels.start, _size(block)), self.accumulator)
+        chains = Chains((channels.stop - channels.start, _size(block)), self.accumulator)
         for entry in _entries(self.arrays.index1, image):
             for level, lookup in np.ndindex(self.problem.levels, self.problem.lookups):
-                queries = self._queries(entry, level, lookup, block)
-                self._add_gradient1(total, queries, channels)
-                total[:, ~queries.windows.finite] = np.nan
-        total *= self.scale
+                queries, chain = self._queries(entry, level, lookup, block), chains.next()
+                self._add_gradient1(chain, queries, channels)
+                chain[:, ~queries.windows.finite] = np.nan
+        total = chains.sums() * self.scale
         found = np.empty_like(total)
         found[:, order(*_shape(block))] = total
         write_block(found, self.named["gradient1"][image, channels], block)
@@ -122,12 +123,13 @@ class Products:
         """Write the gradient of some rows and channels of a map, a sum over the entries of its image, lookups and queries."""
         level, image, band, channels = task
         width = self.problem.sizes2[level][1]
-        total = np.zeros((channels.stop - channels.start, band.stop - band.start, width), self.accumulator)
+        chains = Chains((channels.stop - channels.start, band.stop - band.start, width), self.accumulator)
         for entry in _entries(self.arrays.index2, image):
             for lookup, block in product(range(self.problem.lookups), self.blocks):
                 low, high = rows_read(self.problem, level, self.arrays.coords[entry, lookup], block)
                 if low < band.stop and high >= band.start:
-                    self._add_gradient2(total, self._queries(entry, level, lookup, block, band), channels)
+                    self._add_gradient2(chains, self._queries(entry, level, lookup, block, band), channels)
+        total = chains.sums()
         total *= self.scale
         np.copyto(self.named[self.problem.gradient2_names[level]][image, channels, band], total, casting="unsafe")
 
@@ -155,16 +157,16 @@ class Products:
                     sums = _window_by_window(tile, factors, union)
                 total[part.start - channels.start : part.stop - channels.start, tile.queries] += sums
 
-    def _add_gradient2(self, total: np.ndarray, queries: _Queries, channels: slice) -> None:
+    def _add_gradient2(self, chains: Chains, queries: _Queries, channels: slice) -> None:
         factors = queries.windows.spread(self._cotangent(queries))
         for tile in self._tiles(queries):
-            matrix = _factors_of_positions(tile, factors)
+            matrix, chain = _factors_of_positions(tile, factors), chains.next()
             for part in self._channels(tile, channels):
                 pixels = self._pixels(queries, tile, part)
                 sums = pixels @ matrix.T
                 if not np.isfinite(sums).all():
                     sums = _query_by_query(tile, factors, pixels)
-                tile.add_to_map(sums, total[part.start - channels.start : part.stop - channels.start])
+                tile.add_to_map(sums, chain[part.start - channels.start : part.stop - channels.start])
 
     def _tiles(self, queries: _Queries) -> Iterator[Tile]:
         rows, _ = _shape(queries.block)
@@ -271,7 +273,7 @@ def _task_bytes(problem: Problem, itemsize: int) -> int:
     taps = problem.vertical.taps * problem.horizontal.taps * itemsize
     dots = max(DOTS, taps) * DOT_ARRAYS
     band = max(MAP, BAND * max(width for _, width in problem.sizes2) * itemsize)
-    return dots + PIXELS + 3 * UNION + band
+    return dots + PIXELS + 3 * UNION + 2 * band
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class Window:
         return 2 * (self.size + (self.patch + 1) * self.step + self.corners) + self.patch * self.corners
 
 
-def _window(axis: Axis, size: int) -> Window:
+def window(axis: Axis, size: int) -> Window:
     """Return an axis, whose step is a small number if it cannot affect the result."""
     return Window(size, axis.patch, axis.first, 1 if axis.patch == 1 else axis.step, axis.corners)
 
@@ -108,7 +108,7 @@ class Operands:
     def windows(self, level: int) -> tuple[Window, Window]:
         """Return the windows of a level along y and along x."""
         height, width = self.problem.sizes2[level]
-        return _window(self.problem.vertical, height), _window(self.problem.horizontal, width)
+        return window(self.problem.vertical, height), window(self.problem.horizontal, width)
 
     # Arguments of kernels.
 

@@ -1,6 +1,7 @@
 """Plans on a GPU: the launches that answer a request of the lookup.
 
-The algorithm ``direct`` computes each window by itself. A launch is for one level. What the levels add to the gradients of
+The algorithm ``direct`` computes each window by itself, ``tiled`` those of neighbouring queries together, ``mma`` the same on
+tensor cores. A launch is for one level, with the last two for several. What the levels add to the gradients of
 input1 and coords, and what segments of queries add to that of a level of input2, are partial sums in the workspace, which one
 more launch adds in a fixed order. No launch depends on the values of an array.
 """
@@ -13,15 +14,23 @@ from itertools import chain
 
 from ..._dispatch import FORWARD, Request
 from ..._gpu import sum_parts
-from ..._gpu.call import NOWHERE, Array, Call, Pointer
+from ..._gpu.call import NOWHERE, THREADS, Array, Call, Pointer
 from ..._gpu.costs import LAUNCH, machine
 from ..._gpu.device import Device
 from ..._gpu.layout import Layout, ceil_div, new_layout
 from ..._gpu.limits import ALIGNMENT, WORKSPACE_BYTES
 from ..._gpu.plan import WORKSPACE, Plan
 from ..._gpu.source import Kernel
-from . import lookup_boxes, lookup_direct, lookup_gradient1, lookup_gradient2, lookup_gradient_coords
-from .operands import Operands, bytes_of, operands, part_of
+from . import (
+    lookup_boxes,
+    lookup_direct,
+    lookup_gradient1,
+    lookup_gradient2,
+    lookup_gradient_coords,
+    lookup_mma,
+    lookup_tiled,
+)
+from .operands import SPLITS, Operands, bytes_of, operands, part_of
 
 _CHANNELS = 8  # of a chunk of partial sums at least, and a multiple of it: the widest vector
 _USEFUL = 0.45  # fraction of the products of a tile of queries and a tile of pixels whose pixel is in the query's window
@@ -37,35 +46,63 @@ class _Part:
 
 
 def plan(request: Request, device: Device | None) -> Plan:
-    """Return the plan of a request."""
+    """Return the plan of a request by the algorithm ``direct``."""
     assert device is not None
     arrays = operands(request, device)
     if request.pass_name == FORWARD:
-        parts, what = [_forward(arrays)], "each window by itself"
-    else:
-        parts, what = list(_gradients(arrays)), "each element of a gradient by itself"
+        return _plan("direct", "each window by itself", [_forward(arrays)], arrays)
+    parts = list(_gradients(arrays))
+    return _plan("direct", "each element of a gradient by itself" if parts else "no gradient is needed", parts, arrays)
+
+
+def plan_tiled(request: Request, device: Device | None) -> Plan:
+    """Return the plan of a request whose output is computed by tiles of queries; gradients are computed by `plan`."""
+    if request.pass_name != FORWARD:
+        return plan(request, device)
+    assert device is not None
+    arrays = operands(request, device)
+    what = f"tiles of {lookup_boxes.QUERY_TILE} x {lookup_boxes.QUERY_TILE} queries in shared memory"
+    return _plan("tiled", what, [_Part(lambda: lookup_tiled.forward(arrays), 0, lookup_tiled.seconds(arrays))], arrays)
+
+
+def plan_mma(request: Request, device: Device | None) -> Plan:
+    """Return the plan of a request whose output is computed on tensor cores; gradients are computed by `plan`."""
+    if request.pass_name != FORWARD:
+        return plan(request, device)
+    assert device is not None
+    arrays = operands(request, device)
+    tiling = lookup_mma.best(arrays)
+    return _plan("mma", tiling.how, [_Part(tiling.calls, 0, tiling.seconds())], arrays)
+
+
+def _plan(algorithm: str, description: str, parts: list[_Part], arrays: Operands) -> Plan:
     return Plan(
-        "direct",
-        what if parts else "no gradient is needed",
+        algorithm,
+        description,
         sum(part.seconds for part in parts),
         max((part.workspace for part in parts), default=0),
         lambda: chain.from_iterable(part.make_calls() for part in parts),
-        device.index,
+        arrays.device.index,
         {name: layout.itemsize for name, (layout, _) in arrays.arrays.items()},
     )
 
 
-def _seconds(arrays: Operands, levels: int, launches: int, useful: float = 1.0) -> float:
-    """Estimate the seconds of the products of some levels, whose factors are both loaded each time."""
+def _seconds(arrays: Operands, levels: int, launches: int, reached: float = 1.0) -> float:
+    """Estimate the seconds of the products of some levels, whose factors are both loaded each time.
+
+    ``reached`` is the fraction of the device's rate that they are computed with.
+    """
     problem, layout = arrays.problem, arrays.input1[0]
-    products = problem.dots / problem.levels * problem.channels * levels / useful
+    products = problem.dots / problem.levels * problem.channels * levels / reached
     return launches * LAUNCH + machine(arrays.device, arrays.accumulator.name).from_caches(products, layout.itemsize)
 
 
 def _forward(arrays: Operands) -> _Part:
     levels = range(arrays.problem.levels)
+    blocks = ceil_div(arrays.problem.queries * SPLITS, THREADS)  # of a level, at most
+    busy = min(max(blocks, 1) / max(arrays.device.multiprocessors, 1), 1.0)  # multiprocessors
     return _Part(
-        lambda: (lookup_direct.forward(arrays, level) for level in levels), 0, _seconds(arrays, len(levels), len(levels))
+        lambda: (lookup_direct.forward(arrays, level) for level in levels), 0, _seconds(arrays, len(levels), len(levels), busy)
     )
 
 
@@ -174,7 +211,10 @@ def _gradient2(arrays: Operands, level: int) -> _Part:
 
 
 def builds(device: Device | None = None) -> Iterator[tuple[str, Kernel]]:
-    """Yield every kernel that a plan can launch, on any device, with words for it."""
-    for module in (lookup_direct, lookup_gradient1, lookup_gradient2, lookup_gradient_coords, lookup_boxes):
+    """Yield every kernel that a plan can launch, on any device or on this one, with words for it."""
+    for module in (lookup_direct, lookup_tiled, lookup_gradient1, lookup_gradient2, lookup_gradient_coords, lookup_boxes):
         yield from module.builds()
     yield from sum_parts.builds()
+    for dtype in lookup_mma.DTYPES:
+        if device is None or device.has_matrix_product(dtype):
+            yield from lookup_mma.builds(dtype)

@@ -11,8 +11,11 @@
 #define KERNEL(threads)                                                                   \
     static const emulator::LaunchBounds EMULATOR_NAME(launch_bounds_, __COUNTER__)(threads); \
     extern "C" void
+#define KERNEL_OF_BLOCKS(threads, blocks) KERNEL(threads)
 #define EMULATOR_NAME(prefix, number) EMULATOR_JOIN(prefix, number)
 #define EMULATOR_JOIN(prefix, number) prefix##number
+
+constexpr int MULTIPROCESSOR_SHARED = 228 * 1024;
 
 #define SHARED_ARRAY(type, name, count)                                                                            \
     static emulator::SharedArray name##_declared{#name, sizeof(type) * static_cast<unsigned long>(count), alignof(type)}; \
@@ -83,6 +86,8 @@ DEVICE void store_shared_16(void* to, Words16 value, emulator::Site site = emula
     store_shared(static_cast<Words16*>(to), value, site);
 }
 
+constexpr bool HAS_ASYNC_COPIES = true;
+
 template <int bytes>
 DEVICE void copy_async(void* to_shared, const void* from_global, bool valid, emulator::Site site = emulator::Site::here()) {
     emulator::copy_async(to_shared, from_global, bytes, valid, site);
@@ -101,7 +106,10 @@ DEVICE T atomicAdd(T* at, T value, emulator::Site site = emulator::Site::here())
     return before;
 }
 
-inline int opaque(int number) { return number; }
+template <class Number>
+Number opaque(Number number) {
+    return number;
+}
 
 // Arithmetic and conversions --------------------------------------------------------------------------------------------------
 
@@ -129,6 +137,8 @@ inline float min(float a, float b) { return __builtin_fminf(a, b); }
 inline float max(float a, float b) { return __builtin_fmaxf(a, b); }
 inline double min(double a, double b) { return __builtin_fmin(a, b); }
 inline double max(double a, double b) { return __builtin_fmax(a, b); }
+
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
 inline uint32 bits_of_float(float value) {
     uint32 bits;
@@ -171,6 +181,8 @@ inline uint16 double_to_half(double value) {
     return static_cast<uint16>(sign | (((spacing + 24) << 10) + static_cast<int>(rounded)));
 }
 
+constexpr bool HAS_BFLOAT16_CONVERSION = false;  // numeric.cuh rounds by itself
+inline uint16 float_to_bfloat16(float) { return 0; }  // never called
 inline uint16 float_to_half(float value) { return double_to_half(value); }  // every float is a double: rounded once
 
 // Barriers, votes and shuffles --------------------------------------------------------------------------------------------------

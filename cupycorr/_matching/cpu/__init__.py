@@ -1,0 +1,1 @@
+"""Matching on the CPU."""

@@ -1,0 +1,51 @@
+"""Matching on a GPU: slices of the volume by the fixed-grid operator, reduced by CuPy's array functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..._arrays import current_device_of
+from ..._correlation.api import spatial_correlation_sample
+from ..._dispatch import Request
+from ..._dtypes import ELEMENT_TYPES
+from ..._gpu.device import Device
+from .. import by_slices
+from ..problem import Problem
+from ..slices import SLICE_BYTES, Slice
+
+# Estimates for the cost model: seconds of a slice, and of a score of the volume.
+_SLICE, _SCORE = 1e-4, 1e-10
+
+
+@dataclass(frozen=True, slots=True)
+class SlicesPlan:
+    """A request by slices of the volume."""
+
+    request: Request
+    seconds: float
+    workspace: int
+    algorithm: str = "slices"
+    description: str = "slices of the volume by the fixed-grid operator, reduced by array functions"
+
+    def run(self, arrays: Mapping[str, Any]) -> None:
+        """Compute the results."""
+        row, inputs = ELEMENT_TYPES[self.request.dtype], [arrays[name] for name in ("input1", "input2")]
+
+        def scores(part: Slice) -> Any:
+            x1, x2 = (x[part.samples] for x in inputs)
+            precision = self.request.precision
+            return spatial_correlation_sample(x1, x2, **part.arguments(), dtype=row.accumulator, precision=precision)
+
+        results = {name: array for name, array in arrays.items() if name not in ("input1", "input2")}
+        with current_device_of(inputs[0]):
+            by_slices.run(self.request.problem, results, scores, row.accumulator_dtype.itemsize)
+
+
+def plan(request: Request, device: Device | None) -> SlicesPlan:
+    """Return the plan of a request."""
+    problem: Problem = request.problem
+    outputs = problem.correlation.outputs
+    itemsize = ELEMENT_TYPES[request.dtype].accumulator_dtype.itemsize
+    return SlicesPlan(request, (1 + outputs * itemsize / SLICE_BYTES) * _SLICE + outputs * _SCORE, 16 * SLICE_BYTES)

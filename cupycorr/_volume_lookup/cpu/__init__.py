@@ -1,0 +1,1 @@
+"""The lookup in a volume on the CPU."""

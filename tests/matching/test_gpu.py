@@ -1,0 +1,59 @@
+"""Matching on a device: CuPy arrays have the displacements of their volumes, in slices of a few displacements."""
+
+import numpy as np
+import pytest
+from cases import NAMED
+from matching_cases import OUTSIDE, inputs
+
+import cupycorr
+from cupycorr._matching import by_slices, slices
+
+pytestmark = pytest.mark.gpu
+CASES = ("pwcnet-like", "even patch", "window, stride and dilation")
+
+
+@pytest.fixture(autouse=True)
+def small_slices(monkeypatch):
+    whole = slices.slices
+    monkeypatch.setattr(by_slices, "slices", lambda volume, itemsize: whole(volume, itemsize, 50_000))
+
+
+def on_cupy(case, kind):
+    import cupy
+
+    return tuple(map(cupy.asarray, inputs(NAMED[case], kind)))
+
+
+@pytest.mark.parametrize("outside", OUTSIDE)
+@pytest.mark.parametrize("case", CASES)
+def test_cupy_arrays_have_the_displacements_of_numpy_arrays(case, outside):
+    arrays, parameters = on_cupy(case, "ties"), dict(NAMED[case].parameters, outside=outside)
+    plain = inputs(NAMED[case], "ties")
+    for top_k in (1, 3):
+        found = cupycorr.correlation_argmax(*arrays, **parameters, top_k=top_k)
+        want = cupycorr.correlation_argmax(*plain, **parameters, top_k=top_k)
+        for got, each in zip((*found, found.flow), (*want, want.flow), strict=True):
+            assert type(got).__module__.startswith("cupy")
+            np.testing.assert_array_equal(got.get(), each)
+    found, want = (cupycorr.correlation_soft_argmax(*each, **parameters, temperature=4.0) for each in (arrays, plain))
+    for got, each in zip(found, want, strict=True):
+        np.testing.assert_allclose(got.get(), each, rtol=1e-4, atol=1e-4)
+
+
+def test_nan_is_the_highest_score_and_makes_the_mean_nan():
+    x1, x2 = inputs(NAMED["even patch"], "ties")
+    x1[0, 0, 4, 4] = np.nan
+    import cupy
+
+    arrays, parameters = tuple(map(cupy.asarray, (x1, x2))), NAMED["even patch"].parameters
+    found, want = (cupycorr.correlation_argmax(*each, **parameters) for each in (arrays, (x1, x2)))
+    np.testing.assert_array_equal(found.channel.get(), want.channel)
+    found, want = (cupycorr.correlation_soft_argmax(*each, **parameters) for each in (arrays, (x1, x2)))
+    np.testing.assert_array_equal(np.isnan(found.dx.get()), np.isnan(want.dx))
+
+
+def test_subpixel_displacements():
+    arrays, plain = on_cupy("even patch", "values"), inputs(NAMED["even patch"], "values")
+    parameters = NAMED["even patch"].parameters
+    found, want = (cupycorr.correlation_argmax(*each, **parameters, subpixel=True) for each in (arrays, plain))
+    np.testing.assert_allclose(found.flow.get(), want.flow, atol=1e-3)
