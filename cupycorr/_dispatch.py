@@ -9,7 +9,7 @@ can run, and by `explain`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
@@ -537,6 +537,18 @@ class Explanation:
     algorithm: str = ""
     pass_name: str = FORWARD
     bound_on: str = "this machine"
+    repetitions: int = 1
+
+    def repeated(self, times: int) -> Explanation:
+        """Return the explanation of so many such requests, computed one after the other."""
+        return replace(
+            self,
+            flops=times * self.flops,
+            flops_inside=None if self.flops_inside is None else times * self.flops_inside,
+            bytes=times * self.bytes,
+            bound=times * self.bound,
+            repetitions=times * self.repetitions,
+        )
 
     def __str__(self) -> str:
         share = self.flops_inside / self.flops if self.flops and self.flops_inside is not None else 1.0
@@ -545,7 +557,7 @@ class Explanation:
         arrow = f"{shapes} -> {self.problem.out_shape}" if self.pass_name == FORWARD else f"{self.problem.out_shape} -> {shapes}"
         runs = self.variant if self.algorithm == self.variant else f"{self.variant} by {self.algorithm}"
         lines = [
-            arrow,
+            arrow if self.repetitions == 1 else f"{arrow}, {self.repetitions} times",
             f"runs       {runs}: {self.how}",
             *(f"not run    {name}: {reason}" for name, reason in self.reasons.items()),
             f"arithmetic {self.flops / 1e9:.4g} GFLOP{inside}",

@@ -22,7 +22,7 @@ from .._checks import beside_inputs, bools, checked_cotangent, checked_out, resu
 from .._dispatch import FORWARD, VJP, New, Request
 from .._dtypes import ElementType, check_scale, dtype_name, element_type, index_type_called
 from .._gpu.layout import dense_layout, layout
-from .._groups import check_groups, several
+from .._groups import check_groups, several, split
 from .groups import lookup_by_groups, vjp_by_groups
 from .problem import DEFAULT_NEEDS, Needs, Operands, Problem, parameters
 from .problem import problem as problem_of
@@ -466,6 +466,7 @@ def explain_lookup(
     level_step: IntOrPair = 2,
     index1: Array | None = None,
     index2: Array | None = None,
+    groups: int = 1,
     order: Literal["dy", "dx"] = "dy",
     scale: float = 1.0,
     dtype: DTypeLike | None = None,
@@ -480,7 +481,8 @@ def explain_lookup(
 
     Parameters
     ----------
-    input1, input2, coords, patch_size, dilation_patch, level_step, index1, index2, order, scale, dtype, precision, variant
+    input1, input2, coords, patch_size, dilation_patch, level_step, index1, index2, groups, order, scale, dtype, precision,
+    variant
         As `correlation_lookup`.
     gradients : bool or (bool, bool, bool), default False
         Explain `correlation_lookup_vjp` instead: the gradients that it computes by default, or those that ``needs`` of that
@@ -506,8 +508,14 @@ def explain_lookup(
     >>> cupycorr.explain_lookup(x, x, coords, patch_size=9).pass_name
     'forward'
     """
-    operands = _operands(input1, input2, coords, index1, index2)
-    problem = _checked_problem(operands, (patch_size, dilation_patch, level_step), order, scale, precision)
+    operands, sizes = _operands(input1, input2, coords, index1, index2), (patch_size, dilation_patch, level_step)
+    problem = _checked_problem(operands, sizes, order, scale, precision)
+    if count := several(groups):
+        check_groups(count, operands.input1)
+        explain = _of_one_group(explain_lookup, operands, sizes, order, scale, precision, variant)
+        part1, part2 = next(split(count, operands.input1, operands.input2))
+        one: _dispatch.Explanation = explain(part1, part2, operands.coords, dtype=dtype, gradients=gradients, measure=measure)
+        return one.repeated(count)
     inputs, result = operands.inputs(problem), result_dtype(operands.input1, dtype)
     _check_indices(problem, inputs)
     if gradients is False:

@@ -308,6 +308,7 @@ def explain_argmax(
     dilation_patch: IntOrPair = 1,
     *,
     patch_offset: IntOrPair | None = None,
+    groups: int = 1,
     scale: float = 1.0,
     precision: str = "highest",
     variant: str = "auto",
@@ -322,7 +323,8 @@ def explain_argmax(
 
     Parameters
     ----------
-    input1, input2, kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, scale, precision, variant
+    input1, input2, kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, groups, scale, precision,
+    variant
         As `correlation_argmax`.
     top_k, subpixel, outside
         As `correlation_argmax`.
@@ -350,6 +352,11 @@ def explain_argmax(
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
     x1, x2 = known_arrays(_EXPLAINED, input1=input1, input2=input2)
     problem = _best_problem(x1, x2, given, patch_offset, scale, precision, top_k, subpixel, outside)
+    if count := several(groups):
+        check_groups(count, x1)
+        settings: dict[str, Any] = dict(patch_offset=patch_offset, scale=scale, precision=precision, variant=variant)
+        settings |= dict(top_k=top_k, subpixel=subpixel, outside=outside, measure=measure)
+        return explain_argmax(*next(split(count, x1, x2)), *given, **settings).repeated(count)
     return _dispatch.explain(ARGMAX, _request(problem, x1, precision), _dispatch.place(x1), variant, measure=measure)
 
 
@@ -364,6 +371,7 @@ def explain_soft_argmax(
     dilation_patch: IntOrPair = 1,
     *,
     patch_offset: IntOrPair | None = None,
+    groups: int = 1,
     scale: float = 1.0,
     precision: str = "highest",
     variant: str = "auto",
@@ -377,7 +385,8 @@ def explain_soft_argmax(
 
     Parameters
     ----------
-    input1, input2, kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, scale, precision, variant
+    input1, input2, kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, groups, scale, precision,
+    variant
         As `correlation_soft_argmax`.
     temperature, outside
         As `correlation_soft_argmax`.
@@ -405,6 +414,11 @@ def explain_soft_argmax(
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
     x1, x2 = known_arrays(_EXPLAINED, input1=input1, input2=input2)
     problem = _mean_problem(x1, x2, given, patch_offset, scale, precision, temperature, outside)
+    if count := several(groups):
+        check_groups(count, x1)
+        settings: dict[str, Any] = dict(patch_offset=patch_offset, scale=scale, precision=precision, variant=variant)
+        settings |= dict(temperature=temperature, outside=outside, measure=measure)
+        return explain_soft_argmax(*next(split(count, x1, x2)), *given, **settings).repeated(count)
     return _dispatch.explain(SOFT_ARGMAX, _request(problem, x1, precision), _dispatch.place(x1), variant, measure=measure)
 
 

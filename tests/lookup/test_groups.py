@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from lookup_cases import ALL, CPU_VARIANTS, NAMED
 
-from cupycorr import correlation_lookup, correlation_lookup_vjp
+from cupycorr import correlation_lookup, correlation_lookup_vjp, explain_lookup
 
 torch = pytest.importorskip("torch")
 
@@ -148,3 +148,14 @@ def test_wrong_maps_are_refused_in_the_words_for_whole_maps():
     wrong = CASES["a single map"].cotangent()
     with pytest.raises(ValueError, match="cotangent must have the output's shape"):
         correlation_lookup_vjp(wrong, x1, x2, coords, groups=GROUPS, **CASES["a single map"].parameters)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_explanations_count_all_groups(gradients):
+    x, coords = np.zeros((2, 12, 8, 10), np.float32), np.zeros((2, 2, 8, 10), np.float32)
+    told = explain_lookup(x, [x, x], coords, patch_size=3, groups=4, gradients=gradients)
+    one = explain_lookup(x[:, :3], [x[:, :3]] * 2, coords, patch_size=3, gradients=gradients)
+    assert (told.repetitions, told.variant, told.pass_name) == (4, one.variant, one.pass_name)
+    assert (told.flops, told.bytes, told.bound) == (4 * one.flops, 4 * one.bytes, 4 * one.bound)
+    with pytest.raises(ValueError, match="groups must divide the number of channels, got groups=5"):
+        explain_lookup(x, x, coords, patch_size=3, groups=5)

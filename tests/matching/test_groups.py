@@ -64,6 +64,18 @@ def test_the_mean_of_groups_has_gradients():
     assert torch.autograd.gradcheck(mean, small)
 
 
+@pytest.mark.parametrize("explain", [cupycorr.explain_argmax, cupycorr.explain_soft_argmax])
+def test_explanations_count_all_groups(explain):
+    x = np.zeros((2, 12, 8, 10), np.float32)
+    told = explain(x, x, patch_size=(3, 5), groups=4)
+    one = explain(x[:, :3], x[:, :3], patch_size=(3, 5))
+    assert (told.repetitions, told.variant, told.workspace) == (4, one.variant, one.workspace)
+    assert told.flops == 2 * 12 * 3 * 5 * (2 * 8 * 10)  # a multiplication and an addition of each channel
+    assert (told.flops_inside, told.bytes, told.bound) == (4 * one.flops_inside, 4 * one.bytes, 4 * one.bound)
+    with pytest.raises(ValueError, match="groups must divide the number of channels, got groups=5"):
+        explain(x, x, patch_size=3, groups=5)
+
+
 @pytest.mark.parametrize("call", [correlation_argmax, correlation_soft_argmax])
 @pytest.mark.parametrize("sent", [np.asarray, torch.tensor], ids=["arrays", "tensors"])
 def test_bad_groups_are_refused(sent, call):
