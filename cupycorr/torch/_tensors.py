@@ -18,6 +18,7 @@ import torch
 from .. import _dispatch, _repeats, _tuning
 from .._arguments import HIGH, HIGHEST
 from .._cpu import workers
+from .._cpu.pages import prefer_huge_pages
 from .._dispatch import CPU, Choice, New, Operator, Request
 from .._dtypes import ELEMENT_TYPES, INDEX_TYPES, ElementType, element_type_called, index_type_called
 from .._gpu import plan as gpu
@@ -161,6 +162,8 @@ def run(
         return
     plan = _dispatch.choose(operator, request, CPU, variant).plan
     arrays = {name: array(tensor) for name, tensor in tensors.items()}
+    for name in results:
+        prefer_huge_pages(arrays[name])
     with workers.prefer_threads(torch.get_num_threads()):
         plan.run(arrays)
     for name in results:
