@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ORDERS = ("dy", "dx")  # the component that changes slowest from channel to channel
-_CHANNEL_AXES = {4: (1, 3, -1), 5: (1,)}  # by the number of dimensions
+_CHANNEL_AXES = {4: (1, 3, -1), 5: (1,), 6: (1,)}  # by the number of dimensions; only with four does the axis matter
 
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ else:
 
         Attributes
         ----------
-        dy, dx : array or Tensor, shape (B, oH, oW)
+        dy, dx : array or Tensor, shape (B, [G], oH, oW)
             The point ``(y, x)`` of input1 is at ``(y + dy, x + dx)`` in input2: positive is down and to the right.
         """
 
@@ -64,7 +64,7 @@ else:
 
         @property
         def flow(self) -> Any:
-            """The field in the order of optical flow networks, (u, v) = (dx, dy): shape (B, 2, oH, oW)."""
+            """The field in the order of optical flow networks, (u, v) = (dx, dy): shape (B, 2, [G], oH, oW)."""
             with current_device_of(self.dx):
                 return array_module(self.dx).stack((self.dx, self.dy), 1)
 
@@ -139,15 +139,15 @@ def to_channels(out: Any, order: str = "dy") -> Any:
 
     Parameters
     ----------
-    out : array or Tensor, shape (B, PH, PW, oH, oW)
-        NumPy, CuPy or torch, any dtype.
+    out : array or Tensor, shape (B, [G], PH, PW, oH, oW)
+        NumPy, CuPy or torch, any dtype. The axis G is there for several groups.
     order : {"dy", "dx"}
         The component of the displacement that changes slowest from channel to channel: "dy" for FlowNet and PWC-Net, "dx" for
         RAFT.
 
     Returns
     -------
-    array or Tensor, shape (B, PH * PW, oH, oW)
+    array or Tensor, shape (B, [G], PH * PW, oH, oW)
         A view if the strides allow it, as they do for "dy" and the operator's own output; otherwise a copy.
 
     Raises
@@ -155,7 +155,7 @@ def to_channels(out: Any, order: str = "dy") -> Any:
     TypeError
         ``out`` is not an array.
     ValueError
-        ``out`` does not have five dimensions, or ``order`` is neither of the two.
+        ``out`` does not have five or six dimensions, or ``order`` is neither of the two.
 
     Examples
     --------
@@ -167,10 +167,11 @@ def to_channels(out: Any, order: str = "dy") -> Any:
     """
     _check_order(order)
     out = known_array_or_tensor("out", out)
-    if out.ndim != 5:
-        raise ValueError(f"out must have 5 dimensions (B, PH, PW, oH, oW), got out.shape={tuple(out.shape)}")
+    if out.ndim not in (5, 6):
+        shape = tuple(out.shape)
+        raise ValueError(f"out must have 5 dimensions (B, PH, PW, oH, oW), or 6 with groups after B, got out.shape={shape}")
     with current_device_of(out):
-        return _joined(out if order == "dy" else array_module(out).swapaxes(out, 1, 2))
+        return _joined(out if order == "dy" else array_module(out).swapaxes(out, -4, -3))
 
 
 @overload
@@ -208,9 +209,8 @@ def argmax_displacement(
 
     Parameters
     ----------
-    out : array or Tensor, shape (B, PH, PW, oH, oW) or (B, PH * PW, oH, oW)
-        Scores: NumPy, CuPy or torch, float16, bfloat16, float32 or float64. With ``order="dx"`` the five-dimensional shape is
-        (B, PW, PH, oH, oW).
+    out : array or Tensor, shape (B, PH, PW, oH, oW), (B, G, PH, PW, oH, oW) or (B, PH * PW, oH, oW)
+        Scores: NumPy, CuPy or torch, float16, bfloat16, float32 or float64. With ``order="dx"`` the patch axes are PW, PH.
     patch_size : int or (int, int), optional
         As passed to the operator; or an object with the parameters as attributes, as for `displacements`. None stands for the
         sizes of the two patch axes, or for the square root of the number of channels. If it is passed, one of the two patch axes
@@ -225,7 +225,7 @@ def argmax_displacement(
     Returns
     -------
     Displacement
-        ``dy, dx``, int64 in pixels, of the kind and on the device of ``out``.
+        ``dy, dx`` of shape (B, [G], oH, oW), int64 in pixels, of the kind and on the device of ``out``.
 
     Raises
     ------
@@ -257,7 +257,7 @@ def argmax_displacement(
             channel // len(fast) * slow.step + slow.start,
             channel % len(fast) * fast.step + fast.start,
         )
-        return Displacement(*_in_order(components, order))
+        return _displacement(components, given, order)
 
 
 @overload
@@ -315,8 +315,8 @@ def soft_argmax(
     Returns
     -------
     Displacement
-        ``dy, dx`` in pixels, float64 for float64 scores, otherwise float32, of the kind and on the device of ``out``; for torch
-        differentiable in ``out``.
+        ``dy, dx`` of shape (B, [G], oH, oW) in pixels, float64 for float64 scores, otherwise float32, of the kind and on the
+        device of ``out``; for torch differentiable in ``out``.
 
     Raises
     ------
@@ -340,7 +340,7 @@ def soft_argmax(
         scores, ranges = _with_patch_axes(given, patch_size, dilation_patch, patch_offset, order, channel_axis)
         weights = _exponentials(converted(scores, element.accumulator), divisor)
         components = _expectation(weights.sum(2), ranges[0]), _expectation(weights.sum(1), ranges[1])
-        return Displacement(*_in_order(components, order))
+        return _displacement(components, given, order)
 
 
 def plot_channels(
@@ -348,6 +348,7 @@ def plot_channels(
     at: Pair | None = None,
     *,
     sample: int = 0,
+    group: int = 0,
     patch_size: Patch | None = None,
     dilation_patch: IntOrPair = 1,
     patch_offset: IntOrPair | None = None,
@@ -368,6 +369,8 @@ def plot_channels(
         every n-th position is drawn, and the title says so.
     sample : int, default 0
         Index in the batch.
+    group : int, default 0
+        Index of the group, for several groups.
     patch_size, dilation_patch, patch_offset, order, channel_axis
         As `argmax_displacement` takes them.
 
@@ -379,7 +382,7 @@ def plot_channels(
     Raises
     ------
     TypeError, ValueError
-        As `argmax_displacement`; also for a position or a sample outside of ``out``.
+        As `argmax_displacement`; also for a position, a sample or a group outside of ``out``.
     ImportError
         matplotlib is not installed.
 
@@ -398,7 +401,9 @@ def plot_channels(
     with current_device_of(given):
         scores, ranges = _with_patch_axes(given, patch_size, dilation_patch, patch_offset, order, channel_axis)
         scores = scores if order == "dy" else array_module(scores).swapaxes(scores, 1, 2)
-        of_sample = scores[_index("sample", sample, scores.shape[0])]
+        groups = given.shape[1] if given.ndim == 6 else 1
+        chosen = _index("sample", sample, given.shape[0]) * groups + _index("group", group, groups)
+        of_sample = scores[chosen]
         position = _position(at, scores.shape[3:])
         drawn = of_sample if position is None else of_sample[:, :, position[0], position[1]]
         picture = to_numpy(converted(drawn, "float64"))  # the span of a float32 colour scale could overflow
@@ -461,17 +466,19 @@ def _search_range(patch_size: Any, dilation_patch: Any, patch_offset: Any) -> tu
 def _with_patch_axes(
     out: Any, patch_size: Any, dilation_patch: Any, patch_offset: Any, order: Any, channel_axis: Any
 ) -> tuple[Any, tuple[range, range]]:
-    """Return the scores as (B, slow, fast, oH, oW), and the displacements along the slow and the fast patch axis."""
+    """Return the scores as (B * G, slow, fast, oH, oW), and the displacements along the slow and the fast patch axis."""
     _check_order(order)
     axis = integer("channel_axis", channel_axis, "an int", channel_axis)
     if out.ndim not in _CHANNEL_AXES:
-        shapes = "(B, PH, PW, oH, oW) or (B, PH * PW, oH, oW)"
-        raise ValueError(f"out must have 5 or 4 dimensions, {shapes}, got out.shape={tuple(out.shape)}")
+        shapes = "(B, PH, PW, oH, oW), (B, G, PH, PW, oH, oW) or (B, PH * PW, oH, oW)"
+        raise ValueError(f"out must have 5, 6 or 4 dimensions, {shapes}, got out.shape={tuple(out.shape)}")
     if axis not in _CHANNEL_AXES[out.ndim]:
         legal = " or ".join(map(str, _CHANNEL_AXES[out.ndim]))
         raise ValueError(f"channel_axis must be {legal} for out of {out.ndim} dimensions, got channel_axis={channel_axis!r}")
     if axis != 1:
         out = array_module(out).moveaxis(out, axis, 1)
+    if out.ndim == 6:
+        out = out.reshape(out.shape[0] * out.shape[1], *out.shape[2:])
     batch, *patch, height, width = out.shape
     if patch_size is None:
         patch_size = _patch_of(patch, order, axis)
@@ -482,6 +489,14 @@ def _with_patch_axes(
         wanted = f"{slow * fast} channels or patch axes of {slow} x {fast}"
         raise ValueError(f"out must have {wanted} for patch_size={patch_size!r} and order={order!r}, got {got}")
     return out.reshape(batch, slow, fast, height, width), (slow_range, fast_range)
+
+
+def _displacement(components: tuple[Any, Any], out: Any, order: str) -> Displacement[Any]:
+    """Return the displacement with the axes of a volume, from its components (B * G, oH, oW) along the slow and the fast axis."""
+    if out.ndim == 6:
+        slow, fast = (each.reshape(*out.shape[:2], *each.shape[1:]) for each in components)
+        components = slow, fast
+    return Displacement(*_in_order(components, order))
 
 
 def _in_order(components: tuple[T, T], order: str) -> tuple[T, T]:
@@ -508,9 +523,9 @@ def _patch_of(patch: list[int], order: str, axis: int) -> Pair:
 
 
 def _joined(scores: Any) -> Any:
-    """Reshape (B, slow, fast, oH, oW) to (B, n, oH, oW)."""
-    batch, slow, fast, height, width = scores.shape
-    return scores.reshape(batch, slow * fast, height, width)
+    """Reshape (B, [G], slow, fast, oH, oW) to (B, [G], n, oH, oW)."""
+    *leading, slow, fast, height, width = scores.shape
+    return scores.reshape(*leading, slow * fast, height, width)
 
 
 def _exponentials(scores: Any, temperature: float) -> Any:
