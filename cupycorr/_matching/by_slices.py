@@ -13,7 +13,7 @@ import numpy as np
 
 from .._arguments import Pair
 from .._arrays import array_module, is_tensor
-from .problem import Best, Problem, allowed
+from .problem import Best, Problem, allowed, channels_of
 from .reductions import NONE, Weights, best_of, mean_of, merged, sharpness, weights_of, without_excluded
 from .slices import Slice, slices
 
@@ -137,9 +137,8 @@ def on_device(array: np.ndarray, like: Any) -> Any:
 
 def _channels(problem: Problem, part: Slice, values: Any) -> Any:
     """Return the channels (n, 1, 1, 1) of the displacements of a slice."""
-    _, rows, columns, *_ = values.shape
-    m, n = (np.arange(count) + first for count, first in zip((rows, columns), part.first, strict=True))
-    return on_device(np.add.outer(m * problem.correlation.horizontal.patch, n).reshape(-1, 1, 1, 1), values)
+    channels = channels_of(problem.correlation, part.first, values.shape[1:3])
+    return on_device(channels.reshape(-1, 1, 1, 1), values)
 
 
 def _limits(problem: Problem, values: Any) -> list[tuple[Any, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arguments import Shape, at_least
+from .._arguments import Pair, Shape, at_least
 from .._correlation.problem import Axis, Parameters, lattice_inside, search_range
 from .._correlation.problem import Problem as Correlation
 from .._dispatch import Input
@@ -98,6 +98,12 @@ def allowed(axis: Axis) -> np.ndarray:
     found = np.array(ranges, np.int64).T.copy()
     found.flags.writeable = False
     return found
+
+
+def channels_of(volume: Correlation, first: Pair, counts: Pair) -> np.ndarray:
+    """Return the channels (rows, columns) of so many rows and columns of displacements, from an index pair ``first`` on."""
+    m, n = (np.arange(start, start + count) for start, count in zip(first, counts, strict=True))
+    return np.add.outer(m * volume.horizontal.patch, n)
 
 
 def ranges_of(parameters: Parameters) -> tuple[range, range]:

@@ -29,7 +29,7 @@ from .._dispatch import FORWARD, Operator, Request
 from .._dtypes import check_scale
 from .._matching import by_slices
 from .._matching.by_slices import NEIGHBOURS
-from .._matching.problem import ZERO, Mean, Problem, Reduction, best, check_outside, ranges_of
+from .._matching.problem import ZERO, Mean, Problem, Reduction, best, channels_of, check_outside, ranges_of
 from .._matching.slices import GRADIENT_BYTES, Slice, slices
 from .._matching.variants import ARGMAX, SOFT_ARGMAX
 from . import _tensors
@@ -42,7 +42,7 @@ Tensor = torch.Tensor
 # Schemas ----------------------------------------------------------------------------------------------------------------------
 
 
-class Correlation(NamedTuple):
+class CorrelationArguments(NamedTuple):
     """The arguments of the volume, with the schema's defaults. Torch may pass lists in place of pairs."""
 
     kernel_size: Pair = (1, 1)
@@ -63,7 +63,7 @@ class Correlation(NamedTuple):
         return (*sizes, 1, self.scale, dtype, self.precision, variant)  # one group
 
 
-class Best(NamedTuple):
+class BestArguments(NamedTuple):
     """The arguments of a search for the best displacements beside those of the volume."""
 
     top_k: int = 1
@@ -71,7 +71,7 @@ class Best(NamedTuple):
     outside: str = ZERO
 
 
-class Soft(NamedTuple):
+class SoftArguments(NamedTuple):
     """The arguments of a mean displacement beside those of the volume."""
 
     temperature: float = 1.0
@@ -90,18 +90,18 @@ _COTANGENTS = "Tensor to_dy, Tensor to_dx, Tensor to_log_sum"
 _SOFT_VJP_SCHEMA = (
     f"({_COTANGENTS}, Tensor dy, Tensor dx, Tensor log_sum, {_INPUTS}, bool[2] needs, {_CORRELATION}, {_SOFT}) -> {_TWO}"
 )
-_COUNT = len(Correlation._fields)
+_COUNT = len(CorrelationArguments._fields)
 
 
-def _split(given: Sequence[Any], rest: Callable[..., Any]) -> tuple[Correlation, Any]:
+def _split(given: Sequence[Any], rest: Callable[..., Any]) -> tuple[CorrelationArguments, Any]:
     """Return the arguments of the volume, and the others as a named tuple."""
-    return Correlation(*given[:_COUNT]), rest(*given[_COUNT:])
+    return CorrelationArguments(*given[:_COUNT]), rest(*given[_COUNT:])
 
 
 # Checks -----------------------------------------------------------------------------------------------------------------------
 
 
-def checked_volume(input1: Tensor, input2: Tensor, given: Correlation, operator: Operator = ARGMAX) -> Volume:
+def checked_volume(input1: Tensor, input2: Tensor, given: CorrelationArguments, operator: Operator = ARGMAX) -> Volume:
     """Check the inputs and the arguments of the volume and return its problem; sizes may be symbols."""
     _tensors.check_device("input1", input1, "input2", input2)
     row = _tensors.element("input1", input1.dtype)
@@ -116,12 +116,12 @@ def checked_volume(input1: Tensor, input2: Tensor, given: Correlation, operator:
     return found
 
 
-def _best_problem(input1: Tensor, input2: Tensor, correlation: Correlation, rest: Best) -> Problem:
+def _best_problem(input1: Tensor, input2: Tensor, correlation: CorrelationArguments, rest: BestArguments) -> Problem:
     volume = checked_volume(input1, input2, correlation)
     return Problem(volume, best(volume.parameters, rest.top_k, rest.subpixel), check_outside(rest.outside))
 
 
-def _soft_problem(input1: Tensor, input2: Tensor, correlation: Correlation, rest: Soft) -> Problem:
+def _soft_problem(input1: Tensor, input2: Tensor, correlation: CorrelationArguments, rest: SoftArguments) -> Problem:
     volume = checked_volume(input1, input2, correlation, SOFT_ARGMAX)
     reduction: Reduction = Mean(positive_temperature(rest.temperature, _tensors.element("input1", input1.dtype)))
     return Problem(volume, reduction, check_outside(rest.outside))
@@ -132,7 +132,7 @@ def _soft_problem(input1: Tensor, input2: Tensor, correlation: Correlation, rest
 
 def _argmax(input1: Tensor, input2: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the best scores and their channels (B, k, oH, oW), and the scores (B, 4, oH, oW) around the best one."""
-    correlation, rest = _split(given, Best)
+    correlation, rest = _split(given, BestArguments)
     problem = _best_problem(input1, input2, correlation, rest)
     score, channel, around = _empty_best(input1, problem, rest)
     results = {"score": score, "channel": channel, **({"around": around} if rest.subpixel else {})}
@@ -140,7 +140,7 @@ def _argmax(input1: Tensor, input2: Tensor, *given: Any) -> tuple[Tensor, Tensor
     return score, channel, around
 
 
-def _empty_best(like: Tensor, problem: Problem, rest: Best) -> tuple[Tensor, Tensor, Tensor]:
+def _empty_best(like: Tensor, problem: Problem, rest: BestArguments) -> tuple[Tensor, Tensor, Tensor]:
     batch, count, height, width = problem.out_shape
     dtype = _tensors.accumulator(like.dtype)
     score = like.new_empty((batch, count, height, width), dtype=dtype)
@@ -150,7 +150,7 @@ def _empty_best(like: Tensor, problem: Problem, rest: Best) -> tuple[Tensor, Ten
 
 def _soft(input1: Tensor, input2: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the mean displacements, and the logarithm of the sum of exp(score / temperature), each (B, oH, oW)."""
-    correlation, rest = _split(given, Soft)
+    correlation, rest = _split(given, SoftArguments)
     problem = _soft_problem(input1, input2, correlation, rest)
     found = _empty_soft(input1, problem)
     _run(SOFT_ARGMAX, problem, correlation, input1, input2, dict(zip(("dy", "dx", "log_sum"), found, strict=True)))
@@ -163,7 +163,7 @@ def _empty_soft(like: Tensor, problem: Problem) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _run(
-    operator: Operator, problem: Problem, given: Correlation, input1: Tensor, input2: Tensor, results: dict[str, Tensor]
+    operator: Operator, problem: Problem, given: CorrelationArguments, input1: Tensor, input2: Tensor, results: dict[str, Tensor]
 ) -> None:
     dtype, accumulator = _tensors.dtype_name(input1), _tensors.accumulator(input1.dtype)
     precision = effective_precision(_tensors.precision(given.precision, input1), dtype)
@@ -185,12 +185,13 @@ def _at_vjp(
     cotangent: Tensor, channel: Tensor, input1: Tensor, input2: Tensor, needs: list[bool], *given: Any
 ) -> tuple[Tensor, ...]:
     """Compute the gradients of the scores at channels (B, K, oH, oW), where a channel below 0 is none."""
-    correlation = Correlation(*given)
+    correlation = CorrelationArguments(*given)
     volume = checked_volume(input1, input2, correlation)
 
     def cotangent_of(part: Slice) -> Tensor:
         of_part = cotangent.new_zeros(part.correlation.out_shape)
-        channels = _channels(part, volume, channel)
+        grid = channels_of(volume, part.first, part.correlation.parameters.patch_size)
+        channels = by_slices.on_device(grid[..., None, None], channel)
         for g, at in zip(cotangent[part.samples].unbind(1), channel[part.samples].unbind(1), strict=True):
             of_part += torch.where(channels == at[:, None, None], g[:, None, None], 0)
         return of_part
@@ -198,19 +199,10 @@ def _at_vjp(
     return _gradients(volume, correlation, input1, input2, needs, cotangent_of)
 
 
-def _channels(part: Slice, volume: Volume, like: Tensor) -> Tensor:
-    """Return the channels (ms, ns, 1, 1) of the displacements of a slice."""
-    rows, columns = (
-        torch.arange(first, first + count, device=like.device)
-        for first, count in zip(part.first, part.correlation.parameters.patch_size, strict=True)
-    )
-    return (rows[:, None] * volume.horizontal.patch + columns)[..., None, None]
-
-
 def _soft_vjp(*arguments: Any) -> tuple[Tensor, ...]:
     """Compute the gradients of the mean displacements, and of the logarithm."""
     to_dy, to_dx, to_log_sum, dy, dx, log_sum, input1, input2, needs, *given = arguments
-    correlation, rest = _split(given, Soft)
+    correlation, rest = _split(given, SoftArguments)
     problem = _soft_problem(input1, input2, correlation, rest)
     accumulator = _tensors.accumulator(input1.dtype)
 
@@ -240,7 +232,7 @@ def _directions(volume: Volume, cotangents: Sequence[Tensor], means: Sequence[Te
 
 def _gradients(
     volume: Volume,
-    given: Correlation,
+    given: CorrelationArguments,
     input1: Tensor,
     input2: Tensor,
     needs: Sequence[bool],
@@ -266,37 +258,37 @@ def _gradients(
 
 
 def _fake_argmax(input1: Tensor, input2: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
-    correlation, rest = _split(given, Best)
+    correlation, rest = _split(given, BestArguments)
     return _empty_best(input1, _best_problem(input1, input2, correlation, rest), rest)
 
 
 def _fake_soft(input1: Tensor, input2: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty_soft(input1, _soft_problem(input1, input2, *_split(given, Soft)))
+    return _empty_soft(input1, _soft_problem(input1, input2, *_split(given, SoftArguments)))
 
 
 def _fake_at_vjp(
     cotangent: Tensor, channel: Tensor, input1: Tensor, input2: Tensor, needs: list[bool], *given: Any
 ) -> tuple[Tensor, ...]:
-    checked_volume(input1, input2, Correlation(*given))
+    checked_volume(input1, input2, CorrelationArguments(*given))
     return _tensors.new_gradients((input1, input2), needs)
 
 
 def _fake_soft_vjp(*arguments: Any) -> tuple[Tensor, ...]:
     *_, input1, input2, needs = arguments[:9]
-    _soft_problem(input1, input2, *_split(arguments[9:], Soft))
+    _soft_problem(input1, input2, *_split(arguments[9:], SoftArguments))
     return _tensors.new_gradients((input1, input2), needs)
 
 
 # Through the volume -----------------------------------------------------------------------------------------------------------
 
 
-def _volume_of(input1: Tensor, input2: Tensor, given: Correlation) -> Tensor:
+def _volume_of(input1: Tensor, input2: Tensor, given: CorrelationArguments) -> Tensor:
     """Return the volume in the accumulator."""
     found: Tensor = correlate(input1, input2, *given.of_operator(_tensors.accumulator(input1.dtype)))
     return found
 
 
-def _direction(inputs: Sequence[Tensor], directions: Sequence[Tensor | None], given: Correlation) -> Tensor | None:
+def _direction(inputs: Sequence[Tensor], directions: Sequence[Tensor | None], given: CorrelationArguments) -> Tensor | None:
     """Return the derivative of the volume along directions of the inputs; None where there are none."""
     (x1, x2), (t1, t2) = inputs, directions
     return _sum([_volume_of(a, b, given) for a, b in ((t1, x2), (x1, t2)) if a is not None and b is not None])
@@ -316,7 +308,7 @@ class _Softmax:
         its change along u          w' (D - <D> + gs) / T - w sum(w' D) / T,   w' = w (u - <u>) / T
     """
 
-    def __init__(self, inputs: Sequence[Tensor], given: Correlation, rest: Soft) -> None:
+    def __init__(self, inputs: Sequence[Tensor], given: CorrelationArguments, rest: SoftArguments) -> None:
         x1, x2 = inputs
         self.problem, self.temperature = _soft_problem(x1, x2, given, rest), rest.temperature
         volume = _volume_of(x1, x2, given)
@@ -368,7 +360,9 @@ class _Softmax:
         return values if self.kept is None else values.masked_fill(~self.kept, 0)
 
 
-def _pulled(cotangent: Tensor, inputs: Sequence[Tensor], needs: Sequence[bool], given: Correlation) -> list[Tensor | None]:
+def _pulled(
+    cotangent: Tensor, inputs: Sequence[Tensor], needs: Sequence[bool], given: CorrelationArguments
+) -> list[Tensor | None]:
     """Return those gradients of the inputs that are needed, from a cotangent of the volume."""
     accumulator = _tensors.accumulator(inputs[0].dtype)
     wide = (x.to(accumulator) for x in inputs)
@@ -405,7 +399,7 @@ def _neighbours(channel: Tensor, around: Tensor, patch: Pair) -> Tensor:
 
 
 def _keep_argmax(ctx: Any, operands: tuple, rest: tuple, outputs: tuple) -> None:
-    ctx.given, ctx.rest = _split(rest, Best)
+    ctx.given, ctx.rest = _split(rest, BestArguments)
     _, channel, around = outputs
     ctx.save_for_backward(*operands, channel, around)
     ctx.mark_non_differentiable(channel)
@@ -421,7 +415,7 @@ def _backward_argmax(ctx: Any, needs: tuple[bool, bool], to_score: Tensor, _: An
 
 
 def _tangent_argmax(primals: tuple, tangents: tuple, rest: tuple) -> tuple[Tensor | None, None, Tensor | None]:
-    given, of_best = _split(rest, Best)
+    given, of_best = _split(rest, BestArguments)
     volume = _direction(primals, tangents, given)
     if volume is None:
         return None, None, None
@@ -439,7 +433,7 @@ def _keep_at(ctx: Any, operands: tuple, rest: tuple) -> None:
 def _backward_at(ctx: Any, needs: tuple[bool, ...], *cotangents: Tensor | None) -> list[Tensor | None]:
     g, channel, *inputs = ctx.saved_tensors
     directions = _needed(cotangents, ctx.asked)
-    volume = _direction(inputs, directions, Correlation(*ctx.given)) if needs[0] else None
+    volume = _direction(inputs, directions, CorrelationArguments(*ctx.given)) if needs[0] else None
 
     def pull(images: Sequence[Tensor], asked: Sequence[bool]) -> Sequence[Tensor]:
         return at_vjp(g, channel, *images, list(asked), *ctx.given)
@@ -470,7 +464,7 @@ def _backward_soft(ctx: Any, needs: tuple[bool, bool], *cotangents: Tensor) -> l
 
 
 def _tangent_soft(primals: tuple, tangents: tuple, rest: tuple) -> tuple[Tensor | None, ...]:
-    given, of_soft = _split(rest, Soft)
+    given, of_soft = _split(rest, SoftArguments)
     direction = _direction(primals, tangents, given)
     return (None, None, None) if direction is None else _Softmax(primals, given, of_soft).along(direction)
 
@@ -485,7 +479,7 @@ def _backward_soft_vjp(ctx: Any, needs: tuple[bool, ...], *cotangents: Tensor | 
     """Return the gradients of <u, c>, c the cotangent of the volume and u the volume's change along the directions."""
     *given, x1, x2 = ctx.saved_tensors
     inputs, g = (x1, x2), given[:3]
-    correlation, rest = _split(ctx.given, Soft)
+    correlation, rest = _split(ctx.given, SoftArguments)
     directions = _needed(cotangents, ctx.asked)
     direction = _direction(inputs, directions, correlation)
     if direction is None:
@@ -501,7 +495,7 @@ def _tangent_soft_vjp(primals: tuple, tangents: tuple, rest: tuple) -> list[Tens
     *moved, t1, t2 = tangents
     asked, *others = rest
     inputs, directions = (x1, x2), (t1, t2)
-    correlation, of_soft = _split(others, Soft)
+    correlation, of_soft = _split(others, SoftArguments)
     known = zip(given[:3], moved[:3], strict=True)
     tg = None if all(t is None for t in moved[:3]) else [torch.zeros_like(x) if t is None else t for x, t in known]
     softmax = _Softmax(inputs, correlation, of_soft)
@@ -517,7 +511,7 @@ def _changed(
     directions: Sequence[Tensor | None],
     direction: Tensor | None,
     needs: Sequence[bool],
-    given: Correlation,
+    given: CorrelationArguments,
 ) -> list[Tensor | None]:
     """Return the change of the gradients with that of the cotangents, and along directions of the inputs and of the volume."""
     of_volume = softmax.cotangent(cotangents)

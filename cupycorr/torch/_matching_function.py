@@ -16,7 +16,7 @@ from .._matching.problem import best, check_outside, ranges_of
 from .._matching.results import BestDisplacement, Field, MeanDisplacement, best_displacement, joined
 from .._matching.variants import ARGMAX, SOFT_ARGMAX
 from ._arguments import cast, check_dtype_and_precision, dense, key_of, number, with_traced_scale
-from ._matching import Correlation, argmax, checked_volume, soft
+from ._matching import CorrelationArguments, argmax, checked_volume, soft
 from ._tensors import element
 
 
@@ -93,7 +93,7 @@ def correlation_argmax(
         score, channel, around = argmax(first, second, *arguments, found.top_k, found.around, outside)
         return best_displacement(ranges_of(checked), excluding, score, channel, around if found.around else None)
 
-    check = partial(checked_volume, given=Correlation(*arguments), operator=ARGMAX)
+    check = partial(checked_volume, given=CorrelationArguments(*arguments), operator=ARGMAX)
     return _by_groups(search, check, groups, input1, input2, 2 if found.top_k > 1 else 1)
 
 
@@ -162,7 +162,7 @@ def correlation_soft_argmax(
         dy, dx, _ = soft(first, second, *arguments, divisor, outside)
         return MeanDisplacement(dy, dx)
 
-    check = partial(checked_volume, given=Correlation(*arguments), operator=SOFT_ARGMAX)
+    check = partial(checked_volume, given=CorrelationArguments(*arguments), operator=SOFT_ARGMAX)
     return _by_groups(mean, check, groups, input1, input2, 1)
 
 
@@ -183,7 +183,7 @@ def _by_groups(
     return joined([call(*parts) for parts in split(count, first, second)], axis)
 
 
-_SCALE = Correlation._fields.index("scale")
+_SCALE = CorrelationArguments._fields.index("scale")
 
 
 def _arguments(
@@ -201,7 +201,7 @@ def _arguments(
 def _normal(
     operator: Operator, given: tuple[Any, ...], patch_offset: Any, scale: Any, precision: Any, variant: Any
 ) -> tuple[Any, ...]:
-    """Return the fields of `Correlation` as a plain tuple, which every version of torch can compile."""
+    """Return the fields of `CorrelationArguments` as a plain tuple, which every version of torch can compile."""
     normal = parameters(*given, patch_offset=patch_offset, scale=scale)
     check_dtype_and_precision(None, precision)
     operator.named(variant)

@@ -20,7 +20,7 @@ from ..._correlation.cpu.blocks import BATCH, COLUMNS, MS, NS, ROWS, Region, hal
 from ..._correlation.cpu.forward import ForwardPlan, Limits, Portion, divided_tasks, kept_bytes, same_positions
 from ..._cpu import workers
 from ..by_slices import scores_around, write_mean
-from ..problem import Best, Problem, allowed
+from ..problem import Best, Problem, allowed, channels_of
 from ..reductions import NONE, Weights, best_of, merged, sharpness, weights_of, without_excluded
 from . import kernels
 
@@ -252,9 +252,8 @@ class BestReduced(Merged):
 
     def _reduce(self, region: Region, scores: np.ndarray, result: np.ndarray) -> None:
         """Reduce scores by array functions."""
-        (rows, columns), first = scores.shape[:2], self.first(region)
-        m, n = np.arange(rows) + first[0], np.arange(columns) + first[1]
-        channels = np.add.outer(m * self.axes[1].patch, n).reshape(-1, 1, 1)
+        rows, columns = scores.shape[:2]
+        channels = channels_of(self.problem.correlation, self.first(region), (rows, columns)).reshape(-1, 1, 1)
         joined = scores.reshape(-1, *scores.shape[2:])
         if self.problem.excluding:
             joined, channels = without_excluded(joined, channels, self.kept(region, scores).reshape(joined.shape))
