@@ -51,11 +51,14 @@ class Problem:
         What is computed from the scores at each position.
     excluding
         True if displacements that leave input2 are excluded.
+    displacements
+        The displacements along y and along x that are found, in pixels, where they are not those of the correlation.
     """
 
     correlation: Correlation
     reduction: Reduction
     excluding: bool
+    displacements: tuple[range, range] | None = None
 
     @property
     def inputs(self) -> tuple[Input, Input]:
@@ -79,7 +82,7 @@ class Problem:
     @property
     def ranges(self) -> tuple[range, range]:
         """The displacements along y and along x, in pixels."""
-        return ranges_of(self.correlation.parameters)
+        return self.displacements or ranges_of(self.correlation.parameters)
 
     @property
     def channels(self) -> int:

@@ -17,6 +17,7 @@ from .._gpu.source import Kernel
 from . import reference
 from .cpu import planner as cpu
 from .gpu import planner as gpu
+from .mirrored import on_cpu, why_not_mirrored
 from .problem import Best, Mean, Problem, Reduction
 
 
@@ -29,8 +30,8 @@ def _why_not_blas(request: Request, device: Device | None) -> str | None:
 
 
 VARIANTS = (
-    Variant("simd", "numpy", _why_not_simd, partial(cpu.plan, simd.ENGINE)),
-    Variant("blas", "numpy", _why_not_blas, partial(cpu.plan, blas.ENGINE)),
+    Variant("simd", "numpy", why_not_mirrored(_why_not_simd), on_cpu(partial(cpu.plan, simd.ENGINE))),
+    Variant("blas", "numpy", why_not_mirrored(_why_not_blas), on_cpu(partial(cpu.plan, blas.ENGINE))),
     Variant("reference", "numpy", always_available, reference.plan),
     Variant("slices", "cupy", always_available, gpu.plan),
 )

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from cases import same
-from matching_cases import OUTSIDE, check_best, check_mean, check_subpixel
+from cases import Case, same
+from matching_cases import CPU_VARIANTS, OUTSIDE, check_best, check_mean, check_subpixel
 
 import cupycorr
 from cupycorr import correlation_argmax, correlation_soft_argmax
@@ -96,6 +96,22 @@ def test_bad_groups_are_refused(sent, call):
             call(x1, wrong, patch_size=3, groups=2)
 
 
+# The cases that are computed between mirrored images.
+MIRRORED = {
+    "both axes": DESCENDING["both axes"],
+    "disparities": DESCENDING["disparities"],
+    "rows alone": same((1, 3, 9, 12), patch_size=(5, 3), dilation_patch=(-2, 1), padding=(2, 0)),
+    "stride": same((2, 3, 9, 13), patch_size=(3, 4), dilation_patch=(-1, -2), stride=(2, 3)),
+    "images of two sizes": Case(
+        (1, 4, 6, 17), (1, 4, 9, 11), parameters=dict(patch_size=(4, 6), dilation_patch=-1, patch_offset=(2, -5))
+    ),
+    "many disparities": same((1, 4, 9, 300), patch_size=(1, 64), dilation_patch=(1, -1), patch_offset=(0, -31)),
+    "float64": same((1, 5, 8, 9), dtype="float64", patch_size=4, dilation_patch=-1),
+    "bfloat16": same((1, 5, 8, 9), dtype="bfloat16", patch_size=4, dilation_patch=-1),
+}
+mirrored = pytest.mark.parametrize("case", MIRRORED.values(), ids=MIRRORED)
+
+
 @outsides
 @descending
 @pytest.mark.parametrize("kind", ["values", "ties", "strange"])
@@ -106,14 +122,32 @@ def test_descending_displacements_are_in_the_order_of_their_channels(case, kind,
 
 
 @outsides
-def test_the_vertex_between_descending_displacements_is_on_the_right_side(outside):
-    check_subpixel(DESCENDING["disparities"], "values", "reference", outside)
-    check_subpixel(DESCENDING["both axes"], "values", "reference", outside)
+@mirrored
+@pytest.mark.parametrize("kind", ["values", "ties", "strange"])
+@pytest.mark.parametrize("variant", ["simd", "blas"])
+def test_engines_find_descending_displacements_between_mirrored_images(variant, case, kind, outside):
+    for top_k in (1, 3):
+        check_best(case, kind, variant, top_k, outside)
+    check_mean(case, kind, variant, outside)
+    check_subpixel(case, kind, variant, outside)
 
 
-@descending
-def test_what_reduces_scores_as_they_are_made_says_that_it_takes_ascending_ones(case):
+@outsides
+@pytest.mark.parametrize("variant", CPU_VARIANTS)
+def test_the_vertex_between_descending_displacements_is_on_the_right_side(variant, outside):
+    check_subpixel(DESCENDING["disparities"], "values", variant, outside)
+    check_subpixel(DESCENDING["both axes"], "values", variant, outside)
+
+
+REFUSED = {
+    "a window": (DESCENDING["a window"], "displacements descend with windows"),
+    "an edge": (same((1, 3, 9, 12), patch_size=3, dilation_patch=(1, -1), stride=2), "with a stride of 2, and the last position"),
+}
+
+
+@pytest.mark.parametrize(("case", "message"), REFUSED.values(), ids=REFUSED)
+def test_engines_say_which_descending_displacements_they_do_not_find(case, message):
     x1, x2, _ = case.arrays()
-    with pytest.raises(NotImplementedError, match="displacements descend"):
+    with pytest.raises(NotImplementedError, match=message):
         correlation_argmax(x1, x2, **case.parameters, variant="simd")
     assert cupycorr.explain_argmax(x1, x2, **case.parameters).variant == "reference"

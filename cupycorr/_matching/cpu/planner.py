@@ -60,8 +60,6 @@ class MatchingPlan:
 def why_not(request: Request) -> str | None:
     """Return None, or the reason why the scores of no engine can be reduced."""
     channels = request.problem.channels
-    if any(request.problem.correlation.descends):
-        return "displacements descend, scores are reduced in ascending order"
     if channels > kernels.MOST_CHANNELS:
         return f"{channels} displacements, scores are reduced for at most {kernels.MOST_CHANNELS}"
     return None
