@@ -163,6 +163,14 @@ class KernelWriter:
         b.position_at_end(after)
         return values
 
+    def by_vectors(self, count: Any, lanes: int, body: Callable[[Any, int], None]) -> None:
+        """Write loops over ``count`` elements by vectors and then one by one, which call ``body(first element, lanes)``."""
+        b = self.builder
+        vectors = b.sdiv(count, self.number(lanes))
+        self.loop(vectors, lambda i, _: body(b.mul(i, self.number(lanes)), lanes))
+        done = b.mul(vectors, self.number(lanes))
+        self.loop(b.sub(count, done), lambda i, _: body(b.add(done, i), 1))
+
     def vector(self, lanes: int) -> Any:
         """Return the type of a vector."""
         return self.ir.VectorType(self.element, lanes)
@@ -241,6 +249,27 @@ class KernelWriter:
     def load(self, pointer: Any, vector: Any) -> Any:
         """Write the load of a vector, which need not be aligned."""
         return self.builder.load(self.builder.bitcast(pointer, vector.as_pointer()), align=self.itemsize)
+
+    def stored(self, dtype: str) -> Any:
+        """Return the type of the elements of a dtype in memory."""
+        ir = self.ir
+        return {
+            "float16": ir.HalfType(),
+            "bfloat16": ir.IntType(16),
+            "float32": ir.FloatType(),
+            "float64": ir.DoubleType(),
+        }[dtype]
+
+    def widened(self, pointer: Any, dtype: str, lanes: int) -> Any:
+        """Write the load of a vector of `stored` elements of a dtype, which need not be aligned, converted to the kernel's."""
+        b, ir = self.builder, self.ir
+        found, wanted = ir.VectorType(self.stored(dtype), lanes), self.vector(lanes)
+        values = b.load(b.bitcast(pointer, found.as_pointer()), align=1)
+        if dtype == "bfloat16":  # the upper half of a float32
+            whole = ir.VectorType(ir.IntType(32), lanes)
+            half = ir.Constant(whole, [16] * lanes)
+            return b.bitcast(b.shl(b.zext(values, whole), half), wanted)
+        return values if values.type == wanted else b.fpext(values, wanted)
 
     def store(self, values: Any, pointer: Any) -> None:
         """Write the store of a vector, which need not be aligned."""

@@ -31,6 +31,7 @@ class Counted:
     sums: int = 0
     packed: int = 0
     tasks: int = 0
+    compiles: bool = False
     sums_rows: bool = field(init=False)
 
     def __post_init__(self):

@@ -165,10 +165,12 @@ LAYOUTS = FOR_TENSORS | some("columns reversed", "unaligned", "read-only")
 
 
 @variants
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("kernel_size", [1, 3])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
-def test_strides_and_flags_do_not_change_the_result(layout, variant):
-    parameters = dict(kernel_size=3, patch_size=5, stride=(1, 2), padding=1)
-    x1, x2, g = cases.same((2, 6, 9, 17), **parameters).arrays()
+def test_strides_and_flags_do_not_change_the_result(layout, kernel_size, dtype, variant):
+    parameters = dict(kernel_size=kernel_size, patch_size=5, stride=(1, 2), padding=1)
+    x1, x2, g = cases.same((2, 6, 9, 17), dtype, **parameters).arrays()
     x1[:], x2[:], g[:] = x1[:1], x2[:1], g[:1]
     laid = [np.ascontiguousarray(x) for x in (x1, x2)]
     g_laid = layout(g.reshape(2, -1, *g.shape[3:])).reshape(g.shape)

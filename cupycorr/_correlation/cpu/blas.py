@@ -61,6 +61,7 @@ class BandedProducts:
     """The engine of the ``blas`` variant."""
 
     name = "blas"
+    compiles = False
     sums_rows = False
 
     @property

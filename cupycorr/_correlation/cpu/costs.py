@@ -10,6 +10,8 @@ BLOCK = 150e-6  # a block
 COPY = 10e-6  # a rectangle that is packed
 LOOP = 15e-9  # an innermost loop of a copy in NumPy
 ELEMENT = 0.8e-9  # a float32 value that is copied or added in memory
+COPIED = 0.3e-9  # a float32 value that a kernel copies
+COPY_CALL = 10e-6  # a call of such a kernel
 NUMPY_CALL = 3e-6  # an addition or copy in NumPy, apart from its elements
 
 # Register tiles.

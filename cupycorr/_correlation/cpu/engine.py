@@ -84,6 +84,7 @@ class Engine(Protocol):
     """A way to sum the products of one block in one thread."""
 
     name: str  # of the variant
+    compiles: bool  # True if kernels that LLVM compiles can run beside the engine
     sums_rows: bool  # True if `volume` can sum a window over rows; windows over columns are always summed by the plan
 
     @property

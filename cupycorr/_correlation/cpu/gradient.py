@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..._arguments import Pair
 from ..._cpu import workers
 from ..._sharing import CachedProperty
 from ..problem import Problem
-from . import block_plan
+from . import block_plan, cotangent_kernel
 from .block_plan import TASK_ORDER, BlockPlan
 from .blocks import (
     BATCH,
@@ -40,7 +41,7 @@ from .blocks import (
     padded,
     split_range,
 )
-from .costs import BLOCK, COPY, ELEMENT, LOOP, NUMPY_CALL, TASK
+from .costs import BLOCK, COPIED, COPY, COPY_CALL, ELEMENT, LOOP, NUMPY_CALL, TASK
 from .engine import Engine, Team
 from .lattice import NO_BOUNDS, AxisPlan, Lattice, all_valid_queries, valid_bounds
 from .packing import Elementwise, PackedSearch, identity, pack, packed_length, run_count, split_rectangles, zero_outside
@@ -105,6 +106,11 @@ class GradientPlan(BlockPlan):
     def uses_window_sums(self) -> bool:
         """True if cotangents are summed over windows before they are multiplied."""
         return max(window.taps for window in self.windows) > 1
+
+    @property
+    def copies_cotangent(self) -> bool:
+        """True if a kernel can copy the cotangent to where the engine reads it."""
+        return self.engine.compiles and not self.uses_window_sums
 
     def pixels(self) -> list[Pixels]:
         """Divide the gradient into boxes whose sums fit the workspace, unless the result can hold the sums."""
@@ -263,9 +269,12 @@ class GradientPlan(BlockPlan):
         for window, length, lines in ((self.windows[0], rows, others), (self.windows[1], width, ns * rows)):
             window_calls, window_elements = transpose_costs(window, length)
             calls, elements = calls + window_calls, elements + window_elements * lines
+        if self.copies_cotangent:
+            copied = COPY_CALL + ms * elements * COPIED * self.dtype.itemsize / 4
+        else:
+            copied = ms * (calls * NUMPY_CALL + (elements * ELEMENT * self.dtype.itemsize / 4) + ns * rows * LOOP)
         whole = self.block_lengths[MS] * self.block_lengths[NS]
         stored = rows * channels * (LOOP + 3 * columns * ELEMENT) * ms * ns / whole
-        copied = ms * (calls * NUMPY_CALL + (elements * ELEMENT * self.dtype.itemsize / 4) + ns * rows * LOOP)
         return TASK + self.engine.seconds(workload) + copied + stored
 
 
@@ -344,6 +353,8 @@ class _Gradient:
     ) -> None:
         self.plan, self.cotangent, self.search, self.result, self.threads = plan, cotangent, search, result, threads
         self.of_cotangent, self.of_search = functions
+        readable = self.of_cotangent is identity and cotangent_kernel.is_readable(cotangent)
+        self.compiled = plan.copies_cotangent and readable
 
     def write(self, pixels: Pixels) -> None:
         """Compute pixels each of which is the sum of a single task."""
@@ -415,14 +426,24 @@ class _Gradient:
         _, rows, columns, ms, ns = region.lengths
         width = padded(columns)
         with workers.scratch((ms, ns, rows, width + horizontal.skew * (ns - 1)), self.plan.dtype) as packed:
-            self._pack_cotangent(layout, region, packed)
+            if self.compiled:
+                self._copy_cotangent(layout, region, packed)
+            else:
+                self._pack_cotangent(layout, region, packed)
             along_m, along_n, along_t, along_x = packed.strides
             strides = (along_m, along_n + horizontal.skew * along_x, along_t, along_x)
             view = as_strided(packed, (ms, ns, rows, width), strides)
-            if not horizontal.skew:
+            if not horizontal.skew and not self.compiled:
                 for index, valid in enumerate(all_valid_queries(horizontal)[slice(*region.ns)]):
                     zero_outside(view[:, index], valid, region.columns)
             yield view
+
+    def _copy_cotangent(self, layout: PackedSearch, region: Region, packed: np.ndarray) -> None:
+        """Fill the valid rows of the packed cotangent by a kernel."""
+        vertical, horizontal = layout.vertical, layout.horizontal
+        cotangent = self.cotangent[region.batch[0], _patch_slice(vertical, region.ms), _patch_slice(horizontal, region.ns)]
+        tables = _cotangent_tables(vertical, horizontal, region.rows, region.columns, region.ms, region.ns, packed.shape[3])
+        cotangent_kernel.copy(cotangent, tables, packed)
 
     def _pack_cotangent(self, layout: PackedSearch, region: Region, packed: np.ndarray) -> None:
         """Fill the valid rows of the packed cotangent of the one-pixel volume, after the transposed window sums."""
@@ -448,6 +469,26 @@ class _Gradient:
                             values = values.astype(self.plan.dtype, copy=False)
                         values = window_transpose(values, axis, window, *indices, memory)
                     np.copyto(target, values)
+
+
+@lru_cache(maxsize=1024)
+def _cotangent_tables(
+    vertical: Lattice, horizontal: Lattice, rows: Pair, columns: Pair, ms: Pair, ns: Pair, width: int
+) -> cotangent_kernel.Tables:
+    """Return the valid rows and columns of the packed cotangent of a region, whose rows have so many columns."""
+    by_row, inside = [], vertical.volume_inside()
+    for m in range(*ms):
+        t = rows[0] + vertical.skew_first + vertical.skew * m
+        begin, end = intersection((t, t + rows[1] - rows[0]), inside)
+        by_row.append((begin - t, max(begin, end) - t, begin))
+    x = columns[0] + horizontal.skew_first + horizontal.skew * ns[0]
+    by_column, inside = [], horizontal.volume_inside()
+    for n in range(*ns):
+        valid = inside if horizontal.skew else intersection(inside, all_valid_queries(horizontal)[n])
+        begin, end = intersection((x, x + width), valid)
+        begin = min(max(begin, x), x + width)
+        by_column.append((begin - x, max(begin, end) - x))
+    return cotangent_kernel.Tables(np.array(by_row, np.int64), np.array(by_column, np.int64), x)
 
 
 def _shifted(at: slice, origin: int) -> slice:

@@ -63,6 +63,7 @@ class RegisterTiles:
     """The engine of the ``simd`` variant."""
 
     name = "simd"
+    compiles = True
     sums_rows = True
 
     @property

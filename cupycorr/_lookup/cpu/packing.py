@@ -128,16 +128,10 @@ class _PackWriter(KernelWriter):
 
     def __init__(self, source: str, itemsize: int) -> None:
         super().__init__("pack", _ARGUMENTS, itemsize)
-        b, named, ir = self.builder, self.arguments, self.ir
+        b, named = self.builder, self.arguments
         self.lanes = registers().widths[0] // itemsize
-        self.kind = source
-        self.stored = {
-            "float16": ir.HalfType(),
-            "bfloat16": ir.IntType(16),
-            "float32": ir.FloatType(),
-            "float64": ir.DoubleType(),
-        }[source]
-        self.source = b.bitcast(named["source"], self.stored.as_pointer())
+        self.dtype = source
+        self.source = b.bitcast(named["source"], self.stored(source).as_pointer())
         self.channels, self.padded, self.width, self.along_c = (named[x] for x in ("channels", "padded", "width", "along_c"))
         self.whole = b.sdiv(self.channels, self.number(self.lanes))
         self.blocks = b.sdiv(self.padded, self.number(self.lanes))
@@ -182,18 +176,7 @@ class _PackWriter(KernelWriter):
             c = b.add(channel, self.number(lane))
             exists = b.icmp_signed("<", c, self.channels) if remainder else None
             c = self.smaller(c, b.sub(self.channels, self.number(1))) if remainder else c
-            values = self._widened(self.at(source, b.mul(c, self.along_c), x))
+            values = self.widened(self.at(source, b.mul(c, self.along_c), x), self.dtype, self.lanes)
             read.append(b.select(exists, values, zero) if remainder else values)
         for lane, values in enumerate(self.transposed(read)):
             self.store(values, self.at(target, b.mul(b.add(x, self.number(lane)), self.padded), channel))
-
-    def _widened(self, pointer: Any) -> Any:
-        """Write the load of a vector of source elements, converted to the kernel's."""
-        b, ir = self.builder, self.ir
-        found, wanted = ir.VectorType(self.stored, self.lanes), self.vector(self.lanes)
-        values = b.load(b.bitcast(pointer, found.as_pointer()), align=1)
-        if self.kind == "bfloat16":  # the upper half of a float32
-            whole = ir.VectorType(ir.IntType(32), self.lanes)
-            half = ir.Constant(whole, [16] * self.lanes)
-            return b.bitcast(b.shl(b.zext(values, whole), half), wanted)
-        return values if values.type == wanted else b.fpext(values, wanted)

@@ -97,11 +97,3 @@ class RectangleWriter(KernelWriter):
             body(Rectangle(*(b.load(self.at(at, self.number(field))) for field in range(fields))))
 
         self.loop(self.arguments["count"], rectangle)
-
-    def by_vectors(self, count: Any, lanes: int, body: Callable[[Any, int], None]) -> None:
-        """Write loops over ``count`` elements by vectors and then one by one, which call ``body(first element, lanes)``."""
-        b = self.builder
-        vectors = b.sdiv(count, self.number(lanes))
-        self.loop(vectors, lambda i, _: body(b.mul(i, self.number(lanes)), lanes))
-        done = b.mul(vectors, self.number(lanes))
-        self.loop(b.sub(count, done), lambda i, _: body(b.add(done, i), 1))
