@@ -43,7 +43,7 @@ from .blocks import (
 )
 from .costs import BLOCK, COPIED, COPY, COPY_CALL, ELEMENT, LOOP, NUMPY_CALL, TASK
 from .engine import Engine, Team
-from .lattice import NO_BOUNDS, AxisPlan, Lattice, all_valid_queries, valid_bounds
+from .lattice import NO_BOUNDS, ONE_PIXEL, AxisPlan, Lattice, Window, all_valid_queries, valid_bounds
 from .packing import Elementwise, PackedSearch, identity, pack, packed_length, run_count, split_rectangles, zero_outside
 from .window_sums import transpose_costs, window_transpose
 
@@ -109,8 +109,8 @@ class GradientPlan(BlockPlan):
 
     @property
     def copies_cotangent(self) -> bool:
-        """True if a kernel can copy the cotangent to where the engine reads it."""
-        return self.engine.compiles and not self.uses_window_sums
+        """True if a kernel can write the cotangent of the one-pixel volume where the engine reads it."""
+        return self.engine.compiles and all(map(cotangent_kernel.takes, self.windows))
 
     def pixels(self) -> list[Pixels]:
         """Divide the gradient into boxes whose sums fit the workspace, unless the result can hold the sums."""
@@ -233,9 +233,9 @@ class GradientPlan(BlockPlan):
     def team(self) -> Team:
         """The threads and tasks that the estimated time is worth.
 
-        Window sums are many short calls of NumPy, for which threads would wait for each other's interpreter lock.
+        Window sums by NumPy are many short calls, for which threads would wait for each other's interpreter lock.
         """
-        return Team(1, 1) if self.uses_window_sums else super().team
+        return super().team if self.copies_cotangent or not self.uses_window_sums else Team(1, 1)
 
     def _seconds(self) -> float:
         batch, channels, height, width = self.shape
@@ -442,8 +442,10 @@ class _Gradient:
         """Fill the valid rows of the packed cotangent by a kernel."""
         vertical, horizontal = layout.vertical, layout.horizontal
         cotangent = self.cotangent[region.batch[0], _patch_slice(vertical, region.ms), _patch_slice(horizontal, region.ns)]
-        tables = _cotangent_tables(vertical, horizontal, region.rows, region.columns, region.ms, region.ns, packed.shape[3])
-        cotangent_kernel.copy(cotangent, tables, packed)
+        windows, (height, width) = self.plan.windows, cotangent.shape[2:]
+        rows = _valid_volume_rows(vertical, region.rows, region.ms, windows[0], height)
+        columns = _valid_volume_columns(horizontal, region.columns, region.ns, packed.shape[3], windows[1], width)
+        cotangent_kernel.write(cotangent, rows, columns, packed)
 
     def _pack_cotangent(self, layout: PackedSearch, region: Region, packed: np.ndarray) -> None:
         """Fill the valid rows of the packed cotangent of the one-pixel volume, after the transposed window sums."""
@@ -472,23 +474,32 @@ class _Gradient:
 
 
 @lru_cache(maxsize=1024)
-def _cotangent_tables(
-    vertical: Lattice, horizontal: Lattice, rows: Pair, columns: Pair, ms: Pair, ns: Pair, width: int
-) -> cotangent_kernel.Tables:
-    """Return the valid rows and columns of the packed cotangent of a region, whose rows have so many columns."""
-    by_row, inside = [], vertical.volume_inside()
+def _valid_volume_rows(vertical: Lattice, rows: Pair, ms: Pair, window: Window, outputs: int) -> cotangent_kernel.Rows:
+    """Return the rows of the packed cotangent of a region that are rows of the volume."""
+    found, inside = [], vertical.volume_inside()
     for m in range(*ms):
         t = rows[0] + vertical.skew_first + vertical.skew * m
         begin, end = intersection((t, t + rows[1] - rows[0]), inside)
-        by_row.append((begin - t, max(begin, end) - t, begin))
+        found.append((begin - t, max(begin, end) - t, begin))
+    first, end = min(row[2] for row in found), max(row[2] + row[1] - row[0] for row in found)
+    terms = None if window == ONE_PIXEL else cotangent_kernel.terms(window, outputs, first, end)
+    return cotangent_kernel.Rows(np.array(found, np.int64) - (0, 0, first), first, terms)
+
+
+@lru_cache(maxsize=1024)
+def _valid_volume_columns(
+    horizontal: Lattice, columns: Pair, ns: Pair, width: int, window: Window, outputs: int
+) -> cotangent_kernel.Columns:
+    """Return the columns of the packed cotangent of a region, of this width, that are columns of the volume."""
     x = columns[0] + horizontal.skew_first + horizontal.skew * ns[0]
-    by_column, inside = [], horizontal.volume_inside()
+    found, inside = [], horizontal.volume_inside()
     for n in range(*ns):
         valid = inside if horizontal.skew else intersection(inside, all_valid_queries(horizontal)[n])
         begin, end = intersection((x, x + width), valid)
-        begin = min(max(begin, x), x + width)
-        by_column.append((begin - x, max(begin, end) - x))
-    return cotangent_kernel.Tables(np.array(by_row, np.int64), np.array(by_column, np.int64), x)
+        begin = min(begin, x + width)
+        found.append((begin - x, max(begin, end) - x))
+    terms = None if window == ONE_PIXEL else cotangent_kernel.terms(window, outputs, x, x + width)
+    return cotangent_kernel.Columns(np.array(found, np.int64), x, terms)
 
 
 def _shifted(at: slice, origin: int) -> slice:
