@@ -43,7 +43,7 @@ from .blocks import (
 )
 from .costs import BLOCK, COPIED, COPY, COPY_CALL, ELEMENT, LOOP, NUMPY_CALL, TASK
 from .engine import Engine, Team
-from .lattice import NO_BOUNDS, ONE_PIXEL, AxisPlan, Lattice, Window, all_valid_queries, valid_bounds
+from .lattice import NO_BOUNDS, AxisPlan, Lattice, Window, all_valid_queries, valid_bounds
 from .packing import Elementwise, PackedSearch, identity, pack, packed_length, run_count, split_rectangles, zero_outside
 from .window_sums import transpose_costs, window_transpose
 
@@ -442,7 +442,8 @@ class _Gradient:
         """Fill the valid rows of the packed cotangent by a kernel."""
         vertical, horizontal = layout.vertical, layout.horizontal
         cotangent = self.cotangent[region.batch[0], _patch_slice(vertical, region.ms), _patch_slice(horizontal, region.ns)]
-        windows, (height, width) = self.plan.windows, cotangent.shape[2:]
+        windows = self.plan.windows if self.plan.uses_window_sums else (None, None)
+        height, width = cotangent.shape[2:]
         rows = _valid_volume_rows(vertical, region.rows, region.ms, windows[0], height)
         columns = _valid_volume_columns(horizontal, region.columns, region.ns, packed.shape[3], windows[1], width)
         cotangent_kernel.write(cotangent, rows, columns, packed)
@@ -474,7 +475,7 @@ class _Gradient:
 
 
 @lru_cache(maxsize=1024)
-def _valid_volume_rows(vertical: Lattice, rows: Pair, ms: Pair, window: Window, outputs: int) -> cotangent_kernel.Rows:
+def _valid_volume_rows(vertical: Lattice, rows: Pair, ms: Pair, window: Window | None, outputs: int) -> cotangent_kernel.Rows:
     """Return the rows of the packed cotangent of a region that are rows of the volume."""
     found, inside = [], vertical.volume_inside()
     for m in range(*ms):
@@ -482,13 +483,13 @@ def _valid_volume_rows(vertical: Lattice, rows: Pair, ms: Pair, window: Window, 
         begin, end = intersection((t, t + rows[1] - rows[0]), inside)
         found.append((begin - t, max(begin, end) - t, begin))
     first, end = min(row[2] for row in found), max(row[2] + row[1] - row[0] for row in found)
-    terms = None if window == ONE_PIXEL else cotangent_kernel.terms(window, outputs, first, end)
+    terms = None if window is None else cotangent_kernel.terms(window, outputs, first, end)
     return cotangent_kernel.Rows(np.array(found, np.int64) - (0, 0, first), first, terms)
 
 
 @lru_cache(maxsize=1024)
 def _valid_volume_columns(
-    horizontal: Lattice, columns: Pair, ns: Pair, width: int, window: Window, outputs: int
+    horizontal: Lattice, columns: Pair, ns: Pair, width: int, window: Window | None, outputs: int
 ) -> cotangent_kernel.Columns:
     """Return the columns of the packed cotangent of a region, of this width, that are columns of the volume."""
     x = columns[0] + horizontal.skew_first + horizontal.skew * ns[0]
@@ -498,7 +499,7 @@ def _valid_volume_columns(
         begin, end = intersection((x, x + width), valid)
         begin = min(begin, x + width)
         found.append((begin - x, max(begin, end) - x))
-    terms = None if window == ONE_PIXEL else cotangent_kernel.terms(window, outputs, x, x + width)
+    terms = None if window is None else cotangent_kernel.terms(window, outputs, x, x + width)
     return cotangent_kernel.Columns(np.array(found, np.int64), x, terms)
 
 
