@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin, TiffTags
 
-from cupycorr._picture_files import read_mask, read_picture, same_channels
+from cupycorr._files.frames import Frame, FrameReader, read_mask, same_channels
 
 GDAL_NODATA = 42113
 GREY = np.array([[0, 1, 2, 3], [100, 200, 254, 255]], dtype=np.uint8)
@@ -22,6 +22,19 @@ def saved(tmp_path):
         return tmp_path / f"picture.{ending}"
 
     return save
+
+
+def read(path, nodata=None, page=None):
+    """Read one frame."""
+    with FrameReader(nodata) as reader:
+        (picture,) = reader.read(Frame(path, page))
+    return picture
+
+
+def read_picture(path, nodata=None):
+    """Return the pixels of a frame and its mask of valid pixels."""
+    picture = read(path, nodata)
+    return picture.pixels, picture.valid
 
 
 def tag(value):
