@@ -127,9 +127,7 @@ def _match_parameters() -> list[click.Parameter]:
     formats = click.Choice([ending.removeprefix(".") for ending in results.WRITERS])
     return [
         click.Argument(["frames"], nargs=-1, metavar="A B | FRAMES..."),
-        click.Option(
-            ["--pairs", "patterns"], nargs=2, multiple=True, metavar="A B", help="Match the files of pattern A with those of B."
-        ),
+        click.Option(["--pairs", "patterns"], nargs=2, multiple=True, metavar="A B", help="Match the files A with the files B."),
         click.Option(["-o", "--output"], required=True, help=f"File to write ({_ENDINGS}), or a folder/ for many pairs."),
         click.Option(["--format", "formats"], type=formats, multiple=True, help="Format in a folder; npz if not given."),
         click.Option(["--resume"], is_flag=True, help="Keep the results that are in the folder, and make the others."),

@@ -118,4 +118,11 @@ def reading(path: Path) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # a decoder may raise anything on a damaged file
-        raise ValueError(f"cannot read {str(path)!r} as a picture: {error}") from error
+        raise ValueError(f"cannot read {str(path)!r} as a picture: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> object:
+    """Return what an error says; errors that are raised by accident say nothing without their name."""
+    if isinstance(error, OSError):
+        return error.strerror or error
+    return error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -61,8 +61,8 @@ def summary(result: Result) -> str:
 def _write_npz(file: BinaryIO, result: Result) -> None:
     field = result.field
     arrays = {name: getattr(field, name) for name in ("x", "y", "dx", "dy", "score", "peak_ratio", "at_edge", "count")}
-    names = {"frame1": str(result.pair.first), "frame2": str(result.pair.second), "cupycorr": __version__}
-    np.savez(file, **arrays, **result.settings.parameters(), **names)
+    made_from: dict[str, Any] = {"frame1": str(result.pair.first), "frame2": str(result.pair.second), "cupycorr": __version__}
+    np.savez(file, **arrays, **result.settings.parameters(), **made_from)
 
 
 def _write_npy(file: BinaryIO, result: Result) -> None:
