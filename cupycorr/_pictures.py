@@ -199,7 +199,8 @@ def _draw_component(values: np.ndarray, axes: Axes, name: str) -> np.ndarray:
 _ACROSS = 660  # pixels of the picture: the longest side of the frame
 _ARROWS_APART = 20  # pixels of the picture between two arrows, at least
 _REACH = 2  # the long arrows end at most so many distances from where they begin: neighbours point in similar directions
-_DARKEST, _BRIGHTEST = -1.5, 1.1  # of the grey scale, where the frame's range is 0 to 1: arrows stand out from pale grey
+# The ends of the grey scale, where the frame's range is 0 to 1: all of it is paler than `NEUTRAL`, and arrows stand out.
+_DARKEST, _BRIGHTEST = -2.0, 1.1
 _FARTHEST = 99  # percentile of the lengths that counts as long
 
 

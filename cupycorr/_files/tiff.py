@@ -51,6 +51,8 @@ class TiffPages:
                 self._stack = self._one_page_for_all()
                 pages = (self._page(index) for index in range(len(self._file.pages)))
                 self._indices = [page.index for page in pages if not (page.is_reduced or page.is_mask)]
+                if not self._indices:
+                    raise ValueError("it has no pages")
             except BaseException:
                 self._file.close()
                 raise
