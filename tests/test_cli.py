@@ -756,6 +756,40 @@ def test_a_bar_shows_on_a_terminal_only_after_a_second(folder, monkeypatch, over
     assert "38 x 50 windows" in received
 
 
+PRINTING = {
+    "match": ("match", "a.png", "b.png", "-o", "out.npy", "--step", "9"),
+    "info": ("info",),
+    "help": ("--help",),
+}
+
+
+def printing_to(target, words):
+    """Run the command with stdout open for writing on a file descriptor; return its exit code and stderr."""
+    command = [sys.executable, "-c", program(), *words]
+    done = subprocess.run(
+        command, env=environment(), stdout=target, stderr=subprocess.PIPE, text=True, timeout=STUCK, check=False
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no disk that is always full")
+@pytest.mark.parametrize("words", PRINTING.values(), ids=PRINTING)
+def test_output_to_a_full_disk_is_refused_in_one_line(folder, words):
+    with open("/dev/full", "wb") as full:
+        told = printing_to(full, words)
+    assert told == (2, "cupycorr: error: cannot write to standard output: No space left on device\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a pipe")
+@pytest.mark.parametrize("words", [PRINTING["match"], PRINTING["info"]], ids=["match", "info"])
+def test_output_to_a_reader_that_has_gone_is_no_error(folder, words):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    assert printing_to(theirs, words) == (0, "")
+    os.close(theirs)
+    assert words[0] == "info" or Path("out.npy").exists()
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -783,6 +817,7 @@ def test_nothing_but_the_summary_is_printed_when_piped_however_long_it_takes(fol
 
 MISSING = {
     "match without Pillow": ("PIL", "pillow", ("match", "a.png", "b.png", "-o", "out.npy")),
+    "match without tifffile": ("tifffile", "tifffile", ("match", "a.png", "b.png", "-o", "out.npy")),
     "match without rich": ("rich", "rich", ("match", "a.png", "b.png", "-o", "out.npy")),
     "match without matplotlib": ("matplotlib", "matplotlib", ("match", "a.png", "b.png", "-o", "out.png")),
     "demo without scikit-image": ("skimage", "scikit-image", ("demo",)),

@@ -242,14 +242,14 @@ def match(first, second, *arguments, **options):
     return real(first, second, *arguments, **options)
 m.match = match
 """
-SIGNALS = {
-    "SIGINT": (signal.SIGINT, INTERRUPTIBLE, 130),
-    "SIGTERM": (signal.SIGTERM, "", 143),
-}
+SIGNALS = [
+    pytest.param(signal.SIGINT, INTERRUPTIBLE, 130, id="SIGINT", marks=pytest.mark.slow),
+    pytest.param(signal.SIGTERM, "", 143, id="SIGTERM"),
+]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals to one process")
-@pytest.mark.parametrize(("number", "before", "code"), SIGNALS.values(), ids=SIGNALS)
+@pytest.mark.parametrize(("number", "before", "code"), SIGNALS)
 def test_a_job_of_200_pairs_with_a_broken_file_is_interrupted_and_resumed_and_computes_each_pair_once(
     tmp_path, monkeypatch, number, before, code
 ):
