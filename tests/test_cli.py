@@ -766,9 +766,8 @@ PRINTING = {
 def printing_to(target, words):
     """Run the command with stdout open for writing on a file descriptor; return its exit code and stderr."""
     command = [sys.executable, "-c", program(), *words]
-    done = subprocess.run(
-        command, env=environment(), stdout=target, stderr=subprocess.PIPE, text=True, timeout=STUCK, check=False
-    )
+    options = dict(env=environment(), stdout=target, stderr=subprocess.PIPE, text=True, timeout=STUCK, check=False)
+    done = subprocess.run(command, **options)
     return done.returncode, done.stderr
 
 
@@ -806,6 +805,15 @@ def test_the_bar_is_wiped_away_even_when_the_work_fails(monkeypatch):
     assert "matching" in text
     assert text.rstrip().endswith("\x1b[2K"), "the last thing done is to erase the line"
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), "the cursor is shown again"
+
+
+def test_the_bar_of_several_tasks_says_how_many_are_done(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(threading, "Timer", timer(over=True))
+    with _terminal.progress("matching", 3) as report:
+        report(2.5)
+    assert "2/3" in sys.stderr.getvalue()
 
 
 def test_nothing_but_the_summary_is_printed_when_piped_however_long_it_takes(folder):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -102,6 +103,21 @@ def test_a_note_is_printed_once_for_each_file(folder):
     result = run("match", "movie.npy", "f_1.tif", "movie.npy", "-o", "out/", *QUICK)
     assert result.exit_code == 0
     assert result.stderr == "cupycorr: note: movie.npy: the file has 5 pages, and the first one is read\n"
+
+
+def test_the_progress_is_that_of_all_pairs(folder, monkeypatch):
+    reported = []
+
+    @contextmanager
+    def progress(doing, tasks):
+        assert (doing, tasks) == ("matching", 4)
+        yield reported.append
+
+    monkeypatch.setattr(_terminal, "progress", progress)
+    assert_done(run("match", "f_*.tif", "-o", "out/", *QUICK))
+    assert reported == sorted(reported)
+    assert {1, 2, 3, 4} <= set(reported)
+    assert reported[-1] == 4
 
 
 # Refusals ------------------------------------------------------------------------------------------------------------
