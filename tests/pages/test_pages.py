@@ -46,9 +46,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
 
 def match_commands(page):
     """Return the words of each `cupycorr match` in the blocks of a page."""
-    return [
-        shlex.split(line)[2:] for line in re.findall(r"^ *(cupycorr match .*)$", text(page), re.MULTILINE) if "--help" not in line
-    ]
+    return [shlex.split(line)[2:] for line in re.findall(r"^ *(cupycorr match .*)$", text(page), re.MULTILINE)]
 
 
 @pytest.mark.parametrize("words", [words for page in PAGES for words in match_commands(page)], ids=" ".join)
@@ -65,9 +63,8 @@ def test_the_picture_of_arrows_is_what_its_command_draws(tmp_path, monkeypatch):
     exec(compile(block, "README.md", "exec"), {"np": np})
     (words,) = (words for words in match_commands("README.md") if "--arrows" in words)
     assert cli.main(["match", *words]) == 0
-    drawn, shown = (
-        np.asarray(Image.open(path).convert("RGB")).astype(int) for path in ("arrows.png", ROOT / "docs" / "arrows.png")
-    )
+    paths = (tmp_path / "arrows.png", ROOT / "docs" / "arrows.png")
+    drawn, shown = (np.asarray(Image.open(path).convert("RGB")).astype(int) for path in paths)
     assert drawn.shape == shown.shape
     assert abs(drawn - shown).mean() < 3, "of 255; other versions of matplotlib draw other letters"
 
