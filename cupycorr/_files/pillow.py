@@ -76,9 +76,9 @@ def _is_narrowed(image: Image.Image) -> bool:
     """Return whether Pillow is going to read 16-bit colours, or 16-bit grey values with alpha, with 8 bits."""
     if image.mode not in ("RGB", "RGBA", "LA"):
         return False
-    # A tile is what a decoder is told: the layout of the file, such as "RGB;16B", or of PPM the largest value.
-    tiles = [tile.args if isinstance(tile.args, tuple) else (tile.args,) for tile in getattr(image, "tile", [])]
-    return any(";16" in str(each) or (isinstance(each, int) and each > 255) for args in tiles for each in args[:2])
+    # The name of a decoder, and what it is told: the layout of the file, such as "RGB;16B", or for PPM the largest value.
+    told = [(decoder, *(args if isinstance(args, tuple) else (args,))) for decoder, _, _, args in getattr(image, "tile", [])]
+    return any(words[0] == "SGI16" or ";16" in str(words) or (words[0] == "ppm" and words[2] > 255) for words in told)
 
 
 def _shown(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:

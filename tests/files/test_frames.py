@@ -246,6 +246,10 @@ OF_16_BITS = {
     "RGB PNG": lambda: png_of_16_bits(COLOURS * 1500, 2),
     "RGBA PNG": lambda: png_of_16_bits(np.dstack([COLOURS, RAMP + 1]) * 1500, 6),
     "grey PNG with alpha": lambda: png_of_16_bits(np.dstack([RAMP, RAMP + 1]) * 1500, 4),
+    "SGI": lambda: (
+        struct.pack(">hbbHHHH", 474, 0, 2, 3, 7, 6, 3).ljust(512, b"\0")
+        + (COLOURS[::-1] * 1500).transpose(2, 0, 1).astype(">u2").tobytes()
+    ),
     "PPM": lambda: b"P6 7 6 65535\n" + (COLOURS * 1500).astype(">u2").tobytes(),
 }
 
