@@ -6,7 +6,6 @@ inside the functions, and never through pyplot, which keeps global state.
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -132,7 +131,7 @@ def motion_picture(file: BinaryIO, field: Match[np.ndarray], window: Pair, searc
     _set_ticks(axes.yaxis, field.y, height / (size * _TICK_Y))
     if np.isnan(field.dx).any():
         figure.text(panel_x / total_width, bottom * 0.25 / total_height, "grey: no match", color="0.3", fontsize=9)
-    _save(figure, file)
+    figure.savefig(file, format="png", dpi=figure.dpi)
 
 
 def _only_axis(search: tuple[Range, Range]) -> str | None:
@@ -198,10 +197,10 @@ def _draw_component(values: np.ndarray, axes: Axes, name: str) -> np.ndarray:
 
 _ACROSS = 660  # pixels of the picture: the longest side of the frame
 _ARROWS_APART = 20  # pixels of the picture between two arrows, at least
-_REACH = 2  # the long arrows end at most so many distances from where they begin: neighbours point in similar directions
 # The ends of the grey scale, where the frame's range is 0 to 1: all of it is paler than `NEUTRAL`, and arrows stand out.
 _DARKEST, _BRIGHTEST = -2.0, 1.1
-_FARTHEST = 99  # percentile of the lengths that counts as long
+_LONG = 99  # percentile of the lengths; longer arrows reach beyond the next one
+_DIGITS_OF_FACTOR = (1, 1.5, 2, 3, 5, 7)
 
 
 def arrow_picture(
@@ -236,7 +235,7 @@ def arrow_picture(
     shown = _pale(frame[thinning, thinning], None if valid is None else valid[thinning, thinning])
     axes.imshow(shown, extent=edges, aspect="auto")
     every = math.ceil(_ARROWS_APART / (zoom * step))
-    factor = _round_factor(_REACH * every * step, np.hypot(field.dx, field.dy))
+    factor = _round_factor(every * step, np.hypot(field.dx, field.dy))
     thinned = [each[::every, ::every] for each in (*np.meshgrid(field.x, field.y), field.dx, field.dy)]
     arrows, complete = _draw_arrows(axes, thinned, factor)
     axes.set(xlim=edges[:2], ylim=edges[2:])
@@ -248,7 +247,7 @@ def arrow_picture(
     axes.set_title(f"window {window[1]} x {window[0]} px, arrows {factor:g} times as long{crosses}", loc="left", fontsize=11)
     axes.set_xlabel("x (px)")
     axes.set_ylabel("y (px)")
-    _save(figure, file)
+    figure.savefig(file, format="png", dpi=figure.dpi)
 
 
 # Sizes in pixels of the picture, and those of heads in widths of the shaft.
@@ -286,13 +285,13 @@ def _pale(frame: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
 
 
 def _round_factor(room: float, lengths: np.ndarray) -> float:
-    """Return the largest 1, 2 or 5 times a power of ten by which the long ones of these lengths still fit into the room."""
+    """Return the largest round factor by which the long ones of these lengths still fit into the room."""
     lengths = lengths[np.isfinite(lengths)]
-    longest = float(np.percentile(lengths, _FARTHEST)) if lengths.size else 0.0
+    longest = float(np.percentile(lengths, _LONG)) if lengths.size else 0.0
     if longest == 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(room / longest))
-    return max(digit * power for digit in (1, 2, 5) if digit * power * longest <= room)
+    return max((digit * power for digit in _DIGITS_OF_FACTOR if digit * power * longest <= room), default=power)
 
 
 # The stereo picture --------------------------------------------------------------------------------------------------
@@ -344,7 +343,7 @@ def stereo_picture(
     panel.axvline(counted_from - 0.5, color=_LINE_COLOUR, linewidth=_LINE_WIDTH, linestyle="--")
     _bar_beside(panel, error, "|disparity - ground truth| (px)", "max")
     _write_summary(figure.add_subplot(grid[0, 3:]), summary, counted_from)
-    _save(figure, file)
+    figure.savefig(file, format="png", dpi=figure.dpi)
 
 
 # Title -> row and column; the third column leaves room for the colour bar of the two disparity pictures.
@@ -488,13 +487,6 @@ def _labelled(tried: range, pixels: float, room: int) -> list[int]:
 
 
 # All -----------------------------------------------------------------------------------------------------------------
-
-
-def _save(figure: Figure, file: BinaryIO) -> None:
-    """Write a figure as PNG. The PNG is made in memory: an error of the file is then one that says why, such as a full disk."""
-    made = io.BytesIO()
-    figure.savefig(made, format="png", dpi=figure.dpi)
-    file.write(made.getbuffer())
 
 
 def _axes_at(figure: Figure, x: float, y: float, across: float, down: float) -> Axes:

@@ -6,7 +6,6 @@ This module must not know any command.
 from __future__ import annotations
 
 import importlib
-import os
 import signal
 import sys
 import threading
@@ -96,17 +95,10 @@ def say(*lines: object) -> None:
     """
     try:
         print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:
+        pass
     except OSError as error:
-        forget_output()
-        if not isinstance(error, BrokenPipeError):
-            raise Refused(f"cannot write to standard output: {error.strerror or error}") from error
-
-
-def forget_output() -> None:
-    """Send what is left in the buffer of stdout nowhere, because Python would try to write it again at its exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+        raise Refused(f"cannot write to standard output: {error.strerror or error}") from error
 
 
 @contextmanager

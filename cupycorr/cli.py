@@ -61,7 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Refused, results.NotWritten) as error:
         return _refuse(error)
     except OSError as error:  # click prints the help by itself
-        _terminal.forget_output()
         return _refuse(f"cannot write to standard output: {error.strerror or error}")
 
 

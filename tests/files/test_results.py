@@ -121,7 +121,7 @@ FULL_DISK = """
 import contextlib, io, os, resource, signal
 import matplotlib.font_manager, matplotlib.backends.backend_agg
 from cupycorr._files import results
-resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 from cupycorr.cli import main as command
 for ending in results.WRITERS:
     told = io.StringIO()
@@ -185,7 +185,7 @@ def test_an_arrow_begins_at_the_centre_of_its_window_and_has_the_direction_of_it
     along, across = ("x", "y") if dx else ("y", "x")
     ends = sorted(spans[along], key=abs)
     assert abs(ends[0]) <= 2
-    assert ends[1] == pytest.approx(4 * 2 * (dx + dy), abs=3)  # twice as long: two steps are 60 pixels
+    assert ends[1] == pytest.approx(4 * (dx + dy), abs=3)  # its length is one step, so that it is not scaled
     assert spans[across][0] == pytest.approx(-spans[across][1], abs=2)
 
 
