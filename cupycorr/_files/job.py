@@ -104,7 +104,7 @@ def begin(folder: Path, tasks: Sequence[Task], settings: Settings, resume: bool)
     Raises
     ------
     ValueError
-        The folder has results of these pairs and ``resume`` is False, or they were made with other options.
+        The folder has results of these pairs and ``resume`` is False, or it has results of other options.
     NotWritten
         The folder cannot be made or written to.
     """
@@ -113,7 +113,7 @@ def begin(folder: Path, tasks: Sequence[Task], settings: Settings, resume: bool)
     if len(left) < len(tasks) and not resume:
         kept = f"{str(folder)!r} has {len(tasks) - len(left)} of these results"
         raise ValueError(f"{kept}: --resume keeps them, or choose another --output")
-    if resume and record.exists():
+    if record.exists() and any(path.name != RECORD for path in folder.iterdir()):
         _check_same(record, options)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def _check_same(record: Path, options: dict[str, object]) -> None:
         raise ValueError(f"cannot read {str(record)!r}, the options of the results: {error}") from error
     if names:
         then, now = (", ".join(f"{name} {given.get(name, 'not given')}" for name in names) for given in (before, options))
-        raise ValueError(f"--resume needs the options of the results that are there: {then}; got {now}")
+        raise ValueError(f"the results in {str(record.parent)!r} were made with other options: {then}; got {now}")
 
 
 def run(tasks: Sequence[Task], settings: Settings, report: Callable[[float], object]) -> Iterator[Outcome]:
