@@ -1,4 +1,4 @@
-"""What a command does at a terminal: refusals in one line, a progress bar, and an orderly end when it is stopped.
+"""Terminal manners of commands: refusals in one line, a progress bar, and an orderly end when a signal comes.
 
 This module must not know any command.
 """

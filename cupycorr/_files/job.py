@@ -23,7 +23,7 @@ from .settings import Settings
 
 RECORD = "match.json"
 
-# What reading and matching raise for files and options that do not fit.
+# The errors that reading and matching raise for files and options that do not fit.
 PROBLEMS = (ValueError, TypeError, NotImplementedError, MemoryError)
 
 
@@ -46,7 +46,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task.
+    """The outcome of a task.
 
     Attributes
     ----------

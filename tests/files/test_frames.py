@@ -278,7 +278,7 @@ def test_8_bit_colours_and_16_bit_grey_values_need_no_note(tmp_path):
 # Orientation ---------------------------------------------------------------------------------------------------------
 
 ORIENTATION = 274
-# What EXIF says about the rows and columns of the stored picture, as slices of the upright one.
+# The stored picture by the orientation that EXIF gives it, as slices of the upright one.
 STORED = {
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
