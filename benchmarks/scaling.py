@@ -102,7 +102,7 @@ def _on_cluster(paths: tuple[str, str], folder: Path, arguments: argparse.Namesp
         peaks = client.run(_peak_bytes)
         killed = len(pids - set(client.run(os.getpid).values()))
     return {
-        "windows": found.dx.size,
+        "windows": int(found.dx.size),
         "tasks": len(lazy.dx.__dask_graph__()) + 7 * lazy.dx.npartitions,
         "graph s": round(built - begin, 2),
         "s": round(done - built, 1),
@@ -141,10 +141,10 @@ def _checked(found: Any, frame1: Any, frame2: Any) -> dict[str, int]:
         at = (top - first[0]) // STEP, (left - first[1]) // STEP
         alone = cupycorr.match(pixels1, pixels2, **OPTIONS)
         fields = "dx", "dy", "score", "peak_ratio", "count", "at_edge"
-        equal += all(getattr(found, each)[row, column] == getattr(alone, each)[at] for each in fields)
+        equal += int(all(getattr(found, each)[row, column] == getattr(alone, each)[at] for each in fields))
         best = _best(pixels1, pixels2, top - first[0], left - first[1])
         displacement = round(float(found.dy[row, column])), round(float(found.dx[row, column]))
-        right += best[:2] == displacement and abs(best[2] - found.score[row, column]) < 1e-9
+        right += int(best[:2] == displacement and abs(best[2] - found.score[row, column]) < 1e-9)
     return {"sampled": SAMPLES, "right": right, "equal to the bit": equal}
 
 

@@ -81,7 +81,8 @@ def _by_chunks(dy: Any, dx: Any, radius: int, noise: float) -> Any:
     """Return the residuals of Dask arrays, whose chunks get the neighbours in other chunks."""
     depth = {axis: radius if axis >= dy.ndim - 2 else 0 for axis in range(dy.ndim)}
     options = dict(depth=depth, boundary="none", dtype=np.float64, meta=dy._meta.astype(np.float64))
-    return array_module(dy).map_overlap(_of_arrays, dy, dx, **options, radius=radius, noise=noise)
+    dask_array = array_module(dy)
+    return dask_array.map_overlap(_of_arrays, dy, dx, **options, radius=radius, noise=noise)
 
 
 def _of_arrays(dy: Any, dx: Any, radius: int, noise: float) -> Any:
