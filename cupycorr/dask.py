@@ -474,14 +474,13 @@ def _run(
 ) -> Any:
     """Compute a part in one thread, since Dask computes several at once."""
     remaining = iter(blocks)
-    arrays = []
-    for each, kind in zip(covers, kinds, strict=True):
-        known = [known_array("a chunk", next(remaining), FIELD) for _ in range(each.count)]
-        if any(array_kind(block) != kind for block in known):
-            got = f"{array_kind(known[0])} chunks in an array of {kind}"
+    known = [[known_array("a chunk", next(remaining), FIELD) for _ in range(each.count)] for each in covers]
+    for each, kind in zip(known, kinds, strict=True):
+        if any(array_kind(block) != kind for block in each):
+            got = f"{array_kind(each[0])} chunks in an array of {kind}"
             raise TypeError(f"chunks must be of the kind of the array's meta, got {got}: pass meta= where the array is made")
-        arrays.append(each.joined(known))
-    with current_device_of(arrays[0]), workers.prefer_threads(1):
+    with current_device_of(known[0][0]), workers.prefer_threads(1):
+        arrays = [each.joined(of_array) for each, of_array in zip(covers, known, strict=True)]
         return compute(call, part, boxes, *arrays)
 
 

@@ -172,8 +172,9 @@ class Matcher:
         if not known.all():
             nothing = Field(xp.nan, xp.nan, 0.0, False, xp.nan, 0)
             written = Field(*(xp.where(known, *each) for each in zip(written, nothing, strict=True)))
+        shape = tuple(each.stop - each.start for each in at) if isinstance(at, tuple) else (-1,)
         for whole, values in zip(field, written, strict=True):
-            whole[at] = values if isinstance(values, int) else values.reshape(whole[at].shape)
+            whole[at] = values if isinstance(values, int) else values.reshape(shape)
 
 
 def _peaks_of_tile(tile: Tile, first: Pixels, second: Pixels, search: Search, algorithm: str) -> Peaks:

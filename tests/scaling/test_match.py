@@ -209,10 +209,11 @@ def test_flow_valid_and_the_median_residual_are_those_of_the_whole():
     lazy = cupycorr.dask.match(chunked(FRAME1, (40, 50)), chunked(FRAME2, (40, 50)), **options)
     np.testing.assert_array_equal(lazy.flow.compute(scheduler="sync"), want.flow)
     tests = {"min_score": 0.5, "min_peak_ratio": 1.2, "min_count": 40, "consistency": 1, "max_median_residual": 2}
-    for each in ({}, {"allow_edge": True}, *({name: value} for name, value in tests.items()), tests):
-        valid = lazy.valid(**each)
-        assert isinstance(valid, da.Array)
-        np.testing.assert_array_equal(valid.compute(scheduler="sync"), want.valid(**each))
+    calls = [{}, {"allow_edge": True}, *({name: value} for name, value in tests.items()), tests]
+    masks = [lazy.valid(**each) for each in calls]
+    assert all(isinstance(each, da.Array) for each in masks)
+    for valid, each in zip(dask.compute(*masks, scheduler="sync"), calls, strict=True):
+        np.testing.assert_array_equal(valid, want.valid(**each))
     assert want.valid(**tests).any()
     for radius in (1, 3):
         residual = cupycorr.median_residual(lazy.dy, lazy.dx, radius, 0.2)
