@@ -99,14 +99,16 @@ def _on_cluster(paths: tuple[str, str], folder: Path, arguments: argparse.Namesp
         built = time.perf_counter()
         (found,) = dask.compute(lazy)
         done = time.perf_counter()
-        peaks = client.run(_peak_bytes)
+        used = client.run(_usage)
         killed = len(pids - set(client.run(os.getpid).values()))
     return {
         "windows": int(found.dx.size),
-        "tasks": len(lazy.dx.__dask_graph__()) + 7 * lazy.dx.npartitions,
+        "chunks of the result": lazy.dx.npartitions,
+        **_graph_size(lazy),
         "graph s": round(built - begin, 2),
         "s": round(done - built, 1),
-        "peak GiB of a worker": round(max(peaks.values()) / 2**30, 2),
+        "CPU s of the workers": round(sum(seconds for seconds, _ in used.values()), 1),
+        "peak GiB of a worker": round(max(peak for _, peak in used.values()) / 2**30, 2),
         "workers killed": killed,
         "missing": int(np.isnan(found.dx).sum()),
         **_checked(found, *(zarr.open(path, mode="r") for path in paths)),
@@ -124,9 +126,20 @@ def kill_once(block: Any, marker: str, at: tuple[int, ...], block_info: Any = No
     return block
 
 
-def _peak_bytes() -> int:
-    """Return the most memory that this process has had; Linux counts in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _usage() -> tuple[float, int]:
+    """Return the seconds of processors that this process has used, and the most bytes that it has had; Linux counts in KiB."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+
+
+def _graph_size(lazy: Any) -> dict[str, Any]:
+    """Return the number of tasks of all fields, and their size without the data of arrays in memory."""
+    layers: dict[str, Any] = {}
+    for field in (lazy.dx, lazy.dy, lazy.score, lazy.at_edge, lazy.peak_ratio, lazy.count):
+        layers.update(field.__dask_graph__().layers)
+    tasks = sum(map(len, layers.values()))
+    size = sum(len(pickle.dumps(dict(layer))) for name, layer in layers.items() if "match-" in name)
+    return {"tasks": tasks, "graph MB": round(size / 1e6, 2)}
 
 
 def _checked(found: Any, frame1: Any, frame2: Any) -> dict[str, int]:
@@ -174,20 +187,17 @@ def _graph_rows() -> list[dict[str, Any]]:
         begin = time.perf_counter()
         lazy = cupycorr.dask.match(*chunked, **OPTIONS)
         built = time.perf_counter()
-        layers = {name: layer for name, layer in lazy.dx.__dask_graph__().layers.items() if not name.startswith("frame-")}
-        size = sum(len(pickle.dumps(dict(layer))) for layer in layers.values())
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         dask.compute(lazy, scheduler="threads", num_workers=2)
-        done = time.perf_counter()
-        chunks = lazy.dx.npartitions
+        done, all_used = time.perf_counter(), time.process_time()
         rows.append(
             {
                 "chunk": chunk,
-                "chunks of the result": chunks,
-                "graph s": round(built - begin, 3),
-                "graph ms per chunk": round(1e3 * (built - begin) / chunks, 3),
-                "graph kB per chunk": round(size / chunks / 1e3, 2),
-                "s": round(done - begun, 2),
+                "chunks of the result": lazy.dx.npartitions,
+                **_graph_size(lazy),
+                "graph s": round(built - begin, 2),
+                "s": round(done - begun, 1),
+                "CPU s": round(all_used - used, 1),
             }
         )
     return rows
