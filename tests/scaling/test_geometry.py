@@ -164,6 +164,9 @@ def test_every_box_is_joined_from_the_blocks_that_cover_it(chunks):
             found = cover(chunks, ((top, top + height), (left, left + width)))
             blocks = [array[borders[0][i] : borders[0][i + 1], borders[1][j] : borders[1][j + 1]] for i, j in found.indices()]
             assert found.count == len(blocks)
-            assert blocks[0].size
-            assert blocks[-1].size
+            for edges, (first, end), (begin, stop) in zip(
+                borders, found.blocks, ((top, top + height), (left, left + width)), strict=True
+            ):
+                assert edges[first + 1] > begin  # the first block and the last one have something of the box
+                assert edges[end - 1] < stop
             np.testing.assert_array_equal(found.joined(blocks), array[top : top + height, left : left + width])
