@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from ._arguments import Pair
+from ._motion.frames import LUMA
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
+    from matplotlib.quiver import Quiver
 
     from .motion import Match
 
@@ -187,8 +189,109 @@ def _draw_component(values: np.ndarray, axes: Axes, name: str) -> np.ndarray:
     if high - low < 0.1:
         low, high = low - 0.05, high + 0.05
     mappable = ScalarMappable(Normalize(low, high), _colour_map("RdBu_r" if signed else "viridis"))
-    axes.figure.colorbar(mappable, cax=axes, label=f"{name} (px)", extend=_extend(known, low, high))
+    axes.figure.colorbar(mappable, cax=axes, label=f"{name} (px)", extend=_extend(values, low, high))
     return mappable.to_rgba(np.ma.masked_invalid(values), bytes=True)
+
+
+# The picture of arrows -----------------------------------------------------------------------------------------------
+
+_ACROSS = 660  # pixels of the picture: the longest side of the frame
+_ARROWS_APART = 20  # pixels of the picture between two arrows, at least
+# The ends of the grey scale, where the frame's range is 0 to 1: all of it is paler than `NEUTRAL`, and arrows stand out.
+_DARKEST, _BRIGHTEST = -2.0, 1.1
+_LONG = 99  # percentile of the lengths; longer arrows reach beyond the next one
+_DIGITS_OF_FACTOR = (1, 1.5, 2, 3, 5, 7)
+
+
+def arrow_picture(
+    file: BinaryIO, field: Match[np.ndarray], frame: np.ndarray, valid: np.ndarray | None, window: Pair, step: int
+) -> None:
+    """Write a PNG of frame 1 in grey with an arrow at each window, from its centre on, in the colour of its length.
+
+    Where windows are too close, only every second, third, ... arrow is drawn along each axis. All arrows are scaled alike by the
+    factor in the title. Crosses are windows without a match.
+
+    Parameters
+    ----------
+    file
+        The file to write to.
+    field
+        The displacements of a grid of windows.
+    frame
+        Frame 1, (H, W) or (H, W, 3).
+    valid
+        The mask (H, W) of its valid pixels; None if all are.
+    window, step
+        The size of the windows and their distance, in pixels of the frame.
+    """
+    height, width = frame.shape[:2]
+    zoom = _ACROSS / max(height, width)
+    across, down = (max(_THIN, round(zoom * length)) for length in (width, height))
+    high = max(down, _BAR_LEAST)
+    figure = _figure(_LEFT + max(across + _GAP + _BAR + _BAR_NUMBERS, _TITLE), _TOP + high + _BOTTOM, _DPI)
+    axes = _axes_at(figure, _LEFT, _TOP, across, down)
+    edges = (-0.5, width - 0.5, height - 0.5, -0.5)
+    thinning = np.s_[:: max(1, max(height, width) // (2 * _ACROSS))]
+    shown = _pale(frame[thinning, thinning], None if valid is None else valid[thinning, thinning])
+    axes.imshow(shown, extent=edges, aspect="auto")
+    every = math.ceil(_ARROWS_APART / (zoom * step))
+    factor = _round_factor(every * step, np.hypot(field.dx, field.dy))
+    thinned = [each[::every, ::every] for each in (*np.meshgrid(field.x, field.y), field.dx, field.dy)]
+    arrows, complete = _draw_arrows(axes, thinned, factor)
+    axes.set(xlim=edges[:2], ylim=edges[2:])
+    longest = motion_scale(field.dx, field.dy)
+    arrows.set_clim(0, longest)
+    bar = _axes_at(figure, _LEFT + across + _GAP, _TOP, _BAR, high)
+    figure.colorbar(arrows, cax=bar, label="displacement (px)", extend=_extend(np.hypot(*thinned[2:]), 0, longest))
+    crosses = "" if complete else ", x: no match"
+    axes.set_title(f"window {window[1]} x {window[0]} px, arrows {factor:g} times as long{crosses}", loc="left", fontsize=11)
+    axes.set_xlabel("x (px)")
+    axes.set_ylabel("y (px)")
+    figure.savefig(file, format="png", dpi=figure.dpi)
+
+
+# Sizes in pixels of the picture, and those of heads in widths of the shaft.
+_ARROW: dict[str, Any] = {
+    "units": "dots",
+    "width": 2.4,
+    "headwidth": 3.5,
+    "headlength": 4,
+    "headaxislength": 3.5,
+    "minlength": 0.5,
+}
+
+
+def _draw_arrows(axes: Axes, thinned: list[np.ndarray], factor: float) -> tuple[Quiver, bool]:
+    """Draw arrows where a displacement is known and crosses elsewhere; return the arrows, and whether there are no crosses."""
+    x, y, dx, dy = thinned
+    known = np.isfinite(dx) & np.isfinite(dy)
+    x, y, crosses = x[known], y[known], (x[~known], y[~known])
+    dx, dy = dx[known], dy[known]
+    scaled: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1 / factor}
+    arrows = axes.quiver(x, y, dx, dy, np.hypot(dx, dy), cmap=_colour_map("viridis_r"), **scaled, **_ARROW)
+    axes.plot(*crosses, "x", color="0.3", markersize=4)
+    return arrows, bool(known.all())
+
+
+def _pale(frame: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    """Return a frame as pale greys, (h, w, 3) from 0 to 1; missing pixels are neutral grey."""
+    values = frame.astype(np.float64)
+    grey = values if values.ndim == 2 else values @ (np.array(LUMA) / sum(LUMA))
+    known = np.isfinite(grey) if valid is None else np.isfinite(grey) & valid
+    low, high = np.percentile(grey[known], [1, 99]) if known.any() else (0.0, 0.0)
+    level = (grey - low) / (high - low if high > low else 1.0)
+    pale = ((level - _DARKEST) / (_BRIGHTEST - _DARKEST)).clip(0, 1)
+    return np.where(known[..., None], pale[..., None], NEUTRAL)
+
+
+def _round_factor(room: float, lengths: np.ndarray) -> float:
+    """Return the largest round factor by which the long ones of these lengths still fit into the room."""
+    lengths = lengths[np.isfinite(lengths)]
+    longest = float(np.percentile(lengths, _LONG)) if lengths.size else 0.0
+    if longest == 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(room / longest))
+    return max((digit * power for digit in _DIGITS_OF_FACTOR if digit * power * longest <= room), default=power)
 
 
 # The stereo picture --------------------------------------------------------------------------------------------------
@@ -232,7 +335,7 @@ def stereo_picture(
     colours = {"vmin": low, "vmax": high, "cmap": _colour_map("viridis"), "interpolation": "nearest"}
     shared = panels["disparity by cupycorr.match"].imshow(disparity, **colours)
     panels["ground truth"].imshow(truth, **colours)
-    beyond = _extend(disparity[np.isfinite(disparity)], low, high)
+    beyond = _extend(disparity, low, high)
     _bar_beside(panels["ground truth"], shared, "disparity, both pictures (px)", beyond)
 
     panel = panels["error"]
@@ -418,7 +521,8 @@ def _colour_map(name: str) -> Colormap:
     return matplotlib.colormaps[name].with_extremes(bad=NEUTRAL)
 
 
-def _extend(known: np.ndarray, low: float, high: float) -> str:
-    """Return matplotlib's word for the ends of a colour bar beyond which there are values."""
+def _extend(values: np.ndarray, low: float, high: float) -> str:
+    """Return matplotlib's word for the ends of a colour bar beyond which there are finite values."""
+    known = values[np.isfinite(values)]
     below, above = known.size > 0 and known.min() < low, known.size > 0 and known.max() > high
     return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[bool(below), bool(above)]

@@ -1,13 +1,12 @@
 """The command ``cupycorr``: ``demo``, ``match`` and ``info``.
 
-This module handles files, the terminal and exit codes (0 done, 2 refused with one line on stderr, 130 interrupted); `match` does
-the work. Every package of the ``demo`` extra is imported where it is used, so that a missing one is reported in one line with the
-remedy.
+This module has the arguments and exit codes (0 done, 1 some pairs failed, 2 refused with one line on stderr, 130 interrupted, 128
+plus its number for another signal). `_files` reads, matches and writes; `_terminal` prints. Every package of the ``demo`` extra
+is imported where it is used, so that a missing one is reported in one line with the remedy.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import os
 import platform
@@ -15,36 +14,31 @@ import re
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import __version__, _dispatch, _picture_files, _pictures, motion
+from . import __version__, _dispatch, _pictures, _terminal, motion
+from ._arguments import Pair
 from ._cpu import workers
+from ._files import job, pairs, results
+from ._files.page import number
+from ._files.settings import Settings
 from ._gpu import compiler, device, source
 from ._motion import costs
 from ._motion.geometry import Lattice
 from ._motion.peaks import FITS
 from ._operators import OPERATORS
+from ._terminal import Refused
 
 if TYPE_CHECKING:
     import click
 
     from ._gpu.device import Device
     from .motion import Match
-
-Range = tuple[int, int]
-
-REFUSED, INTERRUPTED = 2, 130
-
-
-class Refused(Exception):  # noqa: N818 - the outcome of a command, reported to its user
-    """The command cannot do what its arguments say; the text tells the user why."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,10 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        _require("click")
-        return _run(given or ["--help"])
-    except Refused as error:
-        return _complain(error)
+        with _terminal.stopped_by_signals():
+            _terminal.require("click")
+            return _run(given or ["--help"])
+    except _terminal.Stopped as stopped:
+        return stopped.code
+    except KeyboardInterrupt:
+        return _terminal.INTERRUPTED
+    except (Refused, results.NotWritten) as error:
+        return _refuse(error)
+    except OSError as error:  # click prints the help by itself
+        return _refuse(f"cannot write to standard output: {error.strerror or error}")
 
 
 def _run(arguments: list[str]) -> int:
@@ -69,21 +70,20 @@ def _run(arguments: list[str]) -> int:
     try:
         return int(_program().main(arguments, prog_name="cupycorr", standalone_mode=False) or 0)
     except click.ClickException as error:
-        return _complain(error.format_message())
+        return _refuse(error.format_message())
     except click.Abort:
-        return INTERRUPTED
+        return _terminal.INTERRUPTED
 
 
-def _complain(reason: object) -> int:
-    print("cupycorr: error:", " ".join(str(reason).split()), file=sys.stderr)
-    return REFUSED
+def _refuse(reason: object) -> int:
+    _terminal.complain(reason)
+    return _terminal.REFUSED
 
 
 def _program() -> click.Group:
     """Return the commands and their options."""
     import click
 
-    picture = click.Path(exists=True, dir_okay=False, path_type=Path)
     target = click.Path(dir_okay=False, path_type=Path)
     demo = click.Command(
         "demo",
@@ -97,23 +97,9 @@ def _program() -> click.Group:
     match = click.Command(
         "match",
         callback=_match,
-        short_help="Displacement field between two pictures of the same size.",
+        short_help="Displacement fields between pictures of the same size.",
         help=_MATCH_HELP,
-        params=[
-            click.Argument(["frame1"], metavar="A", type=picture),
-            click.Argument(["frame2"], metavar="B", type=picture),
-            click.Option(["-o", "--output"], type=target, required=True, help="File to write: .png, .npy or .flo."),
-            click.Option(["--window"], default="11", show_default=True, metavar="N|HxW", help="Window height x width in px."),
-            click.Option(["--search"], type=click.IntRange(0), default=4, show_default=True, help="Search +-N px in x and y."),
-            _range_option("--dx", "Search these displacements along x instead, both ends included."),
-            _range_option("--dy", "Search these displacements along y instead, both ends included."),
-            click.Option(["--step"], type=click.IntRange(1), default=1, show_default=True, help="Pixels between windows."),
-            click.Option(["--subpixel/--no-subpixel"], default=True, help="Refine to fractions of a pixel along each axis."),
-            click.Option(["--fit"], type=click.Choice(FITS), default=FITS[0], show_default=True, help="Method of --subpixel."),
-            click.Option(["--nodata"], type=float, metavar="VALUE", help="Pixels of A and B with this value are missing."),
-            click.Option(["--mask1"], type=picture, metavar="FILE", help="Mask of A: 0 where a pixel is missing."),
-            click.Option(["--mask2"], type=picture, metavar="FILE", help="Mask of B: 0 where a pixel is missing."),
-        ],
+        params=_match_parameters(),
     )
     info = click.Command(
         "info",
@@ -133,16 +119,53 @@ def _program() -> click.Group:
     return version(click.Group("cupycorr", {"demo": demo, "match": match, "info": info}, help=about))
 
 
+def _match_parameters() -> list[click.Parameter]:
+    import click
+
+    mask = click.Path(exists=True, dir_okay=False, path_type=Path)
+    formats = click.Choice([ending.removeprefix(".") for ending in results.WRITERS])
+    return [
+        click.Argument(["frames"], nargs=-1, metavar="A B | FRAMES..."),
+        click.Option(["--pairs", "patterns"], nargs=2, multiple=True, metavar="A B", help="Match the files A with the files B."),
+        click.Option(["-o", "--output"], required=True, help=f"File to write ({_ENDINGS}), or a folder/ for many pairs."),
+        click.Option(["--format", "formats"], type=formats, multiple=True, help="Format in a folder; npz if not given."),
+        click.Option(["--resume"], is_flag=True, help="Keep the results that are in the folder, and make the others."),
+        click.Option(["--window"], default="11", show_default=True, metavar="N|HxW", help="Window height x width in px."),
+        click.Option(["--search"], type=click.IntRange(0), default=4, show_default=True, help="Search +-N px in x and y."),
+        _range_option("--dx", "Search these displacements along x instead, both ends included."),
+        _range_option("--dy", "Search these displacements along y instead, both ends included."),
+        click.Option(["--step"], type=click.IntRange(1), default=1, show_default=True, help="Pixels between windows."),
+        click.Option(["--subpixel/--no-subpixel"], default=True, help="Refine to fractions of a pixel along each axis."),
+        click.Option(["--fit"], type=click.Choice(FITS), default=FITS[0], show_default=True, help="Method of --subpixel."),
+        click.Option(["--nodata"], metavar="VALUE", help="Pixels of A and B with this value are missing."),
+        click.Option(["--mask1"], type=mask, metavar="FILE", help="Mask of A: 0 where a pixel is missing."),
+        click.Option(["--mask2"], type=mask, metavar="FILE", help="Mask of B: 0 where a pixel is missing."),
+        click.Option(["--arrows"], is_flag=True, help="Draw arrows over A instead of colours (.png)."),
+    ]
+
+
 def _range_option(name: str, help_text: str) -> click.Option:
     import click
 
     return click.Option([name], nargs=2, type=int, metavar="LO HI", help=help_text)
 
 
+_ENDINGS = ", ".join(results.WRITERS)
 _MATCH_HELP = """Find the displacement of each window of picture A to picture B, in pixels, and write the field.
 
-Pictures: 8 and 16 bit grey, RGB and RGBA, palette, floating TIFF and whatever else Pillow reads. Colour and alpha are read with 8
-bits. Of a file with several pages, the first one is read.
+\b
+cupycorr match A B -o field.npz
+cupycorr match 'frames/*.tif' -o fields/      each frame with the next one
+cupycorr match movie.tif -o fields/           each page with the next one
+cupycorr match --pairs 'left/*.png' 'right/*.png' -o fields/ --format csv
+
+Quote patterns: their files are then sorted by the numbers in their names, frame 2 before frame 10. Files that are named one by
+one stay in their order. --pairs and --format may be given several times. A pair that fails is reported and the others go on; the
+exit code is then 1. After an interruption, the same command with --resume makes what is missing.
+
+Pictures: TIFF and .npy of any integer or floating type, grey or colour, and whatever else Pillow reads: 8 and 16 bit grey, RGB
+and RGBA, palette. Colour in other formats than TIFF and .npy is read with 8 bits. A picture with an EXIF orientation is turned
+upright. If a file with several pages is not the only one, its first page is read.
 
 Missing pixels do not take part in the match. A pixel is missing if any of these says so:
 
@@ -163,15 +186,25 @@ no pixel has it.
 
 \b
 .png  colours: Middlebury's wheel with its scale, or a colour bar if
-      only one axis is searched
-.npy  float32 array (rows, columns, 3) of dx, dy, score; dx and dy are
-      NaN and score is 0 where no match was found (no texture, or too
-      few pixels that are not missing)
+      only one axis is searched; with --arrows, arrows over picture A
+.npz  NumPy arrays x (columns), y (rows) of the window centres; dx, dy,
+      score, peak_ratio, at_edge, count (rows, columns) as cupycorr.match
+      returns them; the options window, search, step, ...
+.csv  a line x,y,dx,dy,score for each window
+.npy  float32 array (rows, columns, 3) of dx, dy, score
 .flo  Middlebury flow: float32 dx, dy interleaved; 1e10 where unknown
 
 \b
+Where no match was found (no texture, or too few pixels that are not
+missing), dx and dy are NaN and score is 0. Positive is to the right and
+down. The vector in row i and column j of a grid belongs to this pixel of
+picture A, counted from 0; .flo and .npy do not contain it:
+      x = j * step + (window width - 1) / 2
+      y = i * step + (window height - 1) / 2
+
+\b
 Stereo, B seen from the right:  cupycorr match A B -o d.png --dx -64 0 --dy 0 0
-PIV:                            cupycorr match A B -o v.npy --window 32 --step 16 --search 12
+PIV:                            cupycorr match A B -o v.npz --window 32 --step 16 --search 12
 """
 
 
@@ -184,13 +217,15 @@ _BAD = 2.0
 
 
 def _demo(output: Path) -> None:
-    _require("skimage", "matplotlib", "rich")
+    _terminal.require("skimage", "matplotlib", "rich")
     from skimage import data
 
-    _check_destination(output, (".png",))
+    if output.suffix.lower() != ".png":
+        raise Refused(f"--output must end in .png, got {str(output)!r}")
+    _check_folder_of(output)
     stereo_pair: Callable[[], tuple[np.ndarray, np.ndarray, np.ndarray]] = data.stereo_motorcycle
     left, right, truth = stereo_pair()
-    with _new_file(output) as file:
+    with results.new_file(output) as file:
         truth = np.where(np.isfinite(truth), truth, np.nan)
         field, seconds, variant = _timed_demo_match(left, right)
         disparity = np.full(truth.shape, np.nan)
@@ -206,14 +241,14 @@ def _demo(output: Path) -> None:
             f"time: {seconds:.2f} s after a warm-up, {rate:.0f} Mpixel-displacements/s",
             f"variant: {variant}, {workers.thread_count()} threads",
         ]
-        with _progress("drawing"):
+        with _terminal.progress("drawing"):
             _pictures.stereo_picture(file, left, right, disparity, truth, _COUNTED_FROM, summary)
-    print(*summary, f"picture: {output}", sep="\n")
+    _terminal.say(*summary, f"picture: {output}")
 
 
 def _timed_demo_match(left: np.ndarray, right: np.ndarray) -> tuple[Match[np.ndarray], float, str]:
     """Return the field, the seconds it took, and the variant that `match` chooses for frames of this size."""
-    with _progress("matching") as report, _refusing():
+    with _terminal.progress("matching") as report, _terminal.refusing():
         # The work that is done once per process (starting threads, compiling or loading kernels) is not counted.
         motion.match(left[:64], right[:64], window=_DEMO_WINDOW, search=_DEMO_SEARCH)
         begin = time.perf_counter()
@@ -232,7 +267,7 @@ def _score(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     return float(np.mean(error > _BAD)), float(np.median(error))
 
 
-def _displacements(search: tuple[Range, Range]) -> int:
+def _displacements(search: tuple[Pair, Pair]) -> int:
     (dy_low, dy_high), (dx_low, dx_high) = search
     return (dy_high - dy_low + 1) * (dx_high - dx_low + 1)
 
@@ -241,130 +276,122 @@ def _displacements(search: tuple[Range, Range]) -> int:
 
 
 def _match(
-    frame1: Path,
-    frame2: Path,
-    output: Path,
+    frames: tuple[str, ...],
+    patterns: tuple[tuple[str, str], ...],
+    output: str,
+    formats: tuple[str, ...],
+    resume: bool,
     window: str,
     search: int,
-    dx: Range | None,
-    dy: Range | None,
+    dx: Pair | None,
+    dy: Pair | None,
     step: int,
     subpixel: bool,
     fit: str,
-    nodata: float | None,
+    nodata: str | None,
     mask1: Path | None,
     mask2: Path | None,
-) -> None:
-    _require("PIL", "matplotlib", "rich")
-    sides = _window_sides(window)
+    arrows: bool,
+) -> int:
+    _terminal.require("PIL", "tifffile", "rich")
     ranges = (dy or (-search, search), dx or (-search, search))
-    _check_destination(output, tuple(_WRITERS))
-    if output.exists() and any(os.path.samefile(file, output) for file in (frame1, frame2, mask1, mask2) if file):
-        raise Refused(f"--output would overwrite a picture that is read, got {str(output)!r}")
-    with _new_file(output) as file:
-        with _refusing():
-            (first, valid1), (second, valid2) = (_picture_files.read_picture(frame, nodata) for frame in (frame1, frame2))
-        first, second = _picture_files.same_channels(first, second)
-        if first.shape != second.shape:
-            raise Refused(f"both pictures must have the same size, got {_size(first)} and {_size(second)}")
-        valid1 = _with_mask("--mask1", mask1, first, valid1)
-        valid2 = _with_mask("--mask2", mask2, second, valid2)
-        begin = time.perf_counter()
-        with _progress("matching") as report, _refusing():
-            refine = fit if subpixel else False
-            field = motion.match(first, second, sides, ranges, step, refine, mask1=valid1, mask2=valid2, progress=report)
-        seconds = time.perf_counter() - begin
-        with _progress("writing"):
-            _WRITERS[output.suffix.lower()](file, field, sides, ranges)
-    print(f"{_field_summary(field)}, {seconds:.2f} s: {output}")
+    refinement = fit if subpixel else None
+    settings = Settings(_window_sides(window), ranges, step, refinement, _nodata(nodata), mask1, mask2, arrows)
+    path, endings = _output(output, formats)
+    if arrows and results.PICTURE not in endings:
+        raise Refused(f"--arrows draws a {results.PICTURE}, which is not written")
+    if results.PICTURE in endings:
+        _terminal.require("matplotlib")
+    with _terminal.refusing():
+        workers.thread_count()
+        every = _pairs(frames, patterns)
+        if path.suffix.lower() in results.WRITERS:
+            return _match_into_file(every, path, resume, settings)
+        tasks = job.tasks_of(every, path, endings)
+        job.check_targets(tasks, settings)
+        left = job.begin(path, tasks, settings, resume)
+        return _match_into_folder(path, left, len(tasks) - len(left), settings)
 
 
-def _window_sides(text: str) -> tuple[int, int]:
+def _match_into_file(every: Sequence[pairs.Pair], path: Path, resume: bool, settings: Settings) -> int:
+    if len(every) > 1:
+        raise Refused(f"--output must be a folder for {len(every)} pairs, such as fields/, got {str(path)!r}")
+    if resume:
+        raise Refused("--resume needs a folder as --output")
+    _check_folder_of(path)
+    task = job.Task(every[0], (path,))
+    job.check_targets([task], settings)
+    with _terminal.progress("matching") as report:
+        (outcome,) = job.run([task], settings, report)
+    if outcome.failed:
+        raise Refused(outcome.told)
+    for note in outcome.notes:
+        _terminal.remark(note)
+    _terminal.say(f"{outcome.told}: {path}")
+    return 0
+
+
+def _match_into_folder(folder: Path, left: Sequence[job.Task], kept: int, settings: Settings) -> int:
+    """Do the tasks that are left, report each of them, and return the exit code."""
+    failed, told = 0, set[str]()
+    with _terminal.progress("matching", len(left)) as report:
+        for outcome in job.run(left, settings, report):
+            targets = ", ".join(map(str, outcome.task.targets))
+            if outcome.failed:
+                failed += 1
+                _terminal.complain(f"{outcome.task.pair.name}: {outcome.told}")
+            else:
+                _terminal.say(f"{_terminal.one_line(outcome.told)}: {targets}")
+            for note in outcome.notes:
+                if note not in told:
+                    _terminal.remark(note)
+            told.update(outcome.notes)
+    _terminal.say(f"{len(left) - failed} pairs matched, {kept} kept, {failed} failed: {folder}{os.sep}")
+    return _terminal.FAILED if failed else 0
+
+
+def _pairs(frames: tuple[str, ...], patterns: tuple[tuple[str, str], ...]) -> list[pairs.Pair]:
+    """Return the pairs that the arguments name."""
+    if bool(frames) == bool(patterns):
+        raise Refused("give either pictures, such as A B or 'frames/*.tif', or --pairs A B")
+    if patterns:
+        return [pair for first, second in patterns for pair in pairs.joined(pairs.frames_of([first]), pairs.frames_of([second]))]
+    found = pairs.frames_of(frames)
+    if len(found) < 2:
+        raise Refused(f"two pictures are needed, got only {str(found[0])!r}")
+    return pairs.consecutive(found)
+
+
+def _output(output: str, formats: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
+    """Return the file or the folder to write to, and the endings of the files."""
+    path = Path(output)
+    is_folder = output.endswith((os.sep, "/")) or (path.is_dir() and path.suffix.lower() not in results.WRITERS)
+    if is_folder:
+        return path, tuple(f".{each}" for each in dict.fromkeys(formats or ("npz",)))
+    if path.suffix.lower() not in results.WRITERS:
+        raise Refused(f"--output must end in {_ENDINGS}, or in / for a folder, got {output!r}")
+    if formats:
+        raise Refused(f"--format is for a folder; --output {output!r} has its format in its name")
+    return path, (path.suffix.lower(),)
+
+
+def _check_folder_of(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise Refused(f"there is no folder {str(path.parent)!r} to write {path.name!r} to")
+
+
+def _window_sides(text: str) -> Pair:
     found = re.fullmatch(r"([1-9][0-9]*)(?:x([1-9][0-9]*))?", text)
     if found is None:
         raise Refused(f"--window must be a number of pixels or HEIGHTxWIDTH, such as 11 or 11x9, got {text!r}")
     return int(found[1]), int(found[2] or found[1])
 
 
-def _field_summary(field: Match[np.ndarray]) -> str:
-    rows, columns = field.score.shape
-    matched = np.isfinite(field.dx)
-    if not matched.any():
-        return f"{rows} x {columns} windows, no matches"
-    length = np.median(np.hypot(field.dx[matched], field.dy[matched]))
-    unmatched = "" if matched.all() else f" ({1 - matched.mean():.1%} without a match)"
-    edge = np.count_nonzero(field.at_edge & matched)
-    at_edge = f", {edge} at the edge of the search" if edge else ""
-    motions = f"median |motion| {length:.2f} px, mean score {field.score[matched].mean():.3f}"
-    return f"{rows} x {columns} windows{unmatched}{at_edge}, {motions}"
-
-
-def _with_mask(option: str, mask: Path | None, pixels: np.ndarray, valid: np.ndarray | None) -> np.ndarray | None:
-    """Return which pixels are valid for the picture and for the mask; None if all are."""
-    if mask is None:
-        return valid
-    with _refusing():
-        given = _picture_files.read_mask(mask)
-    if given.shape != pixels.shape[:2]:
-        raise Refused(f"{option} must have the size of its picture, {_size(pixels)}, got {_size(given)}")
-    both = given if valid is None else given & valid
-    return None if both.all() else both
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]} x {image.shape[0]}"
-
-
-# Writers: one for each extension -------------------------------------------------------------------------------------
-
-
-def _write_npy(file: BinaryIO, field: Match[np.ndarray], _window: Any, _search: Any) -> None:
-    np.save(file, np.stack([field.dx, field.dy, field.score], axis=-1).astype(np.float32))
-
-
-_FLO_MAGIC = 202021.25  # its four bytes read PIEH
-_FLO_UNKNOWN = 1e10  # readers take anything above 1e9 as unknown
-
-
-def _write_flo(file: BinaryIO, field: Match[np.ndarray], _window: Any, _search: Any) -> None:
-    flow = np.stack([field.dx, field.dy], axis=-1)
-    known = np.isfinite(flow).all(axis=-1, keepdims=True)
-    rows, columns = flow.shape[:2]
-    file.write(np.array(_FLO_MAGIC, "<f4").tobytes())
-    file.write(np.array([columns, rows], "<i4").tobytes())
-    file.write(np.where(known, flow, _FLO_UNKNOWN).astype("<f4").tobytes())
-
-
-_WRITERS: dict[str, Callable[[BinaryIO, Match[np.ndarray], tuple[int, int], tuple[Range, Range]], None]] = {
-    ".png": _pictures.motion_picture,
-    ".npy": _write_npy,
-    ".flo": _write_flo,
-}
-
-
-def _check_destination(path: Path, endings: tuple[str, ...]) -> None:
-    if path.suffix.lower() not in endings:
-        raise Refused(f"--output must end in {' or '.join(endings)}, got {str(path)!r}")
-    if not path.parent.is_dir():
-        raise Refused(f"there is no folder {str(path.parent)!r} to write {path.name!r} to")
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that replaces ``path`` when it is complete, and is removed if anything goes wrong.
-
-    It is opened in the same folder before any work, so that a folder that cannot be written to is reported at once.
-    """
-    path = Path(os.path.realpath(path))  # a link is kept, and the file it leads to is replaced
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+def _nodata(text: str | None) -> float | None:
     try:
-        with open(part, "wb") as file:
-            yield file
-        os.replace(part, path)
-    except OSError as error:
-        raise Refused(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+        return None if text is None else number(text)
+    except ValueError as error:
+        raise Refused(f"--nodata must be a number, got {text!r}") from error
 
 
 # info ----------------------------------------------------------------------------------------------------------------
@@ -376,9 +403,9 @@ def _info(ahead: bool) -> None:
     if ahead:
         _compile_ahead()
         return
-    with _progress("looking for devices"):
+    with _terminal.progress("looking for devices"):
         gpus, why_none = _gpus()
-    with _refusing():
+    with _terminal.refusing():
         rule = workers.thread_rule()
     rows = [
         ("cupycorr", __version__),
@@ -393,7 +420,7 @@ def _info(ahead: bool) -> None:
         *_abilities(why_none),
     ]
     widest = max(len(name) for name, _ in rows)
-    print(*(f"{name:<{widest}}  {value}" for name, value in rows), sep="\n")
+    _terminal.say(*(f"{name:<{widest}}  {value}" for name, value in rows))
 
 
 def _version(distribution: str) -> str:
@@ -411,10 +438,10 @@ def _blas() -> str:
 def _gpus() -> tuple[list[Device], str]:
     """Return the CUDA devices that CuPy finds, and the reason if there are none."""
     try:
-        with _quiet():  # CuPy's import warns about a missing toolkit, which matters only if no device is found
+        with _terminal.quiet():  # CuPy's import warns about a missing toolkit, which matters only if no device is found
             return [device.facts(index) for index in range(device.count())], ""
     except (ImportError, RuntimeError) as error:
-        return [], _first_line(error)
+        return [], _terminal.first_line(error)
 
 
 def _device_rows(gpus: list[Device]) -> Iterator[tuple[str, str]]:
@@ -455,13 +482,13 @@ def _builds(there: Device | None = None) -> Iterator[tuple[str, source.Kernel]]:
 
 def _compile_ahead() -> None:
     """Compile and load every kernel on every device; CuPy stores the binaries for later processes."""
-    with _refusing():
+    with _terminal.refusing():
         threads = workers.thread_count()
     try:
-        with _quiet():
+        with _terminal.quiet():
             jobs = [(kernel, index) for index in range(device.count()) for _, kernel in _builds(device.facts(index))]
         begin = time.perf_counter()
-        with _progress("compiling") as report:
+        with _terminal.progress("compiling") as report:
             done, reporting = count(1), threading.Lock()
 
             def compile_one(job: tuple[source.Kernel, int]) -> None:
@@ -472,74 +499,7 @@ def _compile_ahead() -> None:
             workers.run(compile_one, jobs, threads)
     except (ImportError, RuntimeError) as error:
         raise Refused(error) from error
-    print(f"{len(jobs)} kernels, {time.perf_counter() - begin:.1f} s: {compiler.cache_folder()}")
-
-
-# The terminal --------------------------------------------------------------------------------------------------------
-
-# import name -> what pip calls it, where the two differ
-_DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image"}
-
-
-def _require(*modules: str) -> None:
-    """Refuse the command before any work if a package of the ``demo`` extra is missing."""
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            name = _DISTRIBUTIONS.get(module, module)
-            raise Refused(f'this needs {name} ({_first_line(error)}): pip install "cupycorr[demo]"') from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-@contextmanager
-def _refusing() -> Iterator[None]:
-    """Turn errors of the library into refusals with the same text."""
-    try:
-        yield
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise Refused(error) from error
-    except MemoryError as error:
-        raise Refused(f"not enough memory: {error}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextmanager
-def _progress(doing: str) -> Iterator[Callable[[float], None]]:
-    """Show a progress bar with the elapsed time on a terminal, if the work takes longer than a second.
-
-    Yields a function to call with the fraction of the work that is done. Until it is called, the bar moves without a length.
-    """
-    if not sys.stderr.isatty():
-        yield lambda fraction: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task(doing, total=None)
-    delayed_start = threading.Timer(1.0, bar.start)
-    try:
-        delayed_start.start()
-    except RuntimeError:  # no thread can be started, and rich's bar needs one too
-        yield lambda fraction: None
-        return
-    try:
-        yield lambda fraction: bar.update(task, total=1.0, completed=fraction)
-    finally:
-        delayed_start.cancel()
-        delayed_start.join()
-        bar.stop()
+    _terminal.say(f"{len(jobs)} kernels, {time.perf_counter() - begin:.1f} s: {compiler.cache_folder()}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import io
 import os
 import re
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -16,7 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from command_line import ROOT, assert_done, assert_refused, environment, program, read_flo, run, spawn
 from fake_cupy import H100, CompileException, Fake
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
@@ -25,12 +24,12 @@ from scipy.ndimage import gaussian_filter, shift
 from waiting import INTERRUPTIBLE, STUCK, timer
 
 import cupycorr
-from cupycorr import _pictures, cli, motion
+from cupycorr import _pictures, _terminal, cli, motion
 from cupycorr._cpu import workers
+from cupycorr._files import results
 from cupycorr._gpu import compiler, device, source
 
 HEIGHT, WIDTH = 48, 60
-ROOT = Path(cli.__file__).parents[1]
 
 
 @pytest.fixture
@@ -50,48 +49,6 @@ def save_pair(dx, dy):
     whole = texture()
     for name, image in (("a.png", whole), ("b.png", shift(whole, (dy, dx), mode="wrap"))):
         Image.fromarray(image[8:-8, 8:-8].clip(0, 255).astype(np.uint8)).save(name)
-
-
-def run(*words):
-    """Run the command in this process; return exit code, stdout and stderr."""
-    program = SimpleNamespace(name="cupycorr", main=lambda args, **_: sys.exit(cli.main(args)))
-    return CliRunner().invoke(program, [str(word) for word in words])
-
-
-def program(before=""):
-    """Return the command as a program that runs some lines of Python first."""
-    return f"import sys\n{before}\nfrom cupycorr.cli import main\nsys.exit(main(sys.argv[1:]))"
-
-
-def spawn(*words, before="", **options):
-    """Run the command in a process of its own, after some lines of Python."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", program(before), *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=STUCK)
-
-
-def assert_done(result):
-    assert (result.exit_code, result.stderr) == (0, ""), result.output
-    return result.stdout
-
-
-def assert_refused(result, *words):
-    code, text = (result.exit_code, result.stderr) if hasattr(result, "exit_code") else (result.returncode, result.stderr)
-    assert code == 2, text
-    assert result.stdout == ""
-    assert text.startswith("cupycorr: error: ")
-    assert text.count("\n") == 1, text
-    for word in words:
-        assert word in text
-
-
-def read_flo(path):
-    """Read Middlebury's format byte by byte, as its description says."""
-    data = Path(path).read_bytes()
-    magic, width, height = struct.unpack_from("<4sii", data)
-    assert magic == b"PIEH"
-    assert len(data) == 12 + 8 * width * height
-    return np.array(struct.unpack_from(f"<{2 * width * height}f", data, 12)).reshape(height, width, 2)
 
 
 def opened(path):
@@ -577,9 +534,12 @@ def test_every_size_of_field_can_be_drawn_with_a_pixel_for_each_window(rows, col
 # match: the summary, refusals, leaving --------------------------------------------------------------------------------
 
 
+ORIGIN = "38 x 50 windows, first centre at x 5, y 5, step 1, "
+
+
 def test_match_prints_one_line_of_grid_motion_score_and_time(folder):
     line = assert_done(run("match", "a.png", "b.png", "-o", "out.npy"))
-    found = re.fullmatch(r"38 x 50 windows, median \|motion\| ([\d.]+) px, mean score ([\d.]+), [\d.]+ s: out\.npy\n", line)
+    found = re.fullmatch(ORIGIN + r"median \|motion\| ([\d.]+) px, mean score ([\d.]+), [\d.]+ s: out\.npy\n", line)
     assert found, line
     assert float(found[1]) == pytest.approx(5**0.5, abs=0.02)
     assert 0.95 < float(found[2]) <= 1
@@ -593,7 +553,8 @@ def test_the_summary_counts_the_matches_at_the_edge_of_the_search(folder, monkey
     at_edge[2, :edge] = True
     monkeypatch.setattr(motion, "match", lambda *_, **__: field_of(dx, 0 * dx, at_edge))
     line = assert_done(run("match", "a.png", "b.png", "-o", "out.npy"))
-    assert line.startswith(f"4 x 5 windows (10.0% without a match){said}, median |motion| 1.00 px, mean score 0.500, ")
+    grid, origin = "4 x 5 windows (10.0% without a match)", "first centre at x 5, y 5, step 1"
+    assert line.startswith(f"{grid}{said}, {origin}, median |motion| 1.00 px, mean score 0.500, ")
     assert line.endswith(" s: out.npy\n")
 
 
@@ -619,15 +580,15 @@ def test_match_writes_through_a_link(folder):
 
 BAD_WORDS = {
     "no command": (["mach"], ["mach"]),
-    "no pictures": (["match", "-o", "out.npy"], ["'A'"]),
+    "no pictures": (["match", "-o", "out.npy"], ["A B", "--pairs"]),
     "no output": (["match", "a.png", "b.png"], ["--output"]),
     "missing picture": (["match", "a.png", "gone.png", "-o", "out.npy"], ["gone.png"]),
     "a folder as a picture": (["match", "a.png", ".", "-o", "out.npy"], ["'.'"]),
     "no picture inside": (["match", "a.png", "text.png", "-o", "out.npy"], ["text.png", "cannot read"]),
     "truncated picture": (["match", "a.png", "half.png", "-o", "out.npy"], ["half.png", "cannot read"]),
     "sizes differ": (["match", "a.png", "small.png", "-o", "out.npy"], ["same size", "60 x 48", "20 x 16"]),
-    "unknown extension": (["match", "a.png", "b.png", "-o", "out.jpg"], [".png or .npy or .flo", "out.jpg"]),
-    "no extension": (["match", "a.png", "b.png", "-o", "out"], [".png or .npy or .flo"]),
+    "unknown extension": (["match", "a.png", "b.png", "-o", "out.jpg"], [".png, .npz, .csv, .npy, .flo", "out.jpg"]),
+    "no extension": (["match", "a.png", "b.png", "-o", "out"], [".png, .npz, .csv, .npy, .flo"]),
     "no such folder": (["match", "a.png", "b.png", "-o", "nowhere/out.npy"], ["nowhere"]),
     "output is a folder": (["match", "a.png", "b.png", "-o", "folder.png"], ["folder.png"]),
     "output is an input": (["match", "a.png", "b.png", "-o", "./a.png"], ["overwrite", "a.png"]),
@@ -698,7 +659,7 @@ def test_a_full_disk_leaves_the_older_result(folder, monkeypatch):
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(cli._WRITERS, ".npy", fail)
+    monkeypatch.setitem(results.WRITERS, ".npy", fail)
     Path("out.npy").write_text("old")
     assert_refused(run("match", "a.png", "b.png", "-o", "out.npy"), "No space left")
     assert Path("out.npy").read_text() == "old"
@@ -746,8 +707,7 @@ def test_control_c_ends_with_130_and_leaves_no_file_wherever_the_suite_runs(fold
     slow = f"m.match = lambda *a, **k: (print('started', flush=True), time.sleep({STUCK}))"
     line = program(f"{INTERRUPTIBLE}import time, cupycorr.motion as m\n{slow}")
     words = [sys.executable, "-c", line, "match", "a.png", "b.png", "-o", "out.npy"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    options = dict(env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    options = dict(env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with handled_by(handler), subprocess.Popen(words, **options) as process:
         assert process.stdout.readline() == "started\n"
         process.send_signal(signal.SIGINT)
@@ -796,6 +756,39 @@ def test_a_bar_shows_on_a_terminal_only_after_a_second(folder, monkeypatch, over
     assert "38 x 50 windows" in received
 
 
+PRINTING = {
+    "match": ("match", "a.png", "b.png", "-o", "out.npy", "--step", "9"),
+    "info": ("info",),
+    "help": ("--help",),
+}
+
+
+def printing_to(target, words):
+    """Run the command with stdout open for writing on a file descriptor; return its exit code and stderr."""
+    command = [sys.executable, "-c", program(), *words]
+    options = dict(env=environment(), stdout=target, stderr=subprocess.PIPE, text=True, timeout=STUCK, check=False)
+    done = subprocess.run(command, **options)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no disk that is always full")
+@pytest.mark.parametrize("words", PRINTING.values(), ids=PRINTING)
+def test_output_to_a_full_disk_is_refused_in_one_line(folder, words):
+    with open("/dev/full", "wb") as full:
+        told = printing_to(full, words)
+    assert told == (2, "cupycorr: error: cannot write to standard output: No space left on device\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a pipe")
+@pytest.mark.parametrize("words", [PRINTING["match"], PRINTING["info"]], ids=["match", "info"])
+def test_output_to_a_reader_that_has_gone_is_no_error(folder, words):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    assert printing_to(theirs, words) == (0, "")
+    os.close(theirs)
+    assert words[0] == "info" or Path("out.npy").exists()
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -805,13 +798,22 @@ def test_the_bar_is_wiped_away_even_when_the_work_fails(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setattr(threading, "Timer", second := timer(over=True))
-    with pytest.raises(ValueError, match="the work"), cli._progress("matching"):
+    with pytest.raises(ValueError, match="the work"), _terminal.progress("matching"):
         raise ValueError("the work")
     text = sys.stderr.getvalue()
     assert second.seconds == 1.0
     assert "matching" in text
     assert text.rstrip().endswith("\x1b[2K"), "the last thing done is to erase the line"
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), "the cursor is shown again"
+
+
+def test_the_bar_of_several_tasks_says_how_many_are_done(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(threading, "Timer", timer(over=True))
+    with _terminal.progress("matching", 3) as report:
+        report(2.5)
+    assert "2/3" in sys.stderr.getvalue()
 
 
 def test_nothing_but_the_summary_is_printed_when_piped_however_long_it_takes(folder):
@@ -823,6 +825,7 @@ def test_nothing_but_the_summary_is_printed_when_piped_however_long_it_takes(fol
 
 MISSING = {
     "match without Pillow": ("PIL", "pillow", ("match", "a.png", "b.png", "-o", "out.npy")),
+    "match without tifffile": ("tifffile", "tifffile", ("match", "a.png", "b.png", "-o", "out.npy")),
     "match without rich": ("rich", "rich", ("match", "a.png", "b.png", "-o", "out.npy")),
     "match without matplotlib": ("matplotlib", "matplotlib", ("match", "a.png", "b.png", "-o", "out.png")),
     "demo without scikit-image": ("skimage", "scikit-image", ("demo",)),
@@ -843,9 +846,8 @@ def test_a_missing_click_names_the_pip_command():
 
 
 def test_the_module_runs_as_a_program(folder):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-m", "cupycorr.cli", "match", "a.png", "gone.png", "-o", "out.npy"]
-    assert_refused(subprocess.run(words, env=environment, capture_output=True, text=True, timeout=STUCK), "gone.png")
+    assert_refused(subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=STUCK), "gone.png")
 
 
 def test_asking_for_help_or_nothing_shows_the_commands():
@@ -1009,7 +1011,7 @@ def test_compiling_ahead_shows_how_far_it_is(gpus, monkeypatch):
         assert doing == "compiling"
         yield shares.append
 
-    monkeypatch.setattr(cli, "_progress", progress)
+    monkeypatch.setattr(_terminal, "progress", progress)
     gpus(H100)
     assert_done(run("info", "--compile"))
     assert shares == sorted(shares)

@@ -6,15 +6,19 @@ Both calls of a row of docs/migrating.md give the same, and the version is the s
 import importlib
 import json
 import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 torch = pytest.importorskip("torch")
 
 import cupycorr.compat  # noqa: E402
 import cupycorr.torch  # noqa: E402
+from cupycorr import cli  # noqa: E402
 from cupycorr.compat import _install  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,13 +31,42 @@ def text(page):
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # torch's own, of its compiler
 @pytest.mark.parametrize("page", ["README.md", "docs/migrating.md"])
-def test_the_code_of_a_page_runs(page):
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", text(page), re.MULTILINE | re.DOTALL)
     assert blocks
     names = {}
     for block in blocks:
         exec(compile(block, page, "exec"), names)
         cupycorr.compat.uninstall()
+
+
+# Command lines -----------------------------------------------------------------------------------------------------------------
+
+
+def match_commands(page):
+    """Return the words of each `cupycorr match` in the blocks of a page."""
+    return [shlex.split(line)[2:] for line in re.findall(r"^ *(cupycorr match .*)$", text(page), re.MULTILINE)]
+
+
+@pytest.mark.parametrize("words", [words for page in PAGES for words in match_commands(page)], ids=" ".join)
+def test_the_options_of_every_command_exist(words):
+    command = cli._program().commands["match"]
+    values = command.make_context("match", list(words)).params
+    assert values["output"]
+    assert values["frames"] or values["patterns"]
+
+
+def test_the_picture_of_arrows_is_what_its_command_draws(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = (block for block in re.findall(r"^```python\n(.*?)^```", text("README.md"), re.M | re.S) if "swirl" in block)
+    exec(compile(block, "README.md", "exec"), {"np": np})
+    (words,) = (words for words in match_commands("README.md") if "--arrows" in words)
+    assert cli.main(["match", *words]) == 0
+    paths = (tmp_path / "arrows.png", ROOT / "docs" / "arrows.png")
+    drawn, shown = (np.asarray(Image.open(path).convert("RGB")).astype(int) for path in paths)
+    assert drawn.shape == shown.shape
+    assert abs(drawn - shown).mean() < 3, "of 255; other versions of matplotlib draw other letters"
 
 
 def heading_anchors(page):
