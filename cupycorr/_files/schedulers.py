@@ -1,0 +1,125 @@
+"""Matches two frames in memory chunk by chunk: in threads or processes of this machine, or on a cluster.
+
+Dask is imported where it is used, because only the option ``--scheduler`` needs it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .._cpu import workers
+from ..motion import Match
+
+THREADS, PROCESSES = "threads", "processes"
+CHUNK = 1024  # pixels
+_PATIENCE = 10  # seconds to wait for a scheduler at an address
+
+MatchFrames = Callable[..., Match[np.ndarray]]  # takes the arguments of `cupycorr.match`
+
+
+@contextmanager
+def matching(scheduler: str) -> Iterator[MatchFrames]:
+    """Return a context with a function that matches frames by a scheduler: `THREADS`, `PROCESSES`, or the one at an address.
+
+    The function raises a ValueError where the cluster fails.
+
+    Raises
+    ------
+    ValueError
+        No scheduler answers at the address.
+    """
+    if scheduler == THREADS:
+        yield partial(_matched, _chunked, {"scheduler": THREADS, "num_workers": workers.thread_count()})
+    elif scheduler == PROCESSES:
+        # One pool for all pairs; processes that are forked would inherit locks that threads hold.
+        with ProcessPoolExecutor(workers.thread_count(), multiprocessing.get_context("spawn")) as pool:
+            yield partial(_matched, _chunked, {"scheduler": PROCESSES, "pool": pool})
+    else:
+        with _client(scheduler) as client:
+            yield partial(_matched_on_cluster, client)
+
+
+def _matched(
+    chunked: Callable[[np.ndarray], Any],
+    scheduling: dict[str, Any],
+    frame1: np.ndarray,
+    frame2: np.ndarray,
+    *arguments: Any,
+    mask1: np.ndarray | None,
+    mask2: np.ndarray | None,
+    progress: Callable[[float], object],
+) -> Match[np.ndarray]:
+    from dask.base import compute
+
+    from .. import dask as by_chunks
+
+    masks: dict[str, Any] = {name: None if mask is None else chunked(mask) for name, mask in (("mask1", mask1), ("mask2", mask2))}
+    lazy = by_chunks.match(chunked(frame1), chunked(frame2), *arguments, **masks)
+    with _reported(progress):
+        (found,) = compute(lazy, **scheduling)
+    progress(1.0)
+    field: Match[np.ndarray] = found
+    return field
+
+
+def _chunked(frame: np.ndarray) -> Any:
+    import dask.array as da
+
+    return da.from_array(frame, chunks=(CHUNK, CHUNK, *frame.shape[2:]))
+
+
+@contextmanager
+def _reported(progress: Callable[[float], object]) -> Iterator[None]:
+    """Return a context in which each task that this process has scheduled and that is finished is reported."""
+    from dask.callbacks import Callback
+
+    def finished(_key: Any, _result: Any, _graph: Any, state: dict[str, Any], _worker: Any) -> None:
+        done = len(state["finished"])
+        progress(done / (done + sum(len(state[each]) for each in ("ready", "waiting", "running"))))
+
+    with Callback(posttask=finished):
+        yield
+
+
+# Clusters ---------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _client(address: str) -> Iterator[Any]:
+    from distributed import Client
+
+    if ":" not in address:
+        raise ValueError(f"--scheduler must be threads, processes or an address such as tcp://host:8786, got {address!r}")
+    try:
+        client = Client(address, timeout=_PATIENCE, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"--scheduler {address!r} cannot be reached: {reason}") from error
+    with client:
+        yield client
+
+
+def _matched_on_cluster(client: Any, *frames_and_arguments: Any, **options: Any) -> Match[np.ndarray]:
+    from distributed import KilledWorker
+
+    try:
+        return _matched(partial(_sent, client), {"scheduler": client.get}, *frames_and_arguments, **options)
+    except (KilledWorker, OSError, TimeoutError) as error:
+        raise ValueError(f"the cluster failed: {str(error) or type(error).__name__}") from error
+
+
+def _sent(client: Any, frame: np.ndarray) -> Any:
+    """Return a frame whose chunks are in the memory of the workers, so that the graph does not have to carry them."""
+    import dask.array as da
+
+    rows, columns = (range(0, size, CHUNK) for size in frame.shape[:2])
+    blocks = [[frame[top : top + CHUNK, left : left + CHUNK] for left in columns] for top in rows]
+    sent = [[da.from_delayed(client.scatter(each), each.shape, each.dtype) for each in row] for row in blocks]
+    return da.concatenate([da.concatenate(row, axis=1) for row in sent], axis=0)
