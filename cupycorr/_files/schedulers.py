@@ -5,10 +5,8 @@ Dask is imported where it is used, because only the option ``--scheduler`` needs
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -38,12 +36,19 @@ def matching(scheduler: str) -> Iterator[MatchFrames]:
     if scheduler == THREADS:
         yield partial(_matched, _chunked, {"scheduler": THREADS, "num_workers": workers.thread_count()})
     elif scheduler == PROCESSES:
-        # One pool for all pairs; processes that are forked would inherit locks that threads hold.
-        with ProcessPoolExecutor(workers.thread_count(), multiprocessing.get_context("spawn")) as pool:
+        with _processes() as pool:
             yield partial(_matched, _chunked, {"scheduler": PROCESSES, "pool": pool})
     else:
         with _client(scheduler) as client:
             yield partial(_matched_on_cluster, client)
+
+
+def _processes() -> AbstractContextManager[Any]:
+    """Return a pool of processes for all pairs. They are not forked, since they would inherit locks that threads hold."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    return ProcessPoolExecutor(workers.thread_count(), get_context("spawn"))
 
 
 def _matched(
