@@ -1,4 +1,4 @@
-"""What a command does at a terminal: refusals in one line, a progress bar, and an orderly end when it is stopped.
+"""Terminal manners of commands: refusals in one line, a progress bar, and an orderly end when a signal comes.
 
 This module must not know any command.
 """
@@ -140,7 +140,7 @@ def progress(doing: str, tasks: int = 1) -> Iterator[Callable[[float], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    several = (MofNCompleteColumn(), TimeRemainingColumn()) if tasks > 1 else ()
+    several = (MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left,")) if tasks > 1 else ()
     columns = (TextColumn("{task.description}"), BarColumn(), *several, TimeElapsedColumn())
     # rich prints what goes to stdout above the bar, to stderr: that is right only where both are the terminal.
     redirect = sys.stdout.isatty()

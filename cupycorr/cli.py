@@ -305,7 +305,8 @@ def _match(
     ranges = (dy or (-search, search), dx or (-search, search))
     refinement = fit if subpixel else None
     settings = Settings(_window_sides(window), ranges, step, refinement, _nodata(nodata), mask1, mask2, arrows)
-    path, endings = _output(output, formats)
+    path, is_folder = Path(output), _is_folder(output)
+    endings = _endings(path, is_folder, formats)
     if arrows and results.PICTURE not in endings:
         raise Refused(f"--arrows draws a {results.PICTURE}, which is not written")
     if results.PICTURE in endings:
@@ -314,7 +315,7 @@ def _match(
         workers.thread_count()
         every = _pairs(frames, patterns)
         with _matching(scheduler) as match:
-            if path.suffix.lower() in results.WRITERS:
+            if not is_folder:
                 return _match_into_file(every, path, resume, settings, match)
             tasks = job.tasks_of(every, path, endings)
             job.check_targets(tasks, settings)
@@ -386,17 +387,20 @@ def _pairs(frames: tuple[str, ...], patterns: tuple[tuple[str, str], ...]) -> li
     return pairs.consecutive(found)
 
 
-def _output(output: str, formats: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
-    """Return the file or the folder to write to, and the endings of the files."""
+def _is_folder(output: str) -> bool:
     path = Path(output)
-    is_folder = output.endswith((os.sep, "/")) or (path.is_dir() and path.suffix.lower() not in results.WRITERS)
+    return output.endswith((os.sep, "/")) or (path.is_dir() and path.suffix.lower() not in results.WRITERS)
+
+
+def _endings(path: Path, is_folder: bool, formats: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the endings of the files to write."""
     if is_folder:
-        return path, tuple(f".{each}" for each in dict.fromkeys(formats or ("npz",)))
+        return tuple(f".{each}" for each in dict.fromkeys(formats or ("npz",)))
     if path.suffix.lower() not in results.WRITERS:
-        raise Refused(f"--output must end in {_ENDINGS}, or in / for a folder, got {output!r}")
+        raise Refused(f"--output must end in {_ENDINGS}, or in / for a folder, got {str(path)!r}")
     if formats:
-        raise Refused(f"--format is for a folder; --output {output!r} has its format in its name")
-    return path, (path.suffix.lower(),)
+        raise Refused(f"--format is for a folder; --output {str(path)!r} has its format in its name")
+    return (path.suffix.lower(),)
 
 
 def _check_folder_of(path: Path) -> None:

@@ -25,7 +25,7 @@ from .settings import Settings
 
 RECORD = "match.json"
 
-# What reading and matching raise for files and options that do not fit.
+# The errors that reading and matching raise for files and options that do not fit.
 PROBLEMS = (ValueError, TypeError, NotImplementedError, MemoryError)
 
 
@@ -48,7 +48,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task.
+    """The outcome of a task.
 
     Attributes
     ----------
@@ -106,7 +106,7 @@ def begin(folder: Path, tasks: Sequence[Task], settings: Settings, resume: bool)
     Raises
     ------
     ValueError
-        The folder has results of these pairs and ``resume`` is False, or they were made with other options.
+        The folder has results of these pairs and ``resume`` is False, or it has results of other options.
     NotWritten
         The folder cannot be made or written to.
     """
@@ -115,7 +115,7 @@ def begin(folder: Path, tasks: Sequence[Task], settings: Settings, resume: bool)
     if len(left) < len(tasks) and not resume:
         kept = f"{str(folder)!r} has {len(tasks) - len(left)} of these results"
         raise ValueError(f"{kept}: --resume keeps them, or choose another --output")
-    if resume and record.exists():
+    if record.exists() and any(path.name != RECORD for path in folder.iterdir()):
         _check_same(record, options)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def _check_same(record: Path, options: dict[str, object]) -> None:
         raise ValueError(f"cannot read {str(record)!r}, the options of the results: {error}") from error
     if names:
         then, now = (", ".join(f"{name} {given.get(name, 'not given')}" for name in names) for given in (before, options))
-        raise ValueError(f"--resume needs the options of the results that are there: {then}; got {now}")
+        raise ValueError(f"the results in {str(record.parent)!r} were made with other options: {then}; got {now}")
 
 
 def run(

@@ -5,6 +5,7 @@ Dask is imported where it is used, because only the option ``--scheduler`` needs
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -34,10 +35,10 @@ def matching(scheduler: str) -> Iterator[MatchFrames]:
         No scheduler answers at the address.
     """
     if scheduler == THREADS:
-        yield partial(_matched, _chunked, {"scheduler": THREADS, "num_workers": workers.thread_count()})
+        yield partial(_matched, {"scheduler": THREADS, "num_workers": workers.thread_count()})
     elif scheduler == PROCESSES:
         with _processes() as pool:
-            yield partial(_matched, _chunked, {"scheduler": PROCESSES, "pool": pool})
+            yield partial(_matched, {"scheduler": PROCESSES, "pool": pool})
     else:
         with _client(scheduler) as client:
             yield partial(_matched_on_cluster, client)
@@ -52,7 +53,6 @@ def _processes() -> AbstractContextManager[Any]:
 
 
 def _matched(
-    chunked: Callable[[np.ndarray], Any],
     scheduling: dict[str, Any],
     frame1: np.ndarray,
     frame2: np.ndarray,
@@ -65,8 +65,10 @@ def _matched(
 
     from .. import dask as by_chunks
 
-    masks: dict[str, Any] = {name: None if mask is None else chunked(mask) for name, mask in (("mask1", mask1), ("mask2", mask2))}
-    lazy = by_chunks.match(chunked(frame1), chunked(frame2), *arguments, **masks)
+    masks: dict[str, Any] = {
+        name: None if mask is None else _chunked(mask) for name, mask in (("mask1", mask1), ("mask2", mask2))
+    }
+    lazy = by_chunks.match(_chunked(frame1), _chunked(frame2), *arguments, **masks)
     with _reported(progress):
         (found,) = compute(lazy, **scheduling)
     progress(1.0)
@@ -115,16 +117,9 @@ def _matched_on_cluster(client: Any, *frames_and_arguments: Any, **options: Any)
     from distributed import KilledWorker
 
     try:
-        return _matched(partial(_sent, client), {"scheduler": client.get}, *frames_and_arguments, **options)
+        with warnings.catch_warnings():
+            # The graph has the frames' chunks, so that the scheduler can send them again if a worker is lost.
+            warnings.filterwarnings("ignore", "Sending large graph")
+            return _matched({"scheduler": client.get}, *frames_and_arguments, **options)
     except (KilledWorker, OSError, TimeoutError) as error:
         raise ValueError(f"the cluster failed: {str(error) or type(error).__name__}") from error
-
-
-def _sent(client: Any, frame: np.ndarray) -> Any:
-    """Return a frame whose chunks are in the memory of the workers, so that the graph does not have to carry them."""
-    import dask.array as da
-
-    rows, columns = (range(0, size, CHUNK) for size in frame.shape[:2])
-    blocks = [[frame[top : top + CHUNK, left : left + CHUNK] for left in columns] for top in rows]
-    sent = [[da.from_delayed(client.scatter(each), each.shape, each.dtype) for each in row] for row in blocks]
-    return da.concatenate([da.concatenate(row, axis=1) for row in sent], axis=0)

@@ -1,4 +1,4 @@
-"""How the pairs of a job are matched and drawn."""
+"""The options that say how the pairs of a job are matched and drawn."""
 
 from __future__ import annotations
 

@@ -65,18 +65,21 @@ class TiffPages:
     def read(self, index: int) -> Page:
         with _no_log():
             if self._stack is not None:
+                _check(self._page(0))
                 return _read(self._page(0), self._stack[index])
             page = self._page(self._indices[index])
+            _check(page)
             if page.photometric not in _COLOURS:
                 return self._by_pillow(page.index)
             try:
-                return _read(page, page.asarray())
+                array = page.asarray()
             except MemoryError:
                 raise
             except Exception:  # an unknown compression or damage: tifffile has no exception of its own for either
                 with suppress(Exception):  # tifffile's error says more than Pillow's
                     return self._by_pillow(page.index)
                 raise
+            return _read(page, array)
 
     def _page(self, index: int) -> TiffPage:
         return cast("TiffPage", self._file.pages.get(index))  # a whole page, with all its tags
@@ -113,12 +116,16 @@ def _no_log() -> Iterator[None]:
         logger.disabled = before
 
 
-def _read(page: TiffPage, array: np.ndarray) -> Page:
-    """Return the picture out of the values (H, W), (H, W, samples) or (samples, H, W) that the page stores."""
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"its values must be integers or floating, got {array.dtype}")
+def _check(page: TiffPage) -> None:
+    """Refuse what is no picture, such as a volume, before Pillow reads a part of it."""
+    if page.dtype is not None and page.dtype.kind not in "biuf":
+        raise ValueError(f"its values must be integers or floating, got {page.dtype}")
     if page.axes not in ("YX", "YXS", "SYX"):
         raise ValueError(f"its axes must be YX, YXS or SYX, got {page.axes}")
+
+
+def _read(page: TiffPage, array: np.ndarray) -> Page:
+    """Return the picture out of the values (H, W), (H, W, samples) or (samples, H, W) that the page stores."""
     samples = np.moveaxis(array, 0, -1) if page.axes == "SYX" else array.reshape(*array.shape[:2], -1)
     samples = native(_UPRIGHT.get(_tag(page, _ORIENTATION), _UPRIGHT[1])(samples))
     colours = _COLOURS[page.photometric]

@@ -184,6 +184,11 @@ def test_a_tiff_whose_zero_is_white_is_turned_to_black_and_its_tag_has_the_store
     np.testing.assert_array_equal(picture.valid, RAMP != 3)
 
 
+def test_one_bit_whose_zero_is_white(tmp_path):
+    by_tifffile(tmp_path / "a.tif", RAMP > 9, photometric="miniswhite")
+    np.testing.assert_array_equal(read(tmp_path / "a.tif").pixels, np.where(RAMP > 9, 0, 255))
+
+
 @pytest.mark.parametrize("kind", ["unassalpha", "assocalpha"])
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
 def test_alpha_of_a_tiff_marks_missing_pixels_and_colours_are_no_longer_multiplied_by_it(tmp_path, kind, dtype):
@@ -273,7 +278,7 @@ def test_8_bit_colours_and_16_bit_grey_values_need_no_note(tmp_path):
 # Orientation ---------------------------------------------------------------------------------------------------------
 
 ORIENTATION = 274
-# What EXIF says about the rows and columns of the stored picture, as slices of the upright one.
+# The stored picture by the orientation that EXIF gives it, as slices of the upright one.
 STORED = {
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
@@ -573,6 +578,22 @@ def test_what_is_no_frame_is_refused(tmp_path, write, array, text):
     write(tmp_path / "a", array)
     with pytest.raises(ValueError, match=rf"cannot read '.*a' as a picture: .*{text}"):
         read(tmp_path / "a")
+
+
+def test_a_volume_is_refused(tmp_path):
+    by_tifffile(tmp_path / "a.tif", np.zeros((16, 16, 16), np.uint8), volumetric=True, tile=(16, 16, 16))
+    with pytest.raises(ValueError, match="axes must be YX, YXS or SYX, got ZYX"):
+        read(tmp_path / "a.tif")
+
+
+def test_too_little_memory_is_not_taken_for_damage(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError("Unable to allocate 80. TiB")
+
+    by_tifffile(tmp_path / "a.tif", RAMP / 7)
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", fail)
+    with pytest.raises(MemoryError, match="80"):
+        read(tmp_path / "a.tif")
 
 
 def test_a_file_that_cannot_be_opened_is_named_with_the_reason(tmp_path):

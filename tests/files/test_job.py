@@ -209,6 +209,23 @@ def test_results_that_are_there_are_kept_only_with_resume_and_the_same_options(f
     assert {name: os.stat(f"out/{name}").st_mtime_ns for name in before} == before
 
 
+def test_results_of_other_options_are_not_mixed_with_those_of_other_frames(folder):
+    assert_done(run("match", "f_[012].tif", "-o", "out/", *QUICK))
+    assert_refused(run("match", "f_[34].tif", "-o", "out/"), "'out'", "window [8, 8], ", "got window [11, 11], ")
+
+
+def test_options_of_a_job_without_results_do_not_matter(folder):
+    (folder / "broken.tif").write_bytes(b"II*\0nothing")
+    assert run("match", "f_*.tif", "-o", "out/", *QUICK, "--mask1", "broken.tif").exit_code == 2
+    assert written() == ["match.json"]
+    assert_done(run("match", "f_*.tif", "-o", "out/", *QUICK, "--resume"))
+
+
+def test_a_folder_may_have_the_name_of_a_result(folder):
+    assert_done(run("match", "f_*.tif", "-o", "out.npz/", *QUICK))
+    assert len(written("out.npz")) == 5
+
+
 def test_new_frames_are_matched_when_a_job_is_resumed(folder):
     assert_done(run("match", "f_[012].tif", "-o", "out/", *QUICK, "--resume"))
     lines = assert_done(run("match", "f_*.tif", "-o", "out/", *QUICK, "--resume")).splitlines()
@@ -236,7 +253,7 @@ def test_the_options_of_a_folder_are_in_it(folder):
 
 @pytest.mark.parametrize("text", ["{", "[]", '"text"', "null"])
 def test_options_that_cannot_be_read_are_refused(folder, text):
-    os.mkdir("out")
+    assert_done(run("match", "f_*.tif", "-o", "out/", *QUICK))
     (folder / "out" / "match.json").write_text(text)
     assert_refused(run("match", "f_*.tif", "-o", "out/", *QUICK, "--resume"), "match.json")
 

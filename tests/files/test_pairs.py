@@ -1,4 +1,4 @@
-"""Which frames a command's words name, in which order they are matched, and what the results are called."""
+"""The frames that a command's words name, the order in which they are matched, and the names of their results."""
 
 import numpy as np
 import pytest

@@ -61,6 +61,16 @@ def test_a_scheduler_writes_the_field_of_the_whole(kind, colour, address):
     assert_same("chunks.npz", "whole.npz", tolerance)
 
 
+def test_large_frames_are_sent_to_a_cluster_without_a_warning(address, monkeypatch):
+    monkeypatch.setattr(schedulers, "CHUNK", 2000)
+    large = np.tile(FRAME[..., 0], (20, 20))
+    assert 2 * large.nbytes > 20e6
+    for index in range(2):
+        tifffile.imwrite(f"large_{index}.tif", np.roll(large, index, 1))
+    sizes = ("--window", "64", "--step", "256", "--search", "1")
+    assert_done(run("match", "large_0.tif", "large_1.tif", "-o", "out.npz", *sizes, "--scheduler", address))
+
+
 @pytest.mark.slow  # starts processes
 def test_processes_match_every_pair_of_a_folder():
     by(None, "grey_*.tif", output="whole/")
