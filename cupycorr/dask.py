@@ -7,8 +7,8 @@ arguments are checked and the way to compute is chosen before anything is comput
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import accumulate, product
 from typing import Any, SupportsIndex
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 try:
+    import dask
     import dask.array as da
     from dask.base import tokenize
     from dask.highlevelgraph import HighLevelGraph
@@ -30,10 +31,10 @@ from ._checks import result_dtype
 from ._chunks import Chunks, Cover, cover
 from ._correlation.api import checked_problem
 from ._correlation.api import spatial_correlation_sample as correlate
-from ._correlation.problem import Axis, AxisPart
+from ._correlation.problem import Axis, AxisPart, Parameters
 from ._correlation.variants import OPERATOR
 from ._cpu import workers
-from ._dispatch import FORWARD
+from ._dispatch import FORWARD, Request
 from ._dtypes import dtype_name
 from ._motion import costs
 from ._motion.arguments import Measurement, check_frames, check_mask, measurement
@@ -135,24 +136,28 @@ def match(
     with current_device_of(metas[0]):
         way = costs.cheapest(costs.Request(metas[0], wanted.window, wanted.search.tried, wanted.started), wanted.variant)
     (height1, width1, *_), (height2, width2, *_) = shapes
-    call = _MatchCall(wanted, way, (height1, width1), (height2, width2), tuple(masks), stacked)
-    sources: list[Any] = [*images.values(), *masks.values()]
+    call = _MatchCall(way, (height1, width1), (height2, width2), tuple(masks), stacked)
+    return _lazy_match(call, wanted, [*images.values(), *masks.values()])
+
+
+def _lazy_match(call: _MatchCall, wanted: Measurement, sources: list[Any]) -> Match[Any]:
+    """Return the match of checked arguments; ``sources`` are the frames and the masks."""
+    frame1, like = sources[0], sources[0]._meta
     division = _divided_points(wanted, frame1) if isinstance(wanted.windows, SingleWindows) else _divided_grid(wanted, frame1)
-    times = frame1.chunks[0] if stacked else ()
-    name = f"match-{tokenize(call, *(each.name for each in sources))}"
+    times = (frame1.chunks[0],) if call.stacked else ()
     parts = {
         (*time, *index): (part, call.boxes(part, frame1.ndim, span))
-        for time, span in _numbered(times)
+        for time, span in _numbered(*times)
         for index, part in division.parts(wanted)
     }
-    graph = HighLevelGraph.from_collections(name, _tasks(name, _match_of_boxes, call, parts, sources), sources)
-    chunks = (*((times,) if stacked else ()), *division.chunks)
+    name = f"match-{tokenize(call, wanted, *(each.name for each in sources))}"
+    graph = _graph(name, _match_of_boxes, call, parts, sources)
     names = [each for each in _DTYPES if wanted.consistency or each != "consistency"]
-    fields = [_item(graph, name, each, number, chunks, metas[0]) for number, each in enumerate(names)]
+    arrays = [_item(graph, name, each, number, (*times, *division.chunks), like) for number, each in enumerate(names)]
     if division.order is not None:
-        fields = [each[division.order] for each in fields]
-    y, x = (_from_numpy(each, metas[0]) for each in wanted.centres())
-    return Match(**dict(zip(names, fields, strict=True)), x=x, y=y)  # type: ignore[type-var]
+        arrays = [each[division.order] for each in arrays]
+    y, x = (_from_numpy(each, like) for each in wanted.centres())
+    return Match(**dict(zip(names, arrays, strict=True)), x=x, y=y)
 
 
 # Arguments of match -----------------------------------------------------------------------------------------------------------
@@ -160,6 +165,8 @@ def match(
 
 def _checked_metas(role: Role, **arrays: Any) -> tuple[Any, ...]:
     """Check that arrays are Dask arrays of known chunks, of NumPy or CuPy and all of one kind; return arrays of these kinds."""
+    if dask.config.get("array.query-planning", None):
+        raise NotImplementedError("cupycorr.dask makes graphs of tasks, for which Dask's array.query-planning must be off")
     for name, array in arrays.items():
         if array_kind(array) != "dask":
             got = f"{type(array).__module__}.{type(array).__qualname__}"
@@ -212,12 +219,11 @@ def _check_in_memory(search: Any, points: Any, offset: Any, stacked: bool) -> No
 
 @dataclass(frozen=True, slots=True)
 class _MatchCall:
-    """A call of `match`: what its parts have in common.
+    """What the parts of a call of `match` have in common.
 
     ``shape1`` and ``shape2`` are the height and width of the frames, ``masks`` the names of the masks given.
     """
 
-    wanted: Measurement
     way: costs.Way
     shape1: Pair
     shape2: Pair
@@ -298,7 +304,7 @@ def _match_of_boxes(call: _MatchCall, part: Measurement, boxes: Sequence[Box], *
     axis = 1 if call.stacked else 0
     origins = [(box[axis][0], box[axis + 1][0]) for box in boxes[:2]]
 
-    def fields(time: Any) -> tuple[Any, ...]:
+    def of_pair(time: Any) -> tuple[Any, ...]:
         valid = [None if name not in masks else masks[name][time] for name in ("mask1", "mask2")]
         sides = zip(frames, valid, origins, (call.shape1, call.shape2), strict=True)
         first, second = (Frame(frame[time], mask, origin, shape) for frame, mask, origin, shape in sides)
@@ -306,8 +312,8 @@ def _match_of_boxes(call: _MatchCall, part: Measurement, boxes: Sequence[Box], *
         return tuple(getattr(found, name) for name in _DTYPES if getattr(found, name) is not None)
 
     if not call.stacked:
-        return fields(...)
-    every = zip(*(fields(time) for time in range(len(frames[0]))), strict=True)
+        return of_pair(...)
+    every = zip(*(of_pair(time) for time in range(len(frames[0]))), strict=True)
     return tuple(array_module(frames[0]).stack(each) for each in every)
 
 
@@ -364,51 +370,33 @@ def spatial_correlation_sample(
     >>> bool((scores[0, 2, 2] > 0).all().compute())  # every pixel with itself
     True
     """
-    metas = _checked_metas(OPERAND, input1=input1, input2=input2)
+    (meta, _) = _checked_metas(OPERAND, input1=input1, input2=input2)
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
     problem = checked_problem(input1, input2, given, patch_offset, groups, scale, precision)
     result, element = result_dtype(input1, dtype), dtype_name(input1.dtype)
-    request = _dispatch.Request(FORWARD, problem, element, dtype_name(result), precision=effective_precision(precision, element))
-    where = _dispatch.place(metas[0])
-    with current_device_of(metas[0]):
-        chosen = _dispatch.choose(OPERATOR, request if where.device is None else request.dense(), where, variant).variant
-    p = problem.parameters
-    options = dict(
-        kernel_size=p.kernel_size,
-        patch_size=p.patch_size,
-        stride=p.stride,
-        dilation=p.dilation,
-        dilation_patch=p.dilation_patch,
-        groups=p.groups,
-        scale=p.scale,
-        dtype=result,
-        precision=precision,
-        variant=chosen,
-    )
-    rows, columns = (
-        _parts_of_axis(axis, chunks)
-        for axis, chunks in zip((problem.vertical, problem.horizontal), input1.chunks[2:], strict=True)
-    )
-    channels = 0, problem.channels
-    samples = input1.chunks[0]
-    planes = [(each,) for each in problem.out_shape[1:-2]]
-    none = (0,) * len(planes)
+    request = Request(FORWARD, problem, element, dtype_name(result), precision=effective_precision(precision, element))
+    with current_device_of(meta):
+        where = _dispatch.place(meta)
+        chosen = _dispatch.choose(OPERATOR, request if where.device is None else request.dense(), where, variant)
+    options = dict(_options(problem.parameters), dtype=result, precision=precision, variant=chosen.variant)
+    rows, columns = map(_outputs, (problem.vertical, problem.horizontal), input1.chunks[2:])
+    planes = problem.out_shape[1:-2]  # groups and displacements, which are not divided
     parts = {
-        (*sample, *none, i, j): (
-            (down, across),
-            [
-                (span, channels, down.part.pixels1, across.part.pixels1),
-                (span, channels, down.part.pixels2, across.part.pixels2),
-            ],
-        )
-        for sample, span in _numbered(samples)
+        (*sample, *(0 for _ in planes), i, j): ((down, across), _boxes(span, problem.channels, down.part, across.part))
+        for sample, span in _numbered(input1.chunks[0])
         for (i, down), (j, across) in product(enumerate(rows), enumerate(columns))
     }
-    sources: list[Any] = [input1, input2]
     name = f"correlation-{tokenize(problem, options, input1.name, input2.name)}"
-    graph = HighLevelGraph.from_collections(name, _tasks(name, _correlation_of_boxes, options, parts, sources), sources)
-    chunks = (samples, *planes, *(tuple(each.count for each in axis) for axis in (rows, columns)))
-    return da.Array(graph, name, chunks, meta=_meta(metas[0], len(chunks), result))
+    graph = _graph(name, _correlation_of_boxes, options, parts, [input1, input2])
+    counts = (tuple(each.count for each in axis) for axis in (rows, columns))
+    chunks = (input1.chunks[0], *((each,) for each in planes), *counts)
+    return da.Array(graph, name, chunks, meta=_meta(meta, len(chunks), result))
+
+
+def _options(parameters: Parameters) -> dict[str, Any]:
+    """Return the parameters that are the same for every part."""
+    own = "padding", "patch_offset"
+    return {each.name: getattr(parameters, each.name) for each in fields(parameters) if each.name not in own}
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,10 +407,17 @@ class _Outputs:
     part: AxisPart
 
 
-def _parts_of_axis(axis: Axis, chunks: tuple[int, ...]) -> list[_Outputs]:
+def _outputs(axis: Axis, chunks: tuple[int, ...]) -> list[_Outputs]:
+    """Divide the outputs along an axis as the pixels of input1 are divided into chunks."""
     least = axis.dilation * (axis.kernel - 1) + max(axis.displacements) - min(axis.displacements)
     outputs = divided(-axis.padding, axis.stride, axis.out, chunks, least)
     return [_Outputs(each.stop - each.start, axis.part(each.start, each.stop)) for each in outputs]
+
+
+def _boxes(samples: Pair, channels: int, down: AxisPart, across: AxisPart) -> list[Box]:
+    """Return the boxes of both inputs that a part reads."""
+    leading = samples, (0, channels)
+    return [(*leading, down.pixels1, across.pixels1), (*leading, down.pixels2, across.pixels2)]
 
 
 def _correlation_of_boxes(
@@ -438,21 +433,22 @@ def _correlation_of_boxes(
 # Graphs -----------------------------------------------------------------------------------------------------------------------
 
 
-def _numbered(lengths: Iterable[int]) -> list[tuple[tuple[int, ...], Any]]:
+def _numbered(*lengths: Sequence[int]) -> list[tuple[tuple[int, ...], Any]]:
     """Return the index of each chunk along a leading axis and its range; without such an axis, an empty index and None."""
-    ends = list(accumulate(lengths))
-    spans = zip([0, *ends[:-1]], ends, strict=False)
-    return [((number,), span) for number, span in enumerate(spans)] if ends else [((), None)]
+    if not lengths:
+        return [((), None)]
+    ends = list(accumulate(lengths[0]))
+    return [((number,), span) for number, span in enumerate(zip([0, *ends[:-1]], ends, strict=True))]
 
 
-def _tasks(
+def _graph(
     name: str,
     compute: Callable[..., Any],
     call: Any,
     parts: Mapping[tuple[int, ...], tuple[Any, Sequence[Box]]],
-    sources: Sequence[Any],
-) -> dict[Any, Task]:
-    """Return one task for each part, which reads its boxes of the sources: ``compute(call, part, boxes, *arrays)``."""
+    sources: list[Any],
+) -> HighLevelGraph:
+    """Return a graph of ``compute(call, part, boxes, *arrays)`` for each part, whose arrays are its boxes of the sources."""
     kinds = tuple(array_kind(source._meta) for source in sources)
     tasks: dict[Any, Task] = {}
     for index, (part, boxes) in parts.items():
@@ -460,7 +456,7 @@ def _tasks(
         blocks = [TaskRef((source.name, *at)) for source, each in zip(sources, covers, strict=True) for at in each.indices()]
         key = (name, *index)
         tasks[key] = Task(key, _run, compute, call, part, boxes, covers, kinds, *blocks)
-    return tasks
+    return HighLevelGraph.from_collections(name, tasks, sources)
 
 
 def _run(

@@ -64,7 +64,8 @@ class Measurement:
         windows = self.windows.part(*at)
         if not isinstance(self.started, SingleWindows):
             return replace(self, windows=windows, started=windows)
-        numbers = np.arange(self.windows.count).reshape(self.windows.shape)[at]
+        rows, columns = (np.arange(each.start, each.stop) for each in at)
+        numbers = rows[:, None] * self.windows.counts[1] + columns
         return replace(self, windows=windows, started=self.started.part(numbers.ravel()))
 
 

@@ -1,6 +1,7 @@
 """`cupycorr.dask.match` equals `cupycorr.match` of the whole frames, is lazy, and refuses at once what it cannot compute."""
 
 import dataclasses
+import pickle
 
 import dask
 import dask.array as da
@@ -170,6 +171,15 @@ def test_each_chunk_is_computed_once_for_all_fields():
     assert len(matches) == len(set(matches)) == lazy.dx.npartitions > 4
 
 
+def test_tasks_carry_the_offsets_of_their_own_windows_only():
+    starts = np.random.default_rng(0).integers(-3, 3, (2, 120, 160))
+    lazy = cupycorr.dask.match(chunked(FRAME1, (20, 20)), chunked(FRAME2, (20, 20)), offset=tuple(starts))
+    (layer,) = [layer for name, layer in lazy.dx.dask.layers.items() if name.startswith("match-")]
+    assert len(layer) > 30
+    sent = sum(len(pickle.dumps(task)) for task in layer.values())
+    assert sent < 5 * starts.nbytes  # the windows' places in both frames, and a little for each task
+
+
 def test_chunks_smaller_than_the_halo_are_joined():
     lazy = cupycorr.dask.match(chunked(FRAME1, (1, 170)), chunked(FRAME2, (130, 1)), window=11, search=((-4, 4), (-4, 4)))
     assert min(lazy.dx.chunks[0]) >= 19
@@ -265,6 +275,11 @@ REFUSED = {
 def test_what_cannot_be_computed_is_refused_at_once_in_words(changes, error, message):
     with pytest.raises(error, match=message):
         cupycorr.dask.match(**{"frame1": FRAME, "frame2": FRAME, **changes})
+
+
+def test_query_planning_is_refused_in_words():
+    with dask.config.set({"array.query-planning": True}), pytest.raises(NotImplementedError, match="query-planning must be off"):
+        cupycorr.dask.match(FRAME, FRAME)
 
 
 def test_functions_of_arrays_name_the_function_for_dask_arrays():
