@@ -81,9 +81,9 @@ def match(
     Parameters
     ----------
     frame1, frame2 : dask.array.Array, shape (H, W) or (H, W, 3), or (T, H, W) or (T, H, W, 3)
-        Of NumPy or CuPy chunks, any integer or floating dtype. Of T frames each, the first one of ``frame1`` is matched with the
-        first one of ``frame2``, and so on; an array whose last axis has length 3 is of colour. The frames may be divided into
-        different chunks. The result is divided as ``frame1`` is, where its chunks are not smaller than the halo.
+        NumPy or CuPy chunks of any integer or floating dtype. If they are T frames each, the first one of ``frame1`` is matched
+        with the first one of ``frame2``, and so on. An array whose last axis has length 3 has colour. The frames may be divided
+        into different chunks. The result is divided as ``frame1`` is, where its chunks are not smaller than the halo.
     window, search, step, subpixel, consistency, variant
         As for `cupycorr.match`. ``search`` must be a range, because all of frame 2 would not be in one chunk.
     mask1, mask2 : dask.array.Array of bool, optional
@@ -108,7 +108,7 @@ def match(
     Notes
     -----
     A chunk is computed in one thread, because Dask computes several at once. Its memory is that of the chunks of both frames
-    around it and of its result, and at most 20 MiB more, or 256 MiB on a GPU.
+    around it, of the pixels that it reads, and of its result, and tens of MiB more, or up to 256 MiB on a GPU.
 
     Examples
     --------
@@ -219,7 +219,7 @@ def _check_in_memory(search: Any, points: Any, offset: Any, stacked: bool) -> No
 
 @dataclass(frozen=True, slots=True)
 class _MatchCall:
-    """What the parts of a call of `match` have in common.
+    """The facts that are the same for all parts of a call of `match`.
 
     ``shape1`` and ``shape2`` are the height and width of the frames, ``masks`` the names of the masks given.
     """
@@ -250,7 +250,7 @@ class _Division:
     chunks
         The lengths of the parts along each axis.
     order
-        Where each window is among the parts' windows; None if it is where it should be.
+        The place of each window among those of the parts; None if they are in order.
     """
 
     def __init__(self, selections: Sequence[Sequence[Any]], chunks: Chunks, order: np.ndarray | None = None) -> None:
@@ -345,7 +345,7 @@ def spatial_correlation_sample(
     Parameters
     ----------
     input1, input2 : dask.array.Array, shape (B, C, H, W)
-        Of NumPy or CuPy chunks. They may be divided into different chunks; the result is divided as the samples, rows and columns
+        NumPy or CuPy chunks. They may be divided into different chunks; the result is divided as the samples, rows and columns
         of ``input1`` are, where its chunks are not smaller than the halo. A chunk of the result has all displacements.
     kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, groups, scale, dtype, precision, variant
         As for `cupycorr.spatial_correlation_sample`.

@@ -210,7 +210,7 @@ def test_no_points_have_an_empty_field():
     assert found.dx.shape == found.y.shape == (0,)
 
 
-# What is made of a field ------------------------------------------------------------------------------------------------------
+# Results from fields ----------------------------------------------------------------------------------------------------------
 
 
 def test_flow_valid_and_the_median_residual_are_those_of_the_whole():
