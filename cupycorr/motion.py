@@ -28,8 +28,8 @@ from ._motion.peaks import GAUSSIAN
 class Match(Generic[ArrayT]):
     """A displacement field, as `match` returns it: arrays of the frames' kind, float64 unless said otherwise.
 
-    Lengths are in pixels. The fields have the shape (H', W') of the grid of windows, or (N,) for N ``points``; those of T pairs of
-    frames, which `cupycorr.dask.match` takes, have the shape (T, H', W').
+    Lengths are in pixels. The fields have the shape (H', W') of the grid of windows, or (N,) for N ``points``. Those of T
+    pairs of frames, which `cupycorr.dask.match` takes, have the shape (T, H', W').
 
     Attributes
     ----------
