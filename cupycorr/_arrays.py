@@ -1,4 +1,4 @@
-"""NumPy, CuPy and torch arrays told apart without importing any of the three, and one name for what they have in common.
+"""NumPy, CuPy, torch and Dask arrays told apart without importing any of the four, and one name for what they have in common.
 
 Importing CuPy or torch takes seconds and may fail, and a NumPy user must never pay for it. So an array's kind is the package that
 defines its type. A GPU array of another library becomes a CuPy array of the same memory.
@@ -32,7 +32,13 @@ class Array(Protocol):
 
 ArrayT = TypeVar("ArrayT", bound=Array)
 
-_ARRAY_TYPES = {("numpy", "ndarray"): "numpy", ("cupy", "ndarray"): "cupy", ("torch", "Tensor"): "torch"}
+_ARRAY_TYPES = {
+    ("numpy", "ndarray"): "numpy",
+    ("cupy", "ndarray"): "cupy",
+    ("torch", "Tensor"): "torch",
+    ("dask", "Array"): "dask",
+}
+_MODULES = {"dask": "dask.array"}  # of array functions, where it is not the kind's own name
 _DLPACK_GPU = (2, 13)  # DLPack's device types of CUDA memory, plain and managed
 
 
@@ -72,6 +78,9 @@ def known_array(name: str, array: Any, role: Role = OPERAND, what: str = "a NumP
             f"{name} must be a NumPy or CuPy array, got a torch tensor: pass {_as_numpy(name, array)} from a CPU, "
             f"cupy.from_dlpack({name}.detach()) from a GPU{role.for_tensors}"
         )
+    if kind == "dask":
+        functions = "cupycorr.dask.match and cupycorr.dask.spatial_correlation_sample take Dask arrays"
+        raise TypeError(f"{name} must be {what}, got a Dask array: {functions}")
     if kind is None and _on_gpu(array):
         return import_cupy().from_dlpack(array)
     if kind is None:
@@ -173,15 +182,15 @@ def is_tensor(array: Any) -> bool:
 
 
 def array_module(array: Any) -> ModuleType:
-    """Return the module whose functions work on an array or a tensor: `numpy`, `cupy` or `torch`."""
+    """Return the module whose functions work on an array or a tensor: `numpy`, `cupy`, `torch` or `dask.array`."""
     kind = "torch" if is_tensor(array) else array_kind(array)
     assert kind is not None, "the array was checked by known_array"
-    return sys.modules[kind]
+    return sys.modules[_MODULES.get(kind, kind)]
 
 
 def current_device_of(array: Any) -> AbstractContextManager[Any]:
-    """Return a context in which CuPy works on the array's device. NumPy and torch need none."""
-    return nullcontext() if is_tensor(array) or array_kind(array) == "numpy" else array.device
+    """Return a context in which CuPy works on the array's device. NumPy, torch and Dask need none."""
+    return nullcontext() if is_tensor(array) or array_kind(array) != "cupy" else array.device
 
 
 def converted(array: Any, dtype: str) -> Any:
@@ -254,7 +263,7 @@ def _two_meet(axes: Sequence[tuple[int, int]], itemsize: int, apart: int, differ
 
 
 def array_kind(array: Any) -> str | None:
-    """Return ``"numpy"``, ``"cupy"`` or ``"torch"``, and None for anything else."""
+    """Return ``"numpy"``, ``"cupy"``, ``"torch"`` or ``"dask"``, and None for anything else."""
     array_type: Any = type(array)  # mypy takes a class for unhashable
     return _kind_of_type(array_type)
 

@@ -7,6 +7,7 @@ is imported where it is used, so that a missing one is reported in one line with
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +26,7 @@ import numpy as np
 from . import __version__, _dispatch, _pictures, _terminal, motion
 from ._arguments import Pair
 from ._cpu import workers
-from ._files import job, pairs, results
+from ._files import job, pairs, results, schedulers
 from ._files.page import number
 from ._files.settings import Settings
 from ._gpu import compiler, device, source
@@ -141,6 +143,11 @@ def _match_parameters() -> list[click.Parameter]:
         click.Option(["--mask1"], type=mask, metavar="FILE", help="Mask of A: 0 where a pixel is missing."),
         click.Option(["--mask2"], type=mask, metavar="FILE", help="Mask of B: 0 where a pixel is missing."),
         click.Option(["--arrows"], is_flag=True, help="Draw arrows over A instead of colours (.png)."),
+        click.Option(
+            ["--scheduler"],
+            metavar="ADDRESS|processes|threads",
+            help="Match chunk by chunk with Dask: on the cluster of this address, or in processes or threads here.",
+        ),
     ]
 
 
@@ -292,6 +299,7 @@ def _match(
     mask1: Path | None,
     mask2: Path | None,
     arrows: bool,
+    scheduler: str | None,
 ) -> int:
     _terminal.require("PIL", "tifffile", "rich")
     ranges = (dy or (-search, search), dx or (-search, search))
@@ -306,15 +314,29 @@ def _match(
     with _terminal.refusing():
         workers.thread_count()
         every = _pairs(frames, patterns)
-        if not is_folder:
-            return _match_into_file(every, path, resume, settings)
-        tasks = job.tasks_of(every, path, endings)
-        job.check_targets(tasks, settings)
-        left = job.begin(path, tasks, settings, resume)
-        return _match_into_folder(path, left, len(tasks) - len(left), settings)
+        with _matching(scheduler) as match:
+            if not is_folder:
+                return _match_into_file(every, path, resume, settings, match)
+            tasks = job.tasks_of(every, path, endings)
+            job.check_targets(tasks, settings)
+            left = job.begin(path, tasks, settings, resume)
+            return _match_into_folder(path, left, len(tasks) - len(left), settings, match)
 
 
-def _match_into_file(every: Sequence[pairs.Pair], path: Path, resume: bool, settings: Settings) -> int:
+def _matching(scheduler: str | None) -> AbstractContextManager[schedulers.MatchFrames | None]:
+    """Return a context with the function that matches frames by a scheduler; None without one."""
+    if scheduler is None:
+        return nullcontext()
+    try:
+        importlib.import_module("cupycorr.dask")
+    except ImportError as error:
+        raise Refused(error) from error
+    return schedulers.matching(scheduler)
+
+
+def _match_into_file(
+    every: Sequence[pairs.Pair], path: Path, resume: bool, settings: Settings, match: schedulers.MatchFrames | None
+) -> int:
     if len(every) > 1:
         raise Refused(f"--output must be a folder for {len(every)} pairs, such as fields/, got {str(path)!r}")
     if resume:
@@ -323,7 +345,7 @@ def _match_into_file(every: Sequence[pairs.Pair], path: Path, resume: bool, sett
     task = job.Task(every[0], (path,))
     job.check_targets([task], settings)
     with _terminal.progress("matching") as report:
-        (outcome,) = job.run([task], settings, report)
+        (outcome,) = job.run([task], settings, report, match)
     if outcome.failed:
         raise Refused(outcome.told)
     for note in outcome.notes:
@@ -332,11 +354,13 @@ def _match_into_file(every: Sequence[pairs.Pair], path: Path, resume: bool, sett
     return 0
 
 
-def _match_into_folder(folder: Path, left: Sequence[job.Task], kept: int, settings: Settings) -> int:
+def _match_into_folder(
+    folder: Path, left: Sequence[job.Task], kept: int, settings: Settings, match: schedulers.MatchFrames | None
+) -> int:
     """Do the tasks that are left, report each of them, and return the exit code."""
     failed, told = 0, set[str]()
     with _terminal.progress("matching", len(left)) as report:
-        for outcome in job.run(left, settings, report):
+        for outcome in job.run(left, settings, report, match):
             targets = ", ".join(map(str, outcome.task.targets))
             if outcome.failed:
                 failed += 1

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "cupycorr").rglob("*.py"))
-IMPORT_TORCH = ("cupycorr.torch", "cupycorr.compat")
+IMPORT_OTHERS = ("cupycorr.torch", "cupycorr.compat", "cupycorr.dask")
 
 
 def module_name(path):
@@ -28,8 +28,8 @@ def test_importing_the_package_loads_numpy_and_no_other_package():
     assert third_parties_loaded_by("cupycorr") == {"cupycorr"}
 
 
-def test_modules_outside_torch_and_compat_load_other_packages_only_when_they_need_them():
-    names = [name for name in map(module_name, FILES) if not name.startswith(IMPORT_TORCH)]
+def test_modules_outside_torch_compat_and_dask_load_other_packages_only_when_they_need_them():
+    names = [name for name in map(module_name, FILES) if not name.startswith(IMPORT_OTHERS)]
     assert len(names) > 20
     assert third_parties_loaded_by(*names) == {"cupycorr"}
 

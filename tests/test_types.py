@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("mypy")
 pytest.importorskip("torch")
+pytest.importorskip("dask")
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,10 +20,12 @@ pytestmark = pytest.mark.slow
 SETTING = """
 from typing import Any
 
+import dask.array
 import numpy as np
 import torch
 
 import cupycorr
+import cupycorr.dask
 import cupycorr.torch
 from cupycorr.compat import flownet2, mmcv, tfa
 
@@ -34,6 +37,7 @@ array = np.asarray([])
 typed = np.zeros((1, 8, 6, 7), np.float32)
 gpu = GpuArray()
 tensor = torch.zeros(1, 8, 6, 7)
+chunked: dask.array.Array
 both = (True, False)
 three = (True, False, True)
 """
@@ -45,6 +49,7 @@ TENSOR = "torch._tensor.Tensor"
 DISPLACEMENT = "tuple[{0}, {0}, fallback=cupycorr.channels.Displacement[{0}]]"
 BEST = "tuple[{0}, {0}, {0}, {0}, fallback=cupycorr._matching.results.BestDisplacement[{0}]]"
 MATCH = "cupycorr.motion.Match[{0}]"
+DASK = "dask.array.core.Array"
 
 
 def of_each_kind(expression, revealed, *, tensors):
@@ -54,6 +59,9 @@ def of_each_kind(expression, revealed, *, tensors):
 
 
 REVEALED = {
+    "cupycorr.dask.match(chunked, chunked, 7)": MATCH.format(DASK),
+    "cupycorr.dask.match(chunked, chunked, 7).dx": DASK,
+    "cupycorr.dask.spatial_correlation_sample(chunked, chunked, patch_size=9)": DASK,
     **of_each_kind("cupycorr.to_channels({0})", "{0}", tensors=True),
     **of_each_kind("cupycorr.argmax_displacement({0}, 9, patch_offset=(0, 1))", DISPLACEMENT, tensors=True),
     **of_each_kind("cupycorr.argmax_displacement({0}).dx", "{0}", tensors=True),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -137,6 +137,23 @@ class Axis:
         first = self.first_displacement
         return range(first, first + self.step * self.patch, self.step)
 
+    def part(self, begin: int, end: int) -> AxisPart:
+        """Return the part that computes outputs ``[begin, end)`` from the positions that they read: the halo of a chunk.
+
+        Positions outside the images stay outside those of the part. Its padding is the same at both ends, so that it may have
+        more outputs than were asked for.
+        """
+        first, last = (
+            begin * self.stride - self.padding,
+            (end - 1) * self.stride - self.padding + self.dilation * (self.kernel - 1),
+        )
+        displacements = self.displacements[0], self.displacements[-1]
+        pixels1 = _inside(first, last + 1, self.size1)
+        pixels2 = _inside(first + min(displacements), last + max(displacements) + 1, self.size2)
+        before, after = pixels1[0] - first, last + 1 - pixels1[1]
+        skipped = max(-((before - after) // self.stride), 0)
+        return AxisPart(pixels1, pixels2, before + skipped * self.stride, self.offset + pixels1[0] - pixels2[0], skipped)
+
     def taps_inside(self) -> tuple[int, int]:
         """Return the number of pairs (displacement, tap) that have an output with both positions inside, and of such outputs.
 
@@ -158,6 +175,32 @@ class Axis:
             counts = np.maximum(np.clip(-((tap - high) // self.stride), 0, self.out) - begin, 0)
             pairs, outputs = pairs + int(np.count_nonzero(counts)), outputs + int(counts.sum())
         return pairs, outputs
+
+
+class AxisPart(NamedTuple):
+    """A part of an axis that computes some outputs from parts of both images.
+
+    Attributes
+    ----------
+    pixels1, pixels2
+        The positions ``[begin, end)`` of each image that the part has.
+    padding, offset
+        The part's ``padding`` and ``patch_offset``; its other parameters are those of the whole.
+    skipped
+        The number of outputs that the part has before the first one asked for.
+    """
+
+    pixels1: Pair
+    pixels2: Pair
+    padding: int
+    offset: int
+    skipped: int
+
+
+def _inside(begin: int, end: int, size: int) -> Pair:
+    """Return the positions of ``[begin, end)`` inside an image of this size, or the one nearest to them where none is."""
+    first = min(max(begin, 0), size - 1)
+    return first, max(min(end, size), first + 1)
 
 
 def _with_useful_stride(axis: Axis) -> Axis:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from .. import motion
 from .frames import FrameReader, Picture, read_mask, same_channels
 from .pairs import Pair, check_names
 from .results import NotWritten, Result, new_file, summary, write
+from .schedulers import MatchFrames
 from .settings import Settings
 
 RECORD = "match.json"
@@ -136,7 +138,9 @@ def _check_same(record: Path, options: dict[str, object]) -> None:
         raise ValueError(f"the results in {str(record.parent)!r} were made with other options: {then}; got {now}")
 
 
-def run(tasks: Sequence[Task], settings: Settings, report: Callable[[float], object]) -> Iterator[Outcome]:
+def run(
+    tasks: Sequence[Task], settings: Settings, report: Callable[[float], object], match: MatchFrames | None = None
+) -> Iterator[Outcome]:
     """Match the pairs of tasks in their order, and yield each outcome after its files are complete.
 
     Parameters
@@ -145,6 +149,8 @@ def run(tasks: Sequence[Task], settings: Settings, report: Callable[[float], obj
         What to do.
     report
         Called with the number of tasks that are done, and fractions of one.
+    match
+        The function that matches two frames; `cupycorr.match` by default.
 
     Raises
     ------
@@ -156,20 +162,25 @@ def run(tasks: Sequence[Task], settings: Settings, report: Callable[[float], obj
     masks = [None if path is None else read_mask(path) for path in (settings.mask1, settings.mask2)]
     with FrameReader(settings.nodata) as reader:
         for done, task in enumerate(tasks):
-            yield _outcome(reader, task, settings, masks, lambda part, done=done: report(done + part))  # type: ignore[misc]
+            matched = partial(match or motion.match, progress=partial(_reported_part, report, done))
+            yield _outcome(reader, task, settings, masks, matched)
             report(done + 1)
+
+
+def _reported_part(report: Callable[[float], object], done: int, part: float) -> None:
+    report(done + part)
 
 
 _Masks = Sequence[np.ndarray | None]
 
 
-def _outcome(reader: FrameReader, task: Task, settings: Settings, masks: _Masks, report: Callable[[float], object]) -> Outcome:
+def _outcome(reader: FrameReader, task: Task, settings: Settings, masks: _Masks, match: MatchFrames) -> Outcome:
     try:
         with ExitStack() as files:
             opened = [files.enter_context(new_file(target)) for target in task.targets]
             pictures = reader.read(*task.pair)
             begin = time.perf_counter()
-            result = _result(pictures, task.pair, settings, masks, report)
+            result = _result(pictures, task.pair, settings, masks, match)
             seconds = time.perf_counter() - begin
             for target, file in zip(task.targets, opened, strict=True):
                 write(target, file, result)
@@ -179,9 +190,7 @@ def _outcome(reader: FrameReader, task: Task, settings: Settings, masks: _Masks,
     return Outcome(task, f"{summary(result)}, {seconds:.2f} s", notes=notes)
 
 
-def _result(
-    pictures: Sequence[Picture], pair: Pair, settings: Settings, masks: _Masks, report: Callable[[float], object]
-) -> Result:
+def _result(pictures: Sequence[Picture], pair: Pair, settings: Settings, masks: _Masks, match: MatchFrames) -> Result:
     first, second = same_channels(*(picture.pixels for picture in pictures))
     if first.shape != second.shape:
         raise ValueError(f"both pictures must have the same size, got {_size(first)} and {_size(second)}")
@@ -189,7 +198,7 @@ def _result(
         _with_mask(f"--mask{index}", mask, picture) for index, (mask, picture) in enumerate(zip(masks, pictures, strict=True), 1)
     )
     fit, window, search, step = settings.fit or False, settings.window, settings.search, settings.step
-    field = motion.match(first, second, window, search, step, fit, mask1=valid1, mask2=valid2, progress=report)
+    field = match(first, second, window, search, step, fit, mask1=valid1, mask2=valid2)
     return Result(field, pair, Picture(pictures[0].pixels, valid1), settings)
 
 

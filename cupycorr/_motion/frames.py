@@ -51,12 +51,16 @@ class Pixels(NamedTuple):
 
 
 class Frame:
-    """A frame (H, W) or (H, W, 3) and the mask (H, W) of its valid pixels; None if all are."""
+    """A frame (H, W) or (H, W, 3) and the mask (H, W) of its valid pixels; None if all are.
 
-    def __init__(self, pixels: Any, valid: Any | None) -> None:
-        self.pixels, self.valid = pixels, valid
+    The arrays may be a part of a larger frame of the size ``shape``, whose pixel at ``origin`` is their first one. All positions
+    are those in the larger frame, and pixels of it that the part does not have must not be read.
+    """
+
+    def __init__(self, pixels: Any, valid: Any | None, origin: Pair = (0, 0), shape: Pair | None = None) -> None:
+        self.pixels, self.valid, self.origin = pixels, valid, origin
         self.xp = array_module(pixels)
-        self.shape: Pair = pixels.shape[:2]
+        self.shape: Pair = pixels.shape[:2] if shape is None else shape
         self.whole = pixels.dtype.kind in "iu"  # all values that are read are whole numbers
         self._small = self.whole and pixels.itemsize <= _SMALL_INTEGERS and pixels.ndim == 2
         self.largest = 2.0 ** (8 * pixels.itemsize) if self._small else math.inf  # a bound of the magnitude of values
@@ -65,8 +69,9 @@ class Frame:
         """Read one rectangle, which may reach beyond the frame."""
         xp = self.xp
         within = [slice(max(f, 0), max(min(f + n, size), 0)) for f, n, size in zip(first, shape, self.shape, strict=True)]
-        grey = self._grey(self.pixels[tuple(within)])
-        present = self._present(grey, None if self.valid is None else self.valid[tuple(within)])
+        held = tuple(slice(w.start - o, w.stop - o) for w, o in zip(within, self.origin, strict=True))
+        grey = self._grey(self.pixels[held])
+        present = self._present(grey, None if self.valid is None else self.valid[held])
         if grey.shape == shape:
             return self._centred(grey[None], None if present is None else present[None])
         inside = [xp.zeros((1, n), bool) for n in shape]
@@ -83,10 +88,11 @@ class Frame:
         """Read one rectangle for each (top, left), which may reach beyond the frame."""
         xp = self.xp
         indices, inside = [], []
-        for first, length, size in zip((tops, lefts), shape, self.shape, strict=True):
+        held = self.pixels.shape[:2]
+        for first, length, size, origin, last in zip((tops, lefts), shape, self.shape, self.origin, held, strict=True):
             at = first[:, None] + np.arange(length)
             inside.append((at >= 0) & (at < size))
-            indices.append(xp.asarray(at.clip(0, size - 1)))
+            indices.append(xp.asarray((at - origin).clip(0, last - 1)))
         rows, columns = indices[0][:, :, None], indices[1][:, None, :]
         grey = self._grey(_picked(self.pixels, rows, columns))
         present = self._present(grey, None if self.valid is None else _picked(self.valid, rows, columns))

@@ -5,10 +5,10 @@ All numbers are plain ints or NumPy arrays, also where the frames are on a GPU. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -170,3 +170,68 @@ def steps_of(count: int, most: int) -> Iterator[slice]:
 def shifted(indices: slice, by: int) -> slice:
     """Return a range of indices counted from another origin."""
     return slice(indices.start + by, indices.stop + by)
+
+
+# Parts of frames and of fields --------------------------------------------------------------------------------------------------
+
+Rectangle = tuple[Pair, Pair]  # the rows [begin, end) and the columns [begin, end)
+
+
+def pixels_read(
+    windows: Windows, window: Pair, search: Search, way_back: bool, shape1: Pair, shape2: Pair
+) -> tuple[Rectangle, Rectangle]:
+    """Return the rectangles of frames of these shapes that are read for some windows. Each has at least one pixel.
+
+    ``way_back`` says that displaced windows are matched back; one without a match, from where its search starts.
+    """
+    if not windows.count:
+        return ((0, 1), (0, 1)), ((0, 1), (0, 1))
+    low, high = np.array(search.low), np.array(search.high)
+    low1, high1 = (np.minimum(low, 0) - high, np.maximum(high, 0) - low) if way_back else (0 * low, 0 * high)
+    low2, high2 = (np.minimum(low, 0), np.maximum(high, 0)) if way_back else (low, high)
+    (first1, last1), (first2, last2) = _extents(windows)
+    return (
+        _within(first1 + low1, last1 + high1 + window, shape1),
+        _within(first2 + low2, last2 + high2 + window, shape2),
+    )
+
+
+def _extents(windows: Windows) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Return for each frame the smallest and the largest first pixels of windows at displacement 0, (2,) each."""
+    if isinstance(windows, Lattice):
+        first = np.array(windows.first)
+        extent = first, first + np.array(windows.step) * (np.array(windows.counts) - 1)
+        return extent, extent
+    frame1, frame2 = (windows.tops1, windows.lefts1), (windows.tops2, windows.lefts2)
+    return _extent(frame1), _extent(frame2)
+
+
+def _extent(axes: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([each.min() for each in axes]), np.array([each.max() for each in axes])
+
+
+def _within(begin: np.ndarray, end: np.ndarray, shape: Pair) -> Rectangle:
+    """Return the part of a rectangle that is inside a frame, or the pixel nearest to it where none is."""
+    size = np.array(shape)
+    begin = begin.clip(0, size - 1)
+    end = np.maximum(end.clip(0, size), begin + 1)
+    (top, left), (bottom, right) = begin.tolist(), end.tolist()
+    return (top, bottom), (left, right)
+
+
+def divided(first: int, step: int, count: int, chunks: Sequence[int], least: int) -> list[slice]:
+    """Divide windows along an axis as the frame's pixels are divided into chunks of these lengths.
+
+    A window belongs to the chunk with its first pixel. Chunks are joined until the first pixels of their windows are at least
+    ``least`` pixels apart, since every part reads the pixels around it, too.
+    """
+    ends = [lattice_inside(first, step, count, 0, end)[1] for end in accumulate(chunks)]
+    parts, begin = [], 0
+    for end in ends:
+        if (end - begin) * step >= least:
+            parts.append(slice(begin, end))
+            begin = end
+    if begin < count:
+        rest = slice(parts.pop().start if parts else 0, count)
+        parts.append(rest)
+    return parts

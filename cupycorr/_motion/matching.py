@@ -61,10 +61,13 @@ class Matcher:
     fit: str | None
     variant: str
 
-    def field(self, windows: Windows, report: Report) -> Field:
-        """Return the field of the windows: (H', W') for a lattice, (N,) for single windows."""
+    def field(self, windows: Windows, report: Report, way: costs.Way | None = None) -> Field:
+        """Return the field of the windows: (H', W') for a lattice, (N,) for single windows.
+
+        ``way`` is how they are computed, by default the cheapest way.
+        """
         request = self.request(windows)
-        way = costs.cheapest(request, self.variant)
+        way = costs.cheapest(request, self.variant) if way is None else way
         divided = windows.one_by_one() if isinstance(windows, Lattice) and not way.in_tiles else windows
         field = self._empty(divided.shape)
         slab = None if way.in_tiles else costs.slab(request, way.algorithm)
@@ -169,8 +172,9 @@ class Matcher:
         if not known.all():
             nothing = Field(xp.nan, xp.nan, 0.0, False, xp.nan, 0)
             written = Field(*(xp.where(known, *each) for each in zip(written, nothing, strict=True)))
+        shape = tuple(each.stop - each.start for each in at) if isinstance(at, tuple) else (-1,)
         for whole, values in zip(field, written, strict=True):
-            whole[at] = values if isinstance(values, int) else values.reshape(whole[at].shape)
+            whole[at] = values if isinstance(values, int) else values.reshape(shape)
 
 
 def _peaks_of_tile(tile: Tile, first: Pixels, second: Pixels, search: Search, algorithm: str) -> Peaks:

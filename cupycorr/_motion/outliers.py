@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .._arguments import finite_number, integer
-from .._arrays import FIELD, ArrayT, array_module, current_device_of, known_arrays
+from .._arrays import FIELD, ArrayT, array_kind, array_module, current_device_of, known_arrays
 from .geometry import steps_of
 
 _AT_ONCE = 2**20  # neighbours that are sorted at once
@@ -23,8 +25,9 @@ def median_residual(dy: ArrayT, dx: ArrayT, radius: int = 1, noise: float = 0.1)
 
     Parameters
     ----------
-    dy, dx : array, shape (H', W')
-        NumPy or CuPy, floating: the displacements in pixels. NaN where there is none.
+    dy, dx : array, shape (H', W') or (T, H', W')
+        NumPy, CuPy or Dask, floating: the displacements in pixels, of one field or of T fields. NaN where there is none. Dask
+        arrays are computed chunk by chunk, with the neighbours in other chunks.
     radius : int, default 1
         The neighbours are those at most this far along each axis: 8 for 1, 24 for 2.
     noise : float, default 0.1
@@ -32,7 +35,7 @@ def median_residual(dy: ArrayT, dx: ArrayT, radius: int = 1, noise: float = 0.1)
 
     Returns
     -------
-    array, shape (H', W')
+    array, shape (H', W') or (T, H', W')
         float64. NaN where there is no displacement, infinity where there is one without any neighbour.
 
     Raises
@@ -40,7 +43,7 @@ def median_residual(dy: ArrayT, dx: ArrayT, radius: int = 1, noise: float = 0.1)
     TypeError
         An argument is not an array of floating dtype, ``radius`` is not an int, or ``noise`` is not a number.
     ValueError
-        The arrays are not two-dimensional or differ in shape, ``radius`` is below 1, or ``noise`` is not positive.
+        The arrays are not those of a grid or differ in shape, ``radius`` is below 1, or ``noise`` is not positive.
 
     References
     ----------
@@ -55,26 +58,43 @@ def median_residual(dy: ArrayT, dx: ArrayT, radius: int = 1, noise: float = 0.1)
     >>> np.argwhere(cupycorr.median_residual(dy, dx) > 2)
     array([[2, 3]])
     """
-    dy, dx = known_arrays(FIELD, dy=dy, dx=dx)
+    chunked = array_kind(dy) == array_kind(dx) == "dask"
+    if not chunked:
+        dy, dx = known_arrays(FIELD, dy=dy, dx=dx)
     for name, values in (("dy", dy), ("dx", dx)):
         if values.dtype.kind != "f":
             raise TypeError(f"{name} must have a floating dtype, got {name}.dtype={values.dtype}")
-    if dy.shape != dx.shape or len(dy.shape) != 2:
-        raise ValueError(f"dy and dx must be of one shape (H', W'), got dy.shape={dy.shape}, dx.shape={dx.shape}")
+    if dy.shape != dx.shape or len(dy.shape) not in (2, 3):
+        got = f"got dy.shape={dy.shape}, dx.shape={dx.shape}"
+        raise ValueError(f"dy and dx must be of one shape (H', W') or (T, H', W'), {got}")
     around = integer("radius", radius, "an int", radius)
     if around < 1:
         raise ValueError(f"radius must be at least 1, got radius={radius!r}")
     level = finite_number("noise", noise)
     if level <= 0:
         raise ValueError(f"noise must be positive, got noise={noise!r}")
+    found: ArrayT = _by_chunks(dy, dx, around, level) if chunked else _of_arrays(dy, dx, around, level)
+    return found
+
+
+def _by_chunks(dy: Any, dx: Any, radius: int, noise: float) -> Any:
+    """Return the residuals of Dask arrays, whose chunks get the neighbours in other chunks."""
+    depth = {axis: radius if axis >= dy.ndim - 2 else 0 for axis in range(dy.ndim)}
+    options = dict(depth=depth, boundary="none", dtype=np.float64, meta=dy._meta.astype(np.float64))
+    dask_array = array_module(dy)
+    return dask_array.map_overlap(_of_arrays, dy, dx, **options, radius=radius, noise=noise)
+
+
+def _of_arrays(dy: Any, dx: Any, radius: int, noise: float) -> Any:
     xp = array_module(dy)
     with current_device_of(dy):
-        residual: Any = xp.empty(dy.shape)
-        rows = max(_AT_ONCE // max(dy.shape[1] * (2 * around + 1) ** 2, 1), 1)
+        if dy.ndim > 2:
+            return xp.stack([_of_arrays(*each, radius, noise) for each in zip(dy, dx, strict=True)])
+        residual = xp.empty(dy.shape)
+        rows = max(_AT_ONCE // max(dy.shape[1] * (2 * radius + 1) ** 2, 1), 1)
         for part in steps_of(dy.shape[0], rows):
-            residual[part] = xp.sqrt(sum(_residual(each, part, around, level) ** 2 for each in (dy, dx)))
-    found: ArrayT = residual
-    return found
+            residual[part] = xp.sqrt(sum(_residual(each, part, radius, noise) ** 2 for each in (dy, dx)))
+    return residual
 
 
 def _residual(field: Any, rows: slice, radius: int, noise: float) -> Any:

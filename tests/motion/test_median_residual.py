@@ -91,7 +91,7 @@ BAD = {
     "masked": ((np.ma.array(GOOD), GOOD), {}, TypeError, "dy must not be a masked array"),
     "shapes differ": ((GOOD, GOOD[1:]), {}, ValueError, r"dy.shape=\(4, 5\), dx.shape=\(3, 5\)"),
     "one axis": ((GOOD[0], GOOD[0]), {}, ValueError, r"dy.shape=\(5,\)"),
-    "three axes": ((GOOD[None], GOOD[None]), {}, ValueError, r"dy.shape=\(1, 4, 5\)"),
+    "four axes": ((GOOD[None, None], GOOD[None, None]), {}, ValueError, r"dy.shape=\(1, 1, 4, 5\)"),
     "radius zero": ((GOOD, GOOD), {"radius": 0}, ValueError, "radius must be at least 1, got radius=0"),
     "radius float": ((GOOD, GOOD), {"radius": 1.0}, TypeError, "radius must be an int, got radius=1.0"),
     "radius bool": ((GOOD, GOOD), {"radius": True}, TypeError, "radius must be an int, got radius=True"),
