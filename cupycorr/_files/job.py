@@ -72,9 +72,14 @@ def tasks_of(pairs: Sequence[Pair], folder: Path, endings: Sequence[str]) -> lis
     Raises
     ------
     ValueError
-        Two pairs have the same name.
+        Two pairs have the same name, or results would be next to frames with the same ending: patterns would take them for
+        frames at the next start.
     """
     check_names(pairs)
+    for path in dict.fromkeys(frame.path for pair in pairs for frame in pair):
+        if path.suffix.lower() in endings and path.resolve().parent == folder.resolve():
+            taken = f"results that end in {path.suffix.lower()} would be next to the frames, such as {str(path)!r}"
+            raise ValueError(f"{taken}: choose another --output")
     return [Task(pair, tuple(folder / f"{pair.name}{ending}" for ending in endings)) for pair in pairs]
 
 

@@ -124,6 +124,7 @@ def test_the_progress_is_that_of_all_pairs(folder, monkeypatch):
 
 BAD = {
     "one frame": (["f_0.tif", "-o", "out/"], ["two pictures", "f_0.tif"]),
+    "a damaged file": (["broken.tif", "-o", "out/"], ["cannot read 'broken.tif'"]),
     "no frame": (["g_*.tif", "-o", "out/"], ["g_*.tif"]),
     "a file for many pairs": (["f_*.tif", "-o", "out.npz"], ["folder", "4 pairs", "out.npz"]),
     "frames and pairs": (["f_*.tif", "--pairs", "f_0.tif", "f_1.tif", "-o", "out/"], ["--pairs"]),
@@ -132,7 +133,8 @@ BAD = {
     "a broken stack": (["broken.tif", "-o", "out/"], ["cannot read", "broken.tif"]),
     "no mask": (["f_*.tif", "-o", "out/", "--mask1", "broken.tif"], ["cannot read", "broken.tif"]),
     "a file in the place of the folder": (["f_*.tif", "-o", "f_0.tif/"], ["cannot make the folder", "f_0.tif"]),
-    "a result over a frame": (["x-y.npy", "f_0.tif", "--format", "npy", "-o", "."], ["overwrite", "x-y-f_0.npy"]),
+    "a result over a frame": (["x-y.npy", "f_0.tif", "--format", "npy", "-o", "old"], ["overwrite", "x-y-f_0.npy"]),
+    "results among the frames": (["x-y.npy", "f_0.tif", "--format", "npy", "-o", "old/.."], ["next to the frames", "x-y.npy"]),
     "threads": (["f_*.tif", "-o", "out/"], ["CUPYCORR_NUM_THREADS"]),
 }
 
@@ -142,7 +144,8 @@ def test_a_job_that_cannot_begin_is_refused_in_one_line(folder, monkeypatch, nam
     words, said = BAD[name]
     (folder / "broken.tif").write_bytes(b"II*\0nothing")
     np.save("x-y.npy", FRAMES[0])
-    os.link("x-y.npy", "x-y-f_0.npy")
+    os.mkdir("old")
+    os.link("x-y.npy", "old/x-y-f_0.npy")
     if name == "threads":
         monkeypatch.setenv("CUPYCORR_NUM_THREADS", "many")
     assert_refused(run("match", *words, *QUICK), *said)

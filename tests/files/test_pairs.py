@@ -39,6 +39,11 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(folder):
     assert names("a[1].png", "f1.png") == ["a[1].png", "f1.png"]
 
 
+def test_a_pattern_reaches_into_a_folder_whose_name_has_brackets(folder):
+    (folder / "left").rename(folder / "left [1]")
+    assert names("left [1]/*.png") == ["left [1]/1.png", "left [1]/2.png"]
+
+
 def test_a_pattern_reaches_into_folders(folder):
     assert names("left/*.png") == ["left/1.png", "left/2.png"]
     assert names("deep/**/*.png", "f1.png") == ["deep/er/1.png", "f1.png"]
