@@ -861,6 +861,14 @@ def test_the_bar_is_wiped_away_even_when_the_work_fails(monkeypatch):
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), "the cursor is shown again"
 
 
+def test_the_bar_needs_no_stdout(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with _terminal.progress("matching") as report:
+        report(0.5)
+
+
 def test_the_bar_of_several_tasks_says_how_many_are_done(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", Terminal())

@@ -38,16 +38,16 @@ def frames_of(patterns: Sequence[str]) -> list[Frame]:
     """
     paths = [path for pattern in patterns for path in _paths_of(pattern)]
     if len(paths) != 1:
-        return [Frame(path, None, path.stem) for path in paths]
+        return [Frame(path, None, _name(path)) for path in paths]
     (path,) = paths
     try:
         count = page_count(path)
     except ValueError:
         count = 1  # its pair is going to fail, and does not stop the others
     if count == 1:
-        return [Frame(path, None, path.stem)]
+        return [Frame(path, None, _name(path))]
     digits = len(str(count - 1))
-    return [Frame(path, page, f"{path.stem}.{page:0{digits}}") for page in range(count)]
+    return [Frame(path, page, f"{_name(path)}.{page:0{digits}}") for page in range(count)]
 
 
 def consecutive(frames: Sequence[Frame]) -> list[Pair]:
@@ -93,6 +93,11 @@ def _paths_of(pattern: str) -> list[Path]:
     if not found:
         raise ValueError(f"there is no file {pattern!r}")
     return sorted(found, key=_natural)
+
+
+def _name(path: Path) -> str:
+    """Return the name of a frame for results, without its ending unless that is the number of the frame, as in ``run.0001``."""
+    return path.name if path.suffix[1:].isdigit() else path.stem
 
 
 def _files_of(pattern: str) -> list[Path]:

@@ -59,6 +59,12 @@ def test_each_frame_is_paired_with_the_next_one(folder):
     assert [pair.name for pair in consecutive(frames_of(["f*.png"]))] == ["f1-f2", "f2-f9a", "f9a-f9b", "f9b-f10"]
 
 
+def test_a_number_that_ends_a_name_is_kept(folder):
+    for name in ("run.0009", "run.0010", "run.0011"):
+        Image.new("L", (1, 1)).save(name, format="png")
+    assert [pair.name for pair in consecutive(frames_of(["run.*"]))] == ["run.0009-run.0010", "run.0010-run.0011"]
+
+
 def test_the_pages_of_a_single_file_are_its_frames(folder):
     frames = frames_of(["stack.tif"])
     assert [frame.page for frame in frames] == list(range(12))
