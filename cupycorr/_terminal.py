@@ -11,8 +11,9 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TextIO
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit codes
 _STOPPED = 128  # plus the signal's number, as shells count
@@ -32,12 +33,19 @@ class Stopped(BaseException):
 
 def complain(reason: object) -> None:
     """Print an error in one line on stderr."""
-    print("cupycorr: error:", one_line(reason), file=sys.stderr, flush=True)
+    _print_on_stderr(f"cupycorr: error: {one_line(reason)}")
 
 
 def remark(note: object) -> None:
     """Print a note in one line on stderr."""
-    print("cupycorr: note:", one_line(note), file=sys.stderr, flush=True)
+    _print_on_stderr(f"cupycorr: note: {one_line(note)}")
+
+
+def _print_on_stderr(line: str) -> None:
+    """Print a line; it is lost if stderr is closed, its reader has gone or its disk is full, and the work goes on."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
 
 
 def one_line(text: object) -> str:
@@ -88,13 +96,19 @@ def quiet() -> Iterator[None]:
 def say(*lines: object) -> None:
     """Print lines on stdout at once; lines to a reader that has gone, such as ``head``, are lost without an error.
 
+    Characters that the encoding of stdout lacks are printed as escapes.
+
     Raises
     ------
     Refused
         They cannot be written, such as on a full disk.
     """
+    text = "\n".join(map(str, lines))
     try:
-        print(*lines, sep="\n", flush=True)
+        try:
+            print(text, flush=True)
+        except UnicodeEncodeError as error:
+            print(text.encode(error.encoding, "backslashreplace").decode(error.encoding), flush=True)
     except BrokenPipeError:
         pass
     except OSError as error:
@@ -127,6 +141,11 @@ def stopped_by_signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Return whether a standard stream is a terminal; the stream is None if the process was started without it."""
+    return stream is not None and stream.isatty()
+
+
 @contextmanager
 def progress(doing: str, tasks: int = 1) -> Iterator[Callable[[float], None]]:
     """Show a progress bar with the elapsed time on a terminal, if the work takes longer than a second.
@@ -134,7 +153,7 @@ def progress(doing: str, tasks: int = 1) -> Iterator[Callable[[float], None]]:
     Yields a function to call with the number of tasks that are done, and fractions of one. Until it is called, the bar moves
     without a length. For several tasks, the bar says how many are done.
     """
-    if not sys.stderr.isatty():
+    if not _is_terminal(sys.stderr):
         yield lambda done: None
         return
     from rich.console import Console
@@ -143,7 +162,7 @@ def progress(doing: str, tasks: int = 1) -> Iterator[Callable[[float], None]]:
     several = (MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left,")) if tasks > 1 else ()
     columns = (TextColumn("{task.description}"), BarColumn(), *several, TimeElapsedColumn())
     # rich prints what goes to stdout above the bar, to stderr: that is right only where both are the terminal.
-    redirect = sys.stdout.isatty()
+    redirect = _is_terminal(sys.stdout)
     bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=redirect)
     task = bar.add_task(doing, total=None)
     delayed_start = threading.Timer(1.0, bar.start)

@@ -27,6 +27,7 @@ from . import __version__, _dispatch, _pictures, _terminal, motion
 from ._arguments import Pair
 from ._cpu import workers
 from ._files import job, pairs, results, schedulers
+from ._files.frames import page_count
 from ._files.page import number
 from ._files.settings import Settings
 from ._gpu import compiler, device, source
@@ -62,8 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _terminal.INTERRUPTED
     except (Refused, results.NotWritten) as error:
         return _refuse(error)
-    except OSError as error:  # click prints the help by itself
-        return _refuse(f"cannot write to standard output: {error.strerror or error}")
+    except OSError as error:
+        # An error of a path names it, such as of a folder that may not be looked into. Click prints the help by itself.
+        doing = "cannot write to standard output" if error.filename is None else f"cannot use {error.filename!r}"
+        return _refuse(f"{doing}: {error.strerror or error}")
 
 
 def _run(arguments: list[str]) -> int:
@@ -305,6 +308,8 @@ def _match(
     ranges = (dy or (-search, search), dx or (-search, search))
     refinement = fit if subpixel else None
     settings = Settings(_window_sides(window), ranges, step, refinement, _nodata(nodata), mask1, mask2, arrows)
+    if not output:
+        raise Refused("--output is empty")
     path, is_folder = Path(output), _is_folder(output)
     endings = _endings(path, is_folder, formats)
     if arrows and results.PICTURE not in endings:
@@ -383,6 +388,7 @@ def _pairs(frames: tuple[str, ...], patterns: tuple[tuple[str, str], ...]) -> li
         return [pair for first, second in patterns for pair in pairs.joined(pairs.frames_of([first]), pairs.frames_of([second]))]
     found = pairs.frames_of(frames)
     if len(found) < 2:
+        page_count(found[0].path)  # says why a damaged file has no pages
         raise Refused(f"two pictures are needed, got only {str(found[0])!r}")
     return pairs.consecutive(found)
 

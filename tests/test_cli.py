@@ -579,6 +579,8 @@ def test_match_writes_through_a_link(folder):
 
 
 BAD_WORDS = {
+    "empty output": (["match", "a.png", "b.png", "-o", ""], ["--output is empty"]),
+    "a name that is too long": (["match", "a.png", "b.png", "-o", "n" * 300 + "/"], ["cannot use 'nnn", "File name too long"]),
     "no command": (["mach"], ["mach"]),
     "no pictures": (["match", "-o", "out.npy"], ["A B", "--pairs"]),
     "no output": (["match", "a.png", "b.png"], ["--output"]),
@@ -789,6 +791,58 @@ def test_output_to_a_reader_that_has_gone_is_no_error(folder, words):
     assert words[0] == "info" or Path("out.npy").exists()
 
 
+# A pair that fails and a pair that does not.
+ONE_BAD = ("match", "--pairs", "a.png", "bad.png", "--pairs", "a.png", "b.png", "-o", "out/", "--step", "9")
+
+
+@contextmanager
+def lost(way):
+    """Yield the options of a process whose lines on stderr are lost."""
+    if way == "closed":
+        yield {"preexec_fn": lambda: os.close(2)}
+    elif way == "full":
+        with open("/dev/full", "wb") as full:
+            yield {"stderr": full}
+    else:
+        ours, theirs = os.pipe()
+        os.close(ours)
+        yield {"stderr": theirs}
+        os.close(theirs)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no disk that is always full")
+@pytest.mark.parametrize("way", ["closed", "full", "reader gone"])
+def test_an_error_that_cannot_be_printed_does_not_stop_the_other_pairs(folder, way):
+    Path("bad.png").touch()
+    command = [sys.executable, "-c", program(), *ONE_BAD]
+    with lost(way) as options:
+        options = dict(env=environment(), stdout=subprocess.PIPE, text=True, timeout=STUCK, **options)
+        done = subprocess.run(command, check=False, **options)
+    assert done.returncode == 1
+    summary, last = done.stdout.splitlines()
+    assert summary.endswith("out/a-b.npz")
+    assert last == "1 pairs matched, 0 kept, 1 failed: out/"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="starts a process without stdout")
+def test_a_process_without_stdout_writes_its_result(folder):
+    command = [sys.executable, "-c", program(), *PRINTING["match"]]
+    closed = {"preexec_fn": lambda: os.close(1), "stderr": subprocess.PIPE}
+    done = subprocess.run(command, env=environment(), text=True, timeout=STUCK, check=False, **closed)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path("out.npy").exists()
+
+
+@pytest.mark.parametrize(("name", "shown"), [("\u00e9.npy", "\\xe9.npy"), (os.fsdecode(b"\xff.npy"), "\\udcff.npy")])
+def test_a_name_that_stdout_cannot_print_is_printed_with_escapes(folder, name, shown):
+    command = [sys.executable, "-c", program(), "match", "a.png", "b.png", "-o", name, "--step", "9"]
+    strict = {**environment(), "PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run(command, env=strict, capture_output=True, text=True, timeout=STUCK, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f"s: {shown}\n")
+    assert Path(name).exists()
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -805,6 +859,14 @@ def test_the_bar_is_wiped_away_even_when_the_work_fails(monkeypatch):
     assert "matching" in text
     assert text.rstrip().endswith("\x1b[2K"), "the last thing done is to erase the line"
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), "the cursor is shown again"
+
+
+def test_the_bar_needs_no_stdout(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with _terminal.progress("matching") as report:
+        report(0.5)
 
 
 def test_the_bar_of_several_tasks_says_how_many_are_done(monkeypatch):

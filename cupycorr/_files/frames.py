@@ -164,5 +164,7 @@ def _missing(page: Page, nodata: float | None) -> np.ndarray | None:
     """Return the mask (H, W) of missing pixels; None if nothing marks any."""
     if nodata is None:
         return page.transparent
+    if page.stored is None:
+        raise ValueError(f"missing pixels {nodata} cannot be found, because its 16-bit colours are read with 8 bits")
     marked = equal(page.stored, nodata)
     return marked if page.transparent is None else marked | page.transparent

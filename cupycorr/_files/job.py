@@ -1,6 +1,7 @@
 """Matches pairs of frames one after the other and writes the results; one pair that fails does not stop the others.
 
-A folder of results holds `RECORD`, the options of its job, so that a later start cannot mix the results of different options.
+A folder of results holds `RECORD`, the options of its job and the frames of each result, so that a later start cannot mix the
+results of different options, or take a result for that of other frames with the same names.
 """
 
 from __future__ import annotations
@@ -74,9 +75,14 @@ def tasks_of(pairs: Sequence[Pair], folder: Path, endings: Sequence[str]) -> lis
     Raises
     ------
     ValueError
-        Two pairs have the same name.
+        Two pairs have the same name, or results would be next to frames with the same ending: patterns would take them for
+        frames at the next start.
     """
     check_names(pairs)
+    for path in dict.fromkeys(frame.path for pair in pairs for frame in pair):
+        if path.suffix.lower() in endings and path.resolve().parent == folder.resolve():
+            taken = f"results that end in {path.suffix.lower()} would be next to the frames, such as {str(path)!r}"
+            raise ValueError(f"{taken}: choose another --output")
     return [Task(pair, tuple(folder / f"{pair.name}{ending}" for ending in endings)) for pair in pairs]
 
 
@@ -101,41 +107,62 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def begin(folder: Path, tasks: Sequence[Task], settings: Settings, resume: bool) -> list[Task]:
-    """Make the folder of a job, note its options there, and return the tasks that are left to do.
+    """Make the folder of a job, note its options and frames there, and return the tasks that are left to do.
 
     Raises
     ------
     ValueError
-        The folder has results of these pairs and ``resume`` is False, or it has results of other options.
+        The folder has results of these pairs and ``resume`` is False, or it has results of other options, or of other frames
+        with the names of these.
     NotWritten
         The folder cannot be made or written to.
     """
-    left = [task for task in tasks if not task.is_finished()]
+    finished = [task.is_finished() for task in tasks]
+    left, kept = ([task for task, there in zip(tasks, finished, strict=True) if there is wanted] for wanted in (False, True))
     record, options = folder / RECORD, {**settings.parameters(), "arrows": settings.arrows}
-    if len(left) < len(tasks) and not resume:
-        kept = f"{str(folder)!r} has {len(tasks) - len(left)} of these results"
-        raise ValueError(f"{kept}: --resume keeps them, or choose another --output")
+    if kept and not resume:
+        raise ValueError(f"{str(folder)!r} has {len(kept)} of these results: --resume keeps them, or choose another --output")
+    frames = {task.pair.name: [str(frame) for frame in task.pair] for task in tasks}
     if record.exists() and any(path.name != RECORD for path in folder.iterdir()):
-        _check_same(record, options)
+        before, frames_before = _recorded(record)
+        _check_same(folder, before, options)
+        _check_kept(folder, frames_before, {task.pair.name: frames[task.pair.name] for task in kept})
+        frames = {**frames_before, **frames}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NotWritten(f"cannot make the folder {str(folder)!r}: {error.strerror or error}") from error
     with new_file(record) as file:
-        file.write(f"{json.dumps(options, indent=1)}\n".encode())
+        file.write(f"{json.dumps({**options, _FRAMES: frames}, indent=1)}\n".encode())
     return left
 
 
-def _check_same(record: Path, options: dict[str, object]) -> None:
+_FRAMES = "pairs"  # the key in the record for the frames of each result, by its name
+
+
+def _recorded(record: Path) -> tuple[dict[str, object], dict[str, list[str]]]:
+    """Return the options of earlier jobs in a folder, and the frames of their results."""
     try:
-        before = json.loads(record.read_text(encoding="utf-8"))
-        # The texts are compared: NaN is equal to no number.
-        names = [name for name in {**before, **options} if json.dumps(before.get(name)) != json.dumps(options.get(name))]
+        options = json.loads(record.read_text(encoding="utf-8"))
+        frames = dict(options.pop(_FRAMES, {}))
     except (ValueError, OSError, AttributeError, TypeError) as error:
         raise ValueError(f"cannot read {str(record)!r}, the options of the results: {error}") from error
+    return options, frames
+
+
+def _check_same(folder: Path, before: dict[str, object], options: dict[str, object]) -> None:
+    # The texts are compared: NaN is equal to no number.
+    names = [name for name in {**before, **options} if json.dumps(before.get(name)) != json.dumps(options.get(name))]
     if names:
         then, now = (", ".join(f"{name} {given.get(name, 'not given')}" for name in names) for given in (before, options))
-        raise ValueError(f"the results in {str(record.parent)!r} were made with other options: {then}; got {now}")
+        raise ValueError(f"the results in {str(folder)!r} were made with other options: {then}; got {now}")
+
+
+def _check_kept(folder: Path, before: dict[str, list[str]], kept: dict[str, list[str]]) -> None:
+    for name, frames in kept.items():
+        if before.get(name, frames) != frames:
+            then, now = (" with ".join(map(str, each)) for each in (before[name], frames))
+            raise ValueError(f"the result {name!r} in {str(folder)!r} was made from other frames: {then}; got {now}")
 
 
 def run(

@@ -20,8 +20,9 @@ class Page:
     ----------
     pixels : array, shape (H, W) or (H, W, 3)
         The values or colours that the picture shows, in native byte order. Palette colours are looked up.
-    stored : array, shape (H, W) or (H, W, channels)
-        The values that a number for missing pixels is compared with: indices of a palette, and 0 or 1 of one bit.
+    stored : array, shape (H, W) or (H, W, channels), or None
+        The values that a number for missing pixels is compared with: indices of a palette, and 0 or 1 of one bit. None if they
+        were read with fewer bits than the file has.
     transparent : array of bool, shape (H, W), or None
         True where alpha is 0; None if there is no alpha.
     nodata : float, int or None
@@ -31,7 +32,7 @@ class Page:
     """
 
     pixels: np.ndarray
-    stored: np.ndarray
+    stored: np.ndarray | None
     transparent: np.ndarray | None = None
     nodata: float | None = None
     notes: tuple[str, ...] = ()
@@ -50,7 +51,7 @@ class PageFile(Protocol):
 
 
 def number(text: str) -> float:
-    """Return the number that a text stands for, an int where it is whole: 64-bit integers are exact.
+    """Return the number that a text stands for, an int where it is an integer of 64 bits, which a float may not hold.
 
     Raises
     ------
@@ -58,9 +59,10 @@ def number(text: str) -> float:
         The text is no number.
     """
     try:
-        return int(text)
+        value = int(text)
     except ValueError:
         return float(text)
+    return value if -(2**63) <= value < 2**64 else float(text)
 
 
 def nodata_of_tag(text: object) -> float | None:

@@ -26,7 +26,7 @@ class Pair(NamedTuple):
 
 
 def frames_of(patterns: Sequence[str]) -> list[Frame]:
-    """Return the frames that paths and patterns name: one of each file, or all pages of a single file.
+    """Return the frames that paths and patterns name: one of each file, or all pages of a single file that can be read.
 
     Paths stay in their order. The files of one pattern are sorted by name, where numbers are sorted by their value: frame 2 comes
     before frame 10.
@@ -34,17 +34,20 @@ def frames_of(patterns: Sequence[str]) -> list[Frame]:
     Raises
     ------
     ValueError
-        A path or pattern names no file, or the only file cannot be read.
+        A path or pattern names no file.
     """
     paths = [path for pattern in patterns for path in _paths_of(pattern)]
     if len(paths) != 1:
-        return [Frame(path, None, path.stem) for path in paths]
+        return [Frame(path, None, _name(path)) for path in paths]
     (path,) = paths
-    count = page_count(path)
+    try:
+        count = page_count(path)
+    except ValueError:
+        count = 1  # its pair is going to fail, and does not stop the others
     if count == 1:
-        return [Frame(path, None, path.stem)]
+        return [Frame(path, None, _name(path))]
     digits = len(str(count - 1))
-    return [Frame(path, page, f"{path.stem}.{page:0{digits}}") for page in range(count)]
+    return [Frame(path, page, f"{_name(path)}.{page:0{digits}}") for page in range(count)]
 
 
 def consecutive(frames: Sequence[Frame]) -> list[Pair]:
@@ -86,10 +89,19 @@ def _paths_of(pattern: str) -> list[Path]:
         return [Path(pattern)]
     if Path(pattern).is_dir():
         raise ValueError(f"{pattern!r} is a folder: name its files, such as {str(Path(pattern) / '*.tif')!r}")
-    found = [Path(path) for path in glob.glob(pattern, recursive=True) if Path(path).is_file()]
+    found = _files_of(pattern) or _files_of(pattern.replace("[", "[[]"))  # a name may have brackets too
     if not found:
         raise ValueError(f"there is no file {pattern!r}")
     return sorted(found, key=_natural)
+
+
+def _name(path: Path) -> str:
+    """Return the name of a frame for results, without its ending unless that is the number of the frame, as in ``run.0001``."""
+    return path.name if path.suffix[1:].isdigit() else path.stem
+
+
+def _files_of(pattern: str) -> list[Path]:
+    return [Path(path) for path in glob.glob(pattern, recursive=True) if Path(path).is_file()]
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -29,7 +29,7 @@ _CONVERSIONS: dict[str, str] = {
 # Modes whose last channel is not a colour.
 _WITH_EXTRA_CHANNEL = ("LA", "La", "PA", "RGBA", "RGBa", "RGBX")
 
-_NARROWED = "16-bit colours are read with 8 bits; TIFF and .npy keep them"
+_NARROWED = "16-bit colours are read with 8 bits; .npy and uncompressed TIFF keep them"
 
 
 class PillowFile:
@@ -51,12 +51,13 @@ class PillowFile:
         image = self._image
         with _of_any_size():
             image.seek(index)
-            notes = (_NARROWED,) if _is_narrowed(image) else ()
+            narrowed = _is_narrowed(image)
             image.load()
             nodata = nodata_of_tag(getattr(image, "tag_v2", {}).get(GDAL_NODATA))
             upright = ImageOps.exif_transpose(image)
         pixels, transparent = _shown(upright)
-        return Page(pixels, _stored(upright), transparent, nodata, notes)
+        stored = None if narrowed else _stored(upright)
+        return Page(pixels, stored, transparent, nodata, (_NARROWED,) if narrowed else ())
 
 
 @contextmanager

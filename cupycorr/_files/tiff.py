@@ -1,12 +1,13 @@
 """Reads TIFF with tifffile, which is imported where it is used: every integer and floating dtype, grey and colour, many pages.
 
 tifffile decodes some compressions (LZW, JPEG, ...) only where imagecodecs is installed, and palettes and other colour spaces are
-not its business. Pillow reads these pages.
+not its business. Pillow reads these pages, if it reads their dtype right.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +36,7 @@ _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # values of the tag PhotometricInterpretation that are read here
 _COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3}
 _PREMULTIPLIED, _ALPHA = 1, 2  # kinds of extra samples
+_BYTE_ORDER = "<" if sys.byteorder == "little" else ">"
 _OTHER_BANDS = "the picture has further bands, which are not read"
 
 
@@ -75,11 +77,25 @@ class TiffPages:
                 array = page.asarray()
             except MemoryError:
                 raise
-            except Exception:  # an unknown compression or damage: tifffile has no exception of its own for either
-                with suppress(Exception):  # tifffile's error says more than Pillow's
-                    return self._by_pillow(page.index)
+            except Exception as error:  # an unknown compression or damage: tifffile has no exception of its own for either
+                if self._suits_pillow(page):
+                    with suppress(Exception):  # tifffile's error says more than Pillow's
+                        return self._by_pillow(page.index)
+                if isinstance(error, ImportError):  # a decoder of newer Pythons
+                    raise ValueError(f"{page.compression!r} requires the 'imagecodecs' package") from error
                 raise
             return _read(page, array)
+
+    def _suits_pillow(self, page: TiffPage) -> bool:
+        """Return whether Pillow reads the dtype of a compressed page right.
+
+        Pillow takes int8 and uint32 for uint8 and int32, and swaps the bytes of int16, int32 and float32 in the other byte order
+        a second time. It opens no other dtype.
+        """
+        if page.dtype is None:
+            return True
+        swapped = self._file.byteorder != _BYTE_ORDER
+        return page.dtype.itemsize <= 2 if page.dtype.kind in "bu" else page.dtype.itemsize > 1 and not swapped
 
     def _page(self, index: int) -> TiffPage:
         return cast("TiffPage", self._file.pages.get(index))  # a whole page, with all its tags

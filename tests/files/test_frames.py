@@ -3,6 +3,7 @@
 import struct
 import warnings
 import zlib
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -167,6 +168,50 @@ def test_every_kind_of_file_reads_to_its_values_and_dtype(tmp_path, write, endin
     assert picture.notes == ()
 
 
+def lzw(data):
+    """Return an LZW stream of literals: 9 bits each, and the table is cleared (256) before it needs longer codes."""
+    codes = [code for at in range(0, len(data), 250) for code in (256, *data[at : at + 250])]
+    bits = "".join(f"{code:09b}" for code in (*codes, 257))
+    return b"".join(int(bits[at : at + 8].ljust(8, "0"), 2).to_bytes() for at in range(0, len(bits), 8))
+
+
+def save_lzw(path, array):
+    """Save an array as TIFF with a compression that tifffile leaves to Pillow."""
+    options = {"shape": array.shape, "dtype": array.dtype, "rowsperstrip": len(array), "photometric": "minisblack"}
+    order = ">" if array.dtype.byteorder == ">" else "<"
+    tifffile.imwrite(path, iter([lzw(array.tobytes())]), byteorder=order, compression="zlib", **options)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["Compression"].overwrite(5)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2", "<i2", "<i4", "<f4"])
+def test_pillow_reads_a_dtype_right_in_a_compression_that_tifffile_does_not_know(tmp_path, dtype):
+    array = (RAMP * 5).astype(dtype)
+    save_lzw(tmp_path / "a.tif", array)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif").pixels, array)
+
+
+@pytest.mark.skipif(find_spec("imagecodecs") is not None, reason="tifffile knows the compression")
+@pytest.mark.parametrize("dtype", ["i1", ">i2", ">i4", ">f4", "<u4", ">u4", "<f8", "<f2"])
+def test_a_dtype_that_pillow_misreads_is_refused_with_the_package_that_reads_it(tmp_path, dtype):
+    save_lzw(tmp_path / "a.tif", RAMP.astype(dtype))
+    with pytest.raises(ValueError, match="LZW: 5> requires the 'imagecodecs' package"):
+        read(tmp_path / "a.tif")
+
+
+def test_a_compression_of_newer_pythons_names_the_package_that_has_it(tmp_path, monkeypatch):
+    by_tifffile(tmp_path / "a.tif", RAMP / 7, compression="zlib")
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+        file.pages[0].tags["Compression"].overwrite(50000)
+
+    def fail(page):
+        raise ModuleNotFoundError("No module named 'compression'")
+
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", fail)
+    with pytest.raises(ValueError, match=r"ZSTD: 50000> requires the 'imagecodecs' package"):
+        read(tmp_path / "a.tif")
+
+
 def test_bools_are_black_and_white(tmp_path):
     for name, write in (("a.npy", by_numpy), ("a.tif", by_tifffile), ("a.png", by_pillow)):
         write(tmp_path / name, RAMP > 9)
@@ -233,6 +278,12 @@ def test_large_integers_are_missing_where_they_are_exactly_nodata(tmp_path):
     np.testing.assert_array_equal(missing(tmp_path / "a.tif", number(str(2**53 + 1))), [[False, False, False, True]])
 
 
+@pytest.mark.parametrize("text", ["18446744073709551616", "-9223372036854775809", "9" * 400])
+def test_an_integer_beyond_64_bits_is_a_float(text):
+    assert isinstance(number(text), float)
+    assert number(text) == float(text)
+
+
 # Colours of 16 bits --------------------------------------------------------------------------------------------------
 
 
@@ -264,8 +315,14 @@ def test_a_note_says_that_16_bit_colours_are_read_with_8(tmp_path, make):
     (tmp_path / "a").write_bytes(make())
     picture = read(tmp_path / "a")
     assert picture.pixels.dtype == np.uint8
-    assert picture.notes == ("16-bit colours are read with 8 bits; TIFF and .npy keep them",)
+    assert picture.notes == ("16-bit colours are read with 8 bits; .npy and uncompressed TIFF keep them",)
     assert abs(picture.pixels[..., 0].astype(int) - RAMP * 1500 // 256).max() <= 1
+
+
+def test_a_value_of_missing_pixels_is_refused_in_colours_that_lose_bits(tmp_path):
+    (tmp_path / "a.png").write_bytes(png_of_16_bits(COLOURS * 1500, 2))
+    with pytest.raises(ValueError, match="missing pixels 65535 cannot be found, because its 16-bit colours are read with 8 bits"):
+        read(tmp_path / "a.png", nodata=65535)
 
 
 def test_8_bit_colours_and_16_bit_grey_values_need_no_note(tmp_path):

@@ -124,6 +124,7 @@ def test_the_progress_is_that_of_all_pairs(folder, monkeypatch):
 
 BAD = {
     "one frame": (["f_0.tif", "-o", "out/"], ["two pictures", "f_0.tif"]),
+    "a damaged file": (["broken.tif", "-o", "out/"], ["cannot read 'broken.tif'"]),
     "no frame": (["g_*.tif", "-o", "out/"], ["g_*.tif"]),
     "a file for many pairs": (["f_*.tif", "-o", "out.npz"], ["folder", "4 pairs", "out.npz"]),
     "frames and pairs": (["f_*.tif", "--pairs", "f_0.tif", "f_1.tif", "-o", "out/"], ["--pairs"]),
@@ -132,7 +133,8 @@ BAD = {
     "a broken stack": (["broken.tif", "-o", "out/"], ["cannot read", "broken.tif"]),
     "no mask": (["f_*.tif", "-o", "out/", "--mask1", "broken.tif"], ["cannot read", "broken.tif"]),
     "a file in the place of the folder": (["f_*.tif", "-o", "f_0.tif/"], ["cannot make the folder", "f_0.tif"]),
-    "a result over a frame": (["x-y.npy", "f_0.tif", "--format", "npy", "-o", "."], ["overwrite", "x-y-f_0.npy"]),
+    "a result over a frame": (["x-y.npy", "f_0.tif", "--format", "npy", "-o", "old"], ["overwrite", "x-y-f_0.npy"]),
+    "results among the frames": (["x-y.npy", "f_0.tif", "--format", "npy", "-o", "old/.."], ["next to the frames", "x-y.npy"]),
     "threads": (["f_*.tif", "-o", "out/"], ["CUPYCORR_NUM_THREADS"]),
 }
 
@@ -142,7 +144,8 @@ def test_a_job_that_cannot_begin_is_refused_in_one_line(folder, monkeypatch, nam
     words, said = BAD[name]
     (folder / "broken.tif").write_bytes(b"II*\0nothing")
     np.save("x-y.npy", FRAMES[0])
-    os.link("x-y.npy", "x-y-f_0.npy")
+    os.mkdir("old")
+    os.link("x-y.npy", "old/x-y-f_0.npy")
     if name == "threads":
         monkeypatch.setenv("CUPYCORR_NUM_THREADS", "many")
     assert_refused(run("match", *words, *QUICK), *said)
@@ -239,8 +242,24 @@ def test_a_pair_is_finished_when_all_its_formats_are_there(folder):
     assert assert_done(run(*words)).splitlines()[-1] == "0 pairs matched, 4 kept, 0 failed: out/"
 
 
-def test_the_options_of_a_folder_are_in_it(folder):
-    assert_done(run("match", "f_*.tif", "-o", "out/", *QUICK, "--fit", "parabola", "--mask2", "f_0.tif"))
+def test_a_result_is_not_kept_for_other_frames_of_the_same_name(folder):
+    os.mkdir("other")
+    for index in range(3):
+        os.link(f"f_{index}.tif", f"other/f_{index}.tif")
+    assert_done(run("match", "f_[012].tif", "-o", "out/", *QUICK))
+    words = ("match", "other/*.tif", "-o", "out/", *QUICK, "--resume")
+    told = "'f_0-f_1' in 'out' was made from other frames: f_0.tif with f_1.tif; got other/f_0.tif with other/f_1.tif"
+    assert_refused(run(*words), told)
+    assert_done(run("match", "f_[34].tif", "-o", "out/", *QUICK, "--resume"))
+    assert_refused(run(*words), told)
+    os.remove("out/f_0-f_1.npz")
+    os.remove("out/f_1-f_2.npz")
+    assert assert_done(run(*words)).splitlines()[-1] == "2 pairs matched, 0 kept, 0 failed: out/"
+    assert assert_done(run(*words)).splitlines()[-1] == "0 pairs matched, 2 kept, 0 failed: out/"
+
+
+def test_the_options_and_frames_of_a_folder_are_in_it(folder):
+    assert_done(run("match", "f_[012].tif", "-o", "out/", *QUICK, "--fit", "parabola", "--mask2", "f_0.tif"))
     assert json.loads((folder / "out" / "match.json").read_text()) == {
         "window": [8, 8],
         "search": [[-2, 2], [-2, 2]],
@@ -248,6 +267,7 @@ def test_the_options_of_a_folder_are_in_it(folder):
         "subpixel": "parabola",
         "mask2": "f_0.tif",
         "arrows": False,
+        "pairs": {"f_0-f_1": ["f_0.tif", "f_1.tif"], "f_1-f_2": ["f_1.tif", "f_2.tif"]},
     }
 
 

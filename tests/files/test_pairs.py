@@ -39,6 +39,11 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(folder):
     assert names("a[1].png", "f1.png") == ["a[1].png", "f1.png"]
 
 
+def test_a_pattern_reaches_into_a_folder_whose_name_has_brackets(folder):
+    (folder / "left").rename(folder / "left [1]")
+    assert names("left [1]/*.png") == ["left [1]/1.png", "left [1]/2.png"]
+
+
 def test_a_pattern_reaches_into_folders(folder):
     assert names("left/*.png") == ["left/1.png", "left/2.png"]
     assert names("deep/**/*.png", "f1.png") == ["deep/er/1.png", "f1.png"]
@@ -52,6 +57,12 @@ def test_a_word_without_a_file_is_refused(folder, word, said):
 
 def test_each_frame_is_paired_with_the_next_one(folder):
     assert [pair.name for pair in consecutive(frames_of(["f*.png"]))] == ["f1-f2", "f2-f9a", "f9a-f9b", "f9b-f10"]
+
+
+def test_a_number_that_ends_a_name_is_kept(folder):
+    for name in ("run.0009", "run.0010", "run.0011"):
+        Image.new("L", (1, 1)).save(name, format="png")
+    assert [pair.name for pair in consecutive(frames_of(["run.*"]))] == ["run.0009-run.0010", "run.0010-run.0011"]
 
 
 def test_the_pages_of_a_single_file_are_its_frames(folder):
