@@ -128,7 +128,7 @@ class Tile:
         return self.pipeline_stages(staging, sum_bytes) * self.channels * self.phases * channel * sum_bytes
 
     def _plane(self, size: int, sum_bytes: int) -> int:
-        """Return the elements from a phase to the next, by the formula of ``plane_size`` in forward_tiled.cu."""
+        """Return the elements from a phase to the next, by the formula of ``plane_size`` in forward_tiled.cuh."""
         half = _HALF_BANKS_BYTES // sum_bytes
         return ceil_div(size - half, 2 * half) * 2 * half + half if self.phases > 1 else size
 
