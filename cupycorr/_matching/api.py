@@ -15,11 +15,12 @@ import numpy as np
 
 from .. import _dispatch
 from .._arguments import IntOrPair, effective_precision
-from .._arrays import OPERAND, Array, ArrayT, array_module, current_device_of, is_tensor, known_arrays
+from .._arrays import OPERAND, Array, ArrayT, array_kind, array_module, current_device_of, is_tensor, known_arrays
 from .._checks import positive_temperature
 from .._correlation.api import checked_problem
 from .._dispatch import FORWARD, Operator, Request
 from .._dtypes import element_type
+from .._gpu.layout import Layout, dense_layout, layout
 from .._groups import check_groups, several, split
 from .problem import Mean, Problem, best, check_outside, ranges_of
 from .results import BestDisplacement, MeanDisplacement, best_displacement, joined
@@ -350,7 +351,7 @@ def explain_argmax(
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
     x1, x2 = known_arrays(_EXPLAINED, input1=input1, input2=input2)
     problem = _best_problem(x1, x2, given, patch_offset, scale, precision, top_k, subpixel, outside)
-    return _dispatch.explain(ARGMAX, _request(problem, x1, precision), _dispatch.place(x1), variant, measure=measure)
+    return _dispatch.explain(ARGMAX, _request(problem, x1, x2, precision), _dispatch.place(x1), variant, measure=measure)
 
 
 def explain_soft_argmax(
@@ -405,7 +406,7 @@ def explain_soft_argmax(
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
     x1, x2 = known_arrays(_EXPLAINED, input1=input1, input2=input2)
     problem = _mean_problem(x1, x2, given, patch_offset, scale, precision, temperature, outside)
-    return _dispatch.explain(SOFT_ARGMAX, _request(problem, x1, precision), _dispatch.place(x1), variant, measure=measure)
+    return _dispatch.explain(SOFT_ARGMAX, _request(problem, x1, x2, precision), _dispatch.place(x1), variant, measure=measure)
 
 
 # Requests ---------------------------------------------------------------------------------------------------------------------
@@ -455,14 +456,18 @@ def _mean_problem(
     return Problem(correlation, Mean(positive), check_outside(outside))
 
 
-def _request(problem: Problem, like: Any, precision: str) -> Request:
-    row = element_type("input1", like.dtype)
-    return Request(FORWARD, problem, row.name, row.accumulator, (), (True, True), effective_precision(precision, row.name))
+def _request(problem: Problem, input1: Any, input2: Any, precision: str) -> Request:
+    row = element_type("input1", input1.dtype)
+    layouts: tuple[Layout, ...] = ()
+    if array_kind(input1) == "cupy":
+        results = dense_layout(row.accumulator, problem.out_shape)
+        layouts = layout("input1", input1), layout("input2", input2), results
+    return Request(FORWARD, problem, row.name, row.accumulator, layouts, (True, True), effective_precision(precision, row.name))
 
 
 def _run(
     operator: Operator, problem: Problem, input1: Any, input2: Any, results: dict[str, Any], precision: str, variant: str
 ) -> None:
-    request = _request(problem, input1, precision)
+    request = _request(problem, input1, input2, precision)
     plan = _dispatch.choose(operator, request, _dispatch.place(input1), variant).plan
     plan.run({"input1": input1, "input2": input2, **results})

@@ -1,14 +1,14 @@
 // Reductions of the scores at a position: to the best displacements, or to the sums of a mean. A reduction is made of scores one
 // by one, and merged with that of other displacements of the same position.
 //
-//     REDUCTION BEST      the TOP_K best scores and their channels: NaN before all numbers, then from the highest to the lowest,
+//     REDUCTION BEST      the KEPT best scores and their channels: NaN before all numbers, then from the highest to the lowest,
 //                         equal ones by their channels
 //     REDUCTION MEAN      the highest score M, and the sums of the weights exp((score - M) / temperature), alone, times the patch
 //                         row and times the patch column
 //
 // Partial results are stored as words of the size of a sum, so that all kinds have one layout in memory.
 //
-// Macros: REDUCTION, TOP_K (of the best).
+// Macros: REDUCTION, KEPT (1 for MEAN).
 #pragma once
 #include "common/numeric.cuh"
 
@@ -28,6 +28,7 @@ struct WordOf<double> {
 
 constexpr int NO_CHANNEL = 0x7fffffff;  // behind every channel
 DEVICE float lowest() { return float_of_bits(0xff800000); }  // negative infinity
+DEVICE float not_a_number() { return float_of_bits(0x7fc00000); }
 
 // Where a score comes from: indices in the whole patch.
 struct Displacement {
@@ -47,6 +48,10 @@ DEVICE bool precedes(Sum score, Channel channel, Sum other, Channel other_channe
 template <class Sum, int count>
 struct Best {
     typedef typename WordOf<Sum>::type Channel;
+    struct Settings {
+        DEVICE static Settings of(Sum, Sum) { return Settings{}; }
+    };
+
     Sum scores[count];
     Channel channels[count];
 
@@ -68,22 +73,22 @@ struct Best {
         }
     }
 
-    DEVICE void add(Sum score, const Displacement& from) { insert(score, from.channel); }
+    DEVICE void add(Sum score, const Displacement& from, Settings) { insert(score, from.channel); }
 
-    DEVICE void merge(const Best& other) {
+    DEVICE void merge(const Best& other, Settings) {
 #pragma unroll
         for (int k = 0; k < count; k++) insert(other.scores[k], other.channels[k]);
     }
 };
 
-// Scores are multiplied by `factor`, and their differences by `sharpness`: the difference of halved scores cannot overflow, but
-// half of a low temperature could underflow.
 template <class Sum>
 struct Mean {
-    Sum highest, total, rows, columns;
-
-    struct Temperature {
+    // Scores are multiplied by `factor`, and their differences by `sharpness`: the difference of halved scores cannot overflow,
+    // but half of a low temperature could underflow.
+    struct Settings {
         Sum factor, sharpness;
+
+        DEVICE static Settings of(Sum factor, Sum sharpness) { return Settings{factor, sharpness}; }
 
         // The weight of a score. Where all scores are negative infinity, so is the highest one: the weights are 0.
         DEVICE Sum weight(Sum score, Sum highest) const {
@@ -92,31 +97,76 @@ struct Mean {
         }
     };
 
+    Sum highest, total, rows, columns;
+
     DEVICE void clear() {
         highest = lowest();
         total = rows = columns = 0;
     }
 
     // Makes a score the highest one.
-    DEVICE void raise(Sum score, const Temperature& temperature) {
-        const Sum weight = temperature.weight(highest, score);
+    DEVICE void raise(Sum score, const Settings& settings) {
+        const Sum weight = settings.weight(highest, score);
         highest = score;
         total *= weight, rows *= weight, columns *= weight;
     }
 
-    DEVICE void add(Sum score, const Displacement& from, const Temperature& temperature) {
-        if (!(score <= highest)) raise(score, temperature);  // also NaN, which makes every sum NaN
-        const Sum weight = temperature.weight(score, highest);
+    DEVICE void add(Sum score, const Displacement& from, const Settings& settings) {
+        if (!(score <= highest)) raise(score, settings);  // also NaN, which makes every sum NaN
+        const Sum weight = settings.weight(score, highest);
         total += weight;
         rows = multiply_add(weight, Sum(from.m), rows);
         columns = multiply_add(weight, Sum(from.n), columns);
     }
 
-    DEVICE void merge(const Mean& other, const Temperature& temperature) {
-        if (!(other.highest <= highest)) raise(other.highest, temperature);
-        const Sum weight = temperature.weight(other.highest, highest);
+    DEVICE void merge(const Mean& other, const Settings& settings) {
+        if (!(other.highest <= highest)) raise(other.highest, settings);
+        const Sum weight = settings.weight(other.highest, highest);
         total = multiply_add(weight, other.total, total);
         rows = multiply_add(weight, other.rows, rows);
         columns = multiply_add(weight, other.columns, columns);
     }
 };
+
+#if REDUCTION == BEST
+template <class Sum>
+using Reduction = Best<Sum, KEPT>;
+#else
+template <class Sum>
+using Reduction = Mean<Sum>;
+#endif
+
+// The words of a reduction.
+template <class Sum>
+struct Words {
+    typedef typename WordOf<Sum>::type Word;
+    static constexpr int count = sizeof(Reduction<Sum>) / sizeof(Word);
+    Word word[count];
+
+    DEVICE static Words of(const Reduction<Sum>& reduction) {
+        Words words;
+        memcpy(&words, &reduction, sizeof words);
+        return words;
+    }
+
+    DEVICE Reduction<Sum> reduction() const {
+        Reduction<Sum> found;
+        memcpy(&found, this, sizeof found);
+        return found;
+    }
+};
+
+// Returns the partial results of a position, merged in the order of their parts.
+template <class Sum>
+DEVICE Reduction<Sum> merged(const typename WordOf<Sum>::type* from, Index part_stride, Index word_stride, Index parts,
+                             const typename Reduction<Sum>::Settings& settings) {
+    Reduction<Sum> state;
+    state.clear();
+    for (Index part = 0; part < parts; part++, from += part_stride) {
+        Words<Sum> words;
+#pragma unroll
+        for (int word = 0; word < Words<Sum>::count; word++) words.word[word] = load_global(from + word * word_stride);
+        state.merge(words.reduction(), settings);
+    }
+    return state;
+}

@@ -280,7 +280,7 @@ class Tiling(SplitTiling):
             macros=tile.macros(arrays.input1.dtype, stored),
             pointers=dict(zip(SIGNATURE.pointers, pointers, strict=True)),
             scalars={
-                **self._scalars(self.vector_width, out_strides),
+                **self.scalars(self.vector_width, out_strides),
                 "passes": self.passes,
                 "stages1": self.stages1,
                 "leading_columns": self.leading_columns,

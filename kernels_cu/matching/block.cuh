@@ -1,0 +1,90 @@
+// What kernels share that reduce the sums of a thread block tile: which displacements are candidates, and partial results.
+//
+// A displacement is a candidate at an output position if the centre tap of the displaced window is inside input2, or, where none
+// is excluded, always: then the host passes numbers for which the formula says so.
+//
+// Macros: INPUT, OUTPUT (a word of a partial result), REDUCTION, KEPT.
+#pragma once
+#include "correlation/forward_phases.cuh"
+#include "matching/reduction.cuh"
+
+typedef Reduction<Sum> State;
+
+// Output i at patch index m has its centre tap at centre + i stride + m step in input2, and is a candidate inside [0, size).
+struct Candidates {
+    int centre, stride, step, size;
+};
+
+#define CANDIDATE_PARAMETERS(a) int centre_##a, int centre_stride_##a, int centre_step_##a, int centre_size_##a
+#define CANDIDATES_OF_PARAMETERS(a) {centre_##a, centre_stride_##a, centre_step_##a, centre_size_##a}
+
+// A range of the patch indices of a block along an axis, counted from its first one.
+struct Range {
+    int begin, end;
+
+    DEVICE bool has(int index) const { return index >= begin && index < end; }
+};
+
+// Returns the patch indices of a block that are candidates at an output; the block's are `apart` from each other.
+DEVICE Range candidates_at(const Candidates& axis, int output, int first_patch, int apart, int patches) {
+    int at = axis.centre + output * axis.stride + first_patch * axis.step, step = axis.step * apart;
+    if (step < 0) at = axis.size - 1 - at, step = -step;  // seen from the other end
+    if (step == 0) return Range{0, at >= 0 && at < axis.size ? patches : 0};
+    return Range{first_inside(at, step), min(end_inside(at, step, axis.size), patches)};
+}
+
+// The score's origin, and whether it is a candidate, at one output position of a block.
+struct Position {
+    Range rows, columns;
+    int first_m, first_n, m_apart, n_apart, patch_columns;  // patch indices of the block, and the columns of the whole patch
+
+    DEVICE static Position of(int i, int j, const Candidates& vertical_candidates, const Candidates& horizontal_candidates,
+                              const Axis& vertical, const Axis& horizontal, const AxisTile& rows, const AxisTile& columns) {
+        return Position{candidates_at(vertical_candidates, i, rows.first_patch, vertical.patch_phase_stride, rows.patches),
+                        candidates_at(horizontal_candidates, j, columns.first_patch, horizontal.patch_phase_stride,
+                                      columns.patches),
+                        rows.first_patch,
+                        columns.first_patch,
+                        vertical.patch_phase_stride,
+                        horizontal.patch_phase_stride,
+                        horizontal.patch};
+    }
+
+    DEVICE Displacement displacement(int row, int column) const {
+        const int m = first_m + row * m_apart, n = first_n + column * n_apart;
+        return Displacement{m, n, m * patch_columns + n};
+    }
+};
+
+// Merges the states of `shares` threads at each of `positions` positions into that of the first one, in the order of their
+// numbers. Every thread of the block must call it; a thread whose share is beyond them has nothing. `shared` has room for a state
+// of each.
+template <int shares, int positions>
+DEVICE void merge_shares(State& state, OUTPUT* shared, int share, int position, const State::Settings& settings) {
+    if constexpr (shares > 1) {
+        __syncthreads();  // shared memory has been read
+        const Words<Sum> mine = Words<Sum>::of(state);
+        if (share > 0 && share < shares) {
+#pragma unroll
+            for (int word = 0; word < Words<Sum>::count; word++)
+                store_shared(shared + (word * shares + share) * positions + position, mine.word[word]);
+        }
+        __syncthreads();
+        if (share > 0) return;
+#pragma unroll 1
+        for (int other = 1; other < shares; other++) {
+            Words<Sum> words;
+#pragma unroll
+            for (int word = 0; word < Words<Sum>::count; word++)
+                words.word[word] = load_shared(shared + (word * shares + other) * positions + position);
+            state.merge(words.reduction(), settings);
+        }
+    }
+}
+
+// Stores a partial result, whose words are `word_stride` apart.
+DEVICE void store_partial(OUTPUT* to, long long word_stride, const State& state) {
+    const Words<Sum> words = Words<Sum>::of(state);
+#pragma unroll
+    for (int word = 0; word < Words<Sum>::count; word++) store_global(to + word * word_stride, words.word[word]);
+}
