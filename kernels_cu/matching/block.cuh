@@ -39,7 +39,8 @@ struct Position {
     int first_m, first_n, m_apart, n_apart, patch_columns;  // patch indices of the block, and the columns of the whole patch
 
     DEVICE static Position of(int i, int j, const Candidates& vertical_candidates, const Candidates& horizontal_candidates,
-                              const Axis& vertical, const Axis& horizontal, const AxisTile& rows, const AxisTile& columns) {
+                              const Axis& vertical, const Axis& horizontal, const Block& block) {
+        const AxisTile &rows = block.rows, &columns = block.columns;
         return Position{candidates_at(vertical_candidates, i, rows.first_patch, vertical.patch_phase_stride, rows.patches),
                         candidates_at(horizontal_candidates, j, columns.first_patch, horizontal.patch_phase_stride,
                                       columns.patches),

@@ -17,29 +17,43 @@ constexpr bool SHARES_ROWS = PATCH_ROWS >= SHARES;  // they take turns at the ro
 static_assert(SHARES == 1 || SHARES * POSITIONS * sizeof(State) <= SHARED, "the states of all threads fit into shared memory");
 static_assert(sizeof(State) % sizeof(OUTPUT) == 0, "a state is whole words");
 
-// The output of a thread in the block, along both axes.
-struct Place {
-    int i, j;
+DEVICE int this_thread() { return opaque(static_cast<int>(threadIdx.x)); }
 
-    DEVICE static Place of(int position) {
-        return Place{position / (PHASES * TILE_COLUMNS), position % TILE_COLUMNS * PHASES + position / TILE_COLUMNS % PHASES};
+// A place of a thread: its output in the block, along both axes, and which share of the displacements it adds there.
+struct Place {
+    int number, share, i, j;
+
+    // Thread `thread` has its second place as thread `thread + THREADS` would have its first, and so on.
+    DEVICE static Place of(int thread) {
+        const int number = thread % POSITIONS;
+        return Place{number, thread / POSITIONS, number / (PHASES * TILE_COLUMNS),
+                     number % TILE_COLUMNS * PHASES + number / TILE_COLUMNS % PHASES};
     }
-    DEVICE bool inside(const AxisTile& rows, const AxisTile& columns) const { return i < rows.outputs && j < columns.outputs; }
+    DEVICE bool inside(const Block& block) const {
+        return share < SHARES && i < block.rows.outputs && j < block.columns.outputs;
+    }
+    DEVICE int output_row(const Block& block, const Axis& vertical) const {
+        return block.rows.first_output + i * vertical.output_phase_stride;
+    }
+    DEVICE int output_column(const Block& block, const Axis& horizontal) const {
+        return block.columns.first_output + j * horizontal.output_phase_stride;
+    }
 };
+static_assert(SHARES == 1 || PLACES == 1, "threads that share displacements have one place");
 
 // Adds the scores of displacements [first, first + STORED_DISPLACEMENTS) of every group, those of this thread's share.
-DEVICE void add_displacements(State& state, Sum* shared, int first, int share, const Place& place, const Position& position,
+DEVICE void add_displacements(State& state, Sum* shared, int first, const Place& place, const Position& position,
                               bool pixels, Sum scale, const Axis& vertical, const Axis& horizontal,
                               const State::Settings& settings) {
     constexpr int row_step = SHARES_ROWS ? SHARES : 1, column_step = SHARES_ROWS ? 1 : SHARES;
 #pragma unroll 1
-    for (int plane = SHARES_ROWS ? 0 : share; plane < GROUPS * STORED_DISPLACEMENTS; plane += column_step) {
+    for (int plane = SHARES_ROWS ? 0 : place.share; plane < GROUPS * STORED_DISPLACEMENTS; plane += column_step) {
         const int n = plane % STORED_DISPLACEMENTS, group = plane / STORED_DISPLACEMENTS;
         const int column = group * DISPLACEMENTS + first + n;
         if (first + n >= DISPLACEMENTS || !position.columns.has(column)) continue;
 #pragma unroll
         for (int u = 0; u < PATCH_ROWS; u += row_step) {
-            const int row = SHARES_ROWS ? u + share : u;
+            const int row = SHARES_ROWS ? u + place.share : u;
             if (row >= PATCH_ROWS || !position.rows.has(row)) continue;
             Sum sum = 0;
             if (pixels) {
@@ -70,48 +84,41 @@ reduce_tiled(const INPUT* input1, const INPUT* input2, OUTPUT* partial, int tile
     const Candidates candidates_y = CANDIDATES_OF_PARAMETERS(y), candidates_x = CANDIDATES_OF_PARAMETERS(x);
     const Grid grid = GRID_OF_PARAMETERS;
     const State::Settings settings = State::Settings::of(factor, sharpness);
+    const bool pixels = has_pixels(vertical, horizontal);
+    // What is computed from the number of a tile is computed where it is used, as the products leave no registers to keep it.
+    const auto block_at = [&](int tile) {
+        return block_of(opaque(tile), grid, vertical, horizontal, PATCH_ROWS, GROUPS * DISPLACEMENTS, PHASES);
+    };
     const auto finish = [&](const Products& products, const Thread& thread, const Block& block, int tile) {
-        const AxisTile &rows = block.rows, &columns = block.columns;
-        const int share = threadIdx.x / POSITIONS;
-        const bool pixels = has_pixels(vertical, horizontal);
         State states[PLACES];
-        Position positions[PLACES];
-        bool wanted[PLACES];
 #pragma unroll
-        for (int k = 0; k < PLACES; k++) {
-            const int number = threadIdx.x + k * THREADS;
-            const Place place = Place::of(number % POSITIONS);
-            states[k].clear();
-            wanted[k] = number < SHARES * POSITIONS && place.inside(rows, columns);
-            positions[k] = Position::of(rows.first_output + place.i * vertical.output_phase_stride,
-                                        columns.first_output + place.j * horizontal.output_phase_stride, candidates_y,
-                                        candidates_x, vertical, horizontal, rows, columns);
-        }
-        const Inside inside = inside_of(thread, vertical, horizontal, rows, columns);
+        for (int k = 0; k < PLACES; k++) states[k].clear();
+        const Inside inside = inside_of(thread, vertical, horizontal, block.rows, block.columns);
         share_products(products, shared, thread, inside, [&](int first) {
+            const Block now = block_at(tile);
 #pragma unroll
             for (int k = 0; k < PLACES; k++) {
-                if (!wanted[k]) continue;
-                const Place place = Place::of((threadIdx.x + k * THREADS) % POSITIONS);
-                add_displacements(states[k], shared, first, share, place, positions[k], pixels, scale, vertical, horizontal,
-                                  settings);
+                const Place place = Place::of(this_thread() + k * THREADS);
+                if (!place.inside(now)) continue;
+                const Position position = Position::of(place.output_row(now, vertical), place.output_column(now, horizontal),
+                                                       candidates_y, candidates_x, vertical, horizontal, now);
+                add_displacements(states[k], shared, first, place, position, pixels, scale, vertical, horizontal, settings);
             }
         });
+        const Block now = block_at(tile);
 #pragma unroll
         for (int k = 0; k < PLACES; k++) {
-            const int number = threadIdx.x + k * THREADS;
-            merge_shares<SHARES, POSITIONS>(states[k], reinterpret_cast<OUTPUT*>(shared), share, number % POSITIONS, settings);
-            if (!wanted[k] || share > 0) continue;
-            const Place place = Place::of(number % POSITIONS);
-            const Output result = {partial + (tile % parts * split_stride_out + block.b * batch_stride_out),
+            const Place place = Place::of(this_thread() + k * THREADS);
+            merge_shares<SHARES, POSITIONS>(states[k], reinterpret_cast<OUTPUT*>(shared), place.share, place.number, settings);
+            if (!place.inside(now) || place.share > 0) continue;
+            const Output result = {partial + (tile % parts * split_stride_out + now.b * batch_stride_out),
                                    m_stride_out,
                                    n_stride_out,
                                    row_stride_out,
                                    column_stride_out,
                                    scale};
-            store_partial(result.at(0, 0, rows.first_output + place.i * vertical.output_phase_stride,
-                                    columns.first_output + place.j * horizontal.output_phase_stride),
-                          m_stride_out, states[k]);
+            store_partial(result.at(0, 0, place.output_row(now, vertical), place.output_column(now, horizontal)), m_stride_out,
+                          states[k]);
         }
     };
     for_each_tile<true>(shared, tiles, channels, split_channels, vector_width, grid, image1, image2, vertical, horizontal, finish);

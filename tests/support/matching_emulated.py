@@ -1,34 +1,77 @@
 """The kernels of matching on the CPU: the plans of the GPU path, launched by the emulator on NumPy arrays."""
 
+from dataclasses import replace
+
 import emulated
 import numpy as np
+import tilings
+from layouts import aligned
 
+from cupycorr._correlation.gpu import forward_mma, forward_tiled
 from cupycorr._correlation.problem import parameters
 from cupycorr._correlation.problem import problem as correlation
 from cupycorr._dispatch import FORWARD, Request
+from cupycorr._dtypes import ELEMENT_TYPES
 from cupycorr._gpu.layout import dense_layout, layout
-from cupycorr._matching.gpu import planner
-from cupycorr._matching.problem import Best, Mean, Problem, check_outside
+from cupycorr._matching.gpu import fused, planner
+from cupycorr._matching.problem import Best, Problem, check_outside
+
+VOLUMES = {"tiled": forward_tiled, "mma": forward_mma}
+BEST = Best()
 
 
-def request(x1, x2, reduction, outside="zero", **given):
+def request(x1, x2, reduction, outside="zero", precision="highest", **given):
     """Return a request for arrays."""
     problem = Problem(correlation(parameters(**given), x1.shape, x2.shape), reduction, check_outside(outside))
-    dtype = x1.dtype.name
-    accumulator = "float64" if dtype == "float64" else "float32"
+    accumulator = ELEMENT_TYPES[x1.dtype.name].accumulator
     layouts = layout("input1", x1), layout("input2", x2), dense_layout(accumulator, problem.out_shape)
-    return Request(FORWARD, problem, dtype, accumulator, layouts)
+    return Request(FORWARD, problem, x1.dtype.name, accumulator, layouts, precision=precision)
 
 
-def reduced(emulator, algorithm, x1, x2, reduction, outside="zero", plan=None, **given):
+def reduced(emulator, algorithm, x1, x2, reduction, outside="zero", **given):
     """Return the results of a reduction by their names: score and channel (B, k, oH, oW), or dy, dx and log_sum."""
     asked = request(x1, x2, reduction, outside, **given)
-    plan = planner.plan(algorithm, asked, emulated.planned_for()) if plan is None else plan
+    plan = planner.plan(algorithm, asked, emulated.planned_for())
     assert plan.algorithm == algorithm
-    shape, sums = asked.problem.out_shape, asked.result_dtype
-    dtypes = {"score": sums, "channel": "int64"} if isinstance(reduction, Best) else {"dy": sums, "dx": sums}
-    if isinstance(reduction, Mean) and reduction.log_sum:
-        dtypes["log_sum"] = "float64"
-    results = {name: np.empty(shape, dtype) for name, dtype in dtypes.items()}
+    layouts = fused.result_layouts(asked.problem, asked.result_dtype)
+    results = {name: np.empty(each.shape, each.dtype) for name, each in layouts.items()}
     emulated.run(emulator, plan, {"input1": x1, "input2": x2}, results)
     return results
+
+
+class Asked:
+    """A case, its arrays, the tilings that reduce its scores, and its volume by the same tilings."""
+
+    def __init__(self, algorithm, case, lay=aligned, arrays=None):
+        self.algorithm, self.case = algorithm, case
+        self.inputs = tuple(lay(x) for x in (case.arrays()[:2] if arrays is None else arrays))
+        self.of_volume = type("Volume", (tilings.Asked,), {"module": VOLUMES[algorithm]})(
+            case, lay, ELEMENT_TYPES[case.dtype].accumulator
+        )
+        self.of_volume.x1, self.of_volume.x2 = self.inputs
+
+    def tilings(self, reduction=BEST, device=tilings.H200):
+        """Return the tilings that reduce the scores."""
+        asked = request(*self.inputs, reduction, **self.case.parameters)
+        return fused.tilings(planner.FUSED[self.algorithm], asked, device)
+
+    def volume(self, tiling, emulator):
+        """Return the volume in the accumulator, whose sums are those of a tiling."""
+        given = self.of_volume
+        if not given.out.size:
+            return given.out
+        same = next(each for each in self._of_volume() if each.tile is tiling.tile)
+        return given.run(replace(same, splits=tiling.splits), emulator)
+
+    def _of_volume(self):
+        given = self.of_volume
+        more = () if self.algorithm == "tiled" else (tilings.H200,)
+        return given.module.tilings(*given.lines, given.arrays, *more)
+
+    def reduced(self, emulator, reduction, outside="zero"):
+        return reduced(emulator, self.algorithm, *self.inputs, reduction, outside, **self.case.parameters)
+
+
+def only(monkeypatch, tiling):
+    """Let plans use no other tiling."""
+    monkeypatch.setattr(fused, "_best", lambda *given: tiling)

@@ -61,6 +61,11 @@ def plan(module: ModuleType, algorithm: str, request: Request, device: Device) -
     return Plan(algorithm, description, seconds, workspace, calls, device.index, itemsizes)
 
 
+def tilings(module: ModuleType, request: Request, device: Device) -> Iterator[Any]:
+    """Yield the tilings by which a module's kernels can answer a request."""
+    return _tilings(module, _kernels(request), request.inputs, device)
+
+
 def result_layouts(problem: Problem, accumulator: str) -> dict[str, Layout]:
     """Return the layouts of the results that a plan writes."""
     if isinstance(problem.reduction, Best):
@@ -93,10 +98,14 @@ def _chunks(module: ModuleType, kernels: Kernels, inputs: tuple[Layout, ...], de
         yield range(begin, min(begin + step, batch))
 
 
+def _tilings(module: ModuleType, kernels: Kernels, inputs: tuple[Layout, ...], device: Device) -> Iterator[Any]:
+    found: Iterator[Any] = module.tilings(*axes.lines(kernels.problem.correlation), _arrays(kernels, inputs), device)
+    return found
+
+
 def _best(module: ModuleType, kernels: Kernels, inputs: tuple[Layout, ...], device: Device) -> Any:
     """Return the tiling that the cost model expects to be the fastest, None if there is none."""
-    found = module.tilings(*axes.lines(kernels.problem.correlation), _arrays(kernels, inputs), device)
-    fitting = (tiling for tiling in found if tiling.blocks < SAFE_INDEX)
+    fitting = (tiling for tiling in _tilings(module, kernels, inputs, device) if tiling.blocks < SAFE_INDEX)
     return min(fitting, key=lambda tiling: _seconds(tiling, kernels, inputs[0].shape[0], device), default=None)
 
 

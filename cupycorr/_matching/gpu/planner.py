@@ -22,6 +22,8 @@ from ..problem import Problem
 from ..slices import SLICE_BYTES, Slice
 from . import fused, reduce_tiled, reductions
 
+FUSED = {"tiled": reduce_tiled}  # algorithm -> the module that plans its kernels
+
 # Estimates for the cost model: seconds of a slice, and of a score of the volume.
 _SLICE, _SCORE = 1e-4, 1e-10
 
@@ -60,16 +62,13 @@ def plan_slices(request: Request, device: Device | None) -> SlicesPlan:
 
 def why_not(algorithm: str, request: Request) -> str | None:
     """Return None, or the reason why an algorithm's kernels cannot answer a request."""
-    return fused.why_not(_FUSED[algorithm], request)
+    return fused.why_not(FUSED[algorithm], request)
 
 
 def plan(algorithm: str, request: Request, device: Device | None) -> Plan | SlicesPlan:
     """Return the plan of a request by an algorithm's kernels; by slices if the device has too little shared memory for them."""
     assert device is not None
-    return fused.plan(_FUSED[algorithm], algorithm, request, device) or plan_slices(request, device)
-
-
-_FUSED = {"tiled": reduce_tiled}
+    return fused.plan(FUSED[algorithm], algorithm, request, device) or plan_slices(request, device)
 
 
 def builds(device: Device | None = None) -> Iterator[tuple[str, Kernel]]:

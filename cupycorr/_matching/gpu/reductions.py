@@ -20,7 +20,7 @@ from ..problem import Best, Mean, Problem, Reduction
 from ..reductions import sharpness
 
 BEST, MEAN = range(2)  # REDUCTION in matching/reduction.cuh
-KEPT = (1, 2, 4, 8)  # numbers of best displacements that there are builds for
+KEPT = (1, 2, 5)  # numbers of best displacements that there are builds for
 WORDS_OF_MEAN = 4
 SAFE_SHARPNESS = 2.0**100  # the inverses of smaller and larger numbers lose digits in float32
 
