@@ -122,7 +122,7 @@ def test_rows_that_begin_where_16_bytes_do_are_loaded_16_bytes_at_a_time_whateve
     given = Asked(cases.same((1, 9, 5, 64), dtype, patch_size=(2, patch), dilation_patch=step, patch_offset=(0, 4 * step)))
     whole = [each for each in given.tilings() if each.tile.phases == step and each.vector_width * given.x1.itemsize == 16]
     assert whole
-    assert all(each.leading_columns for each in whole) == (patch == 7)
+    assert all(each.leading_displacements for each in whole) == (patch == 7)
     for tiling in whole:
         given.check(tiling)
         given.run(tiling, emulator := Emulator())
@@ -209,6 +209,16 @@ def test_passes_over_input2_keep_input1_and_give_the_same_bits():
     assert len(set(results.values())) == 1
     given.check(ways[-1])
     assert ways[-1].loaded < 0.75 * ways[0].loaded
+
+
+def test_a_block_that_takes_several_tiles_leaves_out_those_without_outputs():
+    given = Asked(cases.same((1, 3, 9, 65), "bfloat16", patch_size=2, dilation_patch=2))
+    tiling = given.with_tile(3)
+    assert tiling.tile.phases == 1
+    # The second phase has a position less than the first one, so that its last tile is empty.
+    assert (tiling.tile.tile_rows, tiling.tile.columns[0]) == (9 // 2, 65 // 2)
+    for order in ORDERS:
+        oracle.assert_close(given.run(tiling, Emulator(order), largest_grid=1), given.want)
 
 
 @pytest.mark.parametrize("axis", [0, 1], ids=["batch", "channels"])
@@ -359,7 +369,7 @@ def sectors(given, tiling):
     """Bytes of the whole sectors that hold what each block's rows take of both images, where rows begin with a sector."""
     each, width = SECTOR // given.x1.itemsize, given.x1.shape[3]
     columns, columns2 = tiling.tile.columns
-    leading = tiling.horizontal.origin2 - tiling.leading_columns * tiling.horizontal.shift
+    leading = tiling.horizontal.origin2 - tiling.leading_displacements * tiling.horizontal.shift
 
     def touched(first, count):
         begin, end = max(first, 0), min(first + count, width)

@@ -86,6 +86,14 @@ def without_products(kernel):
     return [architecture for architecture in ARCHITECTURES if int(architecture[3:]) < before]
 
 
+# Element types, the last architecture without their matrix product, and the compiler's error for it.
+WITHOUT_PRODUCT = [
+    ("half", "sm_72", "matrix products of float16 need compute capability 7.5"),
+    ("bfloat16", "sm_75", 'incomplete type "Multiplier<bfloat16>"'),
+    ("float", "sm_75", 'incomplete type "Multiplier<float>"'),
+]
+
+
 def tile_bytes(macros):
     """Return the least shared memory of a tile of forward_mma.cu."""
     return int(macros["STAGES"]) * (int(macros["BYTES1"]) + int(macros["BYTES2"]))
@@ -127,6 +135,17 @@ def test_every_build_compiles_without_warnings_spills_or_stack_within_its_regist
 def test_every_build_is_compiled_for_some_architecture(file):
     compiled = [name for architecture in ARCHITECTURES for name in builds_of(file, architecture)]
     assert set(compiled) == set(builds_of(file))
+
+
+@nvrtc.needed
+@pytest.mark.parametrize("file", MATRICES)
+@pytest.mark.parametrize(("c_type", "architecture", "error"), WITHOUT_PRODUCT, ids=[row[0] for row in WITHOUT_PRODUCT])
+def test_kernels_on_tensor_cores_do_not_compile_for_devices_without_the_product(file, c_type, architecture, error):
+    if architecture not in ARCHITECTURES:
+        pytest.skip(f"this NVRTC does not compile for {architecture}")
+    kernel = next(kernel for kernel in builds_of(file).values() if dict(kernel.macros)["INPUT"] == c_type)
+    with pytest.raises(RuntimeError, match=error):
+        compiler.cubin(kernel, architecture)
 
 
 @pytest.mark.parametrize("which", ["forward", "vjp"])

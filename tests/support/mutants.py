@@ -233,7 +233,7 @@ BY_HAND = (
     ("mma.cuh", "float32 cut off to TF32", r"nearest_tf32\((\w+)\)", r"\1"),
     ("mma.cuh", "float32 rounded to 9 bits", r"nearest_tf32\((\w+)\)", r"nearest_tf32(\1) & 0xffffc000u"),
     ("forward_mma.cu", "fragment transposed", r"(columns2\[1\] = next)\[0\](, columns2\[3\] = next)\[2\]", r"\1[2]\2[0]"),
-    ("forward_mma.cu", "input1 never loaded", r"(access_width, )has_input1\)", r"\1tile >= 0)"),
+    ("forward_mma.cu", "input1 never loaded", r"(access_width,\s+)has_input1\)", r"\1tile >= 0)"),
     ("forward_mma.cu", "input2 over the stages that stay", r"(shared2 = shared \+) \w+ \*", r"\1 STAGES *"),
     ("tile_loader.cuh", "channels' offsets in 32 bits", r"(first \* )(image1\.channel_stride)", r"\1static_cast<int>(\2)"),
     ("gradient_phases.cuh", "cotangent's offsets in 32 bits", r"\* patch_stride \+", "* static_cast<int>(patch_stride) +"),

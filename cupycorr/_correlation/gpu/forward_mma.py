@@ -38,16 +38,16 @@ SIGNATURE = Signature(
     forward_phases.POINTERS,
     {
         **forward_phases.SCALARS,
-        **dict.fromkeys(("passes", "stages1", "leading_columns", "patch_columns", "vector_stores"), "int"),
+        **dict.fromkeys(("passes", "stages1", "leading_displacements", "patch_columns", "vector_stores"), "int"),
         "scale": "Sum",
     },
 )
 
 DTYPES = ("float16", "bfloat16", "float32")
 
-_GROUP, _GROUPS1 = 8, 4  # columns of a matrix, and groups of them of a row of input1 and a phase, as in forward_mma.cu
+_GROUP, _GROUPS1 = 8, 4  # columns of a group, and groups of a warp's row of input1, as in forward_mma.cu
 _WARP_COLUMNS = _GROUP * _GROUPS1  # positions along x of a warp
-_PASS_BYTES = 92  # of shared memory, for what a block keeps of a pass beside its tiles
+_PASS_BYTES = 92  # of shared memory, for the PassTile of a pass
 _MATRIX_BYTES = 128  # of shared memory, for a matrix of 8 columns and 16 bytes of channels
 _COUNTED = 1024  # tiles along an axis that the cost model counts; of more, one in so many stands for its neighbours
 _PASSES = (2, 3, 4, 6)  # numbers of tiles of input2 that a block may take in turn while it keeps input1 in shared memory
@@ -62,8 +62,8 @@ class Tile:
 
     Attributes
     ----------
-    matrices
-        Matrices of 16 columns of input2 that are multiplied with 8 columns of input1.
+    band_mmas
+        MMA instructions that cover the band of 8 columns of input1, each with 16 columns of input2.
     rows1, rows2
         Rows of either image of a warp.
     row_warps1, row_warps2
@@ -88,7 +88,7 @@ class Tile:
         Blocks of 16-bit types that the registers leave room for on a multiprocessor.
     """
 
-    matrices: int
+    band_mmas: int
     rows1: int
     rows2: int
     row_warps1: int
@@ -127,12 +127,12 @@ class Tile:
     def columns(self) -> tuple[int, int]:
         """The columns of either image of a block, of all its planes."""
         width = _WARP_COLUMNS * self.column_warps
-        return self.planes * width, self.planes * (width + _GROUP * (2 * self.matrices - 1))
+        return self.planes * width, self.planes * (width + _GROUP * (2 * self.band_mmas - 1))
 
     @property
     def displacements(self) -> int:
         """The most displacements along x of a block: all of a band, or every second if columns are not parted."""
-        return _GROUP * (2 * self.matrices - 1) * self.planes // self.phases + 1
+        return _GROUP * (2 * self.band_mmas - 1) * self.planes // self.phases + 1
 
     def is_built(self, dtype: str) -> bool:
         """Return whether there are builds for inputs of a dtype: rows of 16-bit types are not parted, those of float32 are."""
@@ -169,7 +169,7 @@ class Tile:
             "STAGING": self.staging,
             "PHASES": self.phases,
             "PLANES": self.planes,
-            "MATRICES": self.matrices,
+            "BAND_MMAS": self.band_mmas,
             "WARP_ROWS1": self.rows1,
             "WARP_ROWS2": self.rows2,
             "ROW_WARPS1": self.row_warps1,
@@ -188,14 +188,14 @@ class Tile:
         }
 
 
-# Narrow patches (up to 9 displacements a row, matrices 1) take all their rows at once, wide ones some: every row of input2 that a
-# block loads is multiplied with all of its rows of input1. Patches of one row take many displacements. For few pixels there are
+# Narrow patches (up to 9 displacements a row, band_mmas 1) take all their rows at once, wide ones some: every row of input2 that
+# a block loads is multiplied with all of its rows of input1. Patches of one row take many displacements. For few pixels there are
 # small tiles, whose warps split the channels. Where both phases of columns are in one block, float32 is parted into planes, and
 # columns of 16-bit types stay as they are. Each kind of one phase has one that fits into 64 KiB.
 # fmt: off
 TILES = tile_table(
     Tile,
-    "matrices rows1 rows2 row_warps1 row_warps2 skewed warp_splits channels stages staging phases planes column_warps blocks",
+    "band_mmas rows1 rows2 row_warps1 row_warps2 skewed warp_splits channels stages staging phases planes column_warps blocks",
     (1,       1,    3,    4,         3,         True,  1,          16,      4,     COPIED),
     (1,       1,    9,    8,         1,         True,  1,          16,      3,     COPIED),
     (1,       1,    3,    2,         3,         True,  2,          32,      3,     COPIED),
@@ -283,7 +283,7 @@ class Tiling(SplitTiling):
                 **self.scalars(self.vector_width, out_strides),
                 "passes": self.passes,
                 "stages1": self.stages1,
-                "leading_columns": self.leading_columns,
+                "leading_displacements": self.leading_displacements,
                 "patch_columns": self.patch_columns,
                 "vector_stores": int(self.horizontal.output_phase_stride == 1 and out_strides[-1] <= 1 and aligned),
                 "scale": scale,
@@ -327,17 +327,17 @@ class Tiling(SplitTiling):
     @property
     def vector_width(self) -> int:
         """The elements that one access can move if the first of each image is aligned: all distances before it are multiples."""
-        return self._vector_width(self.leading_columns)
+        return self._vector_width(self.leading_displacements)
 
     @CachedProperty
-    def leading_columns(self) -> int:
-        """The columns by which input2's tile begins before the first displacement's, so that one access moves most."""
+    def leading_displacements(self) -> int:
+        """The displacements by which input2's tile begins before the first one's column, so that one access moves most."""
         spare = self.tile.displacements - self.patch_columns
         return (
             0 if self.tile.staging == CHANNELWISE else max(range(spare + 1), key=lambda lead: (self._vector_width(lead), -lead))
         )
 
-    def _vector_width(self, leading_columns: int) -> int:
+    def _vector_width(self, leading_displacements: int) -> int:
         arrays, horizontal = self.arrays, self.horizontal
         images, vector = (arrays.input1, arrays.input2), VECTOR_BYTES // arrays.input1.itemsize
         if self.tile.staging == CHANNELWISE:
@@ -346,7 +346,7 @@ class Tiling(SplitTiling):
         if horizontal.spacing > 1:
             return 1
         displaced = horizontal.shift * self.patch_columns if horizontal.patch_tiles(self.patch_columns) > 1 else 0
-        numbers = [horizontal.origin1, horizontal.origin2 - leading_columns * horizontal.shift, displaced]
+        numbers = [horizontal.origin1, horizontal.origin2 - leading_displacements * horizontal.shift, displaced]
         numbers += (number for image in images for number in (*image.strides[:3], image.shape[3], image.strides[3] - 1))
         return gcd(vector, *numbers)
 
@@ -362,7 +362,7 @@ class Tiling(SplitTiling):
         (columns, width2), patch_columns = self.tile.columns, self.patch_columns
         tiles = self.horizontal.patch_tiles(patch_columns)
         apart = patch_columns * self.horizontal.shift
-        return _loads(self.horizontal, columns, width2, apart, tiles, leading=self.leading_columns)
+        return _loads(self.horizontal, columns, width2, apart, tiles, leading=self.leading_displacements)
 
     @property
     def loaded(self) -> int:
@@ -396,7 +396,7 @@ class Tiling(SplitTiling):
 
     @property
     def _steps(self) -> float:
-        """The matrix depths of channels that the warps of a block take in a pass, all together."""
+        """The depths of MMA instructions in channels that the warps of a block take in a pass, all together."""
         depth = 2 * VECTOR_BYTES // self.arrays.input1.itemsize
         return ceil_div(self.split_channels, depth) * self.tile.threads / WARP / self.tile.warp_splits
 
@@ -404,7 +404,7 @@ class Tiling(SplitTiling):
     def _multiply_adds(self) -> float:
         """The multiply-adds of a block and a pass."""
         tile, product = self.tile, 2 * _GROUP * _GROUP * 2 * VECTOR_BYTES // self.arrays.input1.itemsize
-        return self._steps * tile.rows1 * tile.rows2 * _GROUPS1 * tile.matrices * product
+        return self._steps * tile.rows1 * tile.rows2 * _GROUPS1 * tile.band_mmas * product
 
     @property
     def _shared_bytes(self) -> float:
@@ -413,7 +413,7 @@ class Tiling(SplitTiling):
         They are fragments read, stages filled (each access costs about as much as one of 16 bytes), and the band stored and read.
         """
         tile, itemsize = self.tile, self.arrays.input1.itemsize
-        fragments = self._steps * (tile.rows1 * _GROUPS1 + tile.rows2 * (_GROUPS1 + 2 * tile.matrices - 1)) * 2 * _MATRIX_BYTES
+        fragments = self._steps * (tile.rows1 * _GROUPS1 + tile.rows2 * (_GROUPS1 + 2 * tile.band_mmas - 1)) * 2 * _MATRIX_BYTES
         stages = sum(tile.stage_bytes(itemsize)) * self.split_channels / tile.stage_channels(itemsize)
         band = tile.threads / WARP * tile.rows1 * tile.rows2 * tile.displacements * _WARP_COLUMNS * self.arrays.sum_bytes
         return fragments + stages * VECTOR_BYTES / itemsize / self.vector_width + 2 * band
