@@ -26,15 +26,20 @@ def _why_not_blas(request: Request, device: Device | None) -> str | None:
     return cpu.why_not(request)
 
 
-def _why_not_fused(algorithm: str, request: Request, device: Device | None) -> str | None:
-    return gpu.why_not(algorithm, request)
+def _why_not_tiled(request: Request, device: Device | None) -> str | None:
+    return gpu.why_not("tiled", request)
+
+
+def _why_not_mma(request: Request, device: Device | None) -> str | None:
+    return why_no_matrix_product(request, device) or gpu.why_not("mma", request)
 
 
 VARIANTS = (
     Variant("simd", "numpy", _why_not_simd, partial(cpu.plan, simd.ENGINE)),
     Variant("blas", "numpy", _why_not_blas, partial(cpu.plan, blas.ENGINE)),
     Variant("reference", "numpy", always_available, reference.plan),
-    Variant("tiled", "cupy", partial(_why_not_fused, "tiled"), partial(gpu.plan, "tiled")),
+    Variant("mma", "cupy", _why_not_mma, partial(gpu.plan, "mma")),
+    Variant("tiled", "cupy", _why_not_tiled, partial(gpu.plan, "tiled")),
     Variant("slices", "cupy", always_available, gpu.plan_slices),
 )
 

@@ -18,43 +18,45 @@ struct Candidates {
 #define CANDIDATE_PARAMETERS(a) int centre_##a, int centre_stride_##a, int centre_step_##a, int centre_size_##a
 #define CANDIDATES_OF_PARAMETERS(a) {centre_##a, centre_stride_##a, centre_step_##a, centre_size_##a}
 
-// A range of the patch indices of a block along an axis, counted from its first one.
+// A range of patch indices.
 struct Range {
     int begin, end;
 
     DEVICE bool has(int index) const { return index >= begin && index < end; }
 };
 
-// Returns the patch indices of a block that are candidates at an output; the block's are `apart` from each other.
-DEVICE Range candidates_at(const Candidates& axis, int output, int first_patch, int apart, int patches) {
-    int at = axis.centre + output * axis.stride + first_patch * axis.step, step = axis.step * apart;
-    if (step < 0) at = axis.size - 1 - at, step = -step;  // seen from the other end
-    if (step == 0) return Range{0, at >= 0 && at < axis.size ? patches : 0};
-    return Range{first_inside(at, step), min(end_inside(at, step, axis.size), patches)};
+// Returns the patch indices that are candidates at an output.
+DEVICE Range candidates_at(const Candidates& axis, int output, int patch) {
+    int at = axis.centre + output * axis.stride, step = axis.step;
+    if (step == 0) return Range{0, at >= 0 && at < axis.size ? patch : 0};
+    if (step > 0) return Range{first_inside(at, step), min(end_inside(at, step, axis.size), patch)};
+    at = axis.size - 1 - at;  // seen from the other end
+    return Range{first_inside(at, -step), min(end_inside(at, -step, axis.size), patch)};
 }
 
-// The score's origin, and whether it is a candidate, at one output position of a block.
+// An output position, for which the displacements of a block are reduced.
 struct Position {
-    Range rows, columns;
+    Range rows, columns;  // the candidates
     int first_m, first_n, m_apart, n_apart, patch_columns;  // patch indices of the block, and the columns of the whole patch
 
     DEVICE static Position of(int i, int j, const Candidates& vertical_candidates, const Candidates& horizontal_candidates,
                               const Axis& vertical, const Axis& horizontal, const Block& block) {
-        const AxisTile &rows = block.rows, &columns = block.columns;
-        return Position{candidates_at(vertical_candidates, i, rows.first_patch, vertical.patch_phase_stride, rows.patches),
-                        candidates_at(horizontal_candidates, j, columns.first_patch, horizontal.patch_phase_stride,
-                                      columns.patches),
-                        rows.first_patch,
-                        columns.first_patch,
+        return Position{candidates_at(vertical_candidates, i, vertical.patch),
+                        candidates_at(horizontal_candidates, j, horizontal.patch),
+                        block.rows.first_patch,
+                        block.columns.first_patch,
                         vertical.patch_phase_stride,
                         horizontal.patch_phase_stride,
                         horizontal.patch};
     }
 
+    // Returns the displacement of the block's row and column of patch indices with these numbers.
     DEVICE Displacement displacement(int row, int column) const {
         const int m = first_m + row * m_apart, n = first_n + column * n_apart;
         return Displacement{m, n, m * patch_columns + n};
     }
+    DEVICE bool has_row(int row) const { return rows.has(first_m + row * m_apart); }
+    DEVICE bool has_column(int column) const { return columns.has(first_n + column * n_apart); }
 };
 
 // Merges the states of `shares` threads at each of `positions` positions into that of the first one, in the order of their

@@ -50,11 +50,11 @@ DEVICE void add_displacements(State& state, Sum* shared, int first, const Place&
     for (int plane = SHARES_ROWS ? 0 : place.share; plane < GROUPS * STORED_DISPLACEMENTS; plane += column_step) {
         const int n = plane % STORED_DISPLACEMENTS, group = plane / STORED_DISPLACEMENTS;
         const int column = group * DISPLACEMENTS + first + n;
-        if (first + n >= DISPLACEMENTS || !position.columns.has(column)) continue;
+        if (first + n >= DISPLACEMENTS || !position.has_column(column)) continue;
 #pragma unroll
         for (int u = 0; u < PATCH_ROWS; u += row_step) {
             const int row = SHARES_ROWS ? u + place.share : u;
-            if (row >= PATCH_ROWS || !position.rows.has(row)) continue;
+            if (row >= PATCH_ROWS || !position.has_row(row)) continue;
             Sum sum = 0;
             if (pixels) {
 #pragma unroll

@@ -361,8 +361,13 @@ def test_loads_of_fragments_have_no_bank_conflicts_and_those_of_the_band_few(pat
 
 def lines(*words):
     """The places of the kernel that have some words."""
-    text = (source.folder() / "correlation/forward_mma.cu").read_text().splitlines()
-    return {f"forward_mma.cu:{number}" for number, line in enumerate(text, 1) if any(each in line for each in words)}
+    texts = {file: (source.folder() / "correlation" / file).read_text() for file in ("forward_mma.cu", "forward_mma.cuh")}
+    return {
+        f"{file}:{number}"
+        for file, text in texts.items()
+        for number, line in enumerate(text.splitlines(), 1)
+        if any(each in line for each in words)
+    }
 
 
 def sectors(given, tiling):

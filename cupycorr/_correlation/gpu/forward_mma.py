@@ -33,15 +33,12 @@ from .forward_phases import (
     why_out_of_reach,
 )
 
-SIGNATURE = Signature(
-    "correlation/forward_mma",
-    forward_phases.POINTERS,
-    {
-        **forward_phases.SCALARS,
-        **dict.fromkeys(("passes", "stages1", "leading_displacements", "patch_columns", "vector_stores"), "int"),
-        "scale": "Sum",
-    },
-)
+# The scalars that kernels with these tiles begin with.
+SCALARS = {
+    **forward_phases.SCALARS,
+    **dict.fromkeys(("passes", "stages1", "leading_displacements", "patch_columns"), "int"),
+}
+SIGNATURE = Signature("correlation/forward_mma", forward_phases.POINTERS, {**SCALARS, "vector_stores": "int", "scale": "Sum"})
 
 DTYPES = ("float16", "bfloat16", "float32")
 
@@ -160,12 +157,12 @@ class Tile:
         return stages1 * first + self.stages * second + max(_PASSES) * _PASS_BYTES
 
     def macros(self, dtype: str, stored: str) -> dict[str, object]:
-        """Return the macros of the build for inputs and outputs of these dtypes."""
+        """Return the macros of the build for inputs of a dtype that stores elements of a C type."""
         itemsize = ELEMENT_TYPES[dtype].itemsize
         first, second = self.stage_bytes(itemsize)
         return {
             "INPUT": ELEMENT_TYPES[dtype].c_type,
-            "OUTPUT": ELEMENT_TYPES[stored].c_type,
+            "OUTPUT": stored,
             "STAGING": self.staging,
             "PHASES": self.phases,
             "PLANES": self.planes,
@@ -273,26 +270,51 @@ class Tiling(SplitTiling):
         return f"tiles of {rows} x {columns} positions and {self.patch_columns} displacements on tensor cores{passes}{split}"
 
     def _call(self, pointers: tuple[Pointer, ...], out_strides: Numbers, scale: float) -> Call:
-        arrays, tile, stored = self.arrays, self.tile, self.stored
+        arrays, stored = self.arrays, self.stored
         vector = VECTOR_BYTES // ELEMENT_TYPES[stored].itemsize
         aligned = not any(stride % vector for stride in out_strides[1:-1])
         return SIGNATURE.call(
-            macros=tile.macros(arrays.input1.dtype, stored),
+            macros=self.macros(ELEMENT_TYPES[stored].c_type),
             pointers=dict(zip(SIGNATURE.pointers, pointers, strict=True)),
             scalars={
-                **self.scalars(self.vector_width, out_strides),
-                "passes": self.passes,
-                "stages1": self.stages1,
-                "leading_displacements": self.leading_displacements,
-                "patch_columns": self.patch_columns,
+                **self.arguments(out_strides),
                 "vector_stores": int(self.horizontal.output_phase_stride == 1 and out_strides[-1] <= 1 and aligned),
                 "scale": scale,
             },
             accumulator=arrays.input1.accumulator,
             blocks=self.blocks,
-            threads=tile.threads,
-            shared=tile.shared(arrays.input1.itemsize, self.stages1),
+            threads=self.threads,
+            shared=self.shared,
         )
+
+    def macros(self, stored: str) -> dict[str, object]:
+        """Return the macros of the build that stores elements of a C type."""
+        return self.tile.macros(self.arrays.input1.dtype, stored)
+
+    def arguments(self, out_strides: Numbers) -> dict[str, int]:
+        """Return the scalars of the kernel, except for those of its epilogue."""
+        return {
+            **self.scalars(self.vector_width, out_strides),
+            "passes": self.passes,
+            "stages1": self.stages1,
+            "leading_displacements": self.leading_displacements,
+            "patch_columns": self.patch_columns,
+        }
+
+    @property
+    def threads(self) -> int:
+        """The threads of a block."""
+        return self.tile.threads
+
+    @property
+    def shared(self) -> int:
+        """The bytes of shared memory of a block."""
+        return self.tile.shared(self.arrays.input1.itemsize, self.stages1)
+
+    @property
+    def finished_tiles(self) -> int:
+        """The tiles of displacements for the same outputs, each of which a block finishes by itself: one in each pass."""
+        return self.parts * self.passes
 
     @property
     def rows(self) -> Numbers:
@@ -538,11 +560,16 @@ def _supports(tile: Tile, arrays: Arrays) -> bool:
 # Builds -----------------------------------------------------------------------------------------------------------------------
 
 
+def variations() -> Iterator[tuple[str, Tile, str]]:
+    """Yield the tiles and input dtypes that builds are made for: the dtype, the tile, and words for both."""
+    for (number, tile), dtype in product(enumerate(TILES), DTYPES):
+        if tile.is_built(dtype):
+            yield dtype, tile, f"tile {number}, {STAGINGS[tile.staging]}"
+
+
 def builds() -> Iterator[tuple[str, Kernel]]:
     """Yield every kernel that a tiling can call, with words for it."""
-    for (number, tile), dtype in product(enumerate(TILES), DTYPES):
-        for stored in dict.fromkeys((dtype, ELEMENT_TYPES[dtype].accumulator)) if tile.is_built(dtype) else ():
-            yield (
-                f"forward_mma {dtype} to {stored}, tile {number}, {STAGINGS[tile.staging]}",
-                kernel(SIGNATURE.name, tile.macros(dtype, stored)),
-            )
+    for dtype, tile, words in variations():
+        for stored in dict.fromkeys((dtype, ELEMENT_TYPES[dtype].accumulator)):
+            macros = tile.macros(dtype, ELEMENT_TYPES[stored].c_type)
+            yield f"forward_mma {dtype} to {stored}, {words}", kernel(SIGNATURE.name, macros)

@@ -250,6 +250,11 @@ class SplitTiling:
         y, x = self.vertical, self.horizontal
         return self.patch_tiles_y * y.patch_phases * x.patch_tiles(self.columns[1]) * x.patch_phases
 
+    @property
+    def finished_tiles(self) -> int:
+        """The tiles of displacements for the same outputs, each of which a block finishes by itself."""
+        return self.parts
+
     def _call(self, pointers: tuple[Pointer, ...], out_strides: Numbers, scale: float) -> Call:
         """Return the launch that stores to a volume (splits, B, PH, PW, oH, oW) of such strides."""
         raise NotImplementedError

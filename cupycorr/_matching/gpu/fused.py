@@ -47,14 +47,14 @@ def plan(module: ModuleType, algorithm: str, request: Request, device: Device) -
         if tiling is None:
             return None
         launches.append((samples, tiling))
-        workspace = max(workspace, tiling.parts * kernels.bytes_of_part(len(samples)))
+        workspace = max(workspace, tiling.finished_tiles * kernels.bytes_of_part(len(samples)))
         seconds += _seconds(tiling, kernels, len(samples), device)
 
     def calls() -> Iterator[Call]:
         for samples, tiling in launches:
             yield _reduce(module, tiling, kernels, samples, request.inputs)
             at = {name: (each, Pointer(name, each.offset(samples.start))) for name, each in results.items()}
-            yield kernels.merge(Pointer(WORKSPACE), len(samples), tiling.parts, at)
+            yield kernels.merge(Pointer(WORKSPACE), len(samples), tiling.finished_tiles, at)
 
     description = f"{launches[-1][1].how}, reduced in the epilogue" if launches else "nothing to do"
     itemsizes = {name: each.itemsize for name, each in (*_named(request.inputs), *results.items())}
@@ -92,7 +92,7 @@ def _arrays(kernels: Kernels, inputs: tuple[Layout, ...]) -> Arrays:
 def _chunks(module: ModuleType, kernels: Kernels, inputs: tuple[Layout, ...], device: Device) -> Iterator[range]:
     """Yield ranges of samples whose partial results fit the workspace, or which are one sample."""
     batch, whole = inputs[0].shape[0], _best(module, kernels, inputs, device)
-    of_sample = 0 if whole is None else whole.parts * kernels.bytes_of_part(1)
+    of_sample = 0 if whole is None else whole.finished_tiles * kernels.bytes_of_part(1)
     step = max(WORKSPACE_BYTES // max(of_sample, 1), 1)
     for begin in range(0, batch, step):
         yield range(begin, min(begin + step, batch))
@@ -111,7 +111,7 @@ def _best(module: ModuleType, kernels: Kernels, inputs: tuple[Layout, ...], devi
 
 def _seconds(tiling: Any, kernels: Kernels, batch: int, device: Device) -> float:
     """Return the seconds that the cost model expects of both launches."""
-    partial = tiling.parts * kernels.bytes_of_part(batch)
+    partial = tiling.finished_tiles * kernels.bytes_of_part(batch)
     results = prod(kernels.problem.out_shape) * (8 + kernels.itemsize)
     seconds: float = tiling.seconds(device) + LAUNCH + machine(device, kernels.accumulator).moved(2 * partial + results)
     return seconds

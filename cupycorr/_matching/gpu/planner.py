@@ -12,6 +12,7 @@ from typing import Any
 
 from ..._arrays import current_device_of
 from ..._correlation.api import spatial_correlation_sample
+from ..._correlation.gpu import forward_mma
 from ..._dispatch import Request
 from ..._dtypes import ELEMENT_TYPES
 from ..._gpu.device import Device
@@ -20,9 +21,10 @@ from ..._gpu.source import Kernel
 from .. import by_slices
 from ..problem import Problem
 from ..slices import SLICE_BYTES, Slice
-from . import fused, reduce_tiled, reductions
+from . import fused, reduce_mma, reduce_tiled, reductions
 
-FUSED = {"tiled": reduce_tiled}  # algorithm -> the module that plans its kernels
+FUSED = {"mma": reduce_mma, "tiled": reduce_tiled}  # algorithm -> the module that plans its kernels
+_FALLBACKS = {"mma": ("mma", "tiled"), "tiled": ("tiled",)}  # algorithm -> those whose tiles are tried, in order, before slices
 
 # Estimates for the cost model: seconds of a slice, and of a score of the volume.
 _SLICE, _SCORE = 1e-4, 1e-10
@@ -66,12 +68,17 @@ def why_not(algorithm: str, request: Request) -> str | None:
 
 
 def plan(algorithm: str, request: Request, device: Device | None) -> Plan | SlicesPlan:
-    """Return the plan of a request by an algorithm's kernels; by slices if the device has too little shared memory for them."""
+    """Return the plan of a request by an algorithm's kernels, or by another's where no tile fits the arrays or the device."""
     assert device is not None
-    return fused.plan(FUSED[algorithm], algorithm, request, device) or plan_slices(request, device)
+    able = (each for each in _FALLBACKS[algorithm] if each == algorithm or why_not(each, request) is None)
+    plans = (fused.plan(FUSED[each], each, request, device) for each in able)
+    return next(filter(None, plans), None) or plan_slices(request, device)
 
 
 def builds(device: Device | None = None) -> Iterator[tuple[str, Kernel]]:
     """Yield every kernel that a plan can launch, on any device or on this one, with words for it."""
     yield from reductions.builds()
     yield from reduce_tiled.builds()
+    for dtype in forward_mma.DTYPES:
+        if device is None or device.has_matrix_product(dtype):
+            yield from reduce_mma.builds(dtype)
