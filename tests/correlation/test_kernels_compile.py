@@ -8,6 +8,7 @@ CUPYCORR_EVERY_BUILD=1 they compile each build for all architectures.
 
 import re
 from dataclasses import replace
+from functools import lru_cache
 from itertools import product
 
 import nvrtc
@@ -65,8 +66,15 @@ def builds_of(file, architecture=None):
 
 def architectures_of(kernel, turn):
     """Return the architectures that a build is compiled for: builds take turns over those that have its matrix instructions."""
-    able = [architecture for architecture in ARCHITECTURES if architecture not in without_products(kernel)]
+    able = [each for each in ARCHITECTURES if each not in without_products(kernel) and kernel in offered(each)]
     return able if EVERY else able[turn % len(able) :][:1]
+
+
+@lru_cache
+def offered(architecture):
+    """Return the kernels that a plan can launch on devices of an architecture: some tiles are only for some devices."""
+    capability = int(architecture[3:-1]), int(architecture[-1])
+    return {kernel for _, kernel in planner.builds(replace(FACTS, compute_capability=capability))}
 
 
 TILED = ("correlation/forward_tiled.cu", "correlation/gradient_tiled.cu")

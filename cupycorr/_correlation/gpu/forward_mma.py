@@ -48,6 +48,7 @@ _PASS_BYTES = 92  # of shared memory, for the PassTile of a pass
 _MATRIX_BYTES = 128  # of shared memory, for a matrix of 8 columns and 16 bytes of channels
 _COUNTED = 1024  # tiles along an axis that the cost model counts; of more, one in so many stands for its neighbours
 _PASSES = (2, 3, 4, 6)  # numbers of tiles of input2 that a block may take in turn while it keeps input1 in shared memory
+_WITHOUT_SPILLS = ((8, 0), (8, 7), (9, 0))  # compute capabilities for which 168 registers are enough for the tile of 384 threads
 
 
 # Tiles ------------------------------------------------------------------------------------------------------------------------
@@ -83,6 +84,10 @@ class Tile:
         Warps along the columns of a plane.
     blocks
         Blocks of 16-bit types that the registers leave room for on a multiprocessor.
+    capabilities
+        Compute capabilities of the devices that the tile is built for, None for all.
+    result_bytes
+        Sizes of the elements of results that the tile is built for.
     """
 
     band_mmas: int
@@ -99,6 +104,8 @@ class Tile:
     planes: int = 1
     column_warps: int = 1
     blocks: int = 1
+    capabilities: tuple[tuple[int, int], ...] | None = None
+    result_bytes: tuple[int, ...] = (2, 4)
 
     @property
     def tile_rows(self) -> int:
@@ -131,9 +138,19 @@ class Tile:
         """The most displacements along x of a block: all of a band, or every second if columns are not parted."""
         return _GROUP * (2 * self.band_mmas - 1) * self.planes // self.phases + 1
 
-    def is_built(self, dtype: str) -> bool:
-        """Return whether there are builds for inputs of a dtype: rows of 16-bit types are not parted, those of float32 are."""
-        return self.staging == CHANNELWISE or self.phases == 1 or (self.planes > 1) == (dtype == "float32")
+    def results(self, dtype: str) -> tuple[str, ...]:
+        """Return the dtypes of results that the tile is built for with inputs of a dtype.
+
+        There is none where rows of both phases are parted although they have 16-bit types, or not parted although they have not.
+        """
+        if self.staging != CHANNELWISE and self.phases > 1 and (self.planes > 1) != (dtype == "float32"):
+            return ()
+        stored = dict.fromkeys((dtype, ELEMENT_TYPES[dtype].accumulator))
+        return tuple(each for each in stored if ELEMENT_TYPES[each].itemsize in self.result_bytes)
+
+    def is_built_for(self, device: Device) -> bool:
+        """Return whether the tile is built for a device."""
+        return self.capabilities is None or device.compute_capability in self.capabilities
 
     def stage_channels(self, itemsize: int) -> int:
         """Return the channels of a pipeline stage."""
@@ -189,10 +206,15 @@ class Tile:
 # a block loads is multiplied with all of its rows of input1. Patches of one row take many displacements. For few pixels there are
 # small tiles, whose warps split the channels. Where both phases of columns are in one block, float32 is parted into planes, and
 # columns of 16-bit types stay as they are. Each kind of one phase has one that fits into 64 KiB.
+#
+# 384 threads leave each of them 168 registers, which are just enough for results of 16 bits. CUDA's assembler (12.9) spills some
+# registers to memory where results are float32 on 9.0, and wherever the compute capability is 10.0, 10.1 or 10.3. Other devices
+# have too little shared memory for this tile.
 # fmt: off
 TILES = tile_table(
     Tile,
-    "band_mmas rows1 rows2 row_warps1 row_warps2 skewed warp_splits channels stages staging phases planes column_warps blocks",
+    "band_mmas rows1 rows2 row_warps1 row_warps2 skewed warp_splits channels stages staging phases planes column_warps blocks "
+    "capabilities result_bytes",
     (1,       1,    3,    4,         3,         True,  1,          16,      4,     COPIED),
     (1,       1,    9,    8,         1,         True,  1,          16,      3,     COPIED),
     (1,       1,    3,    2,         3,         True,  2,          32,      3,     COPIED),
@@ -217,6 +239,7 @@ TILES = tile_table(
     (1,       1,    3,    2,         1,         True,  4,          64,      2,     CHANNELWISE),
     (3,       1,    2,    4,         1,         False, 1,          64,      2,     COPIED,      2,   1,     2),
     (2,       1,    3,    2,         3,         True,  1,          16,      3,     COPIED,      2,   1),
+    (3,       1,    2,    3,         2,         False, 1,          64,      2,     COPIED,   2, 1, 2, 1, _WITHOUT_SPILLS, (2,)),
 )
 # fmt: on
 
@@ -523,12 +546,14 @@ def _fewest_splits(image: Layout) -> int:
 
 
 def _tilings(tile: Tile, vertical: Line, horizontal: Line, arrays: Arrays, device: Device) -> Iterator[Tiling]:
-    """Yield plans with a tile that fit shared memory.
+    """Yield plans with a tile that is built for them, and fits shared memory.
 
     They begin with as few splits of the channels as chains of sums allow, then twice as many, and so on; each of them makes one
     pass, or several with all of input1 in shared memory.
     """
     if why_not_tiled(vertical, 1) or why_not_tiled(horizontal, tile.phases) or not _supports(tile, arrays):
+        return
+    if not tile.is_built_for(device):
         return
     axes = tiled_axis(vertical, 1), tiled_axis(horizontal, tile.phases)
     if any(axis.output_step > 1 for axis in axes):
@@ -541,7 +566,8 @@ def _tilings(tile: Tile, vertical: Line, horizontal: Line, arrays: Arrays, devic
         each = ceil_div(ceil_div(channels, splits), stage)  # stages of a split
         once = Tiling(*axes, arrays, ceil_div(channels, each * stage), tile, passes=1, stages1=tile.stages)
         again = (replace(once, passes=passes, stages1=each) for passes in _PASSES if passes <= once.tiles2)
-        yield from (tiling for tiling in (once, *again) if tile.shared(itemsize, tiling.stages1) <= device.shared_memory)
+        if once.stored in tile.results(arrays.input1.dtype):
+            yield from (tiling for tiling in (once, *again) if tile.shared(itemsize, tiling.stages1) <= device.shared_memory)
         splits *= 2
         if splits > most:
             return
@@ -550,8 +576,6 @@ def _tilings(tile: Tile, vertical: Line, horizontal: Line, arrays: Arrays, devic
 def _supports(tile: Tile, arrays: Arrays) -> bool:
     """Return whether a tile supports the memory layouts of the inputs."""
     images = (arrays.input1, arrays.input2)
-    if not tile.is_built(arrays.input1.dtype):
-        return False
     if all(image.order == CHANNELS_LAST for image in images):
         return tile.staging == CHANNELWISE
     return tile.staging != CHANNELWISE
@@ -560,16 +584,16 @@ def _supports(tile: Tile, arrays: Arrays) -> bool:
 # Builds -----------------------------------------------------------------------------------------------------------------------
 
 
-def variations() -> Iterator[tuple[str, Tile, str]]:
-    """Yield the tiles and input dtypes that builds are made for: the dtype, the tile, and words for both."""
+def variations(device: Device | None = None) -> Iterator[tuple[str, Tile, str]]:
+    """Yield the tiles and input dtypes that builds are made for, on any device or on this one, with words for both."""
     for (number, tile), dtype in product(enumerate(TILES), DTYPES):
-        if tile.is_built(dtype):
+        if device is None or (device.has_matrix_product(dtype) and tile.is_built_for(device)):
             yield dtype, tile, f"tile {number}, {STAGINGS[tile.staging]}"
 
 
-def builds() -> Iterator[tuple[str, Kernel]]:
-    """Yield every kernel that a tiling can call, with words for it."""
-    for dtype, tile, words in variations():
-        for stored in dict.fromkeys((dtype, ELEMENT_TYPES[dtype].accumulator)):
+def builds(device: Device | None = None) -> Iterator[tuple[str, Kernel]]:
+    """Yield every kernel that a tiling can call, on any device or on this one, with words for it."""
+    for dtype, tile, words in variations(device):
+        for stored in tile.results(dtype):
             macros = tile.macros(dtype, ELEMENT_TYPES[stored].c_type)
             yield f"forward_mma {dtype} to {stored}, {words}", kernel(SIGNATURE.name, macros)

@@ -12,7 +12,6 @@ from typing import Any
 
 from ..._arrays import current_device_of
 from ..._correlation.api import spatial_correlation_sample
-from ..._correlation.gpu import forward_mma
 from ..._dispatch import Request
 from ..._dtypes import ELEMENT_TYPES
 from ..._gpu.device import Device
@@ -79,6 +78,4 @@ def builds(device: Device | None = None) -> Iterator[tuple[str, Kernel]]:
     """Yield every kernel that a plan can launch, on any device or on this one, with words for it."""
     yield from reductions.builds()
     yield from reduce_tiled.builds()
-    for dtype in forward_mma.DTYPES:
-        if device is None or device.has_matrix_product(dtype):
-            yield from reduce_mma.builds(dtype)
+    yield from reduce_mma.builds(device)

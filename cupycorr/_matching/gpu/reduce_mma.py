@@ -29,9 +29,13 @@ def tilings(vertical: Line, horizontal: Line, arrays: Arrays, device: Device) ->
     return (tiling for tiling in forward_mma.tilings(vertical, horizontal, arrays, device) if tiling.splits == 1)
 
 
-def builds(dtype: str) -> Iterator[tuple[str, Kernel]]:
-    """Yield every kernel that a tiling can call for inputs of a dtype, with words for it."""
-    stored = reductions.word(ELEMENT_TYPES[dtype].accumulator)
-    for built, tile, words in forward_mma.variations():
-        for name, chosen in reductions.every() if built == dtype else ():
-            yield f"reduce_mma {dtype} to {name}, {words}", kernel(SIGNATURE.name, tile.macros(dtype, stored) | chosen)
+def builds(device: Device | None = None) -> Iterator[tuple[str, Kernel]]:
+    """Yield every kernel that a tiling can call, on any device or on this one, with words for it.
+
+    The tiles are those that are built for results in the accumulator.
+    """
+    for dtype, tile, words in forward_mma.variations(device):
+        accumulator = ELEMENT_TYPES[dtype].accumulator
+        for name, chosen in reductions.every() if accumulator in tile.results(dtype) else ():
+            macros = tile.macros(dtype, reductions.word(accumulator)) | chosen
+            yield f"reduce_mma {dtype} to {name}, {words}", kernel(SIGNATURE.name, macros)
