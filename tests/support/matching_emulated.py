@@ -3,9 +3,12 @@
 from dataclasses import replace
 
 import emulated
+import matching_oracle
 import numpy as np
 import tilings
+from emulator import Emulator
 from layouts import aligned
+from matching_cases import EPSILON
 
 from cupycorr._correlation.gpu import forward_mma, forward_tiled
 from cupycorr._correlation.problem import parameters
@@ -14,7 +17,7 @@ from cupycorr._dispatch import FORWARD, Request
 from cupycorr._dtypes import ELEMENT_TYPES
 from cupycorr._gpu.layout import dense_layout, layout
 from cupycorr._matching.gpu import fused, planner
-from cupycorr._matching.problem import Best, Problem, check_outside
+from cupycorr._matching.problem import Best, Mean, Problem, check_outside
 
 VOLUMES = {"tiled": forward_tiled, "mma": forward_mma}
 BEST = Best()
@@ -75,3 +78,60 @@ class Asked:
 def only(monkeypatch, tiling):
     """Let plans use no other tiling."""
     monkeypatch.setattr(fused, "_best", lambda *given: tiling)
+
+
+# Comparison with the volume ---------------------------------------------------------------------------------------------------
+
+TEMPERATURE = 3.0
+
+
+def assert_best(asked, tiling, found, top_k, outside):
+    """Check the best displacements: they are exactly those of the volume by the same tiling."""
+    volume = asked.volume(tiling, Emulator())
+    _, _, score, channel = matching_oracle.best(volume, asked.case, top_k, outside)
+    np.testing.assert_array_equal(found["channel"], channel)
+    np.testing.assert_array_equal(found["score"], score.astype(volume.dtype))
+
+
+def assert_mean(asked, tiling, found, outside, temperature=TEMPERATURE):
+    """Check the means against float64 sums over the volume by the same tiling."""
+    volume = asked.volume(tiling, Emulator())
+    geometry = matching_oracle.Geometry(asked.case, outside)
+    finite = np.abs(volume[np.isfinite(volume)])
+    spread, terms = float(finite.max(initial=0)) / temperature, volume.shape[1] * volume.shape[2]
+    relative = EPSILON[volume.dtype.name] * (8 + 4 * np.sqrt(terms) + 2 * spread)
+    wanted = matching_oracle.mean(volume, asked.case, temperature, outside)
+    for name, want, tried in zip(("dy", "dx"), wanted, (geometry.dys, geometry.dxs), strict=True):
+        np.testing.assert_array_equal(np.isnan(found[name]), np.isnan(want), name)
+        errors = np.abs(np.nan_to_num(found[name]) - np.nan_to_num(want))
+        assert errors.max(initial=0) <= relative * (1 + max(map(abs, tried)) + max(tried) - min(tried)), name
+    logarithm = log_sum(volume, asked.case, temperature, outside)
+    np.testing.assert_array_equal(np.isnan(found["log_sum"]), np.isnan(logarithm))
+    kept = np.isfinite(logarithm)
+    assert (np.abs(found["log_sum"][kept] - logarithm[kept]) <= relative + 1e-12 * np.abs(logarithm[kept])).all()
+
+
+def log_sum(volume, case, temperature, outside):
+    """Return the logarithm of the sum of exp(score / temperature) of the candidates, in float64."""
+    geometry = matching_oracle.Geometry(case, outside)
+    batch, *_, height, width = volume.shape
+    found = np.full((batch, height, width), -np.inf)
+    for b, i, j in np.ndindex(found.shape):
+        scores = np.array([volume[b, m, n, i, j] for _, m, n, _, _ in geometry.candidates(i, j)], float) / temperature
+        if len(scores):
+            with np.errstate(all="ignore"):
+                highest = scores.max()
+                found[b, i, j] = highest + np.log(np.exp(scores - highest).sum()) if highest > -np.inf else highest
+    return found
+
+
+def run(monkeypatch, asked, tiling, reduction, outside, emulator=None):
+    with emulated.launched_by(monkeypatch, emulator := emulator or Emulator()):
+        only(monkeypatch, tiling)
+        return asked.reduced(emulator, reduction, outside)
+
+
+def check(monkeypatch, asked, tiling, outside, top_k):
+    assert_best(asked, tiling, run(monkeypatch, asked, tiling, Best(top_k), outside), top_k, outside)
+    found = run(monkeypatch, asked, tiling, Mean(TEMPERATURE, log_sum=True), outside)
+    assert_mean(asked, tiling, found, outside)
