@@ -18,6 +18,15 @@ struct Candidates {
 #define CANDIDATE_PARAMETERS(a) int centre_##a, int centre_stride_##a, int centre_step_##a, int centre_size_##a
 #define CANDIDATES_OF_PARAMETERS(a) {centre_##a, centre_stride_##a, centre_step_##a, centre_size_##a}
 
+// The channel of the volume for patch indices m and n is first + m row + n column. Kernels have ascending displacements; where
+// the caller's descend, `row` or `column` is negative.
+struct VolumeChannels {
+    int first, row, column;
+};
+
+#define VOLUME_CHANNEL_PARAMETERS int channel_first, int channel_row, int channel_column
+#define VOLUME_CHANNELS_OF_PARAMETERS {channel_first, channel_row, channel_column}
+
 // A range of patch indices.
 struct Range {
     int begin, end;
@@ -27,17 +36,15 @@ struct Range {
 
 // Returns the patch indices that are candidates at an output.
 DEVICE Range candidates_at(const Candidates& axis, int output, int patch) {
-    int at = axis.centre + output * axis.stride, step = axis.step;
-    if (step == 0) return Range{0, at >= 0 && at < axis.size ? patch : 0};
-    if (step > 0) return Range{first_inside(at, step), min(end_inside(at, step, axis.size), patch)};
-    at = axis.size - 1 - at;  // seen from the other end
-    return Range{first_inside(at, -step), min(end_inside(at, -step, axis.size), patch)};
+    const int at = axis.centre + output * axis.stride;
+    if (axis.step == 0) return Range{0, at >= 0 && at < axis.size ? patch : 0};
+    return Range{first_inside(at, axis.step), min(end_inside(at, axis.step, axis.size), patch)};
 }
 
 // An output position, for which the displacements of a block are reduced.
 struct Position {
     Range rows, columns;  // the candidates
-    int first_m, first_n, m_apart, n_apart, patch_columns;  // patch indices of the block, and the columns of the whole patch
+    int first_m, first_n, m_apart, n_apart;  // patch indices of the block
 
     DEVICE static Position of(int i, int j, const Candidates& vertical_candidates, const Candidates& horizontal_candidates,
                               const Axis& vertical, const Axis& horizontal, const Block& block) {
@@ -46,14 +53,13 @@ struct Position {
                         block.rows.first_patch,
                         block.columns.first_patch,
                         vertical.patch_phase_stride,
-                        horizontal.patch_phase_stride,
-                        horizontal.patch};
+                        horizontal.patch_phase_stride};
     }
 
     // Returns the displacement of the block's row and column of patch indices with these numbers.
-    DEVICE Displacement displacement(int row, int column) const {
+    DEVICE Displacement displacement(int row, int column, const VolumeChannels& volume) const {
         const int m = first_m + row * m_apart, n = first_n + column * n_apart;
-        return Displacement{m, n, m * patch_columns + n};
+        return Displacement{m, n, volume.first + m * volume.row + n * volume.column};
     }
     DEVICE bool has_row(int row) const { return rows.has(first_m + row * m_apart); }
     DEVICE bool has_column(int column) const { return columns.has(first_n + column * n_apart); }

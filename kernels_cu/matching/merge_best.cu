@@ -4,7 +4,8 @@
 //
 // A thread has a position.
 //
-// Macros: SUM, WORD (of a partial result), REDUCTION (BEST), KEPT (the scores of a partial result, at least as many as are wanted), INDEX.
+// Macros: SUM, WORD (of a partial result), REDUCTION (BEST), KEPT (the scores of a partial result, at least as many as are
+// wanted), INDEX.
 #include "matching/reduction.cuh"
 
 typedef SUM Sum;

@@ -40,7 +40,8 @@ struct Place {
 // Adds the scores of the row pairs in shared memory, those of this thread's share; `first` is the index of the first row pair of
 // each warp there. Sums of which a position is outside are 0.
 DEVICE void add_row_pairs(State& state, const float* shared, int first, const Place& place, const Position& position,
-                          const Block& block, Sum scale, const Axis& vertical, const Axis& horizontal,
+                          const VolumeChannels& volume, const Block& block, Sum scale, const Axis& vertical,
+                          const Axis& horizontal,
                           const State::Settings& settings) {
     const AxisTile &rows = block.rows, &columns = block.columns;
     const InsideColumns inside1 = InsideColumns::of(columns.start1, horizontal.spacing, horizontal.size1).from(place.output());
@@ -62,7 +63,7 @@ DEVICE void add_row_pairs(State& state, const float* shared, int first, const Pl
                 load_sums(line + n * LINE_PITCH, sum);
                 const int column2 = n * PHASES;
                 if (!row_inside || column2 < inside2.begin || column2 >= inside2.end) sum[0] = 0;
-                state.add(scale * sum[0], position.displacement(row, n), settings);
+                state.add(scale * sum[0], position.displacement(row, n, volume), settings);
             }
         }
     }
@@ -75,11 +76,12 @@ KERNEL_OF_BLOCKS(THREADS, BLOCKS)
 reduce_mma(const INPUT* input1, const INPUT* input2, OUTPUT* partial, int tiles, int channels, int split_channels,
            int vector_width, GRID_PARAMETERS, IMAGE_PARAMETERS(1), IMAGE_PARAMETERS(2), OUTPUT_PARAMETERS, AXIS_PARAMETERS(y),
            AXIS_PARAMETERS(x), int passes, int stages1, int leading_displacements, int patch_columns, CANDIDATE_PARAMETERS(y),
-           CANDIDATE_PARAMETERS(x), int parts, Sum scale, Sum factor, Sum sharpness) {
+           CANDIDATE_PARAMETERS(x), VOLUME_CHANNEL_PARAMETERS, int parts, Sum scale, Sum factor, Sum sharpness) {
     DYNAMIC_SHARED_ARRAY(INPUT, shared);
     const Image image1 = IMAGE_OF_PARAMETERS(1), image2 = IMAGE_OF_PARAMETERS(2);
     const Axis vertical = AXIS_OF_PARAMETERS(y), horizontal = AXIS_OF_PARAMETERS(x);
     const Candidates candidates_y = CANDIDATES_OF_PARAMETERS(y), candidates_x = CANDIDATES_OF_PARAMETERS(x);
+    const VolumeChannels volume = VOLUME_CHANNELS_OF_PARAMETERS;
     const Grid grid = GRID_OF_PARAMETERS;
     const State::Settings settings = State::Settings::of(factor, sharpness);
     const auto finish_pass = [&](const WarpSums& sums, float* lines, const Block& block, int tile, int pass) {
@@ -90,7 +92,7 @@ reduce_mma(const INPUT* input1, const INPUT* input2, OUTPUT* partial, int tiles,
             if (!place.inside(block)) return;
             const Position position = Position::of(place.output_row(block, vertical), place.output_column(block, horizontal),
                                                    candidates_y, candidates_x, vertical, horizontal, block);
-            add_row_pairs(state, lines, first, place, position, block, scale, vertical, horizontal, settings);
+            add_row_pairs(state, lines, first, place, position, volume, block, scale, vertical, horizontal, settings);
         });
         const Place place = Place::of(this_thread());
         merge_shares<SHARES, POSITIONS>(state, reinterpret_cast<OUTPUT*>(lines), place.share, place.number, settings);

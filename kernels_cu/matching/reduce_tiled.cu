@@ -43,7 +43,7 @@ static_assert(SHARES == 1 || PLACES == 1, "threads that share displacements have
 
 // Adds the scores of displacements [first, first + STORED_DISPLACEMENTS) of every group, those of this thread's share.
 DEVICE void add_displacements(State& state, Sum* shared, int first, const Place& place, const Position& position,
-                              bool pixels, Sum scale, const Axis& vertical, const Axis& horizontal,
+                              const VolumeChannels& volume, bool pixels, Sum scale, const Axis& vertical, const Axis& horizontal,
                               const State::Settings& settings) {
     constexpr int row_step = SHARES_ROWS ? SHARES : 1, column_step = SHARES_ROWS ? 1 : SHARES;
 #pragma unroll 1
@@ -66,7 +66,7 @@ DEVICE void add_displacements(State& state, Sum* shared, int first, const Place&
             } else {
                 sum = sum_of_taps(shared, group, n, row, place.i, place.j, vertical, horizontal);
             }
-            state.add(scale * sum, position.displacement(row, column), settings);
+            state.add(scale * sum, position.displacement(row, column, volume), settings);
         }
     }
 }
@@ -76,12 +76,13 @@ DEVICE void add_displacements(State& state, Sum* shared, int first, const Place&
 KERNEL(THREADS)
 reduce_tiled(const INPUT* input1, const INPUT* input2, OUTPUT* partial, int tiles, int channels, int split_channels,
              int vector_width, GRID_PARAMETERS, IMAGE_PARAMETERS(1), IMAGE_PARAMETERS(2), OUTPUT_PARAMETERS, AXIS_PARAMETERS(y),
-             AXIS_PARAMETERS(x), CANDIDATE_PARAMETERS(y), CANDIDATE_PARAMETERS(x), int parts, Sum scale, Sum factor,
-             Sum sharpness) {
+             AXIS_PARAMETERS(x), CANDIDATE_PARAMETERS(y), CANDIDATE_PARAMETERS(x), VOLUME_CHANNEL_PARAMETERS, int parts,
+             Sum scale, Sum factor, Sum sharpness) {
     DYNAMIC_SHARED_ARRAY(Sum, shared);
     const Image image1 = IMAGE_OF_PARAMETERS(1), image2 = IMAGE_OF_PARAMETERS(2);
     const Axis vertical = AXIS_OF_PARAMETERS(y), horizontal = AXIS_OF_PARAMETERS(x);
     const Candidates candidates_y = CANDIDATES_OF_PARAMETERS(y), candidates_x = CANDIDATES_OF_PARAMETERS(x);
+    const VolumeChannels volume = VOLUME_CHANNELS_OF_PARAMETERS;
     const Grid grid = GRID_OF_PARAMETERS;
     const State::Settings settings = State::Settings::of(factor, sharpness);
     const bool pixels = has_pixels(vertical, horizontal);
@@ -102,7 +103,8 @@ reduce_tiled(const INPUT* input1, const INPUT* input2, OUTPUT* partial, int tile
                 if (!place.inside(now)) continue;
                 const Position position = Position::of(place.output_row(now, vertical), place.output_column(now, horizontal),
                                                        candidates_y, candidates_x, vertical, horizontal, now);
-                add_displacements(states[k], shared, first, place, position, pixels, scale, vertical, horizontal, settings);
+                add_displacements(states[k], shared, first, place, position, volume, pixels, scale, vertical, horizontal,
+                                  settings);
             }
         });
         const Block now = block_at(tile);
@@ -121,5 +123,6 @@ reduce_tiled(const INPUT* input1, const INPUT* input2, OUTPUT* partial, int tile
                           states[k]);
         }
     };
-    for_each_tile<true>(shared, tiles, channels, split_channels, vector_width, grid, image1, image2, vertical, horizontal, finish);
+    for_each_tile<true>(shared, tiles, channels, split_channels, vector_width, grid, image1, image2, vertical, horizontal,
+                        finish);
 }

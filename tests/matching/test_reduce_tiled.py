@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import cases
+import matching_oracle
 import numpy as np
 import pytest
 from cases import DTYPES, NAMED
@@ -11,7 +12,7 @@ from emulator import Emulator, require_compiler
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from layouts import aligned, channels_last
-from matching_cases import OUTSIDE, SOME, drawn, inputs
+from matching_cases import OUTSIDE, SOME, drawn, inputs, volume_of
 from matching_emulated import TEMPERATURE, Asked, check, reduced, request, run
 
 from cupycorr._correlation.gpu.forward_tiled import CHANNELWISE, COLUMNWISE, COPIED, TILES, _is_built
@@ -69,7 +70,6 @@ def test_results_do_not_depend_on_the_order_of_threads(number, reduction, monkey
 
 PROBLEMS = {name: case for name, case in SOME.items() if name not in ("window of many taps", "windows apart")}
 MORE = {
-    "displacements descend": cases.same((2, 5, 9, 12), patch_size=(3, 8), dilation_patch=(-2, -1)),
     "window over two phases": cases.same((1, 6, 11, 40), kernel_size=3, patch_size=(3, 5), dilation_patch=(1, 2)),
     "taps as far apart as displacements": cases.same(
         (1, 4, 11, 13), kernel_size=3, patch_size=3, dilation=2, dilation_patch=2, stride=2, padding=1
@@ -88,6 +88,22 @@ def test_named_problems_find_what_is_in_their_volumes(name, outside, kind, top_k
     asked = Asked("tiled", case, arrays=inputs(case, kind))
     tiling = next(asked.tilings())
     check(monkeypatch, asked, tiling, outside, top_k)
+
+
+@outsides
+@pytest.mark.parametrize("steps", [(-2, -1), (-1, 2), (1, -2)], ids=str)
+def test_displacements_may_descend(steps, outside, monkeypatch):
+    case = cases.same((2, 5, 9, 12), patch_size=(3, 8), dilation_patch=steps)
+    arrays = inputs(case, "ties")
+    volume = volume_of(case, arrays, "reference")
+    with launched_by(monkeypatch, emulator := Emulator()):
+        best = reduced(emulator, "tiled", *arrays, Best(5), outside, **case.parameters)
+        mean = reduced(emulator, "tiled", *arrays, Mean(TEMPERATURE), outside, **case.parameters)
+    _, _, score, channel = matching_oracle.best(volume, case, 5, outside)
+    np.testing.assert_array_equal(best["channel"], channel)
+    np.testing.assert_array_equal(best["score"], score.astype(np.float32))
+    for name, want in zip(("dy", "dx"), matching_oracle.mean(volume, case, TEMPERATURE, outside), strict=True):
+        np.testing.assert_allclose(mean[name], want, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -59,8 +59,9 @@ class Asked:
         return fused.tilings(planner.FUSED[self.algorithm], asked, device)
 
     def volume(self, tiling, emulator):
-        """Return the volume in the accumulator, whose sums are those of a tiling."""
+        """Return the volume in the accumulator, whose sums are those of a tiling. The tilings have ascending displacements."""
         given = self.of_volume
+        assert not any(given.problem.descends)
         if not given.out.size:
             return given.out
         same = next(each for each in self._of_volume() if each.tile is tiling.tile)

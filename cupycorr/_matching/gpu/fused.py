@@ -29,11 +29,11 @@ from .reductions import Kernels
 def why_not(module: ModuleType, request: Request) -> str | None:
     """Return None, or the reason why the kernels of a module cannot answer a request."""
     problem: Problem = request.problem
-    reason = axes.out_of_reach(problem.correlation) or reductions.why_not(problem)
+    reason = axes.out_of_reach(reductions.ascending(problem)) or reductions.why_not(problem)
     if reason is not None:
         return reason
     dense = request.dense()
-    reason = module.why_not(*axes.lines(problem.correlation), _arrays(_kernels(request), dense.inputs))
+    reason = module.why_not(*axes.lines(reductions.ascending(problem)), _arrays(_kernels(request), dense.inputs))
     return None if reason is None else str(reason)
 
 
@@ -99,7 +99,7 @@ def _chunks(module: ModuleType, kernels: Kernels, inputs: tuple[Layout, ...], de
 
 
 def _tilings(module: ModuleType, kernels: Kernels, inputs: tuple[Layout, ...], device: Device) -> Iterator[Any]:
-    found: Iterator[Any] = module.tilings(*axes.lines(kernels.problem.correlation), _arrays(kernels, inputs), device)
+    found: Iterator[Any] = module.tilings(*axes.lines(kernels.ascending), _arrays(kernels, inputs), device)
     return found
 
 

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..._correlation.problem import Axis
+from ..._correlation.problem import Problem as Correlation
 from ..._dtypes import ELEMENT_TYPES, INDEX_TYPES
 from ..._gpu.call import NOWHERE, THREADS, Array, Call, Pointer, Signature, builds_of
 from ..._gpu.layout import Numbers, ceil_div
 from ..._gpu.limits import SAFE_INDEX, SAFE_POSITION
 from ..._gpu.source import Kernel
-from ..problem import Best, Mean, Problem, Reduction
+from ..problem import Best, Mean, Problem, Reduction, ranges_of
 from ..reductions import sharpness
 
 BEST, MEAN = range(2)  # REDUCTION in matching/reduction.cuh
@@ -43,10 +44,11 @@ MERGE_MEAN = Signature(
 )
 
 _CANDIDATES = ("centre", "centre_stride", "centre_step", "centre_size")
-# The scalars of a kernel that reduces scores, after those of the correlation.
+# The scalars of a kernel that reduces scores, after those of the correlation. The kernels have ascending displacements: the
+# channel of patch indices m and n is channel_first + m channel_row + n channel_column.
 SCALARS = {
     **{f"{name}_{along}": "int" for along in "yx" for name in _CANDIDATES},
-    "parts": "int",
+    **dict.fromkeys(("channel_first", "channel_row", "channel_column", "parts"), "int"),
     **dict.fromkeys(("scale", "factor", "sharpness"), "Sum"),
 }
 
@@ -64,11 +66,16 @@ def why_not(problem: Problem) -> str | None:
             return f"the inverse of a temperature of {problem.reduction.temperature:.3g} loses digits"
     if problem.channels >= SAFE_INDEX:
         return f"{problem.channels} displacements"
-    volume = problem.correlation
+    volume = ascending(problem)
     farthest = max(_farthest(axis) for axis in (volume.vertical, volume.horizontal))
     if problem.excluding and farthest >= SAFE_POSITION:
         return f"excluded displacements of up to {farthest} pixels"
     return None
+
+
+def ascending(problem: Problem) -> Correlation:
+    """Return the correlation of a problem with its displacements in ascending order."""
+    return problem.correlation.without_groups(problem.correlation.batch)
 
 
 def _farthest(axis: Axis) -> int:
@@ -119,12 +126,22 @@ class Kernels:
         return macros(self.problem.reduction, self.kept)
 
     @property
+    def ascending(self) -> Correlation:
+        """The correlation with its displacements in ascending order."""
+        return ascending(self.problem)
+
+    @property
     def scalars(self) -> dict[str, float]:
         """The scalars named in `SCALARS`, except for the parts."""
-        volume = self.problem.correlation
+        volume = self.ascending
+        rows, columns = volume.parameters.patch_size
+        backwards = self.problem.correlation.descends
         return {
             **_candidates(volume.vertical, "y", self.problem.excluding),
             **_candidates(volume.horizontal, "x", self.problem.excluding),
+            "channel_first": (rows - 1) * columns * backwards[0] + (columns - 1) * backwards[1],
+            "channel_row": -columns if backwards[0] else columns,
+            "channel_column": -1 if backwards[1] else 1,
             "scale": volume.parameters.scale,
             **self._sharpness,
         }
@@ -165,7 +182,7 @@ class Kernels:
         else:
             signature = MERGE_MEAN
             pointers.setdefault("log_sum", NOWHERE)
-            for along, tried in zip("yx", self.problem.ranges, strict=True):
+            for along, tried in zip("yx", ranges_of(self.ascending.parameters), strict=True):
                 scalars |= {f"step_{along}": tried.step, f"first_{along}": tried.start}
             scalars |= {**self._sharpness, "temperature": reduction.temperature}
         return signature.call(
