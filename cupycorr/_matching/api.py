@@ -98,7 +98,10 @@ def correlation_argmax(
     The result is that of `argmax_displacement` for the volume in its accumulator (float32, float64 for float64 inputs), which is
     not rounded to 16 bits. NaN counts as the highest score. On the CPU scores are reduced as they are made, in at most 64 MiB
     beyond the inputs and the results, and up to 48 bytes for each position with ``subpixel``, 32 with excluded displacements.
-    On a GPU slices of the volume are reduced.
+    On a GPU the kernels reduce scores as they are made, and hold partial results of 8 bytes (16 for float64, twice that for
+    ``top_k=2`` and five times for more) for each position and each tile of displacements. Where they cannot, slices of the
+    volume are reduced: with ``subpixel``, for ``top_k`` above 5, for more channels than one thread may sum, and for windows that
+    do not fit into a tile.
 
     Parameters
     ----------
@@ -240,7 +243,8 @@ def correlation_soft_argmax(
 
     The result is that of `soft_argmax` for the volume in its accumulator (float32, float64 for float64 inputs), which is not
     rounded to 16 bits. It is NaN where a score is NaN or positive infinity, or where all scores are negative infinity. On the CPU
-    scores are reduced as they are made, in at most 64 MiB beyond the inputs and the results; on a GPU slices of the volume are.
+    scores are reduced as they are made, in at most 64 MiB beyond the inputs and the results; on a GPU as for
+    `correlation_argmax`, with partial results of 16 bytes, 32 for float64.
 
     Parameters
     ----------
