@@ -1,12 +1,18 @@
 """Matching on a device: CuPy arrays have the displacements of their volumes, by kernels and in slices of a few displacements."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from cases import NAMED
 from matching_cases import OUTSIDE, inputs, of
 
 import cupycorr
+from cupycorr._gpu import compiler
+from cupycorr._gpu.device import facts
 from cupycorr._matching import by_slices, slices
+from cupycorr._matching.gpu import planner
 
 pytestmark = pytest.mark.gpu
 CASES = ("pwcnet-like", "even patch", "window, stride and dilation")
@@ -91,3 +97,13 @@ def test_subpixel_displacements():
     parameters = NAMED["even patch"].parameters
     found, want = (cupycorr.correlation_argmax(*each, **parameters, subpixel=True) for each in (arrays, plain))
     np.testing.assert_allclose(found.flow.get(), want.flow, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_every_build_compiles_and_loads():
+    import cupy
+
+    device = cupy.cuda.runtime.getDevice()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        loaded = list(pool.map(lambda build: compiler.function(build[1], device), planner.builds(facts(device))))
+    assert all(kernel.num_regs <= 255 and kernel.local_size_bytes == 0 for kernel in loaded)
