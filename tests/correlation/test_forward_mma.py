@@ -446,6 +446,28 @@ def test_a_large_flownetc_loads_little_through_the_second_cache():
     assert best.loaded <= 90.5e6
 
 
+FLOWNETC, PWCNET = dict(patch_size=21, dilation_patch=2), dict(patch_size=9)
+# Problems, the tile that a simulation of an H200 found to be the fastest or within 1 % of it, and its passes and splits.
+FASTEST = {
+    "FlowNetC, 8 samples": ((8, 256, 48, 64), "bfloat16", FLOWNETC, (9, 0), (24, 6, 1)),
+    "FlowNetC, 4 samples": ((4, 256, 48, 64), "bfloat16", FLOWNETC, (9, 0), (24, 3, 1)),
+    "FlowNetC where the tile of 384 threads spills": ((8, 256, 48, 64), "bfloat16", FLOWNETC, (10, 0), (22, 4, 1)),
+    "FlowNetC as TF32": ((8, 256, 48, 64), "float32", FLOWNETC, (9, 0), (17, 1, 1)),
+    "MM-Tracker as TF32": ((1, 512, 19, 34), "float32", PWCNET, (9, 0), (20, 1, 4)),
+    "PWC-Net": ((8, 32, 96, 112), "bfloat16", PWCNET, (9, 0), (1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize(("shape", "dtype", "search", "capability", "fastest"), FASTEST.values(), ids=FASTEST)
+def test_the_cost_model_chooses_the_tile_that_a_simulation_found_to_be_the_fastest(shape, dtype, search, capability, fastest):
+    asked = problem(parameters(**search), shape, shape)
+    image, out = dense_layout(dtype, shape), dense_layout(dtype, asked.out_shape)
+    device = replace(DEVICE, compute_capability=capability)
+    axes = line(asked.vertical), line(asked.horizontal)
+    best = forward_mma.best(*axes, Arrays(image, image, out), device, one_pixel.PARTIAL_SUMS_BYTES)
+    assert (TILES.index(best.tile), best.passes, best.splits) == fastest
+
+
 # Beneath the accesses ---------------------------------------------------------------------------------------------------------
 
 

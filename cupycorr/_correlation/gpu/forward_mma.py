@@ -10,10 +10,10 @@ from math import gcd, prod
 
 from ..._dtypes import ELEMENT_TYPES, LONGEST_CHAIN
 from ..._gpu.call import Call, Pointer, Signature, kernel
-from ..._gpu.costs import LAUNCH, MATRIX_TILE, machine, matrix_rate
+from ..._gpu.costs import LAUNCH, machine, matrix_rate
 from ..._gpu.device import Device
 from ..._gpu.layout import CHANNELS_LAST, Layout, Numbers, ceil_div
-from ..._gpu.limits import SECTOR_BYTES, VECTOR_BYTES, WARP
+from ..._gpu.limits import REGISTERS, REGISTERS_OF_A_THREAD, SECTOR_BYTES, VECTOR_BYTES, WARP
 from ..._gpu.source import Kernel
 from ..._sharing import CachedProperty
 from ..problem import lattice_inside
@@ -48,6 +48,13 @@ _PASS_BYTES = 92  # of shared memory, for the PassTile of a pass
 _MATRIX_BYTES = 128  # of shared memory, for a matrix of 8 columns and 16 bytes of channels
 _COUNTED = 1024  # tiles along an axis that the cost model counts; of more, one in so many stands for its neighbours
 _PASSES = (2, 3, 4, 6)  # numbers of tiles of input2 that a block may take in turn while it keeps input1 in shared memory
+
+# The cost model, fitted to simulations of 12 problems and up to 9 plans for each.
+_TILE_SECONDS = 2.5e-6  # seconds of a pass beside its products: setup, first loads and epilogue
+_REACHED_BY_8_WARPS, _MOST_REACHED = 0.9, 1.5  # the fraction of peak rates, and how much more warps raise it
+_SERIAL = 0.5  # the fraction of loads, stores and products that do not overlap each other
+_OTHER_REGISTERS = {2: 88, 4: 76}  # element size in bytes -> registers of a thread beside its sums
+
 _WITHOUT_SPILLS = ((8, 0), (8, 7), (9, 0))  # compute capabilities for which 168 registers are enough for the tile of 384 threads
 
 
@@ -427,17 +434,26 @@ class Tiling(SplitTiling):
         rates, rate = machine(device, "float32"), matrix_rate(device, arrays.input1.dtype)
         busy = y.blocks * x.blocks * self._phases * arrays.out.shape[0] * self.splits
         passes = y.passes / max(y.blocks, 1)  # of a busy block
-        work = (passes * self._multiply_adds, passes * self._shared_bytes)
+        blocks, resident = ceil_div(busy, rates.multiprocessors), self._resident_blocks(device)  # of a multiprocessor
+        multiplying = passes * max(self._multiply_adds / rate, self._shared_bytes / rates.cache)
         parallel = (
-            rates.on_tensor_cores(busy, self.tile.threads // WARP, *work, rate),
+            blocks * multiplying / _reached(min(blocks, resident) * self.tile.threads // WARP),
             rates.loaded(self.loaded * self._sector_reads),
             rates.moved(self._moved),
         )
-        tiles = ceil_div(busy, rates.multiprocessors) * passes  # one after another on a multiprocessor
-        seconds = LAUNCH + tiles * MATRIX_TILE + 0.75 * max(parallel) + 0.25 * sum(parallel)  # they overlap, but not wholly
+        seconds = LAUNCH + ceil_div(blocks, resident) * passes * _TILE_SECONDS
+        seconds += (1 - _SERIAL) * max(parallel) + _SERIAL * sum(parallel)
         if self.workspace:
             seconds += LAUNCH + rates.moved((2 * self.splits + 1) * prod(arrays.out.shape) * arrays.sum_bytes)
         return seconds
+
+    def _resident_blocks(self, device: Device) -> int:
+        """Return the blocks that a multiprocessor runs at once."""
+        tile, itemsize = self.tile, self.arrays.input1.itemsize
+        sums = tile.rows1 * tile.rows2 * _GROUPS1 * tile.band_mmas * _GROUP * 2 * _GROUP // WARP
+        registers = min(sums + _OTHER_REGISTERS[itemsize], REGISTERS_OF_A_THREAD)
+        fitting = min(REGISTERS // (tile.threads * registers), device.shared_memory // tile.shared(itemsize, self.stages1))
+        return max(fitting, tile.blocks if itemsize == 2 else 1)
 
     @property
     def _steps(self) -> float:
@@ -475,6 +491,11 @@ class Tiling(SplitTiling):
         images, out = (self.arrays.input1, self.arrays.input2), self.arrays.out
         read = sum(prod(image.shape) * image.itemsize for image in images) * self._sector_reads
         return read + prod(out.shape) * out.itemsize * min(self.horizontal.output_phase_stride, SECTOR_BYTES // out.itemsize)
+
+
+def _reached(warps: int) -> float:
+    """Return the fraction of the peak rates that so many warps of a multiprocessor reach: more of them hide more latency."""
+    return _REACHED_BY_8_WARPS * min((warps / 8) ** 0.5, _MOST_REACHED)
 
 
 @lru_cache(4096)

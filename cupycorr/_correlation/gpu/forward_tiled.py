@@ -15,7 +15,7 @@ from ..._gpu.call import Call, Pointer, Signature, kernel
 from ..._gpu.costs import LAUNCH, machine
 from ..._gpu.device import Device
 from ..._gpu.layout import ROWS, Layout, Numbers, ceil_div
-from ..._gpu.limits import SECTOR_BYTES, VECTOR_BYTES, WARP
+from ..._gpu.limits import REGISTERS, REGISTERS_OF_A_THREAD, SECTOR_BYTES, VECTOR_BYTES, WARP
 from ..._gpu.source import Kernel
 from ..._sharing import CachedProperty
 from . import forward_phases
@@ -381,7 +381,7 @@ _STAGE_SECONDS = 0.2e-6  # of a pipeline stage, which all warps of a block begin
 _SHARED_EPILOGUE_OPERATIONS = 15  # of an output that goes through shared memory, each as long as a multiply-add
 _LOADING_EFFICIENCY = 0.5  # of the second-level cache, while warps wait at barriers
 _OTHER_REGISTERS = 70  # of a thread, beside its sums
-_REGISTERS, _REGISTERS_OF_A_THREAD, _THREADS = 65536, 255, 2048  # the most of a multiprocessor
+_THREADS = 2048  # the most of a multiprocessor
 
 
 def _seconds(tiling: Tiling, device: Device) -> float:
@@ -413,9 +413,9 @@ def _seconds(tiling: Tiling, device: Device) -> float:
 
 def _resident_blocks(tiling: Tiling, sum_registers: int, device: Device) -> int:
     """Return the blocks that a multiprocessor runs at once."""
-    registers = min(sum_registers + _OTHER_REGISTERS, _REGISTERS_OF_A_THREAD)
+    registers = min(sum_registers + _OTHER_REGISTERS, REGISTERS_OF_A_THREAD)
     threads = tiling.tile.threads
-    return max(min(_THREADS // threads, _REGISTERS // (threads * registers), device.shared_memory // tiling.shared), 1)
+    return max(min(_THREADS // threads, REGISTERS // (threads * registers), device.shared_memory // tiling.shared), 1)
 
 
 @dataclass(frozen=True, slots=True)
