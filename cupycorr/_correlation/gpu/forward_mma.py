@@ -415,7 +415,7 @@ class Tiling(SplitTiling):
         blocks, resident = ceil_div(busy, rates.multiprocessors), self._resident_blocks(device)  # of a multiprocessor
         multiplying = passes * max(self._multiply_adds / rate, self._shared_bytes / rates.cache)
         parallel = (
-            blocks * multiplying / _reached(min(blocks, resident) * self.tile.threads // WARP),
+            blocks * multiplying / _reached(min(max(blocks, 1), resident) * self.tile.threads // WARP),
             rates.loaded(self.loaded * self._sector_reads),
             rates.moved(self._moved),
         )
