@@ -55,7 +55,7 @@ _REACHED_BY_8_WARPS, _MOST_REACHED = 0.9, 1.5  # the fraction of peak rates, and
 _SERIAL = 0.5  # the fraction of loads, stores and products that do not overlap each other
 _OTHER_REGISTERS = {2: 88, 4: 76}  # element size in bytes -> registers of a thread beside its sums
 
-_WITHOUT_SPILLS = ((8, 0), (8, 7), (9, 0))  # compute capabilities for which 168 registers are enough for the tile of 384 threads
+_WITHOUT_SPILLS = ((9, 0),)  # the compute capabilities for which 168 registers are enough for the tile of 384 threads
 
 
 # Tiles ------------------------------------------------------------------------------------------------------------------------
@@ -214,9 +214,9 @@ class Tile:
 # small tiles, whose warps split the channels. Where both phases of columns are in one block, float32 is parted into planes, and
 # columns of 16-bit types stay as they are. Each kind of one phase has one that fits into 64 KiB.
 #
-# 384 threads leave each of them 168 registers, which are just enough for results of 16 bits. CUDA's assembler (12.9) spills some
-# registers to memory where results are float32 on 9.0, and wherever the compute capability is 10.0, 10.1 or 10.3. Other devices
-# have too little shared memory for this tile.
+# 384 threads leave each of them 168 registers, which are just enough for results of 16 bits on 9.0. Elsewhere the assembler of
+# CUDA 12.9 or 13.5 spills some to memory: 8 bytes on 9.0 where results are float32, 8 on 8.0, up to 204 on 10.0, 10.1 and 10.3.
+# Most other devices have too little shared memory for this tile.
 # fmt: off
 TILES = tile_table(
     Tile,
@@ -437,7 +437,7 @@ class Tiling(SplitTiling):
         blocks, resident = ceil_div(busy, rates.multiprocessors), self._resident_blocks(device)  # of a multiprocessor
         multiplying = passes * max(self._multiply_adds / rate, self._shared_bytes / rates.cache)
         parallel = (
-            blocks * multiplying / _reached(min(blocks, resident) * self.tile.threads // WARP),
+            blocks * multiplying / _reached(min(max(blocks, 1), resident) * self.tile.threads // WARP),
             rates.loaded(self.loaded * self._sector_reads),
             rates.moved(self._moved),
         )
