@@ -26,6 +26,7 @@ CEILINGS = {
     "matching/reduce_tiled.cu": 255,
 }
 files = pytest.mark.parametrize("file", CEILINGS)
+SHARED_OF_7_5 = 64 * 1024  # bytes of shared memory of a block
 SIGNATURES = (reductions.MERGE_BEST, reductions.MERGE_MEAN, reduce_mma.SIGNATURE, reduce_tiled.SIGNATURE)
 
 # Steps between the builds that are compiled. There are four reductions of each tile, so that they are odd.
@@ -44,11 +45,19 @@ def offered(architecture):
     return {kernel for _, kernel in planner.builds(replace(FACTS, compute_capability=capability))}
 
 
+def fits(kernel, architecture):
+    """Return whether tiles on tensor cores fit the shared memory of an architecture; others are never launched there."""
+    macros = dict(kernel.macros)
+    if kernel.file != "matching/reduce_mma.cu" or int(architecture[3:]) >= 80:
+        return True
+    return int(macros["STAGES"]) * (int(macros["BYTES1"]) + int(macros["BYTES2"])) <= SHARED_OF_7_5
+
+
 def builds_for(file, architecture):
     """Return the builds of a file that are compiled for an architecture."""
     found = {}
     for turn, (name, kernel) in enumerate(builds_of(file, 1 if EVERY else SOME).items()):
-        able = [each for each in ARCHITECTURES if kernel in offered(each)]
+        able = [each for each in ARCHITECTURES if kernel in offered(each) and fits(kernel, each)]
         if architecture in (able if EVERY else able[turn % len(able) :][:1]):
             found[name] = kernel
     return found
