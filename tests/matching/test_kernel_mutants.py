@@ -41,7 +41,7 @@ BY_HAND = (
     ("reduce_tiled.cu", "the first warp split for all", r"sum = warp_split \? sum \+ part : part", "sum = part"),
     ("reduce_tiled.cu", "phases exchanged", r"place\.j % PHASES\)", "(place.j + 1) % PHASES)"),
     ("reduce_tiled.cu", "all parts in the place of the first", r"tile % parts \* split_stride_out", "0 * split_stride_out"),
-    ("reduce_mma.cu", "all passes in the place of the first", r" \* passes \+ pass;", " * passes;"),
+    ("reduce_mma.cu", "all passes in the place of the first", r" \* passes \+ pass;", " * passes + 0 * pass;"),
     ("reduce_mma.cu", "sums of columns outside", r" \|\| column2 >= inside2\.end", ""),
     ("reduce_mma.cu", "all warps of rows are the first", r"row_warp \* ROW_WARPS1", "0 * ROW_WARPS1"),
     ("merge_best.cu", "the score of none", r"none \? Sum\(not_a_number\(\)\) : ", ""),
