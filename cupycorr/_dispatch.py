@@ -284,6 +284,8 @@ class Operator:
         Return a typical request for NumPy arrays, which `cupycorr info` uses.
     typical_values
         Return typical values of the named array of a request, for measuring; None where random numbers will do.
+    measured
+        True if variants may be measured: their plans write one array, ``"out"``. Otherwise the cost model alone chooses.
     """
 
     name: str
@@ -293,6 +295,7 @@ class Operator:
     builds: Callable[[Device | None], Iterator[tuple[str, Kernel]]]
     example: Callable[[], Request]
     typical_values: Callable[[Request, str], np.ndarray | None] = lambda request, name: None
+    measured: bool = True
 
     def named(self, variant: str) -> tuple[Variant, ...]:
         """Return the variant of that name, alone; all of them for ``"auto"``.
@@ -443,7 +446,8 @@ def _planned(operator: Operator, request: Request, where: Place, variant: str) -
         raise NotImplementedError(f"no variant can run this, got variant={variant!r} ({reasons})")
     best = min(plans, key=lambda name: plans[name].seconds)
     differ = any(plan != plans[best] for plan in plans.values())
-    workload = Workload(operator, request) if where.device is not None and differ else None
+    measurable = operator.measured and where.device is not None and differ
+    workload = Workload(operator, request) if measurable else None
     return _Candidates(operator, request, where.device, tuple(plans), best, workload, plans)
 
 

@@ -71,8 +71,8 @@ class Signature:
     pointers
         Names of the pointers, which come first.
     scalars
-        Name of each scalar -> its C type: ``"int"``, ``"long long"``, ``"Index"`` (the value of the macro INDEX, which the
-        call chooses) or ``"Sum"`` (the accumulator).
+        Name of each scalar -> its C type: ``"int"``, ``"long long"``, ``"double"``, ``"Index"`` (the value of the macro INDEX,
+        which the call chooses) or ``"Sum"`` (the accumulator).
     """
 
     name: str
@@ -115,7 +115,7 @@ class Signature:
             if given.keys() != wanted.keys():
                 missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
                 raise TypeError(f"{self.name} has other parameters: missing {missing}, unexpected {extra}")
-        types: dict[str, Any] = {"int": np.int32, "long long": np.int64, "Sum": accumulator.type}
+        types: dict[str, Any] = {"int": np.int32, "long long": np.int64, "double": np.float64, "Sum": accumulator.type}
         if "Index" in self.scalars.values():
             numbers = (abs(scalars[name]) for name, c_type in self.scalars.items() if c_type == "Index")
             types["Index"] = np.int32 if max(largest, *numbers) < SAFE_INDEX else np.int64

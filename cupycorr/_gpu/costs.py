@@ -14,7 +14,6 @@ from .limits import WARP
 
 LAUNCH = 2e-6  # seconds of a launch, beside its work
 SCHEDULERS = 4  # of a multiprocessor, each of which issues an instruction of a warp per cycle
-MATRIX_TILE = 1e-6  # seconds of a tile on tensor cores, beside its products: setup, first loads and epilogue
 
 _CLOCK, _LANES, _BANDWIDTH = 1.5e9, 64, 1.5e12  # of a device whose driver does not report them
 _MATRIX_LANES = 512  # of such a device's tensor cores

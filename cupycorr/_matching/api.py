@@ -15,11 +15,12 @@ import numpy as np
 
 from .. import _dispatch
 from .._arguments import IntOrPair, effective_precision
-from .._arrays import OPERAND, Array, ArrayT, array_module, current_device_of, is_tensor, known_arrays
+from .._arrays import OPERAND, Array, ArrayT, array_kind, array_module, current_device_of, is_tensor, known_arrays
 from .._checks import positive_temperature
 from .._correlation.api import checked_problem
 from .._dispatch import FORWARD, Operator, Request
 from .._dtypes import element_type
+from .._gpu.layout import Layout, dense_layout, layout
 from .._groups import check_groups, several, split
 from .problem import Mean, Problem, best, check_outside, ranges_of
 from .results import BestDisplacement, MeanDisplacement, best_displacement, joined
@@ -97,7 +98,10 @@ def correlation_argmax(
     The result is that of `argmax_displacement` for the volume in its accumulator (float32, float64 for float64 inputs), which is
     not rounded to 16 bits. NaN counts as the highest score. On the CPU scores are reduced as they are made, in at most 64 MiB
     beyond the inputs and the results, and up to 48 bytes for each position with ``subpixel``, 32 with excluded displacements.
-    On a GPU slices of the volume are reduced.
+    On a GPU the kernels reduce scores as they are made, and hold partial results of 8 bytes (16 for float64, twice that for
+    ``top_k=2`` and five times for more) for each position and each tile of displacements. Where they cannot, slices of the
+    volume are reduced: with ``subpixel``, for ``top_k`` above 5, for more channels than one thread may sum, and for windows that
+    do not fit into a tile.
 
     Parameters
     ----------
@@ -239,7 +243,8 @@ def correlation_soft_argmax(
 
     The result is that of `soft_argmax` for the volume in its accumulator (float32, float64 for float64 inputs), which is not
     rounded to 16 bits. It is NaN where a score is NaN or positive infinity, or where all scores are negative infinity. On the CPU
-    scores are reduced as they are made, in at most 64 MiB beyond the inputs and the results; on a GPU slices of the volume are.
+    scores are reduced as they are made, in at most 64 MiB beyond the inputs and the results; on a GPU as for
+    `correlation_argmax`, with partial results of 16 bytes, 32 for float64.
 
     Parameters
     ----------
@@ -357,7 +362,7 @@ def explain_argmax(
         settings: dict[str, Any] = dict(patch_offset=patch_offset, scale=scale, precision=precision, variant=variant)
         settings |= dict(top_k=top_k, subpixel=subpixel, outside=outside, measure=measure)
         return explain_argmax(*next(split(count, x1, x2)), *given, **settings).repeated(count)
-    return _dispatch.explain(ARGMAX, _request(problem, x1, precision), _dispatch.place(x1), variant, measure=measure)
+    return _dispatch.explain(ARGMAX, _request(problem, x1, x2, precision), _dispatch.place(x1), variant, measure=measure)
 
 
 def explain_soft_argmax(
@@ -419,7 +424,7 @@ def explain_soft_argmax(
         settings: dict[str, Any] = dict(patch_offset=patch_offset, scale=scale, precision=precision, variant=variant)
         settings |= dict(temperature=temperature, outside=outside, measure=measure)
         return explain_soft_argmax(*next(split(count, x1, x2)), *given, **settings).repeated(count)
-    return _dispatch.explain(SOFT_ARGMAX, _request(problem, x1, precision), _dispatch.place(x1), variant, measure=measure)
+    return _dispatch.explain(SOFT_ARGMAX, _request(problem, x1, x2, precision), _dispatch.place(x1), variant, measure=measure)
 
 
 # Requests ---------------------------------------------------------------------------------------------------------------------
@@ -469,14 +474,18 @@ def _mean_problem(
     return Problem(correlation, Mean(positive), check_outside(outside))
 
 
-def _request(problem: Problem, like: Any, precision: str) -> Request:
-    row = element_type("input1", like.dtype)
-    return Request(FORWARD, problem, row.name, row.accumulator, (), (True, True), effective_precision(precision, row.name))
+def _request(problem: Problem, input1: Any, input2: Any, precision: str) -> Request:
+    row = element_type("input1", input1.dtype)
+    layouts: tuple[Layout, ...] = ()
+    if array_kind(input1) == "cupy":
+        results = dense_layout(row.accumulator, problem.out_shape)
+        layouts = layout("input1", input1), layout("input2", input2), results
+    return Request(FORWARD, problem, row.name, row.accumulator, layouts, (True, True), effective_precision(precision, row.name))
 
 
 def _run(
     operator: Operator, problem: Problem, input1: Any, input2: Any, results: dict[str, Any], precision: str, variant: str
 ) -> None:
-    request = _request(problem, input1, precision)
+    request = _request(problem, input1, input2, precision)
     plan = _dispatch.choose(operator, request, _dispatch.place(input1), variant).plan
     plan.run({"input1": input1, "input2": input2, **results})

@@ -31,9 +31,13 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """The reduction to the mean displacement, with weights exp(score / temperature)."""
+    """The reduction to the mean displacement, with weights exp(score / temperature).
+
+    ``log_sum`` also asks for the logarithm of their sum.
+    """
 
     temperature: float = 1.0
+    log_sum: bool = False
 
 
 Reduction = Best | Mean

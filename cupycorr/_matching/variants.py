@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from math import prod
 
@@ -13,7 +12,6 @@ from .._cpu import register_tile
 from .._dispatch import FORWARD, Operator, Request, Variant, Work, always_available, why_no_matrix_product
 from .._dtypes import ELEMENT_TYPES
 from .._gpu.device import Device
-from .._gpu.source import Kernel
 from . import reference
 from .cpu import planner as cpu
 from .gpu import planner as gpu
@@ -29,11 +27,21 @@ def _why_not_blas(request: Request, device: Device | None) -> str | None:
     return cpu.why_not(request)
 
 
+def _why_not_tiled(request: Request, device: Device | None) -> str | None:
+    return gpu.why_not("tiled", request)
+
+
+def _why_not_mma(request: Request, device: Device | None) -> str | None:
+    return why_no_matrix_product(request, device) or gpu.why_not("mma", request)
+
+
 VARIANTS = (
     Variant("simd", "numpy", why_not_mirrored(_why_not_simd), on_cpu(partial(cpu.plan, simd.ENGINE))),
     Variant("blas", "numpy", why_not_mirrored(_why_not_blas), on_cpu(partial(cpu.plan, blas.ENGINE))),
     Variant("reference", "numpy", always_available, reference.plan),
-    Variant("slices", "cupy", always_available, gpu.plan),
+    Variant("mma", "cupy", _why_not_mma, partial(gpu.plan, "mma")),
+    Variant("tiled", "cupy", _why_not_tiled, partial(gpu.plan, "tiled")),
+    Variant("slices", "cupy", always_available, gpu.plan_slices),
 )
 
 _RESULTS = {Best: (8, 4), Mean: (4, 4, 8)}  # the bytes of the results at each position: channel, score; dy, dx, their sum
@@ -53,11 +61,6 @@ def _uses_matrix_units(request: Request, device: Device) -> bool:
     return not exact and why_no_matrix_product(request, device) is None
 
 
-def _builds(device: Device | None) -> Iterator[tuple[str, Kernel]]:
-    """Yield nothing: the kernels are those of the fixed-grid operator."""
-    return iter(())
-
-
 def _example(reduction: Reduction) -> Request:
     shape = (1, 32, 64, 64)
     volume = correlation(parameters(patch_size=9), shape, shape)
@@ -70,7 +73,8 @@ def _operator(name: str, reduction: Reduction) -> Operator:
         variants=VARIANTS,
         work=_work,
         uses_matrix_units=_uses_matrix_units,
-        builds=_builds,
+        builds=gpu.builds,
+        measured=False,
         example=partial(_example, reduction),
     )
 

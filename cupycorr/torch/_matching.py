@@ -27,6 +27,8 @@ from .._correlation.problem import Problem as Volume
 from .._correlation.problem import problem as volume_problem
 from .._dispatch import FORWARD, Operator, Request
 from .._dtypes import check_scale
+from .._gpu.layout import dense_layout
+from .._gpu.plan import Plan
 from .._matching import by_slices
 from .._matching.by_slices import NEIGHBOURS
 from .._matching.problem import ZERO, Mean, Problem, Reduction, best, channels_of, check_outside, ranges_of
@@ -123,7 +125,8 @@ def _best_problem(input1: Tensor, input2: Tensor, correlation: CorrelationArgume
 
 def _soft_problem(input1: Tensor, input2: Tensor, correlation: CorrelationArguments, rest: SoftArguments) -> Problem:
     volume = checked_volume(input1, input2, correlation, SOFT_ARGMAX)
-    reduction: Reduction = Mean(positive_temperature(rest.temperature, _tensors.element("input1", input1.dtype)))
+    positive = positive_temperature(rest.temperature, _tensors.element("input1", input1.dtype))
+    reduction: Reduction = Mean(positive, log_sum=True)
     return Problem(volume, reduction, check_outside(rest.outside))
 
 
@@ -168,17 +171,23 @@ def _run(
     dtype, accumulator = _tensors.dtype_name(input1), _tensors.accumulator(input1.dtype)
     precision = effective_precision(_tensors.precision(given.precision, input1), dtype)
     request = Request(FORWARD, problem, dtype, str(accumulator).removeprefix("torch."), precision=precision)
-    if _tensors.on_gpu(input1):
-        _dispatch.choose(operator, request, _dispatch.gpu(input1.device.index), given.variant)  # refuses a wrong variant
-
-        def scores(part: Slice) -> Tensor:
-            images = input1[part.samples], input2[part.samples]
-            found: Tensor = correlate(*images, *given.of_operator(accumulator, part.correlation))
-            return found
-
-        by_slices.run(problem, results, scores, accumulator.itemsize)
+    tensors = {"input1": input1, "input2": input2, **results}
+    if not _tensors.on_gpu(input1):
+        _tensors.run(operator, request, given.variant, tensors, results)
         return
-    _tensors.run(operator, request, given.variant, {"input1": input1, "input2": input2, **results}, results)
+    output = dense_layout(request.result_dtype, problem.out_shape)
+    request = request._replace(layouts=(*_tensors.layouts(input1, input2), output))
+    plan: Any = _dispatch.choose(operator, request, _dispatch.gpu(input1.device.index), given.variant).plan
+    if isinstance(plan, Plan):
+        _tensors.launch(plan, [tensors[name] for name in plan.itemsizes], input1)
+        return
+
+    def scores(part: Slice) -> Tensor:
+        images = input1[part.samples], input2[part.samples]
+        found: Tensor = correlate(*images, *given.of_operator(accumulator, part.correlation))
+        return found
+
+    by_slices.run(problem, results, scores, accumulator.itemsize)
 
 
 def _at_vjp(

@@ -58,7 +58,7 @@ def check_device(name: str, tensor: torch.Tensor, other_name: str, other: torch.
 
 def new_gradients(inputs: Iterable[torch.Tensor], needs: Iterable[bool]) -> tuple[torch.Tensor, ...]:
     """Return tensors for the gradients, to be filled; an empty one in place of each that is not needed."""
-    return tuple(x.new_empty(x.shape if needed else (0,)) for x, needed in zip(inputs, needs, strict=True))
+    return tuple([_new_gradient(x, torch.contiguous_format, needed) for x, needed in zip(inputs, needs, strict=True)])
 
 
 def new_gradients_of_maps(maps: Iterable[torch.Tensor], needs: Iterable[bool]) -> tuple[torch.Tensor, ...]:
@@ -66,8 +66,12 @@ def new_gradients_of_maps(maps: Iterable[torch.Tensor], needs: Iterable[bool]) -
 
     Kernels for the CPU compute them so, and autograd adds gradients of one memory order faster.
     """
-    pairs = zip(maps, needs, strict=True)
-    return tuple(x.new_empty((0,)) if not needed else torch.empty_like(x, memory_format=_memory_format(x)) for x, needed in pairs)
+    return tuple([_new_gradient(x, _memory_format(x), needed) for x, needed in zip(maps, needs, strict=True)])
+
+
+def _new_gradient(x: torch.Tensor, memory_format: torch.memory_format, needed: bool) -> torch.Tensor:
+    # `empty_like` takes two thirds of the time of `new_empty` with the shape.
+    return torch.empty_like(x, memory_format=memory_format) if needed else x.new_empty((0,))
 
 
 def _memory_format(x: torch.Tensor) -> torch.memory_format:

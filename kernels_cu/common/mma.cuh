@@ -67,6 +67,8 @@ DEVICE void mma_m16n8k16_f16(float (&c)[4], const uint32 (&a)[4], const uint32 (
         asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
                      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                      : "r"(a[2 * half]), "r"(a[2 * half + 1]), "r"(b[half]));
+#else
+#error "matrix products of float16 need compute capability 7.5 or later"
 #endif
 }
 

@@ -150,6 +150,10 @@ DEVICE double multiply(double a, double b) { return __dmul_rn(a, b); }
 DEVICE float round_down(float number) { return floorf(number); }
 DEVICE double round_down(double number) { return floor(number); }
 
+DEVICE float exponential(float number) { return expf(number); }
+DEVICE double exponential(double number) { return exp(number); }
+DEVICE double logarithm(double number) { return log(number); }
+
 // Conversions, with half-precision numbers as bits. Narrowing rounds to nearest, ties to even.
 DEVICE uint32 bits_of_float(float value) { return __float_as_uint(value); }
 DEVICE float float_of_bits(uint32 bits) { return __uint_as_float(bits); }

@@ -79,7 +79,8 @@ struct Block {
     AxisTile rows, columns;
     int split, b;
 
-    DEVICE bool empty() const { return rows.outputs <= 0 || columns.outputs <= 0 || rows.patches <= 0 || columns.patches <= 0; }
+    DEVICE bool has_no_outputs() const { return rows.outputs <= 0 || columns.outputs <= 0; }
+    DEVICE bool empty() const { return has_no_outputs() || rows.patches <= 0 || columns.patches <= 0; }
 };
 
 // Blocks of the same outputs are consecutive, because they read the same part of input1. A block takes so many patch indices of

@@ -77,7 +77,6 @@ struct TileLoader {
     int accesses;  // of this thread to a unit, in a stage
     int thread_channel;  // its first channel
 
-
     DEVICE static InsideTile inside1(const Axis& vertical, const Axis& horizontal, const Block& block) {
         return InsideTile::of(block.rows.start1, Tiles::rows1, vertical.size1, vertical.spacing, block.columns.start1,
                           Tiles::columns1, horizontal.size1, horizontal.spacing);
@@ -87,16 +86,16 @@ struct TileLoader {
         return Tiles::parted && !CHANNELS_LAST ? 1 : min(aligned(data1, widest), aligned(data2, widest));
     }
 
-    // `start2`: the position of the tile's first column, with those before the first displacement's.
-    DEVICE static InsideTile inside2(const Axis& vertical, const Axis& horizontal, const Block& block, int start2) {
-        return InsideTile::of(block.rows.start2, Tiles::rows2, vertical.size2, vertical.spacing, start2, Tiles::columns2,
+    // `first_column2`: the position of the first column of input2's tile, which may be before the first displacement's.
+    DEVICE static InsideTile inside2(const Axis& vertical, const Axis& horizontal, const Block& block, int first_column2) {
+        return InsideTile::of(block.rows.start2, Tiles::rows2, vertical.size2, vertical.spacing, first_column2, Tiles::columns2,
                           horizontal.size2, horizontal.spacing);
     }
 
     // Finds this thread's units. With `only_second`, input1 is in shared memory already.
-    DEVICE void start(const Image& image1, const Image& image2, const InsideTile& inside1, const InsideTile& inside2, const Axis& vertical,
-                      const Axis& horizontal, const Block& block, int start2, int first_channel, int channels, int access_width,
-                      bool only_second) {
+    DEVICE void start(const Image& image1, const Image& image2, const InsideTile& inside1, const InsideTile& inside2,
+                      const Axis& vertical, const Axis& horizontal, const Block& block, int first_column2, int first_channel,
+                      int channels, int access_width, bool only_second) {
         channel_stride1 = image1.channel_stride, channel_stride2 = image2.channel_stride;
         column_stride1 = image1.column_stride, column_stride2 = image2.column_stride, spacing = horizontal.spacing;
         left = channels;
@@ -127,7 +126,7 @@ struct TileLoader {
             const int row = (second ? inside2.begin_row : inside1.begin_row) + within / units;
             const int column = ((second ? first2 : first1) + within % units) << log_unit;
             const int y = (second ? block.rows.start2 : block.rows.start1) + row * vertical.spacing;
-            const int x = (second ? start2 : block.columns.start1) + column * horizontal.spacing;
+            const int x = (second ? first_column2 : block.columns.start1) + column * horizontal.spacing;
             uint32 columns_inside = 0;
 #pragma unroll
             for (int k = 0; k < UNIT; k++)

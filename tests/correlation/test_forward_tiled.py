@@ -183,8 +183,8 @@ ACCOUNTS = {
 }
 
 
-LINES = (source.folder() / "correlation/forward_tiled.cu").read_text().splitlines()
-MAIN_LOOP = {f"forward_tiled.cu:{number}" for number, text in enumerate(LINES, 1) if "load_shared_vectors(" in text}
+LINES = (source.folder() / "correlation/forward_tiled.cuh").read_text().splitlines()
+MAIN_LOOP = {f"forward_tiled.cuh:{number}" for number, text in enumerate(LINES, 1) if "load_shared_vectors(" in text}
 
 
 def spans(axis, size, positions, displacements, step):

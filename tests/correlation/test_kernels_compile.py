@@ -8,6 +8,7 @@ CUPYCORR_EVERY_BUILD=1 they compile each build for all architectures.
 
 import re
 from dataclasses import replace
+from functools import lru_cache
 from itertools import product
 
 import nvrtc
@@ -65,8 +66,15 @@ def builds_of(file, architecture=None):
 
 def architectures_of(kernel, turn):
     """Return the architectures that a build is compiled for: builds take turns over those that have its matrix instructions."""
-    able = [architecture for architecture in ARCHITECTURES if architecture not in without_products(kernel)]
+    able = [each for each in ARCHITECTURES if each not in without_products(kernel) and kernel in offered(each)]
     return able if EVERY else able[turn % len(able) :][:1]
+
+
+@lru_cache
+def offered(architecture):
+    """Return the kernels that a plan can launch on devices of an architecture: some tiles are only for some devices."""
+    capability = int(architecture[3:-1]), int(architecture[-1])
+    return {kernel for _, kernel in planner.builds(replace(FACTS, compute_capability=capability))}
 
 
 TILED = ("correlation/forward_tiled.cu", "correlation/gradient_tiled.cu")
@@ -84,6 +92,14 @@ def without_products(kernel):
     fits = kernel.file != "correlation/forward_mma.cu" or tile_bytes(macros) <= SHARED["7.5"]
     before = 75 if macros["INPUT"] == "half" and fits else 80
     return [architecture for architecture in ARCHITECTURES if int(architecture[3:]) < before]
+
+
+# Element types, the last architecture without their matrix product, and the compiler's error for it.
+WITHOUT_PRODUCT = [
+    ("half", "sm_72", "matrix products of float16 need compute capability 7.5"),
+    ("bfloat16", "sm_75", 'incomplete type "Multiplier<bfloat16>"'),
+    ("float", "sm_75", 'incomplete type "Multiplier<float>"'),
+]
 
 
 def tile_bytes(macros):
@@ -127,6 +143,17 @@ def test_every_build_compiles_without_warnings_spills_or_stack_within_its_regist
 def test_every_build_is_compiled_for_some_architecture(file):
     compiled = [name for architecture in ARCHITECTURES for name in builds_of(file, architecture)]
     assert set(compiled) == set(builds_of(file))
+
+
+@nvrtc.needed
+@pytest.mark.parametrize("file", MATRICES)
+@pytest.mark.parametrize(("c_type", "architecture", "error"), WITHOUT_PRODUCT, ids=[row[0] for row in WITHOUT_PRODUCT])
+def test_kernels_on_tensor_cores_do_not_compile_for_devices_without_the_product(file, c_type, architecture, error):
+    if architecture not in ARCHITECTURES:
+        pytest.skip(f"this NVRTC does not compile for {architecture}")
+    kernel = next(kernel for kernel in builds_of(file).values() if dict(kernel.macros)["INPUT"] == c_type)
+    with pytest.raises(RuntimeError, match=error):
+        compiler.cubin(kernel, architecture)
 
 
 @pytest.mark.parametrize("which", ["forward", "vjp"])

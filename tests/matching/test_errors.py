@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 from fake_cupy import installed, on_cupy
-from matching_cases import CPU_VARIANTS
+from matching_cases import CPU_VARIANTS, GPU_VARIANTS
 
 import cupycorr
 from cupycorr import _dispatch, correlation_argmax, correlation_soft_argmax, explain_argmax, explain_soft_argmax
@@ -28,7 +28,11 @@ BAD = {
     "no output": (ValueError, "the output would have height 0", dict(kernel_size=6)),
     "scale": (ValueError, "scale must be finite", dict(scale=np.inf)),
     "precision": (ValueError, "precision must be one of", dict(precision="low")),
-    "variant": (ValueError, "variant must be 'auto' or one of 'simd', 'blas', 'reference', 'slices'", dict(variant="mma")),
+    "variant": (
+        ValueError,
+        "variant must be 'auto' or one of 'simd', 'blas', 'reference', 'mma', 'tiled', 'slices'",
+        dict(variant="box"),
+    ),
     "a variant for CuPy": (NotImplementedError, "needs a CuPy array", dict(variant="slices")),
     "outside": (ValueError, "outside must be 'zero' or 'excluded', got outside='skip'", dict(outside="skip")),
     "outside=None": (ValueError, "outside must be 'zero' or 'excluded', got outside=None", dict(outside=None)),
@@ -81,8 +85,9 @@ def test_signatures_have_the_names_and_defaults_of_the_correlation(name):
 @pytest.mark.parametrize("name", BOTH)
 def test_an_explanation_names_what_runs_and_why_not_the_others(name):
     told = EXPLAIN[name](X, X, patch_size=3)
-    assert {told.variant, *told.reasons} == {*CPU_VARIANTS, "slices"}
-    assert told.reasons["slices"].startswith("input is a NumPy array, needs a CuPy array")
+    assert {told.variant, *told.reasons} == {*CPU_VARIANTS, *GPU_VARIANTS}
+    for variant in GPU_VARIANTS:
+        assert told.reasons[variant].startswith("input is a NumPy array, needs a CuPy array")
     assert "slices of the volume" in EXPLAIN[name](X, X, patch_size=3, variant="reference").how
     assert EXPLAIN[name](X, X, patch_size=3, variant="blas").how.endswith(("in registers", "by array functions"))
 
@@ -104,7 +109,7 @@ def test_cupy_arrays_are_reduced_in_slices_on_their_device(monkeypatch, name, ou
 
     monkeypatch.setattr(planner, "spatial_correlation_sample", correlate)
     with installed(monkeypatch, lambda *_: pytest.fail("a kernel was launched")):
-        found = BOTH[name](on_cupy(x1), on_cupy(x2), patch_size=5, outside=outside)
+        found = BOTH[name](on_cupy(x1), on_cupy(x2), patch_size=5, outside=outside, variant="slices")
         assert all(type(each).__module__ == "cupy" for each in found)
     for got, each in zip(found, want, strict=True):
         np.testing.assert_allclose(np.asarray(got), each, rtol=1e-5, atol=1e-5)

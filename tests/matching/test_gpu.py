@@ -1,15 +1,22 @@
-"""Matching on a device: CuPy arrays have the displacements of their volumes, in slices of a few displacements."""
+"""Matching on a device: CuPy arrays have the displacements of their volumes, by kernels and in slices of a few displacements."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from cases import NAMED
-from matching_cases import OUTSIDE, inputs
+from matching_cases import OUTSIDE, inputs, of
 
 import cupycorr
+from cupycorr._gpu import compiler
+from cupycorr._gpu.device import facts
 from cupycorr._matching import by_slices, slices
+from cupycorr._matching.gpu import planner
 
 pytestmark = pytest.mark.gpu
 CASES = ("pwcnet-like", "even patch", "window, stride and dilation")
+variants = pytest.mark.parametrize("variant", ["tiled", "slices"])
 
 
 @pytest.fixture(autouse=True)
@@ -24,20 +31,53 @@ def on_cupy(case, kind):
     return tuple(map(cupy.asarray, inputs(NAMED[case], kind)))
 
 
+@variants
 @pytest.mark.parametrize("outside", OUTSIDE)
 @pytest.mark.parametrize("case", CASES)
-def test_cupy_arrays_have_the_displacements_of_numpy_arrays(case, outside):
+def test_cupy_arrays_have_the_displacements_of_numpy_arrays(case, outside, variant):
     arrays, parameters = on_cupy(case, "ties"), dict(NAMED[case].parameters, outside=outside)
     plain = inputs(NAMED[case], "ties")
     for top_k in (1, 3):
-        found = cupycorr.correlation_argmax(*arrays, **parameters, top_k=top_k)
+        found = cupycorr.correlation_argmax(*arrays, **parameters, top_k=top_k, variant=variant)
         want = cupycorr.correlation_argmax(*plain, **parameters, top_k=top_k)
         for got, each in zip((*found, found.flow), (*want, want.flow), strict=True):
             assert type(got).__module__.startswith("cupy")
             np.testing.assert_array_equal(got.get(), each)
-    found, want = (cupycorr.correlation_soft_argmax(*each, **parameters, temperature=4.0) for each in (arrays, plain))
+    found = cupycorr.correlation_soft_argmax(*arrays, **parameters, temperature=4.0, variant=variant)
+    want = cupycorr.correlation_soft_argmax(*plain, **parameters, temperature=4.0)
     for got, each in zip(found, want, strict=True):
         np.testing.assert_allclose(got.get(), each, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_tensor_cores_find_the_displacements_of_numpy_arrays(dtype):
+    import cupy
+
+    case = of(NAMED["pwcnet-like"], dtype)
+    plain = inputs(case, "ties")
+    arrays = [cupy.asarray(x) for x in plain]
+    found = cupycorr.correlation_argmax(*arrays, **case.parameters, top_k=2, variant="mma")
+    want = cupycorr.correlation_argmax(*plain, **case.parameters, top_k=2)
+    for got, each in zip(found, want, strict=True):
+        np.testing.assert_array_equal(got.get(), each)
+    found, want = (cupycorr.correlation_soft_argmax(*each, **case.parameters, temperature=4.0) for each in (arrays, plain))
+    np.testing.assert_allclose(found.flow.get(), want.flow, rtol=1e-4, atol=1e-4)
+
+
+def test_the_volume_is_reduced_as_it_is_made_unless_it_must_not_be():
+    arrays, parameters = on_cupy("pwcnet-like", "values"), NAMED["pwcnet-like"].parameters
+    told = cupycorr.explain_argmax(*arrays, **parameters)
+    assert (told.variant, told.how.endswith("reduced in the epilogue")) == ("tiled", True)
+    told = cupycorr.explain_argmax(*arrays, **parameters, subpixel=True)
+    assert told.variant == "slices"
+    assert told.reasons["tiled"] == "subpixel displacements need the scores around the best one"
+
+
+def test_measuring_leaves_the_choice_to_the_cost_model(monkeypatch):
+    monkeypatch.setenv("CUPYCORR_AUTOTUNE", "1")
+    arrays, plain = on_cupy("even patch", "ties"), inputs(NAMED["even patch"], "ties")
+    found, want = (cupycorr.correlation_argmax(*each, **NAMED["even patch"].parameters) for each in (arrays, plain))
+    np.testing.assert_array_equal(found.channel.get(), want.channel)
 
 
 def test_nan_is_the_highest_score_and_makes_the_mean_nan():
@@ -57,3 +97,13 @@ def test_subpixel_displacements():
     parameters = NAMED["even patch"].parameters
     found, want = (cupycorr.correlation_argmax(*each, **parameters, subpixel=True) for each in (arrays, plain))
     np.testing.assert_allclose(found.flow.get(), want.flow, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_every_build_compiles_and_loads():
+    import cupy
+
+    device = cupy.cuda.runtime.getDevice()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        loaded = list(pool.map(lambda build: compiler.function(build[1], device), planner.builds(facts(device))))
+    assert all(kernel.num_regs <= 255 and kernel.local_size_bytes == 0 for kernel in loaded)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cupycorr import correlation_argmax, correlation_soft_argmax, spatial_correlation_sample
 
 CPU_VARIANTS = ("simd", "blas", "reference")
+GPU_VARIANTS = ("mma", "tiled", "slices")
 OUTSIDE = ("zero", "excluded")
 EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
 STRANGE = (np.nan, np.inf, -np.inf)

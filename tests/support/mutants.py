@@ -217,13 +217,13 @@ BY_HAND = (
     ("sum_parts.cu", "parts rounded", r"(sums\.\w+\[r\] \+= )(\w+\[s\]\[r\]);", r"\1widen(Narrow<TO>::from(\2));"),
     ("tile.cuh", "address halved once at most", r"while (\(reinterpret_cast)", r"if \1"),
     ("forward_phases.cuh", "offsets in 32 bits", r"data \+ \(m \* m_stride", "data + static_cast<int>(m * m_stride"),
-    ("forward_tiled.cu", "sums kept in the input's type", r"multiply_add\((row\[r\]\[k\], [^;]*)\);", AS_INPUT),
-    ("forward_tiled.cu", "samples' offsets in 32 bits", r"image\.data \+ \(block\.b", "image.data + static_cast<int>(block.b"),
-    ("forward_tiled.cu", "channels' offsets in 32 bits", r"(next1 \+ channel \* )(channel_stride1)", r"\1static_cast<int>(\2)"),
-    ("forward_tiled.cu", "rows outside are multiplied", r"if \((\w+)\)(?=\s+add_products)", r"if (\1 || true)"),
-    ("forward_tiled.cu", "rows outside are stored", r"return (row\[r\]) \?", r"return (\1 || r >= 0) ?"),
-    ("forward_tiled.cu", "tiles that nothing is in are loaded", r"if \((__syncthreads_or\(\w+\))\)", r"if (\1 || true)"),
-    ("forward_tiled.cu", "no barrier before the next tile", r"if \(__syncthreads_or\(\w+\)\)", "if (true)"),
+    ("forward_tiled.cuh", "sums kept in the input's type", r"multiply_add\((row\[r\]\[k\], [^;]*)\);", AS_INPUT),
+    ("forward_tiled.cuh", "samples' offsets in 32 bits", r"image\.data \+ \(block\.b", "image.data + static_cast<int>(block.b"),
+    ("forward_tiled.cuh", "channels' offsets in 32 bits", r"(next1 \+ channel \* )(channel_stride1)", r"\1static_cast<int>(\2)"),
+    ("forward_tiled.cuh", "rows outside are multiplied", r"if \((\w+)\)(?=\s+add_products)", r"if (\1 || true)"),
+    ("forward_tiled.cuh", "rows outside are stored", r"return (row\[r\]) \?", r"return (\1 || r >= 0) ?"),
+    ("forward_tiled.cuh", "tiles that nothing is in are loaded", r"if \((__syncthreads_or\(\w+\))\)", r"if (\1 || true)"),
+    ("forward_tiled.cuh", "no barrier before the next tile", r"if \(__syncthreads_or\(\w+\)\)", "if (true)"),
     ("mma.cuh", "float16 multiplied as bfloat16", r"mma_m16n8k16_f16\(c, a, b\);", "mma_m16n8k16_bf16(c, a, b);"),
     ("mma.cuh", "bfloat16 multiplied as float16", r"mma_m16n8k16_bf16\(c, a, b\);", "mma_m16n8k16_f16(c, a, b);"),
     ("mma.cuh", "rows of float16 swapped", r"(mma_m16n8k16_f16\(c, )a, b\);", r"\1{a[1], a[0], a[2], a[3]}, b);"),
@@ -232,9 +232,9 @@ BY_HAND = (
     ("mma.cuh", "depth of float32 swapped", r"(mma_m16n8k8_tf32\(c, a, )b\);", r"\1{b[1], b[0]});"),
     ("mma.cuh", "float32 cut off to TF32", r"nearest_tf32\((\w+)\)", r"\1"),
     ("mma.cuh", "float32 rounded to 9 bits", r"nearest_tf32\((\w+)\)", r"nearest_tf32(\1) & 0xffffc000u"),
-    ("forward_mma.cu", "fragment transposed", r"(columns2\[1\] = next)\[0\](, columns2\[3\] = next)\[2\]", r"\1[2]\2[0]"),
-    ("forward_mma.cu", "input1 never loaded", r"(access_width, )has_input1\)", r"\1tile >= 0)"),
-    ("forward_mma.cu", "input2 over the stages that stay", r"(shared2 = shared \+) \w+ \*", r"\1 STAGES *"),
+    ("forward_mma.cuh", "fragment transposed", r"(columns2\[1\] = next)\[0\](, columns2\[3\] = next)\[2\]", r"\1[2]\2[0]"),
+    ("forward_mma.cuh", "input1 never loaded", r"(access_width,\s+)has_input1\)", r"\1tile >= 0)"),
+    ("forward_mma.cuh", "input2 over the stages that stay", r"(shared2 = shared \+) \w+ \*", r"\1 STAGES *"),
     ("tile_loader.cuh", "channels' offsets in 32 bits", r"(first \* )(image1\.channel_stride)", r"\1static_cast<int>(\2)"),
     ("gradient_phases.cuh", "cotangent's offsets in 32 bits", r"\* patch_stride \+", "* static_cast<int>(patch_stride) +"),
     ("gradient_tiled.cu", "sums kept in the input's type", r"multiply_add\((g\[q\][^;]*)\);", AS_INPUT),
@@ -324,18 +324,26 @@ TESTS = {
     "correlation/tile_loader.cuh": Tests((FORWARD_MMA, *MMA),
         "every_axis[0] | every_axis[17] | every_axis[8] | every_axis[22] | passes_over | 2_to_the_31_apart_are_reached | "
         "that_begin_anywhere | [one phase-7-float32] | told_apart_in_every_pass | rows-one phase-bfloat16"),
-    "correlation/forward_tiled.cu": Tests((FORWARD_TILED, *TILED),
+    "correlation/forward_tiled.cuh": Tests((FORWARD_TILED, *TILED),
         "[0 copied] | [2 columnwise] | [3 columnwise] | [3 channelwise] | [1 copied] | [8 copied] | tiled-template | "
         "in_parts_give_the_same_sums[3-float32] | infinite_in_the_other[one phase | tiled-stride and step coprime | "
         "[window over two phases] | smaller_than_the_work_loops_over_the_rest[tiled | flownetc_loads | "
         "rows_meet_nothing_load_nothing | 2_to_the_31_apart_are_reached[tiled | [11 channelwise] | [7-float32-1] | "
         "[coprime stride and step]"),
-    "correlation/forward_mma.cu": Tests((FORWARD_MMA, *MMA),
+    "correlation/forward_tiled.cu": Tests((FORWARD_TILED, *TILED),
+        "[0 copied] | [2 columnwise] | [3 columnwise] | [3 channelwise] | [8 copied] | tiled-stride and step coprime | "
+        "[window over two phases] | smaller_than_the_work_loops_over_the_rest[tiled | 2_to_the_31_apart_are_reached[tiled | "
+        "in_parts_give_the_same_sums[3-float32] | [coprime stride and step]"),
+    "correlation/forward_mma.cuh": Tests((FORWARD_MMA, *MMA),
         "every_axis[0] | every_axis[17] | every_axis[2] | every_axis[5] | every_axis[8] | "
         "its_own_way_equal_the_oracle[rows-one phase-bfloat16] | passes_over | mma-stride and step coprime-busy | "
         "infinite_in_the_other | mma-pwcnet-like-idle | [one phase-7-float32] | [both phases-9-float32] | "
         "that_leave_nothing_out[aligned] | no_further | told_apart_in_every_pass | whose_rows_meet_nothing | long_sums | "
         "smaller_than_the_work_loops_over_the_rest[mma | rounded_to_the_nearest_tf32 | counted_to_be_loaded_is_loaded[9"),
+    "correlation/forward_mma.cu": Tests((FORWARD_MMA, *MMA),
+        "every_axis[0] | every_axis[17] | every_axis[2] | every_axis[5] | every_axis[8] | passes_over | "
+        "its_own_way_equal_the_oracle[rows-one phase-bfloat16] | mma-stride and step coprime-busy | mma-pwcnet-like-idle | "
+        "that_leave_nothing_out[aligned] | smaller_than_the_work_loops_over_the_rest[mma | no_further"),
     "correlation/gradient_phases.cuh": Tests((GRADIENT_TILED, GRADIENT_MMA, *EITHER),
         "equals_the_oracle[float32-rows] | every phase has its outputs elsewhere-busy | seams[1 phases, 32 x 2 x 32, 9] | "
         "pwcnet-like-idle | one-sided stereo-idle | cotangents_more_than_2_to_the_31_apart_are_reached"),

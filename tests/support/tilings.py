@@ -14,6 +14,7 @@ from cupycorr._correlation.gpu.axes import line
 from cupycorr._correlation.gpu.forward_phases import Arrays
 from cupycorr._gpu.call import Pointer
 from cupycorr._gpu.layout import layout
+from cupycorr._gpu.limits import LARGEST_GRID
 
 H200 = replace(FACTS, multiprocessors=132, bandwidth=4.8e12, float32_rate=66.9e12, float64_rate=33.5e12)
 
@@ -38,7 +39,7 @@ class Asked:
     def why_not(self):
         return self.module.why_not(*self.lines, self.arrays)
 
-    def run(self, tiling, emulator):
+    def run(self, tiling, emulator, largest_grid=LARGEST_GRID):
         """Return the output by one tiling, and check that every element is written."""
         calls = tiling.calls(
             [Pointer("input1"), Pointer("input2"), Pointer("out")], self.problem.parameters.scale, Pointer("parts")
@@ -48,7 +49,8 @@ class Asked:
         arrays = {**reads, **writes}
         with emulator.lending(reads, writes):
             for call in calls:
-                launch = emulator.bind(call.kernel, 0, call.blocks, call.threads, call.shared, call.scalars)
+                grid = min(call.blocks, largest_grid)
+                launch = emulator.bind(call.kernel, 0, grid, call.threads, call.shared, call.scalars)
                 launch(tuple(arrays[pointer.buffer].ctypes.data + pointer.offset for pointer in call.pointers))
             assert not emulator.unwritten(self.out).any()
         return self.out

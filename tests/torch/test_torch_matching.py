@@ -337,7 +337,7 @@ BAD = {
     "input1 and input2 must have the same dtype": (TypeError, dict(input2=X.double())),
     "input1 and input2 must have the same shape unless patch_offset is passed": (ValueError, dict(input2=X[..., 1:])),
     "outside must be 'zero' or 'excluded', got outside='no'": (ValueError, dict(outside="no")),
-    "variant must be 'auto' or one of 'simd', 'blas', 'reference', 'slices'": (ValueError, dict(variant="tiled")),
+    "variant must be 'auto' or one of 'simd', 'blas', 'reference', 'mma', 'tiled', 'slices'": (ValueError, dict(variant="box")),
     "scale must be a number": (TypeError, dict(scale=torch.tensor(1.0, requires_grad=True))),
     "precision must be one of": (ValueError, dict(precision="low")),
 }

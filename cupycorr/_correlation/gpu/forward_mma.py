@@ -10,10 +10,10 @@ from math import gcd, prod
 
 from ..._dtypes import ELEMENT_TYPES, LONGEST_CHAIN
 from ..._gpu.call import Call, Pointer, Signature, kernel
-from ..._gpu.costs import LAUNCH, MATRIX_TILE, machine, matrix_rate
+from ..._gpu.costs import LAUNCH, machine, matrix_rate
 from ..._gpu.device import Device
 from ..._gpu.layout import CHANNELS_LAST, Layout, Numbers, ceil_div
-from ..._gpu.limits import SECTOR_BYTES, VECTOR_BYTES, WARP
+from ..._gpu.limits import REGISTERS, REGISTERS_OF_A_THREAD, SECTOR_BYTES, VECTOR_BYTES, WARP
 from ..._gpu.source import Kernel
 from ..._sharing import CachedProperty
 from ..problem import lattice_inside
@@ -33,24 +33,29 @@ from .forward_phases import (
     why_out_of_reach,
 )
 
-SIGNATURE = Signature(
-    "correlation/forward_mma",
-    forward_phases.POINTERS,
-    {
-        **forward_phases.SCALARS,
-        **dict.fromkeys(("passes", "stages1", "leading_columns", "patch_columns", "vector_stores"), "int"),
-        "scale": "Sum",
-    },
-)
+# The scalars that kernels with these tiles begin with.
+SCALARS = {
+    **forward_phases.SCALARS,
+    **dict.fromkeys(("passes", "stages1", "leading_displacements", "patch_columns"), "int"),
+}
+SIGNATURE = Signature("correlation/forward_mma", forward_phases.POINTERS, {**SCALARS, "vector_stores": "int", "scale": "Sum"})
 
 DTYPES = ("float16", "bfloat16", "float32")
 
-_GROUP, _GROUPS1 = 8, 4  # columns of a matrix, and groups of them of a row of input1 and a phase, as in forward_mma.cu
+_GROUP, _GROUPS1 = 8, 4  # columns of a group, and groups of a warp's row of input1, as in forward_mma.cu
 _WARP_COLUMNS = _GROUP * _GROUPS1  # positions along x of a warp
-_PASS_BYTES = 92  # of shared memory, for what a block keeps of a pass beside its tiles
+_PASS_BYTES = 92  # of shared memory, for the PassTile of a pass
 _MATRIX_BYTES = 128  # of shared memory, for a matrix of 8 columns and 16 bytes of channels
 _COUNTED = 1024  # tiles along an axis that the cost model counts; of more, one in so many stands for its neighbours
 _PASSES = (2, 3, 4, 6)  # numbers of tiles of input2 that a block may take in turn while it keeps input1 in shared memory
+
+# The cost model, fitted to simulations of 12 problems and up to 9 plans for each.
+_TILE_SECONDS = 2.5e-6  # seconds of a pass beside its products: setup, first loads and epilogue
+_REACHED_BY_8_WARPS, _MOST_REACHED = 0.9, 1.5  # the fraction of peak rates, and how much more warps raise it
+_SERIAL = 0.5  # the fraction of loads, stores and products that do not overlap each other
+_OTHER_REGISTERS = {2: 88, 4: 76}  # element size in bytes -> registers of a thread beside its sums
+
+_WITHOUT_SPILLS = ((9, 0),)  # the compute capabilities for which 168 registers are enough for the tile of 384 threads
 
 
 # Tiles ------------------------------------------------------------------------------------------------------------------------
@@ -62,8 +67,8 @@ class Tile:
 
     Attributes
     ----------
-    matrices
-        Matrices of 16 columns of input2 that are multiplied with 8 columns of input1.
+    band_mmas
+        MMA instructions that cover the band of 8 columns of input1, each with 16 columns of input2.
     rows1, rows2
         Rows of either image of a warp.
     row_warps1, row_warps2
@@ -86,9 +91,13 @@ class Tile:
         Warps along the columns of a plane.
     blocks
         Blocks of 16-bit types that the registers leave room for on a multiprocessor.
+    capabilities
+        Compute capabilities of the devices that the tile is built for, None for all.
+    result_bytes
+        Sizes of the elements of results that the tile is built for.
     """
 
-    matrices: int
+    band_mmas: int
     rows1: int
     rows2: int
     row_warps1: int
@@ -102,6 +111,8 @@ class Tile:
     planes: int = 1
     column_warps: int = 1
     blocks: int = 1
+    capabilities: tuple[tuple[int, int], ...] | None = None
+    result_bytes: tuple[int, ...] = (2, 4)
 
     @property
     def tile_rows(self) -> int:
@@ -127,16 +138,26 @@ class Tile:
     def columns(self) -> tuple[int, int]:
         """The columns of either image of a block, of all its planes."""
         width = _WARP_COLUMNS * self.column_warps
-        return self.planes * width, self.planes * (width + _GROUP * (2 * self.matrices - 1))
+        return self.planes * width, self.planes * (width + _GROUP * (2 * self.band_mmas - 1))
 
     @property
     def displacements(self) -> int:
         """The most displacements along x of a block: all of a band, or every second if columns are not parted."""
-        return _GROUP * (2 * self.matrices - 1) * self.planes // self.phases + 1
+        return _GROUP * (2 * self.band_mmas - 1) * self.planes // self.phases + 1
 
-    def is_built(self, dtype: str) -> bool:
-        """Return whether there are builds for inputs of a dtype: rows of 16-bit types are not parted, those of float32 are."""
-        return self.staging == CHANNELWISE or self.phases == 1 or (self.planes > 1) == (dtype == "float32")
+    def results(self, dtype: str) -> tuple[str, ...]:
+        """Return the dtypes of results that the tile is built for with inputs of a dtype.
+
+        There is none where rows of both phases are parted although they have 16-bit types, or not parted although they have not.
+        """
+        if self.staging != CHANNELWISE and self.phases > 1 and (self.planes > 1) != (dtype == "float32"):
+            return ()
+        stored = dict.fromkeys((dtype, ELEMENT_TYPES[dtype].accumulator))
+        return tuple(each for each in stored if ELEMENT_TYPES[each].itemsize in self.result_bytes)
+
+    def is_built_for(self, device: Device) -> bool:
+        """Return whether the tile is built for a device."""
+        return self.capabilities is None or device.compute_capability in self.capabilities
 
     def stage_channels(self, itemsize: int) -> int:
         """Return the channels of a pipeline stage."""
@@ -160,16 +181,16 @@ class Tile:
         return stages1 * first + self.stages * second + max(_PASSES) * _PASS_BYTES
 
     def macros(self, dtype: str, stored: str) -> dict[str, object]:
-        """Return the macros of the build for inputs and outputs of these dtypes."""
+        """Return the macros of the build for inputs of a dtype that stores elements of a C type."""
         itemsize = ELEMENT_TYPES[dtype].itemsize
         first, second = self.stage_bytes(itemsize)
         return {
             "INPUT": ELEMENT_TYPES[dtype].c_type,
-            "OUTPUT": ELEMENT_TYPES[stored].c_type,
+            "OUTPUT": stored,
             "STAGING": self.staging,
             "PHASES": self.phases,
             "PLANES": self.planes,
-            "MATRICES": self.matrices,
+            "BAND_MMAS": self.band_mmas,
             "WARP_ROWS1": self.rows1,
             "WARP_ROWS2": self.rows2,
             "ROW_WARPS1": self.row_warps1,
@@ -188,14 +209,19 @@ class Tile:
         }
 
 
-# Narrow patches (up to 9 displacements a row, matrices 1) take all their rows at once, wide ones some: every row of input2 that a
-# block loads is multiplied with all of its rows of input1. Patches of one row take many displacements. For few pixels there are
+# Narrow patches (up to 9 displacements a row, band_mmas 1) take all their rows at once, wide ones some: every row of input2 that
+# a block loads is multiplied with all of its rows of input1. Patches of one row take many displacements. For few pixels there are
 # small tiles, whose warps split the channels. Where both phases of columns are in one block, float32 is parted into planes, and
 # columns of 16-bit types stay as they are. Each kind of one phase has one that fits into 64 KiB.
+#
+# 384 threads leave each of them 168 registers, which are just enough for results of 16 bits on 9.0. Elsewhere the assembler of
+# CUDA 12.9 or 13.5 spills some to memory: 8 bytes on 9.0 where results are float32, 8 on 8.0, up to 204 on 10.0, 10.1 and 10.3.
+# Most other devices have too little shared memory for this tile.
 # fmt: off
 TILES = tile_table(
     Tile,
-    "matrices rows1 rows2 row_warps1 row_warps2 skewed warp_splits channels stages staging phases planes column_warps blocks",
+    "band_mmas rows1 rows2 row_warps1 row_warps2 skewed warp_splits channels stages staging phases planes column_warps blocks "
+    "capabilities result_bytes",
     (1,       1,    3,    4,         3,         True,  1,          16,      4,     COPIED),
     (1,       1,    9,    8,         1,         True,  1,          16,      3,     COPIED),
     (1,       1,    3,    2,         3,         True,  2,          32,      3,     COPIED),
@@ -220,6 +246,7 @@ TILES = tile_table(
     (1,       1,    3,    2,         1,         True,  4,          64,      2,     CHANNELWISE),
     (3,       1,    2,    4,         1,         False, 1,          64,      2,     COPIED,      2,   1,     2),
     (2,       1,    3,    2,         3,         True,  1,          16,      3,     COPIED,      2,   1),
+    (3,       1,    2,    3,         2,         False, 1,          64,      2,     COPIED,   2, 1, 2, 1, _WITHOUT_SPILLS, (2,)),
 )
 # fmt: on
 
@@ -273,26 +300,51 @@ class Tiling(SplitTiling):
         return f"tiles of {rows} x {columns} positions and {self.patch_columns} displacements on tensor cores{passes}{split}"
 
     def _call(self, pointers: tuple[Pointer, ...], out_strides: Numbers, scale: float) -> Call:
-        arrays, tile, stored = self.arrays, self.tile, self.stored
+        arrays, stored = self.arrays, self.stored
         vector = VECTOR_BYTES // ELEMENT_TYPES[stored].itemsize
         aligned = not any(stride % vector for stride in out_strides[1:-1])
         return SIGNATURE.call(
-            macros=tile.macros(arrays.input1.dtype, stored),
+            macros=self.macros(ELEMENT_TYPES[stored].c_type),
             pointers=dict(zip(SIGNATURE.pointers, pointers, strict=True)),
             scalars={
-                **self._scalars(self.vector_width, out_strides),
-                "passes": self.passes,
-                "stages1": self.stages1,
-                "leading_columns": self.leading_columns,
-                "patch_columns": self.patch_columns,
+                **self.arguments(out_strides),
                 "vector_stores": int(self.horizontal.output_phase_stride == 1 and out_strides[-1] <= 1 and aligned),
                 "scale": scale,
             },
             accumulator=arrays.input1.accumulator,
             blocks=self.blocks,
-            threads=tile.threads,
-            shared=tile.shared(arrays.input1.itemsize, self.stages1),
+            threads=self.threads,
+            shared=self.shared,
         )
+
+    def macros(self, stored: str) -> dict[str, object]:
+        """Return the macros of the build that stores elements of a C type."""
+        return self.tile.macros(self.arrays.input1.dtype, stored)
+
+    def arguments(self, out_strides: Numbers) -> dict[str, int]:
+        """Return the scalars of the kernel, except for those of its epilogue."""
+        return {
+            **self.scalars(self.vector_width, out_strides),
+            "passes": self.passes,
+            "stages1": self.stages1,
+            "leading_displacements": self.leading_displacements,
+            "patch_columns": self.patch_columns,
+        }
+
+    @property
+    def threads(self) -> int:
+        """The threads of a block."""
+        return self.tile.threads
+
+    @property
+    def shared(self) -> int:
+        """The bytes of shared memory of a block."""
+        return self.tile.shared(self.arrays.input1.itemsize, self.stages1)
+
+    @property
+    def finished_tiles(self) -> int:
+        """The tiles of displacements for the same outputs, each of which a block finishes by itself: one in each pass."""
+        return self.parts * self.passes
 
     @property
     def rows(self) -> Numbers:
@@ -327,17 +379,17 @@ class Tiling(SplitTiling):
     @property
     def vector_width(self) -> int:
         """The elements that one access can move if the first of each image is aligned: all distances before it are multiples."""
-        return self._vector_width(self.leading_columns)
+        return self._vector_width(self.leading_displacements)
 
     @CachedProperty
-    def leading_columns(self) -> int:
-        """The columns by which input2's tile begins before the first displacement's, so that one access moves most."""
+    def leading_displacements(self) -> int:
+        """The displacements by which input2's tile begins before the first one's column, so that one access moves most."""
         spare = self.tile.displacements - self.patch_columns
         return (
             0 if self.tile.staging == CHANNELWISE else max(range(spare + 1), key=lambda lead: (self._vector_width(lead), -lead))
         )
 
-    def _vector_width(self, leading_columns: int) -> int:
+    def _vector_width(self, leading_displacements: int) -> int:
         arrays, horizontal = self.arrays, self.horizontal
         images, vector = (arrays.input1, arrays.input2), VECTOR_BYTES // arrays.input1.itemsize
         if self.tile.staging == CHANNELWISE:
@@ -346,7 +398,7 @@ class Tiling(SplitTiling):
         if horizontal.spacing > 1:
             return 1
         displaced = horizontal.shift * self.patch_columns if horizontal.patch_tiles(self.patch_columns) > 1 else 0
-        numbers = [horizontal.origin1, horizontal.origin2 - leading_columns * horizontal.shift, displaced]
+        numbers = [horizontal.origin1, horizontal.origin2 - leading_displacements * horizontal.shift, displaced]
         numbers += (number for image in images for number in (*image.strides[:3], image.shape[3], image.strides[3] - 1))
         return gcd(vector, *numbers)
 
@@ -362,7 +414,7 @@ class Tiling(SplitTiling):
         (columns, width2), patch_columns = self.tile.columns, self.patch_columns
         tiles = self.horizontal.patch_tiles(patch_columns)
         apart = patch_columns * self.horizontal.shift
-        return _loads(self.horizontal, columns, width2, apart, tiles, leading=self.leading_columns)
+        return _loads(self.horizontal, columns, width2, apart, tiles, leading=self.leading_displacements)
 
     @property
     def loaded(self) -> int:
@@ -382,21 +434,30 @@ class Tiling(SplitTiling):
         rates, rate = machine(device, "float32"), matrix_rate(device, arrays.input1.dtype)
         busy = y.blocks * x.blocks * self._phases * arrays.out.shape[0] * self.splits
         passes = y.passes / max(y.blocks, 1)  # of a busy block
-        work = (passes * self._multiply_adds, passes * self._shared_bytes)
+        blocks, resident = ceil_div(busy, rates.multiprocessors), self._resident_blocks(device)  # of a multiprocessor
+        multiplying = passes * max(self._multiply_adds / rate, self._shared_bytes / rates.cache)
         parallel = (
-            rates.on_tensor_cores(busy, self.tile.threads // WARP, *work, rate),
+            blocks * multiplying / _reached(min(max(blocks, 1), resident) * self.tile.threads // WARP),
             rates.loaded(self.loaded * self._sector_reads),
             rates.moved(self._moved),
         )
-        tiles = ceil_div(busy, rates.multiprocessors) * passes  # one after another on a multiprocessor
-        seconds = LAUNCH + tiles * MATRIX_TILE + 0.75 * max(parallel) + 0.25 * sum(parallel)  # they overlap, but not wholly
+        seconds = LAUNCH + ceil_div(blocks, resident) * passes * _TILE_SECONDS
+        seconds += (1 - _SERIAL) * max(parallel) + _SERIAL * sum(parallel)
         if self.workspace:
             seconds += LAUNCH + rates.moved((2 * self.splits + 1) * prod(arrays.out.shape) * arrays.sum_bytes)
         return seconds
 
+    def _resident_blocks(self, device: Device) -> int:
+        """Return the blocks that a multiprocessor runs at once."""
+        tile, itemsize = self.tile, self.arrays.input1.itemsize
+        sums = tile.rows1 * tile.rows2 * _GROUPS1 * tile.band_mmas * _GROUP * 2 * _GROUP // WARP
+        registers = min(sums + _OTHER_REGISTERS[itemsize], REGISTERS_OF_A_THREAD)
+        fitting = min(REGISTERS // (tile.threads * registers), device.shared_memory // tile.shared(itemsize, self.stages1))
+        return max(fitting, tile.blocks if itemsize == 2 else 1)
+
     @property
     def _steps(self) -> float:
-        """The matrix depths of channels that the warps of a block take in a pass, all together."""
+        """The depths of MMA instructions in channels that the warps of a block take in a pass, all together."""
         depth = 2 * VECTOR_BYTES // self.arrays.input1.itemsize
         return ceil_div(self.split_channels, depth) * self.tile.threads / WARP / self.tile.warp_splits
 
@@ -404,7 +465,7 @@ class Tiling(SplitTiling):
     def _multiply_adds(self) -> float:
         """The multiply-adds of a block and a pass."""
         tile, product = self.tile, 2 * _GROUP * _GROUP * 2 * VECTOR_BYTES // self.arrays.input1.itemsize
-        return self._steps * tile.rows1 * tile.rows2 * _GROUPS1 * tile.matrices * product
+        return self._steps * tile.rows1 * tile.rows2 * _GROUPS1 * tile.band_mmas * product
 
     @property
     def _shared_bytes(self) -> float:
@@ -413,7 +474,7 @@ class Tiling(SplitTiling):
         They are fragments read, stages filled (each access costs about as much as one of 16 bytes), and the band stored and read.
         """
         tile, itemsize = self.tile, self.arrays.input1.itemsize
-        fragments = self._steps * (tile.rows1 * _GROUPS1 + tile.rows2 * (_GROUPS1 + 2 * tile.matrices - 1)) * 2 * _MATRIX_BYTES
+        fragments = self._steps * (tile.rows1 * _GROUPS1 + tile.rows2 * (_GROUPS1 + 2 * tile.band_mmas - 1)) * 2 * _MATRIX_BYTES
         stages = sum(tile.stage_bytes(itemsize)) * self.split_channels / tile.stage_channels(itemsize)
         band = tile.threads / WARP * tile.rows1 * tile.rows2 * tile.displacements * _WARP_COLUMNS * self.arrays.sum_bytes
         return fragments + stages * VECTOR_BYTES / itemsize / self.vector_width + 2 * band
@@ -430,6 +491,11 @@ class Tiling(SplitTiling):
         images, out = (self.arrays.input1, self.arrays.input2), self.arrays.out
         read = sum(prod(image.shape) * image.itemsize for image in images) * self._sector_reads
         return read + prod(out.shape) * out.itemsize * min(self.horizontal.output_phase_stride, SECTOR_BYTES // out.itemsize)
+
+
+def _reached(warps: int) -> float:
+    """Return the fraction of the peak rates that so many warps of a multiprocessor reach: more of them hide more latency."""
+    return _REACHED_BY_8_WARPS * min((warps / 8) ** 0.5, _MOST_REACHED)
 
 
 @lru_cache(4096)
@@ -501,12 +567,14 @@ def _fewest_splits(image: Layout) -> int:
 
 
 def _tilings(tile: Tile, vertical: Line, horizontal: Line, arrays: Arrays, device: Device) -> Iterator[Tiling]:
-    """Yield plans with a tile that fit shared memory.
+    """Yield plans with a tile that is built for them, and fits shared memory.
 
     They begin with as few splits of the channels as chains of sums allow, then twice as many, and so on; each of them makes one
     pass, or several with all of input1 in shared memory.
     """
     if why_not_tiled(vertical, 1) or why_not_tiled(horizontal, tile.phases) or not _supports(tile, arrays):
+        return
+    if not tile.is_built_for(device):
         return
     axes = tiled_axis(vertical, 1), tiled_axis(horizontal, tile.phases)
     if any(axis.output_step > 1 for axis in axes):
@@ -519,7 +587,8 @@ def _tilings(tile: Tile, vertical: Line, horizontal: Line, arrays: Arrays, devic
         each = ceil_div(ceil_div(channels, splits), stage)  # stages of a split
         once = Tiling(*axes, arrays, ceil_div(channels, each * stage), tile, passes=1, stages1=tile.stages)
         again = (replace(once, passes=passes, stages1=each) for passes in _PASSES if passes <= once.tiles2)
-        yield from (tiling for tiling in (once, *again) if tile.shared(itemsize, tiling.stages1) <= device.shared_memory)
+        if once.stored in tile.results(arrays.input1.dtype):
+            yield from (tiling for tiling in (once, *again) if tile.shared(itemsize, tiling.stages1) <= device.shared_memory)
         splits *= 2
         if splits > most:
             return
@@ -528,8 +597,6 @@ def _tilings(tile: Tile, vertical: Line, horizontal: Line, arrays: Arrays, devic
 def _supports(tile: Tile, arrays: Arrays) -> bool:
     """Return whether a tile supports the memory layouts of the inputs."""
     images = (arrays.input1, arrays.input2)
-    if not tile.is_built(arrays.input1.dtype):
-        return False
     if all(image.order == CHANNELS_LAST for image in images):
         return tile.staging == CHANNELWISE
     return tile.staging != CHANNELWISE
@@ -538,11 +605,16 @@ def _supports(tile: Tile, arrays: Arrays) -> bool:
 # Builds -----------------------------------------------------------------------------------------------------------------------
 
 
-def builds() -> Iterator[tuple[str, Kernel]]:
-    """Yield every kernel that a tiling can call, with words for it."""
+def variations(device: Device | None = None) -> Iterator[tuple[str, Tile, str]]:
+    """Yield the tiles and input dtypes that builds are made for, on any device or on this one, with words for both."""
     for (number, tile), dtype in product(enumerate(TILES), DTYPES):
-        for stored in dict.fromkeys((dtype, ELEMENT_TYPES[dtype].accumulator)) if tile.is_built(dtype) else ():
-            yield (
-                f"forward_mma {dtype} to {stored}, tile {number}, {STAGINGS[tile.staging]}",
-                kernel(SIGNATURE.name, tile.macros(dtype, stored)),
-            )
+        if device is None or (device.has_matrix_product(dtype) and tile.is_built_for(device)):
+            yield dtype, tile, f"tile {number}, {STAGINGS[tile.staging]}"
+
+
+def builds(device: Device | None = None) -> Iterator[tuple[str, Kernel]]:
+    """Yield every kernel that a tiling can call, on any device or on this one, with words for it."""
+    for dtype, tile, words in variations(device):
+        for stored in tile.results(dtype):
+            macros = tile.macros(dtype, ELEMENT_TYPES[stored].c_type)
+            yield f"forward_mma {dtype} to {stored}, {words}", kernel(SIGNATURE.name, macros)

@@ -244,6 +244,17 @@ class SplitTiling:
             yield self._call((input1, input2, workspace), partial.strides, 1.0)
             yield sum_parts((partial, workspace), (self.arrays.out, out), scale)
 
+    @property
+    def parts(self) -> int:
+        """The blocks that have the same outputs at different displacements. They follow each other in the grid."""
+        y, x = self.vertical, self.horizontal
+        return self.patch_tiles_y * y.patch_phases * x.patch_tiles(self.columns[1]) * x.patch_phases
+
+    @property
+    def finished_tiles(self) -> int:
+        """The tiles of displacements for the same outputs, each of which a block finishes by itself."""
+        return self.parts
+
     def _call(self, pointers: tuple[Pointer, ...], out_strides: Numbers, scale: float) -> Call:
         """Return the launch that stores to a volume (splits, B, PH, PW, oH, oW) of such strides."""
         raise NotImplementedError
@@ -289,7 +300,7 @@ class SplitTiling:
         along_y = (y.tiles(self.rows[0]), self.patch_tiles_y, y.output_phases, y.patch_phases)
         return (*along_y, x.tiles(self.columns[0]), x.patch_tiles(self.columns[1]), x.output_phases, x.patch_phases)
 
-    def _scalars(self, vector_width: int, out_strides: Numbers) -> Mapping[str, int]:
+    def scalars(self, vector_width: int, out_strides: Numbers) -> Mapping[str, int]:
         """Return the arguments named by `SCALARS`."""
         arrays = self.arrays
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -15,7 +15,7 @@ from ..._gpu.call import Call, Pointer, Signature, kernel
 from ..._gpu.costs import LAUNCH, machine
 from ..._gpu.device import Device
 from ..._gpu.layout import ROWS, Layout, Numbers, ceil_div
-from ..._gpu.limits import SECTOR_BYTES, VECTOR_BYTES, WARP
+from ..._gpu.limits import REGISTERS, REGISTERS_OF_A_THREAD, SECTOR_BYTES, VECTOR_BYTES, WARP
 from ..._gpu.source import Kernel
 from ..._sharing import CachedProperty
 from . import forward_phases
@@ -128,7 +128,7 @@ class Tile:
         return self.pipeline_stages(staging, sum_bytes) * self.channels * self.phases * channel * sum_bytes
 
     def _plane(self, size: int, sum_bytes: int) -> int:
-        """Return the elements from a phase to the next, by the formula of ``plane_size`` in forward_tiled.cu."""
+        """Return the elements from a phase to the next, by the formula of ``plane_size`` in forward_tiled.cuh."""
         half = _HALF_BANKS_BYTES // sum_bytes
         return ceil_div(size - half, 2 * half) * 2 * half + half if self.phases > 1 else size
 
@@ -211,15 +211,28 @@ class Tiling(SplitTiling):
         (rows, patch_rows), (columns, patch_columns) = self.rows, self.columns
         return f"tiles of {rows} x {columns} positions and {patch_rows} x {patch_columns} displacements in shared memory{split}"
 
+    def macros(self, stored: str) -> dict[str, object]:
+        """Return the macros of the build that stores elements of a C type."""
+        dtype = self.arrays.input1.dtype
+        return _macros(self.tile, self.staging, dtype, stored, self.shared_epilogue, self.leading_columns)
+
+    def arguments(self, out_strides: Numbers) -> dict[str, int]:
+        """Return the scalars of the kernel, except for the scale."""
+        return dict(self.scalars(self.vector_width, out_strides))
+
+    @property
+    def threads(self) -> int:
+        """The threads of a block."""
+        return self.tile.threads
+
     def _call(self, pointers: tuple[Pointer, ...], out_strides: Numbers, scale: float) -> Call:
-        dtype, stored = self.arrays.input1.dtype, self.stored
         return SIGNATURE.call(
-            macros=_macros(self.tile, self.staging, dtype, stored, self.shared_epilogue, self.leading_columns),
+            macros=self.macros(ELEMENT_TYPES[self.stored].c_type),
             pointers=dict(zip(SIGNATURE.pointers, pointers, strict=True)),
-            scalars={**self._scalars(self.vector_width, out_strides), "scale": scale},
+            scalars={**self.arguments(out_strides), "scale": scale},
             accumulator=self.arrays.input1.accumulator,
             blocks=self.blocks,
-            threads=self.tile.threads,
+            threads=self.threads,
             shared=self.shared,
         )
 
@@ -368,7 +381,7 @@ _STAGE_SECONDS = 0.2e-6  # of a pipeline stage, which all warps of a block begin
 _SHARED_EPILOGUE_OPERATIONS = 15  # of an output that goes through shared memory, each as long as a multiply-add
 _LOADING_EFFICIENCY = 0.5  # of the second-level cache, while warps wait at barriers
 _OTHER_REGISTERS = 70  # of a thread, beside its sums
-_REGISTERS, _REGISTERS_OF_A_THREAD, _THREADS = 65536, 255, 2048  # the most of a multiprocessor
+_THREADS = 2048  # the most of a multiprocessor
 
 
 def _seconds(tiling: Tiling, device: Device) -> float:
@@ -400,9 +413,9 @@ def _seconds(tiling: Tiling, device: Device) -> float:
 
 def _resident_blocks(tiling: Tiling, sum_registers: int, device: Device) -> int:
     """Return the blocks that a multiprocessor runs at once."""
-    registers = min(sum_registers + _OTHER_REGISTERS, _REGISTERS_OF_A_THREAD)
+    registers = min(sum_registers + _OTHER_REGISTERS, REGISTERS_OF_A_THREAD)
     threads = tiling.tile.threads
-    return max(min(_THREADS // threads, _REGISTERS // (threads * registers), device.shared_memory // tiling.shared), 1)
+    return max(min(_THREADS // threads, REGISTERS // (threads * registers), device.shared_memory // tiling.shared), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,7 +491,7 @@ def _macros(tile: Tile, staging: int, dtype: str, stored: str, shared_epilogue: 
     sum_bytes = ELEMENT_TYPES[element.accumulator].itemsize
     return {
         "INPUT": element.c_type,
-        "OUTPUT": ELEMENT_TYPES[stored].c_type,
+        "OUTPUT": stored,
         "STAGING": staging,
         "PHASES": tile.phases,
         "ROWS": tile.rows,
@@ -516,17 +529,42 @@ def _is_built(tile: Tile, staging: int, dtype: str) -> bool:
     return staging != CHANNELWISE or min(SECTOR_BYTES // element.itemsize, tile.channels) % tile.warp_splits == 0
 
 
+@dataclass(frozen=True, slots=True)
+class Build:
+    """The choices that a build is made for, beside the type that it stores."""
+
+    number: int
+    staging: int
+    dtype: str
+    shared_epilogue: bool
+    leading_columns: int
+
+    @property
+    def words(self) -> str:
+        """The choices in words."""
+        options = [STAGINGS[self.staging], f"{self.leading_columns} leading columns" * (self.leading_columns > 0)]
+        return ", ".join(filter(None, (f"tile {self.number}", *options, "shared epilogue" * self.shared_epilogue)))
+
+    def macros(self, stored: str) -> dict[str, object]:
+        """Return the macros of the build that stores elements of a C type."""
+        tile = TILES[self.number]
+        return _macros(tile, self.staging, self.dtype, stored, self.shared_epilogue, self.leading_columns)
+
+
+def variations(epilogues: Callable[[Tile], Iterable[bool]]) -> Iterator[Build]:
+    """Yield the choices that builds are made for; `epilogues` returns whether a tile's outputs go through shared memory."""
+    for number, tile in enumerate(TILES):
+        for staging, dtype in product(tile.stagings, ELEMENT_TYPES):
+            if not _is_built(tile, staging, dtype):
+                continue
+            leading = tile.leading_columns if _may_lead(tile, staging, dtype) else (0,)
+            for shared, count in product(epilogues(tile), leading):
+                yield Build(number, staging, dtype, shared, count)
+
+
 def builds() -> Iterator[tuple[str, Kernel]]:
     """Yield every kernel that a tiling can call, with words for it."""
-    for number, tile in enumerate(TILES):
-        for staging, element in product(tile.stagings, ELEMENT_TYPES.values()):
-            if not _is_built(tile, staging, element.name):
-                continue
-            leading = tile.leading_columns if _may_lead(tile, staging, element.name) else (0,)
-            stored = dict.fromkeys((element.name, element.accumulator))
-            epilogues = dict.fromkeys(_shared_epilogue(tile, windowed) for windowed in (False, True))
-            for result, shared, count in product(stored, epilogues, leading):
-                options = [STAGINGS[staging], f"{count} leading columns" * (count > 0), "shared epilogue" * shared]
-                what = ", ".join(filter(None, (f"tile {number}", *options)))
-                macros = _macros(tile, staging, element.name, result, shared, count)
-                yield f"forward_tiled {element.name} to {result}, {what}", kernel(SIGNATURE.name, macros)
+    for build in variations(lambda tile: dict.fromkeys(_shared_epilogue(tile, windowed) for windowed in (False, True))):
+        for result in dict.fromkeys((build.dtype, ELEMENT_TYPES[build.dtype].accumulator)):
+            macros = build.macros(ELEMENT_TYPES[result].c_type)
+            yield f"forward_tiled {build.dtype} to {result}, {build.words}", kernel(SIGNATURE.name, macros)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import chain
 
 from ..._dispatch import FORWARD, Request, array_names
 from ..._dtypes import ELEMENT_TYPES
@@ -89,6 +88,7 @@ def builds(device: Device | None = None) -> Iterator[tuple[str, Kernel]]:
     """Yield every kernel that a plan can launch, on any device or on this one, with words for it."""
     for module in (direct, box, sum_parts, forward_tiled, gradient_tiled):
         yield from module.builds()
-    for name, kernel in chain(forward_mma.builds(), gradient_mma.builds()):
+    yield from forward_mma.builds(device)
+    for name, kernel in gradient_mma.builds():
         if device is None or device.has_matrix_product(_DTYPES[dict(kernel.macros)["INPUT"]]):
             yield name, kernel

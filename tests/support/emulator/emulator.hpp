@@ -120,6 +120,9 @@ inline float multiply(float a, float b) { return a * b; }  // built with -ffp-co
 inline double multiply(double a, double b) { return a * b; }
 inline float round_down(float number) { return __builtin_floorf(number); }
 inline double round_down(double number) { return __builtin_floor(number); }
+inline float exponential(float number) { return __builtin_expf(number); }
+inline double exponential(double number) { return __builtin_exp(number); }
+inline double logarithm(double number) { return __builtin_log(number); }
 
 #define EMULATOR_LESSER_AND_GREATER(type)                           \
     inline constexpr type min(type a, type b) { return b < a ? b : a; } \
