@@ -6,6 +6,7 @@ This module must not know any command.
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import threading
@@ -43,9 +44,21 @@ def remark(note: object) -> None:
 
 def _print_on_stderr(line: str) -> None:
     """Print a line; it is lost if stderr is closed, its reader has gone or its disk is full, and the work goes on."""
-    if sys.stderr is not None:
-        with suppress(OSError):
-            print(line, file=sys.stderr, flush=True)
+    if sys.stderr is None:
+        return
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        forget(sys.stderr)
+
+
+def forget(stream: TextIO | None) -> None:
+    """Send what a standard stream still holds nowhere, because Python would try to write it again when the process ends."""
+    with suppress(OSError, AttributeError):  # a stream that is not there, or that is no file
+        descriptor = stream.fileno()  # type: ignore[union-attr]
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
 
 def one_line(text: object) -> str:
@@ -110,8 +123,9 @@ def say(*lines: object) -> None:
         except UnicodeEncodeError as error:
             print(text.encode(error.encoding, "backslashreplace").decode(error.encoding), flush=True)
     except BrokenPipeError:
-        pass
+        forget(sys.stdout)
     except OSError as error:
+        forget(sys.stdout)
         raise Refused(f"cannot write to standard output: {error.strerror or error}") from error
 
 

@@ -65,8 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(error)
     except OSError as error:
         # An error of a path names it, such as of a folder that may not be looked into. Click prints the help by itself.
-        doing = "cannot write to standard output" if error.filename is None else f"cannot use {error.filename!r}"
-        return _refuse(f"{doing}: {error.strerror or error}")
+        if error.filename is not None:
+            return _refuse(f"cannot use {error.filename!r}: {error.strerror or error}")
+        _terminal.forget(sys.stdout)
+        return _refuse(f"cannot write to standard output: {error.strerror or error}")
 
 
 def _run(arguments: list[str]) -> int:

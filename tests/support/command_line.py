@@ -17,8 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment():
-    """Return the variables of a process that finds the package of this checkout."""
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    """Return the variables of a process that finds the package of this checkout, and whose Python buffers what it prints."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return {**kept, "PYTHONPATH": str(ROOT)}
 
 
 def run(*words):
