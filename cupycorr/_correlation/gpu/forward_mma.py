@@ -42,7 +42,7 @@ SIGNATURE = Signature("correlation/forward_mma", forward_phases.POINTERS, {**SCA
 
 DTYPES = ("float16", "bfloat16", "float32")
 
-_GROUP, _GROUPS1 = 8, 4  # columns of a group, and groups of a warp's row of input1, as in forward_mma.cu
+_GROUP, _GROUPS1 = 8, 4  # columns of a group, and groups of a warp's row of input1, as in forward_mma.cuh
 _WARP_COLUMNS = _GROUP * _GROUPS1  # positions along x of a warp
 _PASS_BYTES = 92  # of shared memory, for the PassTile of a pass
 _MATRIX_BYTES = 128  # of shared memory, for a matrix of 8 columns and 16 bytes of channels
@@ -76,7 +76,7 @@ class Tile:
     skewed
         Whether a warp's rows of input2 follow its row of input1, else those of the block are the same for all.
     warp_splits
-        Groups of warps that take turns at the channels.
+        Groups of warps with the same tile, which take slices of each stage's channels in turn.
     channels
         Channels of a pipeline stage, of 16-bit types.
     stages
