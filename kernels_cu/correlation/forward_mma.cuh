@@ -30,11 +30,11 @@
 //              +-----+-----+-----+-----+-----+            the kept diagonals lie between the two strokes
 //
 // If displacements are two positions apart, each a pixel, a block takes both phases of x (PHASES 2), so that it reads whole
-// sectors. Either its columns are deinterleaved into phase planes, one after the other in each row of shared memory (PLANES 2: single elements are
-// copied, each to the plane of its phase), or they stay as they are (PLANES 1: whole vectors are copied) and every second
-// diagonal of a band twice as wide is kept: 21 / 48 of the products of 21 displacements instead of 21 / 32. That costs less than
-// deinterleaving elements of 16 bits, which are too small for asynchronous copies. Where channels are contiguous, pixels of
-// either phase are copied whole, to two planes for all types.
+// sectors. Either its columns are deinterleaved into phase planes, one after the other in each row of shared memory (PLANES 2:
+// single elements are copied, each to the plane of its phase), or they stay as they are (PLANES 1: whole vectors are copied) and
+// every second diagonal of a band twice as wide is kept: 21 / 48 of the products of 21 displacements instead of 21 / 32. That
+// costs less than deinterleaving elements of 16 bits, which are too small for asynchronous copies. Where channels are contiguous,
+// pixels of either phase are copied whole, to two planes for all types.
 //
 //     thread block tile   TILE_ROWS rows x PLANES * WIDTH1 columns of input1; ROWS2 rows of input2, in each of `passes` passes,
 //                         which begin PASS_ROWS rows apart
