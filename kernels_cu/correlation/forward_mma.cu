@@ -3,18 +3,19 @@
 // Macros: those of forward_mma.cuh; OUTPUT is the input's type or float.
 #include "correlation/forward_mma.cuh"
 
-// The division of all lines in shared memory among the threads. `line_threads` neighbouring threads finish a line, `count`
-// neighbouring columns each; the others finish other lines at the same time. A thread has the same columns of all its lines.
+// The division of all lines in shared memory among teams of threads. The neighbouring threads of a team finish a line, `count`
+// neighbouring columns each; other teams finish other lines at the same time. A thread has the same columns of all its lines. A
+// slot has the lines of one row pair of a warp tile, those of all planes and warp splits.
 template <int count>
-struct LineThreads {
+struct LineTeams {
     static constexpr int planes = count < PLANES ? 1 : PLANES;  // planes that the columns of a thread are in
-    static constexpr int line_threads = PLANES * WARP_COLUMNS / count;
-    static constexpr int lines_at_once = THREADS / line_threads;
-    static constexpr int bands = TILE_WARPS * STORED_PAIRS;  // a band has lines of all planes and warp splits
-    static constexpr int band_lines_at_once = power_of_two_within(lines_at_once / bands);
-    static constexpr int bands_at_once = lines_at_once / band_lines_at_once;
+    static constexpr int team_threads = PLANES * WARP_COLUMNS / count;
+    static constexpr int teams = THREADS / team_threads;
+    static constexpr int slots = TILE_WARPS * STORED_PAIRS;
+    static constexpr int slot_teams = largest_power_of_two_within(teams / slots);  // teams that share the lines of a slot
+    static constexpr int slots_at_once = teams / slot_teams;
     static_assert(PLANES * WARP_COLUMNS % count == 0 && count % planes == 0, "a line is whole runs, of all planes alike");
-    static_assert(THREADS % line_threads == 0 && lines_at_once % band_lines_at_once == 0, "threads share lines evenly");
+    static_assert(THREADS % team_threads == 0 && teams % slot_teams == 0, "teams share lines evenly");
 };
 
 // Sets sums to 0 whose index is outside [begin, end).
@@ -36,33 +37,33 @@ DEVICE void clear_outside(int begin, int end, Sum (&sums)[count]) {
 template <int count, class Epilogue>
 DEVICE void finish_lines(const float* shared, int first, const Epilogue& epilogue, const Axis& vertical, const Axis& horizontal,
                          const AxisTile& rows, const AxisTile& columns) {
-    typedef LineThreads<count> Lines;
-    const int thread = this_thread(), run = thread % Lines::line_threads * count, line = thread / Lines::line_threads;
+    typedef LineTeams<count> Teams;
+    const int thread = this_thread(), run = thread % Teams::team_threads * count, team = thread / Teams::team_threads;
     const InsideColumns inside1 = InsideColumns::of(columns.start1, horizontal.spacing, horizontal.size1);
     const InsideColumns inside2 = InsideColumns::of(columns.start2, horizontal.spacing, horizontal.size2);
-    for (int band = line / Lines::band_lines_at_once; band < Lines::bands; band += Lines::bands_at_once) {
-        const int p = band % STORED_PAIRS, first_warp = band / STORED_PAIRS * PLANES;
+    for (int slot = team / Teams::slot_teams; slot < Teams::slots; slot += Teams::slots_at_once) {
+        const int p = slot % STORED_PAIRS, first_warp = slot / STORED_PAIRS * PLANES;
         const WarpTile warp = WarpTile::of(first_warp);
         const RowPair pair = row_pair(warp, first + p);
         const int column = warp.column * PLANES + run;
         if (first + p >= ROW_PAIRS || !in_patch(pair, vertical, rows) || column >= columns.outputs) continue;
-        const bool row_inside = inside(pair, vertical, rows);
+        const bool row_inside = rows_inside(pair, vertical, rows);
         const int m = patch_row(pair, vertical, rows), i = rows.first_output + pair.row1 * vertical.output_phase_stride;
         const int j = columns.first_output + column * horizontal.output_phase_stride;
         auto outputs = epilogue.template outputs<count>(m, i, j, columns.outputs - column);
-        const int line_warp = first_warp + (Lines::planes < PLANES ? run % PLANES : 0);
-        const float* const lines = shared + ((line_warp * STORED_PAIRS + p) * BAND + run / PLANES);
-        for (int n = line % Lines::band_lines_at_once; n < columns.patches; n += Lines::band_lines_at_once) {
+        const int line_warp = first_warp + (Teams::planes < PLANES ? run % PLANES : 0);
+        const float* const sums_at = shared + ((line_warp * STORED_PAIRS + p) * BAND_FLOATS + run / PLANES);
+        for (int n = team % Teams::slot_teams; n < columns.patches; n += Teams::slot_teams) {
             Sum sums[count];
-            load_sums(lines + n * LINE_PITCH, sums);
-            const InsideColumns inside = inside1.from(column).intersect(inside2.from(column + n * PHASES));
-            clear_outside(inside.begin, row_inside ? inside.end : 0, sums);
+            load_sums(sums_at + n * LINE_PITCH, sums);
+            const InsideColumns both_inside = inside1.from(column).intersect(inside2.from(column + n * PHASES));
+            clear_outside(both_inside.begin, row_inside ? both_inside.end : 0, sums);
             outputs.add(columns.first_patch + n * horizontal.patch_phase_stride, sums);
         }
     }
 }
 
-// Hands the sums of the block to the epilogue. With `by_vectors`, all rows of outputs are aligned.
+// Hands the sums of the block to the epilogue. With `by_vectors`, all row segments of outputs are aligned.
 template <class Epilogue>
 DEVICE void finish(const WarpSums& sums, float* shared, int leading_displacements, bool by_vectors, const Epilogue& epilogue,
                    const Axis& vertical, const Axis& horizontal, const AxisTile& rows, const AxisTile& columns) {
@@ -76,7 +77,7 @@ DEVICE void finish(const WarpSums& sums, float* shared, int leading_displacement
 // The epilogue that stores the outputs.
 struct StoreOutputs {
     Output out;
-    int column_stride;  // elements from one output of a line to the next
+    int column_stride;  // elements from one output of a row segment to the next
 
     template <int count>
     struct Outputs {
@@ -105,7 +106,8 @@ struct StoreOutputs {
     }
 };
 
-// The arguments are those of `for_each_pass`. `vector_stores`: whether all rows of outputs are aligned if the first one is.
+// The arguments are those of `for_each_pass`. `vector_stores`: the outputs of a row are contiguous, and all row segments are
+// aligned if the first one is.
 KERNEL_OF_BLOCKS(THREADS, BLOCKS)
 forward_mma(const INPUT* input1, const INPUT* input2, OUTPUT* out, int tiles, int channels, int split_channels, int vector_width,
             GRID_PARAMETERS, IMAGE_PARAMETERS(1), IMAGE_PARAMETERS(2), OUTPUT_PARAMETERS, AXIS_PARAMETERS(y), AXIS_PARAMETERS(x),
@@ -114,7 +116,7 @@ forward_mma(const INPUT* input1, const INPUT* input2, OUTPUT* out, int tiles, in
     const Image image1 = IMAGE_OF_PARAMETERS(1), image2 = IMAGE_OF_PARAMETERS(2);
     const Axis vertical = AXIS_OF_PARAMETERS(y), horizontal = AXIS_OF_PARAMETERS(x);
     const Grid grid = GRID_OF_PARAMETERS;
-    const auto finish_pass = [&](const WarpSums& sums, float* lines, const Block& block, int, int) {
+    const auto finish_pass = [&](const WarpSums& sums, float* lines, const BlockTile& block, int, int) {
         const Output result = {out + (block.split * split_stride_out + block.b * batch_stride_out),
                                m_stride_out,
                                n_stride_out,

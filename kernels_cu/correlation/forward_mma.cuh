@@ -2,11 +2,14 @@
 // displaced rows y' of input2,
 //
 //     D[r', r] = sum over c of  X2[c, y', r'] * X1[c, y, r]
-//     out[m, n, y, r] = scale * D[r + DIAGONALS n, r]            at the displacement m from y to y'
+//     out[m, n, y, r] = scale * D[r + DIAGONAL_STEP (n + leading), r]            at the displacement m from y to y'
 //
-//     r, r'          positions along x: those of one phase (forward_phases.cuh), or, with DIAGONALS 2, of both phases in turn.
-//                    r' = r is displaced by the first n
-//     DIAGONALS      positions from one displacement to the next: this band of every DIAGONALS-th diagonal r' - r is kept
+//     r, r'          positions along x: those of one phase (forward_phases.cuh), or, with DIAGONAL_STEP 2, of both phases in turn
+//     n              displacements along x, counted from the block's first one
+//     leading        `leading_displacements`: input2's tile starts this many displacements before the block's first one, so that
+//                    its copies are aligned. The epilogue skips those diagonals
+//     DIAGONAL_STEP  positions from one kept diagonal r' - r to the next: 1, or 2 if positions of two phases are interleaved
+//     band           the diagonals from the first to the last that is kept
 //     group          GROUP (8) neighbouring positions of a row of either image
 //
 // An element of D has only the channels of its own two positions as terms, so Inf and NaN do not spread to other outputs. For
@@ -23,26 +26,34 @@
 //              +-----+-----+-----+-----+-----+
 //            2 |     |     |  \  |\    |     |            a warp's row has GROUPS1 groups of input1 and GROUPS2 of input2
 //              +-----+-----+-----+-----+-----+
-//            3 |     |     |     |  \  |\    |
-//              +-----+-----+-----+-----+-----+
+//            3 |     |     |     |  \  |\    |            r goes down and r' across, although D is indexed [r', r];
+//              +-----+-----+-----+-----+-----+            the kept diagonals lie between the two strokes
 //
-// If displacements are two pixels apart, a block takes both phases of x (PHASES 2), so that it reads whole sectors. Either its
-// columns are deinterleaved into phase planes, one after the other in each row of shared memory (PLANES 2: single elements are
-// copied, each to the plane of its phase), or they stay as they are (PLANES 1: whole vectors are copied) and every second
-// diagonal of a band twice as wide is kept: 21 / 48 of the products of 21 displacements instead of 21 / 32. That costs less than
-// deinterleaving elements of 16 bits, which are too small for asynchronous copies. Where channels are contiguous, pixels of
-// either phase are copied whole, to two planes for all types.
+// If displacements are two positions apart, each a pixel, a block takes both phases of x (PHASES 2), so that it reads whole
+// sectors. Either its columns are deinterleaved into phase planes, one after the other in each row of shared memory (PLANES 2:
+// single elements are copied, each to the plane of its phase), or they stay as they are (PLANES 1: whole vectors are copied) and
+// every second diagonal of a band twice as wide is kept: 21 / 48 of the products of 21 displacements instead of 21 / 32. That
+// costs less than deinterleaving elements of 16 bits, which are too small for asynchronous copies. Where channels are contiguous,
+// pixels of either phase are copied whole, to two planes for all types.
 //
 //     thread block tile   TILE_ROWS rows x PLANES * WIDTH1 columns of input1; ROWS2 rows of input2, in each of `passes` passes,
 //                         which begin PASS_ROWS rows apart
-//     warp tile           WARP_ROWS1 rows of input1, WARP_ROWS2 rows of input2, WARP_COLUMNS columns of a plane. Every row of a
-//                         pass is multiplied with every row of input1, so that row pairs at m = row2 - row1 are a parallelogram;
-//                         or, SKEWED, each row with the PASS_ROWS rows that are displaced from it, a rectangle
+//     warp tile           WARP_ROWS1 rows of input1, WARP_ROWS2 rows of input2, WARP_COLUMNS columns of a plane. A row pair
+//                         (row1, row2) of the tiles is at m = first_patch + row2 - row1, in patch indices of the phase.
+//                         SKEWED: each row of input1 is multiplied with the PASS_ROWS rows displaced from it by the pass's
+//                         displacements, a rectangle of (row1, m). Not SKEWED: every row of input1 is multiplied with every row
+//                         of the pass, a parallelogram
+//     ownership           a block that is SKEWED owns displacements, `rows.patches` from `rows.first_patch` on. One that is not
+//                         owns rows of input2: its output row row1 begins row1 displacements before `rows.first_patch`, and the
+//                         host adds tiles until the last output row has all its displacements. So `rows.patches` is not used
+//                         here; in_patch tests each row pair
 //     pipeline stage      CHANNELS channels, STAGES stages
-//     warp splits         WARP_SPLITS groups of warps (sliced-K): they take turns at the depths of an MMA instruction within a
-//                         stage, and the epilogue adds their sums
+//     warp splits         WARP_SPLITS groups of warps with the same tile (sliced-K): split s multiplies the slices s,
+//                         s + WARP_SPLITS, ... of each stage's channels, each as many channels as an MMA instruction takes, and
+//                         the epilogue adds their sums
 //     splits (split-K)    blocks of their own sum a range of the channels to partial sums of float32, with `scale` 1, so that
-//                         chains of sums stay short and small problems fill the device; sum_parts.cu adds up and scales
+//                         fewer terms are added in float32 in sequence, and small problems fill the device; sum_parts.cu adds
+//                         up and scales
 //     epilogue            the band, through shared memory: a function of the kernel that includes this file
 //
 // Many rows of either image for one load of the other: that keeps loads few. input1 stays in shared memory from pass to pass: if
@@ -50,15 +61,15 @@
 //
 //     input1  | stage 0 | stage 1 | stage 2 |         a stage: CHANNELS x [row][plane][column], CHANNEL_PITCH1 or 2 apart; of
 //     input2  | stage 0    | stage 1    | stage 2    |         channels last: [row][plane][column] x CHANNELS, PIXEL_PITCH apart
-//             | lines of the epilogue: [warp][row pair][displacement][column]            over input2's stages, once read
+//             | lines of the epilogue: [warp][row pair][displacement][column]            overlays input2's stages, once read
 //     passes  | a PassTile for each |                           after input2's stages
 //
-// Macros: INPUT, OUTPUT (what the including kernel stores), STAGING (COPIED or CHANNELWISE), PHASES, PLANES, BAND_MMAS, WARP_ROWS1,
-// WARP_ROWS2, ROW_WARPS1, ROW_WARPS2, COLUMN_WARPS, SKEWED, WARP_SPLITS, CHANNELS, STAGES, and THREADS, BYTES1 and BYTES2 (of a
-// stage of either image), PASS_BYTES and BLOCKS (of a multiprocessor, which registers are limited for), which the host computes
-// too. For example FlowNetC in bfloat16: PHASES=2 PLANES=1 BAND_MMAS=3 WARP_ROWS1=1 WARP_ROWS2=2 ROW_WARPS1=4 ROW_WARPS2=1
-// COLUMN_WARPS=2 SKEWED=0 WARP_SPLITS=1 CHANNELS=64 STAGES=2 BLOCKS=1 THREADS=256. A tile is 4 rows x 64 columns, and a pass
-// takes 2 rows of input2, of 104 columns.
+// Macros: INDEX (int: no index here needs more bits), INPUT, OUTPUT (what the including kernel stores), STAGING (COPIED or
+// CHANNELWISE), PHASES, PLANES, BAND_MMAS, WARP_ROWS1, WARP_ROWS2, ROW_WARPS1, ROW_WARPS2, COLUMN_WARPS, SKEWED, WARP_SPLITS,
+// CHANNELS, STAGES, and THREADS, BYTES1 and BYTES2 (of a stage of either image), PASS_BYTES (of a PassTile) and BLOCKS (of a
+// multiprocessor, which registers are limited for), which the host computes too. For example FlowNetC in bfloat16: PHASES=2
+// PLANES=1 BAND_MMAS=3 WARP_ROWS1=1 WARP_ROWS2=2 ROW_WARPS1=4 ROW_WARPS2=1 COLUMN_WARPS=2 SKEWED=0 WARP_SPLITS=1 CHANNELS=64
+// STAGES=2 BLOCKS=1 THREADS=256. A tile is 4 rows x 64 columns, and a pass takes 2 rows of input2, of 104 columns.
 #pragma once
 #include "common/mma.cuh"
 #include "correlation/tile_loader.cuh"
@@ -71,15 +82,15 @@ constexpr int HALO_GROUPS = 2 * BAND_MMAS - 1;  // groups of input2 beyond those
 constexpr int GROUPS2 = GROUPS1 + HALO_GROUPS;
 constexpr int WARP_COLUMNS = GROUP * GROUPS1;
 constexpr int WIDTH1 = COLUMN_WARPS * WARP_COLUMNS, WIDTH2 = WIDTH1 + GROUP * HALO_GROUPS;  // columns in a plane's row
-constexpr int DIAGONALS = PHASES / PLANES;
-constexpr int DISPLACEMENTS = GROUP * HALO_GROUPS / DIAGONALS + 1;  // the most along x that the band holds
+constexpr int DIAGONAL_STEP = PHASES / PLANES;  // from one kept diagonal r' - r to the next
+constexpr int DISPLACEMENTS = GROUP * HALO_GROUPS / DIAGONAL_STEP + 1;  // the most along x that the band holds
 constexpr int TILE_ROWS = WARP_ROWS1 * ROW_WARPS1, PASS_ROWS = WARP_ROWS2 * ROW_WARPS2;
 constexpr int ROW_PAIRS = WARP_ROWS1 * WARP_ROWS2;  // pairs of rows that a warp multiplies
 constexpr int TILE_WARPS = COLUMN_WARPS * ROW_WARPS1 * ROW_WARPS2;  // warps of a plane and a warp split
 constexpr int BLOCK_WARPS = PLANES * TILE_WARPS * WARP_SPLITS;
 
 constexpr int VECTOR = VectorOf<INPUT>::width;
-constexpr int STEP_CHANNELS = Multiply::depth * WARP_SPLITS;  // channels that the warp splits take in one turn
+constexpr int STEP_CHANNELS = Multiply::depth * WARP_SPLITS;  // channels of one slice of each warp split
 
 // A stage of an image: for each channel its pixels, or, if channels are contiguous, for each pixel its channels. The distance
 // from one lane's address to the next is an odd multiple of 16 bytes, or a number of words that puts four channels into different
@@ -104,13 +115,16 @@ struct Tiles {
     static constexpr int rows1 = ROWS1, rows2 = ROWS2, columns1 = PLANES * WIDTH1, columns2 = PLANES * WIDTH2;
     static constexpr int pitch1 = CHANNEL_PITCH1, pitch2 = CHANNEL_PITCH2;
 
-    DEVICE static constexpr int place(bool second, int row, int column) {
+    DEVICE static constexpr int pixel_offset(bool second, int row, int column) {
         return ((row * PLANES + column % PLANES) * (second ? WIDTH2 : WIDTH1) + column / PLANES) * PIXEL_PITCH;
     }
 };
 typedef TileLoader<Tiles> Loader;
 
-DEVICE constexpr int power_of_two_within(int number) { return number < 2 ? 1 : 2 * power_of_two_within(number / 2); }
+// Returns the largest power of two that is at most the number, or 1.
+DEVICE constexpr int largest_power_of_two_within(int number) {
+    return number < 2 ? 1 : 2 * largest_power_of_two_within(number / 2);
+}
 DEVICE constexpr int smaller(int a, int b) { return a < b ? a : b; }
 
 static_assert(THREADS == WARP * BLOCK_WARPS, "the host and the kernel agree on the threads");
@@ -120,8 +134,9 @@ static_assert(PHASES == 1 || PHASES == 2, "a block takes one phase of x or both 
 static_assert(PLANES == 1 || PLANES == PHASES, "columns are deinterleaved into planes of one phase each, or not at all");
 static_assert(STAGES >= 2, "a stage is loaded while another one is read");
 static_assert(!SKEWED || WARP_ROWS1 == 1, "each row pair of a skewed warp tile has its own displacement");
-static_assert(CHANNELS % STEP_CHANNELS == 0, "a stage is whole turns of the warp splits");
-static_assert(!CHANNELS_LAST || CHANNELS / VECTOR % 2 == 0, "pixels are an odd multiple of 16 bytes apart");
+static_assert(CHANNELS % STEP_CHANNELS == 0, "the slices of a stage are divided evenly among the warp splits");
+static_assert(!CHANNELS_LAST || (PIXEL_PITCH % VECTOR == 0 && PIXEL_PITCH / VECTOR % 2 == 1),
+              "pixels are an odd multiple of 16 bytes apart");
 static_assert(WIDTH1 % VECTOR == 0 && WIDTH2 % VECTOR == 0, "rows of shared memory begin with a vector");
 static_assert(STAGE1 % VECTOR == 0 && STAGE2 % VECTOR == 0, "stages are whole vectors");
 
@@ -153,7 +168,7 @@ DEVICE RowPair row_pair(const WarpTile& warp, int index) {
     return RowPair{warp.row1 + index % WARP_ROWS1, warp.row2 + index / WARP_ROWS1};
 }
 
-// Returns the patch index that displaces one row of a pair to the other; it may be outside the patch.
+// Returns the patch index m that displaces one row of a pair to the other; it may be outside the patch.
 DEVICE int patch_row(RowPair pair, const Axis& vertical, const AxisTile& rows) {
     return rows.first_patch + (pair.row2 - pair.row1) * vertical.patch_phase_stride;
 }
@@ -161,17 +176,19 @@ DEVICE bool in_patch(RowPair pair, const Axis& vertical, const AxisTile& rows) {
     const int m = patch_row(pair, vertical, rows);
     return pair.row1 < rows.outputs && m >= 0 && m < vertical.patch;
 }
-DEVICE bool inside(RowPair pair, const Axis& vertical, const AxisTile& rows) {
+// Returns whether both rows of a pair are inside their images.
+DEVICE bool rows_inside(RowPair pair, const Axis& vertical, const AxisTile& rows) {
     const int y1 = rows.start1 + pair.row1 * vertical.spacing, y2 = rows.start2 + pair.row2 * vertical.spacing;
     return y1 >= 0 && y1 < vertical.size1 && y2 >= 0 && y2 < vertical.size2;
 }
 
-// Returns whether any row pair of a warp has products. If so it multiplies all: a branch for each would cost more than it saves.
-DEVICE bool has_products(const WarpTile& warp, const Axis& vertical, const AxisTile& rows) {
+// Returns whether any row pair of a warp has products that outputs need. If so the warp multiplies all: a branch for each would
+// cost more than it saves.
+DEVICE bool warp_multiplies(const WarpTile& warp, const Axis& vertical, const AxisTile& rows) {
     bool any = false;
 #pragma unroll
     for (int p = 0; p < ROW_PAIRS; p++)
-        any = any || (in_patch(row_pair(warp, p), vertical, rows) && inside(row_pair(warp, p), vertical, rows));
+        any = any || (in_patch(row_pair(warp, p), vertical, rows) && rows_inside(row_pair(warp, p), vertical, rows));
     return any;
 }
 
@@ -184,8 +201,8 @@ DEVICE void clear(WarpSums& sums) {
 }
 
 // Fragments of input1 (B: one group) and of input2 (A: two groups) have as many channels as an MMA instruction is deep. Four
-// 8 x 8 matrices, each a group and half of the channels, are loaded at a time, in the order of the registers that the
-// instruction takes:
+// matrices, each a group and half of the instruction's depth, are loaded at a time, in the order of the registers that it takes.
+// They are 8 x 8 elements of 16 bits; of TF32, 8 x 4 floats, each as two elements of 16 bits:
 //
 //     B   group j, first half    group j, second half    group j + 1, first half    group j + 1, second half
 //     A   group g, first half    group g + 1, first half    group g, second half    group g + 1, second half
@@ -292,9 +309,10 @@ DEVICE void add_channels(WarpSums& sums, Loader& loader, INPUT* shared1, INPUT* 
                          bool multiplies) {
     constexpr int AHEAD = STAGES - 1;  // stages in flight
     const int first_channel = warp.warp_split * Multiply::depth, first_column = warp.column * PLANES + warp.plane;
-    const int offset1 = Tiles::place(false, warp.row1, first_column) + lane_offset1() + first_channel * CHANNEL_PITCH1;
-    const int offset2 = Tiles::place(true, warp.row2, first_column) + lane_offset2() + first_channel * CHANNEL_PITCH2;
+    const int offset1 = Tiles::pixel_offset(false, warp.row1, first_column) + lane_offset1() + first_channel * CHANNEL_PITCH1;
+    const int offset2 = Tiles::pixel_offset(true, warp.row2, first_column) + lane_offset2() + first_channel * CHANNEL_PITCH2;
     const int stages = ceil_div(loader.left, CHANNELS);
+    // If all stages fit in STAGES, the remainder is the stage.
     const auto stage_of_input1 = [&](int stage) { return shared1 + (stages1 > STAGES ? stage : stage % STAGES) * STAGE1; };
     const auto stage_of_input2 = [&](int stage) { return shared2 + stage % STAGES * STAGE2; };
 #pragma unroll 1
@@ -324,13 +342,13 @@ DEVICE void add_channels(WarpSums& sums, Loader& loader, INPUT* shared1, INPUT* 
 // The band goes through shared memory, some row pairs of each warp at a time: for each displacement a line of WARP_COLUMNS sums.
 // Vectors of a line are aligned; with this pitch, loads of them have no bank conflicts.
 constexpr int LINE_PITCH = WARP_COLUMNS + 4;  // floats: 4 keep vectors aligned and move each line to other banks
-constexpr int BAND = DISPLACEMENTS * LINE_PITCH;  // floats of a row pair of a warp
-constexpr int FITTING_PAIRS = STAGES * BYTES2 / static_cast<int>(sizeof(float)) / (BLOCK_WARPS * BAND);
+constexpr int BAND_FLOATS = DISPLACEMENTS * LINE_PITCH;  // the lines of a row pair of a warp
+constexpr int FITTING_PAIRS = STAGES * BYTES2 / static_cast<int>(sizeof(float)) / (BLOCK_WARPS * BAND_FLOATS);
 constexpr int STORED_PAIRS = smaller(FITTING_PAIRS, ROW_PAIRS);  // row pairs of each warp at a time
 static_assert(STORED_PAIRS > 0, "a row pair of each warp fits into shared memory");
 static_assert(LINE_PITCH * sizeof(float) % sizeof(Words16) == 0, "lines begin with a vector");
 
-// Stores the sums of a row pair that are on a displacement to their lines. A lane has sums of two neighbouring columns of input1
+// Stores the sums of a row pair that are on kept diagonals to their lines. A lane has sums of two neighbouring columns of input1
 // and one column of each group of input2.
 DEVICE void store_band(const float (&sums)[GROUPS1][BAND_MMAS][4], float* lines, int leading_displacements, int patches) {
     const int lane = this_thread() % WARP, column2 = lane / 4, column1 = 2 * (lane % 4);
@@ -338,9 +356,9 @@ DEVICE void store_band(const float (&sums)[GROUPS1][BAND_MMAS][4], float* lines,
     for (int k = 0; k < BAND_MMAS; k++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            // The diagonal of the first of the two columns, counted from the first displacement's.
-            const int diagonal = GROUP * (2 * k + half) + column2 - column1 - leading_displacements * DIAGONALS;
-            if constexpr (DIAGONALS == 1) {
+            // The diagonal of the first of the two columns, counted from that of the block's first displacement.
+            const int diagonal = GROUP * (2 * k + half) + column2 - column1 - leading_displacements * DIAGONAL_STEP;
+            if constexpr (DIAGONAL_STEP == 1) {
                 float* const to = lines + diagonal * LINE_PITCH + column1;
 #pragma unroll
                 for (int j = 0; j < GROUPS1; j++) {
@@ -349,7 +367,7 @@ DEVICE void store_band(const float (&sums)[GROUPS1][BAND_MMAS][4], float* lines,
                         store_shared(to + j * GROUP - LINE_PITCH + 1, sums[j][k][2 * half + 1]);
                 }
             } else {  // one of the two columns is on a displacement
-                static_assert(DIAGONALS == 2 || DIAGONALS == 1, "every diagonal is kept, or every second one");
+                static_assert(DIAGONAL_STEP == 2 || DIAGONAL_STEP == 1, "every diagonal is kept, or every second one");
                 const int odd = column2 % 2, n = (diagonal - odd) / 2;
                 float* const to = lines + n * LINE_PITCH + column1 + odd;
                 if (diagonal - odd < 0 || n >= patches) continue;
@@ -374,9 +392,10 @@ struct InsideColumns {
     }
 };
 
-// Loads the sums of `count` neighbouring columns of a line: adds those of the warp splits, takes columns of the planes in turn.
+// Loads the sums of `count` neighbouring columns of a line, which begin at `sums_at` for the first warp split and plane: adds
+// those of the warp splits, takes columns of the planes in turn.
 template <int count>
-DEVICE void load_sums(const float* line, Sum (&sums)[count]) {
+DEVICE void load_sums(const float* sums_at, Sum (&sums)[count]) {
     constexpr int planes = count < PLANES ? 1 : PLANES;  // planes that the columns are in
     struct __attribute__((aligned(smaller(sizeof(Words16), count / planes * sizeof(float))))) Neighbours {
         float sums[count / planes];
@@ -385,8 +404,8 @@ DEVICE void load_sums(const float* line, Sum (&sums)[count]) {
     for (int warp_split = 0; warp_split < WARP_SPLITS; warp_split++)
 #pragma unroll
         for (int plane = 0; plane < planes; plane++) {
-            const int warps = warp_split * TILE_WARPS * PLANES + plane;  // from the line's warp to the one with these sums
-            const float* const from = line + warps * STORED_PAIRS * BAND;
+            const int warp_distance = warp_split * TILE_WARPS * PLANES + plane;  // to the warp with these sums
+            const float* const from = sums_at + warp_distance * STORED_PAIRS * BAND_FLOATS;
             const Neighbours some = load_shared(reinterpret_cast<const Neighbours*>(from));
 #pragma unroll
             for (int k = 0; k < count / planes; k++) {
@@ -406,8 +425,8 @@ DEVICE void share_sums(const WarpSums& sums, float* shared, int leading_displace
 #pragma unroll
         for (int p = 0; p < ROW_PAIRS; p++)
             if (p >= first && p < first + STORED_PAIRS)
-                store_band(sums[p], shared + (this_thread() / WARP * STORED_PAIRS + p - first) * BAND, leading_displacements,
-                           patches);
+                store_band(sums[p], shared + (this_thread() / WARP * STORED_PAIRS + p - first) * BAND_FLOATS,
+                           leading_displacements, patches);
         __syncthreads();
         take(first);
     }
@@ -419,22 +438,23 @@ DEVICE void share_sums(const WarpSums& sums, float* shared, int leading_displace
 // either image's tile that are inside. One thread computes each, and all load it from shared memory, because the sums leave no
 // registers to keep it, and divisions take long.
 struct PassTile {
-    Block block;
+    BlockTile block;
     InsideTile inside1, inside2;
     int access_width;  // elements that an access to the images moves
 
     // `first_column2`: the position of the first column of input2's tile.
-    DEVICE static PassTile of(Block block, int pass, int first_column2, int access_width, const Axis& vertical,
+    DEVICE static PassTile of(BlockTile block, int pass, int first_column2, int access_width, const Axis& vertical,
                               const Axis& horizontal) {
         block.rows.first_patch += pass * PASS_ROWS * vertical.patch_phase_stride;
         block.rows.start2 += pass * PASS_ROWS * vertical.spacing;
         return PassTile{block, Loader::inside1(vertical, horizontal, block),
                         Loader::inside2(vertical, horizontal, block, first_column2), access_width};
     }
-    // Returns whether there are no outputs; it is the same for all passes of a block.
+    // Returns whether there are no outputs; it is the same for all passes of a block. `rows.patches` is not tested: earlier
+    // displacements may still be owned (see ownership at the top).
     DEVICE bool empty() const { return block.rows.outputs <= 0 || block.columns.outputs <= 0 || block.columns.patches <= 0; }
-    // Returns whether any rows have products.
-    DEVICE bool has_products(const Axis& vertical) const {
+    // Returns whether any row pair of the pass may have products: its least patch index is in the patch.
+    DEVICE bool pass_multiplies(const Axis& vertical) const {
         const int first_m = patch_row(RowPair{SKEWED ? 0 : TILE_ROWS - 1, 0}, vertical, block.rows);
         return inside1.has_rows() && inside2.has_rows() && first_m < vertical.patch;
     }
@@ -445,10 +465,19 @@ static_assert(sizeof(PassTile) == PASS_BYTES, "the host and the kernel agree on 
 // shared memory for the epilogue, and the rows of the block's input2 are those of the pass. Every thread of the block must call
 // it. A block without displacements is left out, unless all outputs are finished.
 //
-// `tiles`: the thread block tiles; a block has several only where a grid cannot hold them all. `passes`: at most as many as
-// shared memory has PASS_BYTES for. `stages1`: STAGES, or with several passes the stages of all channels.
-// `leading_displacements`: the displacements by which input2's tile begins before the first one's column, so that its rows are
-// aligned. `patch_columns`: the displacements of a block along x, at most DISPLACEMENTS - `leading_displacements`.
+// `tiles`: the thread block tiles; a block has several only where a grid cannot hold them all. `channels`: those of the images.
+// `split_channels`: those of a split, whole stages; the last split may have fewer. `vertical` and `horizontal` have one tap,
+// `output_step` 1 and TILE_ROWS or PLANES * WIDTH1 `tile_outputs`. `passes`: at most THREADS, and as many as shared memory has
+// PASS_BYTES for. `stages1`: STAGES, or with several passes the stages of all channels of a split. `leading_displacements`: see
+// the top. `patch_columns`: the displacements of a block along x, at most DISPLACEMENTS - `leading_displacements`.
+//
+// `vector_width`: the most elements of a copy, a power of two up to VECTOR. The host ensures that copies of this width are
+// aligned if both images are, and wholly inside or outside:
+//
+//     rows            if it is above 1, columns are contiguous, and it divides the batch, channel and row strides and the width
+//                     of both images, the first column of either tile (`origin1`, and `origin2` less the leading displacements)
+//                     and the distance of the tiles of displacements, if there are several
+//     channels last   it divides `channels`, and the batch, row and column strides of both images
 template <bool finishes_all, class Finish>
 DEVICE void for_each_pass(INPUT* shared, const INPUT* input1, const INPUT* input2, int tiles, int channels, int split_channels,
                           int vector_width, const Grid& grid, const Image& image1, const Image& image2, const Axis& vertical,
@@ -456,7 +485,7 @@ DEVICE void for_each_pass(INPUT* shared, const INPUT* input1, const INPUT* input
                           const Finish& finish) {
     INPUT* const shared2 = shared + stages1 * STAGE1;
     PassTile* const pass_tiles = reinterpret_cast<PassTile*>(shared2 + STAGES * STAGE2);
-    const auto first_column2 = [&](const Block& block) {
+    const auto first_column2 = [&](const BlockTile& block) {
         return block.columns.start2 - leading_displacements * PHASES * horizontal.spacing;
     };
     // Positions outside may be anything, but what was never stored must not be read, by the rules of the language.
@@ -466,7 +495,8 @@ DEVICE void for_each_pass(INPUT* shared, const INPUT* input1, const INPUT* input
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         const int thread = threadIdx.x;
         if (thread < passes) {
-            const Block block = block_of<true>(tile, grid, vertical, horizontal, passes * PASS_ROWS, patch_columns, PHASES);
+            const BlockTile block =
+                block_tile_of<true>(tile, grid, vertical, horizontal, passes * PASS_ROWS, patch_columns, PHASES);
             const int access_width = Loader::access_width(input1, input2, vector_width);
             store_shared(pass_tiles + thread,
                          PassTile::of(block, thread, first_column2(block), access_width, vertical, horizontal));
@@ -481,7 +511,7 @@ DEVICE void for_each_pass(INPUT* shared, const INPUT* input1, const INPUT* input
                 __syncthreads();  // all have read the tile, before the next one is stored
                 break;
             }
-            if (pass_tile.has_products(vertical)) {  // the same for all threads
+            if (pass_tile.pass_multiplies(vertical)) {  // the same for all threads
                 const int begin = pass_tile.block.split * split_channels;
                 Loader loader;
                 loader.start(image1, image2, pass_tile.inside1, pass_tile.inside2, vertical, horizontal, pass_tile.block,
@@ -490,7 +520,7 @@ DEVICE void for_each_pass(INPUT* shared, const INPUT* input1, const INPUT* input
                 __syncthreads();  // all have read what the pass or tile before left
                 has_input1 = true;
                 const WarpTile warp = WarpTile::of(this_thread() / WARP);
-                add_channels(sums, loader, shared, shared2, stages1, warp, has_products(warp, vertical, pass_tile.block.rows));
+                add_channels(sums, loader, shared, shared2, stages1, warp, warp_multiplies(warp, vertical, pass_tile.block.rows));
             } else {
                 clear(sums);
             }

@@ -4,6 +4,9 @@
 // apart and patch indices stride / g apart form an independent problem, a phase, in which every displacement is a whole number of
 // positions, stride step / g pixels apart. A phase of a strided lattice is its elements with the same remainder.
 //
+// The patch is the range of displacements: its indices m along an axis are 0, 1, ..., patch - 1. The taps of a window are its
+// pixels along an axis.
+//
 // Positions and offsets within a plane have 32 bits, offsets from plane to plane 64.
 //
 // Macros: INPUT, OUTPUT (the input's type or that of its sums).
@@ -18,16 +21,19 @@ typedef SumOf<INPUT>::type Sum;
 #define CHANNELWISE 2  // vectors of contiguous channels
 
 // One axis. Output i = output_phase + t output_phase_stride is at tile position t output_step; patch index
-// m = patch_phase + u patch_phase_stride displaces it by `shift` u positions.
+// m = patch_phase + u patch_phase_stride displaces it by `shift` u positions; `shift` is a parameter of block_tile_of. It is 1
+// for positions of one phase. If a kernel takes both phases of x (PHASES 2), the host describes them as one lattice, with phase
+// strides 1, and `shift` is 2.
 struct Axis {
     int size1, size2, out, patch;
     int output_phase_stride, patch_phase_stride;
     int origin1, origin2;  // of position 0 of phase 0: in input1, and displaced by patch index 0 in input2
     int stride, step, spacing;  // pixels between outputs, patch indices, positions
-    int tile_outputs, output_step, taps, tap_step;  // outputs of a block; positions between outputs, and between taps
+    int tile_outputs, output_step;  // outputs of a tile; positions from one to the next
+    int taps, tap_step;  // taps of a window; positions from one to the next
 };
 
-// The tile of a block along one axis: outputs and patch indices of one phase each.
+// The tile of a block along one axis: outputs and patch indices of one phase each, as Axis describes them.
 struct AxisTile {
     int first_output, outputs;
     int first_patch, patches;
@@ -75,7 +81,8 @@ struct Grid {
     int tiles_y, patch_tiles_y, output_phases_y, patch_phases_y, tiles_x, patch_tiles_x, output_phases_x, patch_phases_x, splits;
 };
 
-struct Block {
+// One tile of a CUDA block, which may have several, one after the other.
+struct BlockTile {
     AxisTile rows, columns;
     int split, b;
 
@@ -83,11 +90,12 @@ struct Block {
     DEVICE bool empty() const { return has_no_outputs() || rows.patches <= 0 || columns.patches <= 0; }
 };
 
-// Blocks of the same outputs are consecutive, because they read the same part of input1. A block takes so many patch indices of
-// a phase along each axis; a patch index along x displaces it by `shift` positions.
+// Tiles of the same outputs are consecutive, because they read the same part of input1. Each has `patch_rows` x
+// `patch_columns` patch indices of a phase, from `first_patch` on. A tile of forward_mma.cuh that is not SKEWED owns rows of
+// input2 instead, so it does not use `rows.patches`. `shift`: the positions by which a patch index along x displaces.
 template <bool as_unsigned = false>
-DEVICE Block block_of(int tile, const Grid& grid, const Axis& vertical, const Axis& horizontal, int patch_rows,
-                      int patch_columns, int shift) {
+DEVICE BlockTile block_tile_of(int tile, const Grid& grid, const Axis& vertical, const Axis& horizontal, int patch_rows,
+                                int patch_columns, int shift) {
     const int m_tile = digit<as_unsigned>(tile, grid.patch_tiles_y), n_tile = digit<as_unsigned>(tile, grid.patch_tiles_x);
     const int m_patch_phase = digit<as_unsigned>(tile, grid.patch_phases_y);
     const int n_patch_phase = digit<as_unsigned>(tile, grid.patch_phases_x);
@@ -95,8 +103,8 @@ DEVICE Block block_of(int tile, const Grid& grid, const Axis& vertical, const Ax
     const int x_output_phase = digit<as_unsigned>(tile, grid.output_phases_x);
     const int y_output_phase = digit<as_unsigned>(tile, grid.output_phases_y);
     const int split = digit<as_unsigned>(tile, grid.splits);
-    return Block{axis_tile(vertical, y_tile, y_output_phase, m_tile, m_patch_phase, patch_rows, 1),
-                 axis_tile(horizontal, x_tile, x_output_phase, n_tile, n_patch_phase, patch_columns, shift), split, tile};
+    return BlockTile{axis_tile(vertical, y_tile, y_output_phase, m_tile, m_patch_phase, patch_rows, 1),
+                     axis_tile(horizontal, x_tile, x_output_phase, n_tile, n_patch_phase, patch_columns, shift), split, tile};
 }
 
 // Parameters of the kernels, and initialisers from them.

@@ -113,7 +113,7 @@ forward_tiled(const INPUT* input1, const INPUT* input2, OUTPUT* out, int tiles, 
     const Image image1 = IMAGE_OF_PARAMETERS(1), image2 = IMAGE_OF_PARAMETERS(2);
     const Axis vertical = AXIS_OF_PARAMETERS(y), horizontal = AXIS_OF_PARAMETERS(x);
     const Grid grid = GRID_OF_PARAMETERS;
-    const auto finish = [&](const Products& products, const Thread& thread, const Block& block, int) {
+    const auto finish = [&](const Products& products, const Thread& thread, const BlockTile& block, int) {
         const Output result = {out + (block.split * split_stride_out + block.b * batch_stride_out), m_stride_out, n_stride_out,
                             row_stride_out, column_stride_out, scale};
         const Inside inside = inside_of(thread, vertical, horizontal, block.rows, block.columns);

@@ -123,7 +123,7 @@ struct Loader {
     int vector_width;  // columns that one access moves
 
     DEVICE void start(Sum*, const Image& image1, const Image& image2, const Axis& vertical, const Axis& horizontal,
-                      const Block& block, int first_channel, int channels, int most_columns) {
+                      const BlockTile& block, int first_channel, int channels, int most_columns) {
         next1 = image1.data + (block.b * image1.batch_stride + first_channel * image1.channel_stride);
         next2 = image2.data + (block.b * image2.batch_stride + first_channel * image2.channel_stride);
         channel_stride1 = image1.channel_stride, channel_stride2 = image2.channel_stride;
@@ -256,7 +256,7 @@ struct CopiedRow {
     bool second;  // of input2
 
     DEVICE static CopiedRow of(int row, const Image& image1, const Image& image2, const Axis& vertical, const Axis& horizontal,
-                               const Block& block, int first_channel) {
+                               const BlockTile& block, int first_channel) {
         CopiedRow copied;
         copied.second = row >= ROWS1;
         if (copied.second) row -= ROWS1;
@@ -289,7 +289,7 @@ struct Loader {
     int left;  // channels to load
 
     DEVICE void start(Sum* shared, const Image& image1, const Image& image2, const Axis& vertical, const Axis& horizontal,
-                      const Block& block, int first_channel, int channels, int) {
+                      const BlockTile& block, int first_channel, int channels, int) {
         for (int at = threadIdx.x * COLUMNS; at < STAGES * STAGE; at += THREADS * COLUMNS) store_shared_16(shared + at, Words16{});
         channel_stride1 = image1.channel_stride, channel_stride2 = image2.channel_stride;
         left = channels;
@@ -543,7 +543,7 @@ DEVICE void for_each_tile(Sum* shared, int tiles, int channels, int split_channe
                           const Finish& finish) {
     const Thread thread = Thread::here();
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        Block block = block_of(tile, grid, vertical, horizontal, PATCH_ROWS, GROUPS * DISPLACEMENTS, PHASES);
+        BlockTile block = block_tile_of(tile, grid, vertical, horizontal, PATCH_ROWS, GROUPS * DISPLACEMENTS, PHASES);
         if (finishes_all ? block.has_no_outputs() : block.empty()) continue;
         Products products;
 #pragma unroll
@@ -561,7 +561,7 @@ DEVICE void for_each_tile(Sum* shared, int tiles, int channels, int split_channe
             add_channels(products, loader, shared, thread, overlaps);
         }
         // Computed again, as the products leave no registers to keep it.
-        block = block_of(opaque(tile), grid, vertical, horizontal, PATCH_ROWS, GROUPS * DISPLACEMENTS, PHASES);
+        block = block_tile_of(opaque(tile), grid, vertical, horizontal, PATCH_ROWS, GROUPS * DISPLACEMENTS, PHASES);
         finish(products, thread, block, tile);
     }
 }

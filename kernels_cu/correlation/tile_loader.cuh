@@ -9,6 +9,11 @@
 //         | - - .  rectangle  . |                      less than 4 bytes: two columns, through registers
 //         | - - . . . . . . . . |    channels last     one pixel; an access moves `width` of its channels
 //         +---------------------+
+//           .  inside the image, -  outside
+//
+// Accesses wider than an element rest on what the host ensures of `vector_width` (for_each_pass in forward_mma.cuh): tiles and
+// images begin and end at its multiples, so no unit is partly inside; channels end at its multiples if they are contiguous, so no
+// access has channels after the last. Two elements through registers are tested one by one.
 //
 // A unit keeps its thread for all stages, or its threads, each of which takes some of its channels: where it is in the images and
 // in shared memory is computed once. What is outside stays as it is in shared memory, and may be anything; channels after the
@@ -20,7 +25,7 @@
 //     rows1, rows2, columns1, columns2                  of either tile, with the columns of all phases of the block
 //     parted                                            neighbouring columns are in different planes of shared memory
 //     pitch1, pitch2                                    elements from channel to channel; 1 if channels are contiguous
-//     place(second, row, column)                        the offset of a pixel in a channel of input1's or input2's stage
+//     pixel_offset(second, row, column)                 the offset of a pixel's first channel in input1's or input2's stage
 #pragma once
 #include "correlation/forward_phases.cuh"
 
@@ -47,6 +52,8 @@ struct TileLoader {
     static constexpr int PIXEL_THREADS = CHANNELS_LAST ? Tiles::channels / VECTOR : 1;
     static constexpr int SLOTS = ceil_div(UNITS * PIXEL_THREADS, Tiles::threads);
     static_assert(Tiles::threads % PIXEL_THREADS == 0, "a thread loads the same channels of every pixel");
+    static_assert((Tiles::channels & (Tiles::channels - 1)) == 0, "threads that share a unit have equally many of its channels");
+    static_assert(!CHANNELS_LAST || Tiles::channels % VECTOR == 0, "a pixel's threads take a vector each");
     static_assert(!Tiles::parted || BYTES >= 4 || CHANNELS_LAST, "asynchronous copies move 4 bytes or more");
 
     // A unit of this thread. `packed` saves a register: sums leave few.
@@ -60,11 +67,11 @@ struct TileLoader {
         }
         DEVICE bool is_none() const { return packed < 0; }
         DEVICE int to() const { return packed & 0xfffff; }  // its offset in shared memory
-        DEVICE bool inside(int column) const { return (packed >> 20 >> column & 1) != 0; }  // one of its columns
+        DEVICE bool column_inside(int column) const { return (packed >> 20 >> column & 1) != 0; }  // one of its columns
         DEVICE bool second() const { return (packed >> 24 & 1) != 0; }  // it is of input2
     };
-    static_assert(Tiles::place(false, Tiles::rows1 - 1, Tiles::columns1 - 1) < 1 << 20, "an offset fits into its bits");
-    static_assert(Tiles::place(true, Tiles::rows2 - 1, Tiles::columns2 - 1) < 1 << 20, "an offset fits into its bits");
+    static_assert(Tiles::pixel_offset(false, Tiles::rows1 - 1, Tiles::columns1 - 1) < 1 << 20, "an offset fits into its bits");
+    static_assert(Tiles::pixel_offset(true, Tiles::rows2 - 1, Tiles::columns2 - 1) < 1 << 20, "an offset fits into its bits");
 
     Slot slots[SLOTS];
     const INPUT* next1;  // the next channels to load, those of this thread
@@ -77,7 +84,7 @@ struct TileLoader {
     int accesses;  // of this thread to a unit, in a stage
     int thread_channel;  // its first channel
 
-    DEVICE static InsideTile inside1(const Axis& vertical, const Axis& horizontal, const Block& block) {
+    DEVICE static InsideTile inside1(const Axis& vertical, const Axis& horizontal, const BlockTile& block) {
         return InsideTile::of(block.rows.start1, Tiles::rows1, vertical.size1, vertical.spacing, block.columns.start1,
                           Tiles::columns1, horizontal.size1, horizontal.spacing);
     }
@@ -87,14 +94,14 @@ struct TileLoader {
     }
 
     // `first_column2`: the position of the first column of input2's tile, which may be before the first displacement's.
-    DEVICE static InsideTile inside2(const Axis& vertical, const Axis& horizontal, const Block& block, int first_column2) {
+    DEVICE static InsideTile inside2(const Axis& vertical, const Axis& horizontal, const BlockTile& block, int first_column2) {
         return InsideTile::of(block.rows.start2, Tiles::rows2, vertical.size2, vertical.spacing, first_column2, Tiles::columns2,
                           horizontal.size2, horizontal.spacing);
     }
 
     // Finds this thread's units. With `only_second`, input1 is in shared memory already.
     DEVICE void start(const Image& image1, const Image& image2, const InsideTile& inside1, const InsideTile& inside2,
-                      const Axis& vertical, const Axis& horizontal, const Block& block, int first_column2, int first_channel,
+                      const Axis& vertical, const Axis& horizontal, const BlockTile& block, int first_column2, int first_channel,
                       int channels, int access_width, bool only_second) {
         channel_stride1 = image1.channel_stride, channel_stride2 = image2.channel_stride;
         column_stride1 = image1.column_stride, column_stride2 = image2.column_stride, spacing = horizontal.spacing;
@@ -134,7 +141,7 @@ struct TileLoader {
                     columns_inside |= 1u << k;
             const int from = y * (second ? image2.row_stride : image1.row_stride) +
                              x * (second ? image2.column_stride : image1.column_stride);
-            slots[s] = Slot::of(from, Tiles::place(second, row, column), columns_inside, second);
+            slots[s] = Slot::of(from, Tiles::pixel_offset(second, row, column), columns_inside, second);
         }
         const int first = first_channel + thread_channel;
         next1 = image1.data + (block.b * image1.batch_stride + first * image1.channel_stride);
@@ -199,7 +206,7 @@ struct TileLoader {
             const long long from_step = opaque(step) * (second ? channel_stride2 : channel_stride1);
             const INPUT* from = (second ? next2 : next1) + slot.from;
             INPUT* to = (second ? stage2 : stage1) + (slot.to() + thread_channel * pitch);
-            const bool whole = left >= Tiles::channels && slot.inside(0) && slot.inside(NARROWEST - 1);
+            const bool whole = left >= Tiles::channels && slot.column_inside(0) && slot.column_inside(NARROWEST - 1);
 #pragma unroll 1
             for (int k = 0; k < accesses; k += BATCH) {
                 Pair pairs[BATCH];
@@ -214,7 +221,7 @@ struct TileLoader {
                         const int channel = thread_channel + (k + b) * step;
 #pragma unroll
                         for (int e = 0; e < NARROWEST; e++) {
-                            const bool valid = CHANNELS_LAST ? channel + e < left : channel < left && slot.inside(e);
+                            const bool valid = CHANNELS_LAST ? channel + e < left : channel < left && slot.column_inside(e);
                             pairs[b].of[e] = valid && k + b < accesses ? load_element(from + e * distance) : INPUT{};
                         }
                     }

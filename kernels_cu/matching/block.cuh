@@ -47,7 +47,7 @@ struct Position {
     int first_m, first_n, m_apart, n_apart;  // patch indices of the block
 
     DEVICE static Position of(int i, int j, const Candidates& vertical_candidates, const Candidates& horizontal_candidates,
-                              const Axis& vertical, const Axis& horizontal, const Block& block) {
+                              const Axis& vertical, const Axis& horizontal, const BlockTile& block) {
         return Position{candidates_at(vertical_candidates, i, vertical.patch),
                         candidates_at(horizontal_candidates, j, horizontal.patch),
                         block.rows.first_patch,

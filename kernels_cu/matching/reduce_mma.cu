@@ -26,13 +26,13 @@ struct Place {
         return Place{number, thread / POSITIONS, number / (PLANES * WIDTH1), number % WIDTH1, number / WIDTH1 % PLANES};
     }
     DEVICE int output() const { return column * PLANES + plane; }  // of the block, along x
-    DEVICE bool inside(const Block& block) const {
+    DEVICE bool has_output(const BlockTile& block) const {
         return share < SHARES && row < block.rows.outputs && output() < block.columns.outputs;
     }
-    DEVICE int output_row(const Block& block, const Axis& vertical) const {
+    DEVICE int output_row(const BlockTile& block, const Axis& vertical) const {
         return block.rows.first_output + row * vertical.output_phase_stride;
     }
-    DEVICE int output_column(const Block& block, const Axis& horizontal) const {
+    DEVICE int output_column(const BlockTile& block, const Axis& horizontal) const {
         return block.columns.first_output + output() * horizontal.output_phase_stride;
     }
 };
@@ -40,7 +40,7 @@ struct Place {
 // Adds the scores of the row pairs in shared memory, those of this thread's share; `first` is the index of the first row pair of
 // each warp there. Sums of which a position is outside are 0.
 DEVICE void add_row_pairs(State& state, const float* shared, int first, const Place& place, const Position& position,
-                          const VolumeChannels& volume, const Block& block, Sum scale, const Axis& vertical,
+                          const VolumeChannels& volume, const BlockTile& block, Sum scale, const Axis& vertical,
                           const Axis& horizontal,
                           const State::Settings& settings) {
     const AxisTile &rows = block.rows, &columns = block.columns;
@@ -55,12 +55,12 @@ DEVICE void add_row_pairs(State& state, const float* shared, int first, const Pl
             const RowPair pair = row_pair(WarpTile::of(warp), first + p);
             const int row = pair.row2 - pair.row1;  // of the patch, counted from the first one of the pass; may be negative
             if (first + p >= ROW_PAIRS || pair.row1 != place.row || !position.has_row(row)) continue;
-            const bool row_inside = column_inside && inside(pair, vertical, rows);
-            const float* const line = shared + (warp * STORED_PAIRS + p) * BAND + place.column % WARP_COLUMNS;
+            const bool row_inside = column_inside && rows_inside(pair, vertical, rows);
+            const float* const sums_at = shared + (warp * STORED_PAIRS + p) * BAND_FLOATS + place.column % WARP_COLUMNS;
             for (int n = place.share; n < columns.patches; n += SHARES) {
                 if (!position.has_column(n)) continue;
                 Sum sum[1];
-                load_sums(line + n * LINE_PITCH, sum);
+                load_sums(sums_at + n * LINE_PITCH, sum);
                 const int column2 = n * PHASES;
                 if (!row_inside || column2 < inside2.begin || column2 >= inside2.end) sum[0] = 0;
                 state.add(scale * sum[0], position.displacement(row, n, volume), settings);
@@ -84,19 +84,19 @@ reduce_mma(const INPUT* input1, const INPUT* input2, OUTPUT* partial, int tiles,
     const VolumeChannels volume = VOLUME_CHANNELS_OF_PARAMETERS;
     const Grid grid = GRID_OF_PARAMETERS;
     const State::Settings settings = State::Settings::of(factor, sharpness);
-    const auto finish_pass = [&](const WarpSums& sums, float* lines, const Block& block, int tile, int pass) {
+    const auto finish_pass = [&](const WarpSums& sums, float* lines, const BlockTile& block, int tile, int pass) {
         State state;
         state.clear();
         share_sums(sums, lines, leading_displacements, block.columns.patches, [&](int first) {
             const Place place = Place::of(this_thread());
-            if (!place.inside(block)) return;
+            if (!place.has_output(block)) return;
             const Position position = Position::of(place.output_row(block, vertical), place.output_column(block, horizontal),
                                                    candidates_y, candidates_x, vertical, horizontal, block);
             add_row_pairs(state, lines, first, place, position, volume, block, scale, vertical, horizontal, settings);
         });
         const Place place = Place::of(this_thread());
         merge_shares<SHARES, POSITIONS>(state, reinterpret_cast<OUTPUT*>(lines), place.share, place.number, settings);
-        if (!place.inside(block) || place.share > 0) return;
+        if (!place.has_output(block) || place.share > 0) return;
         const int part = tile % parts * passes + pass;
         const Output result = {partial + (part * split_stride_out + block.b * batch_stride_out),
                                m_stride_out,

@@ -29,13 +29,13 @@ struct Place {
         return Place{number, thread / POSITIONS, number / (PHASES * TILE_COLUMNS),
                      number % TILE_COLUMNS * PHASES + number / TILE_COLUMNS % PHASES};
     }
-    DEVICE bool inside(const Block& block) const {
+    DEVICE bool has_output(const BlockTile& block) const {
         return share < SHARES && i < block.rows.outputs && j < block.columns.outputs;
     }
-    DEVICE int output_row(const Block& block, const Axis& vertical) const {
+    DEVICE int output_row(const BlockTile& block, const Axis& vertical) const {
         return block.rows.first_output + i * vertical.output_phase_stride;
     }
-    DEVICE int output_column(const Block& block, const Axis& horizontal) const {
+    DEVICE int output_column(const BlockTile& block, const Axis& horizontal) const {
         return block.columns.first_output + j * horizontal.output_phase_stride;
     }
 };
@@ -88,31 +88,31 @@ reduce_tiled(const INPUT* input1, const INPUT* input2, OUTPUT* partial, int tile
     const bool pixels = has_pixels(vertical, horizontal);
     // What is computed from the number of a tile is computed where it is used, as the products leave no registers to keep it.
     const auto block_at = [&](int tile) {
-        return block_of(opaque(tile), grid, vertical, horizontal, PATCH_ROWS, GROUPS * DISPLACEMENTS, PHASES);
+        return block_tile_of(opaque(tile), grid, vertical, horizontal, PATCH_ROWS, GROUPS * DISPLACEMENTS, PHASES);
     };
-    const auto finish = [&](const Products& products, const Thread& thread, const Block& block, int tile) {
+    const auto finish = [&](const Products& products, const Thread& thread, const BlockTile& block, int tile) {
         State states[PLACES];
 #pragma unroll
         for (int k = 0; k < PLACES; k++) states[k].clear();
         const Inside inside = inside_of(thread, vertical, horizontal, block.rows, block.columns);
         share_products(products, shared, thread, inside, [&](int first) {
-            const Block now = block_at(tile);
+            const BlockTile now = block_at(tile);
 #pragma unroll
             for (int k = 0; k < PLACES; k++) {
                 const Place place = Place::of(this_thread() + k * THREADS);
-                if (!place.inside(now)) continue;
+                if (!place.has_output(now)) continue;
                 const Position position = Position::of(place.output_row(now, vertical), place.output_column(now, horizontal),
                                                        candidates_y, candidates_x, vertical, horizontal, now);
                 add_displacements(states[k], shared, first, place, position, volume, pixels, scale, vertical, horizontal,
                                   settings);
             }
         });
-        const Block now = block_at(tile);
+        const BlockTile now = block_at(tile);
 #pragma unroll
         for (int k = 0; k < PLACES; k++) {
             const Place place = Place::of(this_thread() + k * THREADS);
             merge_shares<SHARES, POSITIONS>(states[k], reinterpret_cast<OUTPUT*>(shared), place.share, place.number, settings);
-            if (!place.inside(now) || place.share > 0) continue;
+            if (!place.has_output(now) || place.share > 0) continue;
             const Output result = {partial + (tile % parts * split_stride_out + now.b * batch_stride_out),
                                    m_stride_out,
                                    n_stride_out,

@@ -130,6 +130,23 @@ def test_rows_that_begin_where_16_bytes_do_are_loaded_16_bytes_at_a_time_whateve
         assert emulator.account.global_load_bytes == 16 * emulator.account.global_loads
 
 
+def columns_apart(array, distance):
+    """An array whose columns are so many elements apart, with rows that begin at a multiple of 16 bytes."""
+    if distance > 0:
+        return aligned(array.repeat(distance, axis=3))[..., ::distance]
+    width = array.shape[3]
+    return aligned(np.pad(array[..., ::-1], [(0, 0)] * 3 + [(1, 7)]))[..., width:0:-1]
+
+
+@pytest.mark.parametrize("number", [0, 20], ids=["one split", "splits of warps"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("distance", [3, 5, -1])
+def test_columns_that_are_not_neighbours_are_moved_one_by_one(distance, dtype, number):
+    # Distances that are 1 more than a multiple of a vector, as that of neighbours is.
+    given = Asked(cases.same((1, 9, 3, 64), dtype, patch_size=(2, 9)), lambda x: columns_apart(x, distance))
+    given.check(given.with_tile(number))
+
+
 @pytest.mark.parametrize("number", [0, 23], ids=["one phase", "both phases"])
 @pytest.mark.parametrize("beyond", [2, 4, 8], ids="{} bytes beyond a line".format)
 def test_images_that_begin_anywhere_are_moved_in_pieces_that_fit(beyond, number):
@@ -210,6 +227,22 @@ def test_passes_over_input2_keep_input1_and_give_the_same_bits():
     assert len(set(results.values())) == 1
     given.check(ways[-1])
     assert ways[-1].loaded < 0.75 * ways[0].loaded
+
+
+def test_a_block_makes_no_more_passes_than_it_has_threads(monkeypatch):
+    """Each thread computes the tile of a pass, before the first."""
+    monkeypatch.setattr(forward_mma, "_PASSES", (2, 130))
+    shape = (1, 8, 4, 64)
+    asked = problem(parameters(patch_size=(1200, 9)), shape, shape)
+    image, out = dense_layout("bfloat16", shape), dense_layout("bfloat16", asked.out_shape)
+    plans = list(forward_mma.tilings(line(asked.vertical), line(asked.horizontal), Arrays(image, image, out), DEVICE))
+    assert any(plan.passes == 130 for plan in plans)
+    assert all(plan.passes <= plan.threads for plan in plans)
+
+
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_stages_have_a_power_of_two_channels_so_that_threads_share_them_evenly(itemsize):
+    assert all((tile.stage_channels(itemsize) & (tile.stage_channels(itemsize) - 1)) == 0 for tile in TILES)
 
 
 def test_a_block_that_takes_several_tiles_leaves_out_those_without_outputs():

@@ -42,7 +42,7 @@ SIGNATURE = Signature("correlation/forward_mma", forward_phases.POINTERS, {**SCA
 
 DTYPES = ("float16", "bfloat16", "float32")
 
-_GROUP, _GROUPS1 = 8, 4  # columns of a group, and groups of a warp's row of input1, as in forward_mma.cu
+_GROUP, _GROUPS1 = 8, 4  # columns of a group, and groups of a warp's row of input1, as in forward_mma.cuh
 _WARP_COLUMNS = _GROUP * _GROUPS1  # positions along x of a warp
 _PASS_BYTES = 92  # of shared memory, for the PassTile of a pass
 _MATRIX_BYTES = 128  # of shared memory, for a matrix of 8 columns and 16 bytes of channels
@@ -76,7 +76,7 @@ class Tile:
     skewed
         Whether a warp's rows of input2 follow its row of input1, else those of the block are the same for all.
     warp_splits
-        Groups of warps that take turns at the channels.
+        Groups of warps with the same tile, which take slices of each stage's channels in turn.
     channels
         Channels of a pipeline stage, of 16-bit types.
     stages
@@ -395,11 +395,11 @@ class Tiling(SplitTiling):
         if self.tile.staging == CHANNELWISE:
             strides = (stride for image in images for axis, stride in enumerate(image.strides) if axis != 1)
             return gcd(vector, arrays.input1.shape[1], *strides)
-        if horizontal.spacing > 1:
+        if horizontal.spacing > 1 or any(image.strides[3] != 1 for image in images):
             return 1
         displaced = horizontal.shift * self.patch_columns if horizontal.patch_tiles(self.patch_columns) > 1 else 0
         numbers = [horizontal.origin1, horizontal.origin2 - leading_displacements * horizontal.shift, displaced]
-        numbers += (number for image in images for number in (*image.strides[:3], image.shape[3], image.strides[3] - 1))
+        numbers += (number for image in images for number in (*image.strides[:3], image.shape[3]))
         return gcd(vector, *numbers)
 
     # Cost model ---------------------------------------------------------------------------------------------------------------
@@ -570,7 +570,7 @@ def _tilings(tile: Tile, vertical: Line, horizontal: Line, arrays: Arrays, devic
     """Yield plans with a tile that is built for them, and fits shared memory.
 
     They begin with as few splits of the channels as chains of sums allow, then twice as many, and so on; each of them makes one
-    pass, or several with all of input1 in shared memory.
+    pass, or several with all of input1 in shared memory. A block has a thread for each of its passes.
     """
     if why_not_tiled(vertical, 1) or why_not_tiled(horizontal, tile.phases) or not _supports(tile, arrays):
         return
@@ -586,7 +586,7 @@ def _tilings(tile: Tile, vertical: Line, horizontal: Line, arrays: Arrays, devic
     while True:
         each = ceil_div(ceil_div(channels, splits), stage)  # stages of a split
         once = Tiling(*axes, arrays, ceil_div(channels, each * stage), tile, passes=1, stages1=tile.stages)
-        again = (replace(once, passes=passes, stages1=each) for passes in _PASSES if passes <= once.tiles2)
+        again = (replace(once, passes=passes, stages1=each) for passes in _PASSES if passes <= min(once.tiles2, tile.threads))
         if once.stored in tile.results(arrays.input1.dtype):
             yield from (tiling for tiling in (once, *again) if tile.shared(itemsize, tiling.stages1) <= device.shared_memory)
         splits *= 2
