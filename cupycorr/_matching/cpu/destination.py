@@ -28,6 +28,7 @@ from . import kernels
 LEAST_BYTES = 2**21
 KEPT_BYTES = workers.WORKSPACE // 8
 _TASKS_AT_ONCE = 2
+_OTHER_BYTES = 2**19  # what a call allocates beside these, and the rounding of blocks
 _HELD_AROUND = 64  # bytes for each position: the scores around the best one, and the places of vertices
 
 KernelOf = Callable[[str, int], Callable[..., None]]  # of the limits of columns, and the number of columns
@@ -59,7 +60,7 @@ class Reduced(ABC):
         half = max(min(volume // 2, workers.WORKSPACE), LEAST_BYTES)
         tasks = _TASKS_AT_ONCE * min(TASK_BYTES, volume)
         batch, *_, height, width = self.problem.correlation.out_shape
-        rest = half - half // 16 - tasks - batch * height * width * self.held
+        rest = half - half // 16 - _OTHER_BYTES - tasks - batch * height * width * self.held
         return Limits(max(rest, LEAST_BYTES // 4), min(KEPT_BYTES, half // 4), self.planes * self.dtype.itemsize)
 
     # The destination --------------------------------------------------------------------------------------------------
