@@ -1,4 +1,4 @@
-// What kernels share that reduce the sums of a thread block tile: which displacements are candidates, and partial results.
+// Shared by the kernels that reduce the sums of a thread block tile: which displacements are candidates, and partial results.
 //
 // A displacement is a candidate at an output position if the centre tap of the displaced window is inside input2, or, where none
 // is excluded, always: then the host passes numbers for which the formula says so.

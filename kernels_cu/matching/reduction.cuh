@@ -30,7 +30,7 @@ constexpr int NO_CHANNEL = 0x7fffffff;  // behind every channel
 DEVICE float lowest() { return float_of_bits(0xff800000); }  // negative infinity
 DEVICE float not_a_number() { return float_of_bits(0x7fc00000); }
 
-// Where a score comes from: indices in the whole patch.
+// The displacement of a score: its indices in the whole patch.
 struct Displacement {
     int m, n, channel;
 };

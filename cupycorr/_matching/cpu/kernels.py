@@ -304,7 +304,7 @@ class _MeanWriter(_ReductionWriter):
                 new[v] = zero
             return new
 
-        # Of each vector: the sum of a row of displacements, of all, and the two weighted with indices.
+        # Each vector has a sum over a row of displacements, a sum over all, and two sums weighted with indices.
         sums = self.displacements(starts, ranges, weigh, [zero] * (4 * count), after_row)
         for v, result in enumerate(results):
             for plane, value in enumerate((peaks[v], *(sums[part * count + v] for part in (1, 2, 3)))):
