@@ -132,7 +132,8 @@ def test_children_have_the_devices_of_their_parent(on_devices, tmp_path):
     program = """
     import multiprocessing, subprocess, sys
     COUNT = "import cupy; print(cupy.cuda.runtime.getDeviceCount(), int(cupy.arange(4).sum()))"
-    print(subprocess.run([sys.executable, "-c", COUNT], cwd="/", capture_output=True, text=True, check=True).stdout)
+    told = subprocess.run([sys.executable, "-c", COUNT], cwd="/", capture_output=True, text=True, check=True).stdout
+    print(told, flush=True)  # a child of a pool may be ended before it prints what it holds
     def count(_):
         import cupy
         return cupy.cuda.runtime.getDeviceCount()
