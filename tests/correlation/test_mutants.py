@@ -4,6 +4,8 @@ Here one fault for each file of kernels. ``python tests/support/mutants.py`` tri
 """
 
 import re
+import subprocess
+import sys
 
 import pytest
 from emulator import require_compiler
@@ -11,6 +13,7 @@ from mutants import (
     BAR,
     BY_HAND,
     OPERATORS,
+    ROOT,
     TESTS,
     attempt,
     changed_line,
@@ -53,6 +56,15 @@ def test_the_kernels_without_a_mutant_pass_the_same_way(file):
     first = TESTS[file].first.split(BAR)[0]
     code, printed = run_tests(source.folder(), TESTS[file]._replace(first=first), "--only-first")
     assert code == 0, printed
+
+
+def test_the_tests_that_come_first_are_there():
+    files = sorted({word for tests in TESTS.values() for word in tests.selection if word.endswith(".py")})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "", *files]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    for file, tests in TESTS.items():
+        missing = [words for words in tests.first.split(BAR) if not any(words in name for name in names)]
+        assert not missing, f"no test of {file} has {missing} in its name"
 
 
 def test_every_file_of_kernels_has_mutants_and_tests_for_them():

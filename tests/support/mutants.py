@@ -311,7 +311,7 @@ TESTS = {
         "smaller_than_the_work_loops_over_the_rest[box"),
     "common/tile.cuh": Tests((FORWARD_TILED, GRADIENT_TILED, FORWARD_MMA, GRADIENT_MMA, *EITHER),
         "[3 columnwise] | [0 copied] | [3 channelwise] | [P 9-4 bytes | [P 9-8 bytes | [7-float32-every | [7-float16-every | "
-        "[both phases-9-float32] | [9-float16-1] | [9-float16-2]"),
+        "[2-7-bfloat16] | [9-float16-1] | [9-float16-2]"),
     "common/sum_parts.cu": Tests((FORWARD_TILED, GRADIENT_TILED, FORWARD_MMA, GRADIENT_MMA, *EITHER),
         "in_parts_give_the_same_sums[3-float32] | smaller_than_the_work_loops_over_the_rest[idle] | "
         "that_fill_their_blocks_equal_the_oracle[tiled-idle | many_partial_sums_keep_the_error_bound"),
@@ -323,7 +323,7 @@ TESTS = {
         "in_parts_give_the_same_sums[3-float32]"),
     "correlation/tile_loader.cuh": Tests((FORWARD_MMA, *MMA),
         "every_axis[0] | every_axis[17] | every_axis[8] | every_axis[22] | passes_over | 2_to_the_31_apart_are_reached | "
-        "that_begin_anywhere | [one phase-7-float32] | told_apart_in_every_pass | rows-one phase-bfloat16"),
+        "that_begin_anywhere | [1-7-float32] | told_apart_in_every_pass | rows-one phase-bfloat16"),
     "correlation/forward_tiled.cuh": Tests((FORWARD_TILED, *TILED),
         "[0 copied] | [2 columnwise] | [3 columnwise] | [3 channelwise] | [1 copied] | [8 copied] | tiled-template | "
         "in_parts_give_the_same_sums[3-float32] | infinite_in_the_other[one phase | tiled-stride and step coprime | "
@@ -337,7 +337,7 @@ TESTS = {
     "correlation/forward_mma.cuh": Tests((FORWARD_MMA, *MMA),
         "every_axis[0] | every_axis[17] | every_axis[2] | every_axis[5] | every_axis[8] | "
         "its_own_way_equal_the_oracle[rows-one phase-bfloat16] | passes_over | mma-stride and step coprime-busy | "
-        "infinite_in_the_other | mma-pwcnet-like-idle | [one phase-7-float32] | [both phases-9-float32] | "
+        "infinite_in_the_other | mma-pwcnet-like-idle | [1-7-float32] | [2-7-bfloat16] | "
         "that_leave_nothing_out[aligned] | no_further | told_apart_in_every_pass | whose_rows_meet_nothing | long_sums | "
         "smaller_than_the_work_loops_over_the_rest[mma | rounded_to_the_nearest_tf32 | counted_to_be_loaded_is_loaded[9"),
     "correlation/forward_mma.cu": Tests((FORWARD_MMA, *MMA),
