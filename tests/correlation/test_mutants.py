@@ -30,7 +30,7 @@ from cupycorr._gpu import source
 require_compiler()
 
 FILES = mutated_files()
-SEED = 1  # another one, where a mutant that is drawn turns out to be equivalent
+SEED = 2  # another one, where a mutant that is drawn turns out to be equivalent
 
 
 def text_of(file):
