@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .llvm import address
+
 LARGE = 2**22  # bytes: NumPy asks for its own arrays from this size on
 _ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)  # only Linux has it
 
@@ -20,13 +22,8 @@ def prefer_huge_pages(array: np.ndarray) -> None:
     """
     if array.nbytes < LARGE or _ADVICE is None:
         return
-    begin = -(-_address(array) // mmap.PAGESIZE) * mmap.PAGESIZE
-    _madvise()(begin, _address(array) + array.nbytes - begin, _ADVICE)
-
-
-def _address(array: np.ndarray) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
+    begin = -(-address(array) // mmap.PAGESIZE) * mmap.PAGESIZE
+    _madvise()(begin, address(array) + array.nbytes - begin, _ADVICE)
 
 
 @cache

@@ -153,18 +153,15 @@ def correlation_argmax(
     (1, 16, 16, 2)
     """
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
+    settings: dict[str, Any] = dict(patch_offset=patch_offset, scale=scale, precision=precision, variant=variant)
+    settings |= dict(top_k=top_k, subpixel=subpixel, outside=outside)
     if is_tensor(input1) or is_tensor(input2):
-        options = dict(patch_offset=patch_offset, groups=groups, scale=scale, precision=precision, variant=variant)
-        found: BestDisplacement[Any] = _for_tensors().correlation_argmax(
-            input1, input2, *given, **options, top_k=top_k, subpixel=subpixel, outside=outside
-        )
+        found: BestDisplacement[Any] = _for_tensors().correlation_argmax(input1, input2, *given, groups=groups, **settings)
         return found
     x1, x2 = known_arrays(input1=input1, input2=input2)
     problem = _best_problem(x1, x2, given, patch_offset, scale, precision, top_k, subpixel, outside)
     if count := several(groups):
         check_groups(count, x1)
-        settings: dict[str, Any] = dict(patch_offset=patch_offset, scale=scale, precision=precision, variant=variant)
-        settings |= dict(top_k=top_k, subpixel=subpixel, outside=outside)
         search: Callable[..., BestDisplacement[Any]] = correlation_argmax
         return joined([search(*parts, *given, **settings) for parts in split(count, x1, x2)], axis=2 if top_k > 1 else 1)
     accumulator = element_type("input1", x1.dtype).accumulator_dtype
@@ -280,18 +277,15 @@ def correlation_soft_argmax(
     (2.0, -1.0)
     """
     given = (kernel_size, patch_size, stride, padding, dilation, dilation_patch)
+    settings: dict[str, Any] = dict(patch_offset=patch_offset, scale=scale, precision=precision, variant=variant)
+    settings |= dict(temperature=temperature, outside=outside)
     if is_tensor(input1) or is_tensor(input2):
-        options = dict(patch_offset=patch_offset, groups=groups, scale=scale, precision=precision, variant=variant)
-        found: MeanDisplacement[Any] = _for_tensors().correlation_soft_argmax(
-            input1, input2, *given, **options, temperature=temperature, outside=outside
-        )
+        found: MeanDisplacement[Any] = _for_tensors().correlation_soft_argmax(input1, input2, *given, groups=groups, **settings)
         return found
     x1, x2 = known_arrays(input1=input1, input2=input2)
     problem = _mean_problem(x1, x2, given, patch_offset, scale, precision, temperature, outside)
     if count := several(groups):
         check_groups(count, x1)
-        settings: dict[str, Any] = dict(patch_offset=patch_offset, scale=scale, precision=precision, variant=variant)
-        settings |= dict(temperature=temperature, outside=outside)
         mean: Callable[..., MeanDisplacement[Any]] = correlation_soft_argmax
         return joined([mean(*parts, *given, **settings) for parts in split(count, x1, x2)], axis=1)
     accumulator = element_type("input1", x1.dtype).accumulator_dtype

@@ -86,7 +86,7 @@ reduce_tiled(const INPUT* input1, const INPUT* input2, OUTPUT* partial, int tile
     const Grid grid = GRID_OF_PARAMETERS;
     const State::Settings settings = State::Settings::of(factor, sharpness);
     const bool pixels = has_pixels(vertical, horizontal);
-    // What is computed from the number of a tile is computed where it is used, as the products leave no registers to keep it.
+    // The block and its place follow from a tile's number, and are computed where they are used: products leave no registers.
     const auto block_at = [&](int tile) {
         return block_tile_of(opaque(tile), grid, vertical, horizontal, PATCH_ROWS, GROUPS * DISPLACEMENTS, PHASES);
     };

@@ -15,14 +15,14 @@ from mutants import (
     OPERATORS,
     ROOT,
     TESTS,
-    attempt,
-    changed_line,
+    assert_killed,
     drawn,
     generated,
     mutable,
     mutants,
     mutated_files,
     run_tests,
+    text_of,
 )
 
 from cupycorr._gpu import source
@@ -33,20 +33,12 @@ FILES = mutated_files()
 SEED = 2  # another one, where a mutant that is drawn turns out to be equivalent
 
 
-def text_of(file):
-    return (source.folder() / file).read_text("utf-8")
-
-
 @pytest.mark.mutants
 @pytest.mark.parametrize("file", FILES)
 def test_a_mutant_drawn_from_each_file_fails_a_test(file):
     """Among mutants of which hardly any is equivalent. One that does not build says nothing: the next one is tried."""
     strict = [mutant for mutant in mutants(file) if "plus for minus" in mutant.name or "by hand" in mutant.name]
-    for mutant in drawn(strict, 20, SEED):
-        end, *_ = attempt(mutant, "--only-first")
-        if end != "invalid":
-            break
-    assert end == "killed", f"{mutant} {end}: {changed_line(mutant)}"
+    assert_killed(drawn(strict, 20, SEED))
 
 
 @pytest.mark.mutants

@@ -5,15 +5,12 @@ environment variable CUPYCORR_EVERY_MUTANT=1, all that are written by hand are t
 """
 
 import os
-import re
 
 import mutants
 import pytest
 from emulator import require_compiler
 from kernel_files import kernel_files
-from mutants import Mutant, attempt, changed_line, drawn, generated, mutable
-
-from cupycorr._gpu import source
+from mutants import assert_killed, drawn, generated, text_of, written
 
 require_compiler()
 
@@ -50,24 +47,13 @@ BY_HAND = (
 # fmt: on
 
 
-def text_of(file):
-    return (source.folder() / file).read_text("utf-8")
-
-
-def by_hand(file, pattern, after):
-    """Return a mutant that is written by hand."""
-    (path,) = (path for path in FILES if path.endswith(f"/{file}"))
-    (found,) = re.finditer(pattern, mutable(text_of(path)))
-    return Mutant(path, f"by hand: {pattern}", *found.span(), found.expand(after))
-
-
 ROWS = [(row[0], *row[2:]) for row in BY_HAND]
 each_by_hand = pytest.mark.parametrize(("file", "pattern", "after"), ROWS, ids=[f"{row[0]}-{row[1]}" for row in BY_HAND])
 
 
 @each_by_hand
 def test_the_pattern_of_a_mutant_by_hand_matches_once_and_changes_the_code(file, pattern, after):
-    mutant = by_hand(file, pattern, after)
+    mutant = written(FILES, file, pattern, after)
     assert mutant.applied(text_of(mutant.file)) != text_of(mutant.file)
 
 
@@ -75,9 +61,7 @@ def test_the_pattern_of_a_mutant_by_hand_matches_once_and_changes_the_code(file,
 @pytest.mark.skipif(os.environ.get("CUPYCORR_EVERY_MUTANT") != "1", reason="takes minutes: CUPYCORR_EVERY_MUTANT=1 runs it")
 @each_by_hand
 def test_a_mutant_by_hand_fails_a_test(file, pattern, after):
-    mutant = by_hand(file, pattern, after)
-    end, *_ = attempt(mutant, "--only-first", tests=TESTS)
-    assert end == "killed", f"{end}: {changed_line(mutant)}"
+    assert_killed([written(FILES, file, pattern, after)], TESTS)
 
 
 @pytest.mark.mutants
@@ -85,9 +69,5 @@ def test_a_mutant_by_hand_fails_a_test(file, pattern, after):
 def test_a_mutant_drawn_from_each_file_fails_a_test(file):
     """Among mutants of which hardly any is equivalent. One that does not build says nothing: the next one is tried."""
     strict = [mutant for mutant in generated(file, text_of(file)) if "plus for minus" in mutant.name]
-    written = [by_hand(*row) for row in ROWS if file.endswith(f"/{row[0]}")]
-    for mutant in drawn([*strict, *written], 20, SEED):
-        end, *_ = attempt(mutant, "--only-first", tests=TESTS)
-        if end != "invalid":
-            break
-    assert end == "killed", f"{mutant} {end}: {changed_line(mutant)}"
+    by_hand = [written(FILES, *row) for row in ROWS if file.endswith(f"/{row[0]}")]
+    assert_killed(drawn([*strict, *by_hand], 20, SEED), TESTS)

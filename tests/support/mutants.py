@@ -373,7 +373,7 @@ def mutated_files() -> list[str]:
 
 def mutants(file: str) -> list[Mutant]:
     """Return all the mutants of a file."""
-    text = (source.folder() / file).read_text("utf-8")
+    text = text_of(file)
     return [*by_hand(file, text), *generated(file, text)]
 
 
@@ -475,9 +475,30 @@ def passes(test: str) -> bool:
     return run_tests(source.folder(), Tests((test,), ""))[0] == 0
 
 
+def written(files: Iterable[str], name: str, pattern: str, after: str) -> Mutant:
+    """Return a mutant written by hand: what a pattern matches in the code of the file with this name becomes ``after``."""
+    (file,) = (file for file in files if file.endswith(f"/{name}"))
+    (found,) = re.finditer(pattern, mutable(text_of(file)))
+    return Mutant(file, f"by hand: {pattern}", *found.span(), found.expand(after))
+
+
+def text_of(file: str) -> str:
+    """Return the text of a file of kernels."""
+    return (source.folder() / file).read_text("utf-8")
+
+
+def assert_killed(among: Iterable[Mutant], tests: Tests | None = None) -> None:
+    """Check that the tests that come first fail with the first mutant that builds."""
+    for mutant in among:
+        end, *_ = attempt(mutant, "--only-first", tests=tests)
+        if end != "invalid":
+            break
+    assert end == "killed", f"{mutant} {end}: {changed_line(mutant)}"
+
+
 def changed_line(mutant: Mutant) -> str:
     """Return the line that a mutant changes, with the change marked in it."""
-    text = (source.folder() / mutant.file).read_text("utf-8")
+    text = text_of(mutant.file)
     before, after = text[: mutant.begin].rpartition("\n")[2], text[mutant.end :].partition("\n")[0]
     return re.sub(r"\s+", " ", f"{before.lstrip()}[{text[mutant.begin : mutant.end]} -> {mutant.after}]{after}")
 
