@@ -8,15 +8,12 @@ that the name it gets is still a variant. Tuning never fails a call that works w
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import statistics
 import sys
-import tempfile
 import threading
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
@@ -25,6 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from . import _cached_files
 from ._dtypes import named_dtype
 from ._gpu import source
 from ._gpu.device import Device, import_cupy, versions
@@ -37,10 +35,6 @@ NOISE = 2**16  # distinct numbers in the arrays that are measured with
 FILLER = 2**26  # bytes that are written `FILLS` times before each run, which keeps the device busy while the host launches
 FILLS = 4
 MEMORY_FRACTION = 0.5  # the largest fraction of the free memory that the arrays may take
-
-# operating system -> the variable that names the users' cache folder, and that folder's place below the home folder
-_CACHE_FOLDERS = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("", "Library/Caches")}
-_CACHE_FOLDER_ELSEWHERE = ("XDG_CACHE_HOME", ".cache")
 
 
 class Request(Protocol):
@@ -113,19 +107,7 @@ def folder() -> Path:
     FileNotFoundError
         This user has no home folder.
     """
-    chosen = os.environ.get("CUPYCORR_CACHE_DIR")
-    return (Path(chosen) if chosen else _user_cache_folder() / "cupycorr") / "tuning"
-
-
-def _user_cache_folder() -> Path:
-    variable, below_home = _CACHE_FOLDERS.get(sys.platform, _CACHE_FOLDER_ELSEWHERE)
-    chosen = os.environ.get(variable, "")
-    if os.path.isabs(chosen):
-        return Path(chosen)
-    try:
-        return Path.home() / below_home
-    except RuntimeError as error:
-        raise FileNotFoundError(f"{error} Name a folder by CUPYCORR_CACHE_DIR") from error
+    return _cached_files.folder("tuning")
 
 
 # Measuring --------------------------------------------------------------------------------------------------------------------
@@ -283,7 +265,8 @@ def record(request: Request, device: Device, name: str, taken: Mapping[str, floa
         identity = _identity(device, request.key)
         path = _file(identity)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, json.dumps({**identity, "fastest": name, "seconds": dict(taken or {})}, indent=1))
+        content = json.dumps({**identity, "fastest": name, "seconds": dict(taken or {})}, indent=1)
+        _cached_files.replace(path, content.encode())
     except OSError as error:
         _warn_once(f"measured variants are known in this process only, they cannot be written to a file: {error}")
 
@@ -329,39 +312,12 @@ def _versions() -> dict[str, str]:
         "runtime": runtime,
         "CuPy": import_cupy().__version__,
         "cupycorr": sys.modules[__name__.partition(".")[0]].__version__,  # an import of the package would be circular
-        "kernels": _digest("".join(map(source.text, source.files()))),
+        "kernels": _cached_files.digest("".join(map(source.text, source.files()))),
     }
 
 
 def _file(identity: Mapping[str, Any]) -> Path:
-    return folder() / f"{_digest(json.dumps(identity))}.json"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file atomically: a reader sees all of it or the file that was there before."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.")
-    try:
-        with open(handle, "w", encoding="utf-8") as new:
-            new.write(text)
-        _replace_patiently(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def _replace_patiently(name: str, path: Path) -> None:
-    """Put a file in place of another, which on Windows must wait while another process has that one open."""
-    for pause in (0.01, 0.1, 1.0):
-        try:
-            os.replace(name, path)
-            return
-        except PermissionError:
-            time.sleep(pause)
-    os.replace(name, path)
+    return folder() / f"{_cached_files.digest(json.dumps(identity))}.json"
 
 
 def _warn_once(message: str) -> None:

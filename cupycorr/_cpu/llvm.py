@@ -17,11 +17,16 @@ from typing import Any
 import numpy as np
 
 from .._sharing import fork_safe_lock
+from . import object_cache
 
 VECTOR_BYTES = 64  # the widest vector register of any processor
 
 # The kinds of arguments of a kernel: addresses of values and of int64 offsets, an int64 number, and one value.
 VALUES, OFFSETS, NUMBER, VALUE = "values", "offsets", "number", "value"
+
+# The passes that LLVM runs. Kernels use all registers already; unrolling or vectorising them again would spill them.
+_SPEED_LEVEL = 2
+_TUNING = dict(loop_unrolling=False, loop_vectorization=False, slp_vectorization=False)
 
 # Held during every call of LLVM, whose own lock would never be released in a child that is forked meanwhile.
 lock = fork_safe_lock()
@@ -71,14 +76,15 @@ def _target_machine() -> Any:
     llvm.initialize_native_asmprinter()
     features = llvm.get_host_cpu_features().flatten()
     return llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=features, opt=2, jit=True
+        cpu=llvm.get_host_cpu_name(), features=features, opt=_SPEED_LEVEL, jit=True
     )
 
 
 def compiled(write: Callable[[], KernelWriter]) -> Callable[..., None]:
     """Return the function that LLVM compiles of the kernel that ``write`` returns; call it with addresses, ints and floats.
 
-    Compiling takes 50 to 100 ms: the caller holds `lock` and keeps the function.
+    Compiling takes 50 to 100 ms, and 10 ms if an earlier process has compiled the same kernel: the caller holds `lock` and keeps
+    the function.
     """
     import llvmlite.binding as llvm
 
@@ -87,19 +93,44 @@ def compiled(write: Callable[[], KernelWriter]) -> Callable[..., None]:
         raise NotImplementedError(f"no kernel can be compiled: {reason}")
     machine = _target_machine()
     kernel = write()
-    module = llvm.parse_assembly(str(kernel.module))
-    module.verify()
-    tuning = llvm.create_pipeline_tuning_options(speed_level=2)
-    # Kernels use all registers already; unrolling or vectorising them again would spill them.
-    tuning.loop_unrolling = tuning.loop_vectorization = tuning.slp_vectorization = False
-    passes = llvm.create_pass_builder(machine, tuning)
-    passes.getModulePassManager().run(module, passes)
+    text = str(kernel.module)
+    key = "\n".join((*_code_generator(), text))
+    code = object_cache.read(key)
+    module = llvm.parse_assembly(text)
+    if code is None:
+        _optimise(module, machine)
     engine = llvm.create_mcjit_compiler(module, machine)
+    made: list[bytes] = []  # kept below: an exception in these functions, such as Control-C, would be lost
+    engine.set_object_cache(lambda _, new: made.append(new), lambda _: code)
     engine.finalize_object()
+    if code is None and made:
+        object_cache.keep(key, made[0])
     prototype = ctypes.CFUNCTYPE(None, *kernel.argument_types())
     function = prototype(engine.get_function_address(kernel.function.name))
     function.engine = engine  # type: ignore[attr-defined]  # the code lives as long as its engine
     return function
+
+
+@lru_cache(maxsize=1)
+def _code_generator() -> tuple[str, ...]:
+    """Return the words for everything beside a kernel's text that decides which machine code LLVM makes of it."""
+    import llvmlite
+    import llvmlite.binding as llvm
+
+    processor = llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    return str(llvm.llvm_version_info), llvmlite.__version__, *processor, str((_SPEED_LEVEL, _TUNING))
+
+
+def _optimise(module: Any, machine: Any) -> None:
+    """Check a module and run LLVM's passes over it."""
+    import llvmlite.binding as llvm
+
+    module.verify()
+    tuning = llvm.create_pipeline_tuning_options(speed_level=_SPEED_LEVEL)
+    for option, value in _TUNING.items():
+        setattr(tuning, option, value)
+    passes = llvm.create_pass_builder(machine, tuning)
+    passes.getModulePassManager().run(module, passes)
 
 
 def address(array: np.ndarray) -> int:
