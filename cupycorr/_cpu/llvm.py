@@ -141,6 +141,11 @@ def address(array: np.ndarray) -> int:
         return int(array.__array_interface__["data"][0])
 
 
+def in_elements(array: np.ndarray) -> bool:
+    """Return whether a kernel can address an array in whole elements: each of them is aligned."""
+    return array.flags.aligned and not any(stride % array.itemsize for stride in array.strides)
+
+
 class KernelWriter:
     """A writer of one kernel in LLVM's intermediate representation, with the steps that all kernels consist of.
 
@@ -195,12 +200,19 @@ class KernelWriter:
         return values
 
     def by_vectors(self, count: Any, lanes: int, body: Callable[[Any, int], None]) -> None:
-        """Write loops over ``count`` elements by vectors and then one by one, which call ``body(first element, lanes)``."""
-        b = self.builder
-        vectors = b.sdiv(count, self.number(lanes))
-        self.loop(vectors, lambda i, _: body(b.mul(i, self.number(lanes)), lanes))
-        done = b.mul(vectors, self.number(lanes))
-        self.loop(b.sub(count, done), lambda i, _: body(b.add(done, i), 1))
+        """Write loops over ``count`` elements, which call ``body(first element, lanes)``.
+
+        The elements are taken by whole vectors, the rest of them by quarters of a vector, and what then is left one by one.
+        """
+        b, done = self.builder, self.number(0)
+        for width in dict.fromkeys((lanes, max(lanes // 4, 1), 1)):
+
+            def vector(i: Any, _: Sequence[Any], first: Any = done, width: int = width) -> None:
+                body(b.add(first, b.mul(i, self.number(width))), width)
+
+            vectors = b.sdiv(b.sub(count, done), self.number(width))
+            self.loop(vectors, vector)
+            done = b.add(done, b.mul(vectors, self.number(width)))
 
     def vector(self, lanes: int) -> Any:
         """Return the type of a vector."""
@@ -301,6 +313,31 @@ class KernelWriter:
             half = ir.Constant(whole, [16] * lanes)
             return b.bitcast(b.shl(b.zext(values, whole), half), wanted)
         return values if values.type == wanted else b.fpext(values, wanted)
+
+    def narrowed(self, values: Any, pointer: Any, dtype: str) -> None:
+        """Write the store of a vector as `stored` elements of a dtype, which need not be aligned, rounded to nearest even."""
+        b, ir, lanes = self.builder, self.ir, values.type.count
+        wanted = ir.VectorType(self.stored(dtype), lanes)
+        if dtype == "bfloat16":
+            values = self._upper_halves(values)
+        elif values.type != wanted:
+            change = b.fptrunc if self.itemsize > {"float16": 2, "float32": 4, "float64": 8}[dtype] else b.fpext
+            values = change(values, wanted)
+        b.store(values, b.bitcast(pointer, wanted.as_pointer()), align=1)
+
+    def _upper_halves(self, values: Any) -> Any:
+        """Write the upper halves of float32 values, rounded to nearest even; NaN becomes the NaN of `ml_dtypes`."""
+        b, ir, lanes = self.builder, self.ir, values.type.count
+        whole, half = ir.VectorType(ir.IntType(32), lanes), ir.VectorType(ir.IntType(16), lanes)
+
+        def constant(number: int) -> Any:
+            return ir.Constant(whole, [number] * lanes)
+
+        bits = b.bitcast(values, whole)
+        odd = b.and_(b.lshr(bits, constant(16)), constant(1))
+        rounded = b.lshr(b.add(bits, b.add(odd, constant(0x7FFF))), constant(16))
+        nan = b.or_(b.and_(b.lshr(bits, constant(16)), constant(0x8000)), constant(0x7FC0))
+        return b.trunc(b.select(b.fcmp_unordered("uno", values, values), nan, rounded), half)
 
     def store(self, values: Any, pointer: Any) -> None:
         """Write the store of a vector, which need not be aligned."""

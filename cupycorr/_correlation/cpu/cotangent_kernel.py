@@ -102,11 +102,6 @@ def terms(window: Window, windows: int, begin: int, end: int) -> Terms:
     return Terms(np.stack((at, count), 1), dilation, read)
 
 
-def is_readable(cotangent: np.ndarray) -> bool:
-    """Return whether the kernel can read an array: each element is aligned."""
-    return cotangent.flags.aligned and not any(stride % cotangent.itemsize for stride in cotangent.strides)
-
-
 def write(cotangent: np.ndarray, rows: Rows, columns: Columns, packed: np.ndarray) -> None:
     """Fill the valid rows of the packed cotangent.
 

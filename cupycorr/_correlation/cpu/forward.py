@@ -45,6 +45,7 @@ from .lattice import NO_BOUNDS, ONE_PIXEL, AxisPlan, Lattice, all_valid_queries,
 from .packing import (
     CACHED_REGIONS,
     PackedSearch,
+    copy,
     pack,
     packed_length,
     query_rectangles,
@@ -415,7 +416,7 @@ class Volume:
 
     def take(self, number: int, outputs: Region, values: np.ndarray) -> None:
         """See `Destination`."""
-        np.copyto(self._out[_box(outputs)][0], values, casting="unsafe")
+        copy(values, self._out[_box(outputs)][0], compiled=self._plan.engine.compiles)
 
 
 def _box(region: Region) -> tuple:
@@ -474,7 +475,8 @@ class _Portion:
         image1, image2 = (image[:, slice(*channels)] for image in self.inputs)
         lattices = layout.vertical, layout.horizontal
         rectangles = [*query_rectangles(lattices, queries, query, image1), *layout.rectangles(search, image2)]
-        workers.run(pack, split_rectangles(rectangles, self.plan.team.tasks), self.threads)
+        packing = partial(pack, compiled=self.plan.engine.compiles)
+        workers.run(packing, split_rectangles(rectangles, self.plan.team.tasks), self.threads)
         return _Packed(query, layout, search)
 
     def _task(self, packed: _Packed, sums: np.ndarray | None, first: bool, last: bool, numbered: tuple[int, Region]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from ..._arguments import Pair
 from ..._cpu import workers
+from ..._cpu.llvm import in_elements
 from ..._sharing import CachedProperty
 from ..problem import Problem
 from . import block_plan, cotangent_kernel
@@ -44,7 +45,7 @@ from .blocks import (
 from .costs import BLOCK, COPIED, COPY, COPY_CALL, ELEMENT, LOOP, NUMPY_CALL, TASK
 from .engine import Engine, Team
 from .lattice import NO_BOUNDS, AxisPlan, Lattice, Window, all_valid_queries, valid_bounds
-from .packing import Elementwise, PackedSearch, identity, pack, packed_length, run_count, split_rectangles, zero_outside
+from .packing import Elementwise, PackedSearch, copy, identity, pack, packed_length, run_count, split_rectangles, zero_outside
 from .window_sums import transpose_costs, window_transpose
 
 _BLOCK_ORDER: Order = ((BATCH, 1), (CHANNELS, 1), (ROWS, 1), (COLUMNS, LANES), (MS, 1), (NS, 1))
@@ -353,7 +354,7 @@ class _Gradient:
     ) -> None:
         self.plan, self.cotangent, self.search, self.result, self.threads = plan, cotangent, search, result, threads
         self.of_cotangent, self.of_search = functions
-        readable = self.of_cotangent is identity and cotangent_kernel.is_readable(cotangent)
+        readable = self.of_cotangent is identity and in_elements(cotangent)
         self.compiled = plan.copies_cotangent and readable
 
     def write(self, pixels: Pixels) -> None:
@@ -362,7 +363,7 @@ class _Gradient:
         def store(at: tuple, sums: np.ndarray) -> None:
             if self.plan.scale != 1:
                 sums *= self.plan.scale
-            np.copyto(self.result[at], sums, casting="unsafe")
+            copy(sums, self.result[at], compiled=self.plan.engine.compiles)
 
         self._sum(pixels, store)
 
@@ -412,7 +413,8 @@ class _Gradient:
 
         with workers.scratch(layout.shape(depth), plan.dtype) as search:
             rectangles = list(layout.rectangles(search, self.search[:, slice(*channels)], self.of_search))
-            workers.run(pack, split_rectangles(rectangles, plan.team.tasks), threads)
+            packing = partial(pack, compiled=plan.engine.compiles)
+            workers.run(packing, split_rectangles(rectangles, plan.team.tasks), threads)
             workers.run(compute, tasks, threads)
 
     @contextmanager

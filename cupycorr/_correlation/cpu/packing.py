@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..._arguments import Pair
+from ..._cpu import copy_kernel
 from ..problem import lattice_inside
 from .blocks import BATCH, Region, padded, split_range
 from .lattice import ONE_PIXEL, Lattice, Window, all_valid_queries
@@ -244,14 +245,26 @@ def split_rectangles(rectangles: list[Rectangle], tasks: int) -> list[Rectangle]
     return found
 
 
-def pack(rectangle: Rectangle) -> None:
+def pack(rectangle: Rectangle, *, compiled: bool) -> None:
     """Fill a rectangle, except its rows outside the image: engines compute valid rows only, but whole vectors of columns."""
     target, image, rows, columns, function = rectangle
     (t, t_end), at_rows = rows.inside(target.shape[0])
     (x, x_end), at_columns = columns.inside(target.shape[2])
-    target[t:t_end, :, :x] = 0
-    target[t:t_end, :, x_end:] = 0
-    target[t:t_end, :, x:x_end] = function(image[:, at_rows, at_columns]).transpose(1, 0, 2)
+    source, target = image[:, at_rows, at_columns].transpose(1, 0, 2), target[t:t_end]
+    if compiled and function is identity and copy_kernel.takes(source, target):
+        copy_kernel.copy(source, target, x, x_end)
+        return
+    target[:, :, :x] = 0
+    target[:, :, x_end:] = 0
+    target[:, :, x:x_end] = function(source)
+
+
+def copy(source: np.ndarray, target: np.ndarray, *, compiled: bool) -> None:
+    """Copy an array and convert its values, by a kernel if kernels are compiled and one can."""
+    if compiled and copy_kernel.takes(source, target):
+        copy_kernel.copy(source, target)
+    else:
+        np.copyto(target, source, casting="unsafe")
 
 
 def zero_outside(values: np.ndarray, kept: Pair, columns: Pair) -> None:
