@@ -117,22 +117,31 @@ class _CopyWriter(KernelWriter):
 
         with b.if_else(self.contiguous) as (contiguous, spaced):
             with contiguous:
-                self._zeros(target, self.number(0), begin, along_target)
+                self._zeros(target, self.number(0), begin)
                 self.by_vectors(count, self.lanes, neighbours)
-                self._zeros(target, end, width, along_target)
+                self._zeros(target, end, width)
             with spaced:
-                self._zeros(target, self.number(0), begin, along_target)
+                self._spaced_zeros(target, self.number(0), begin)
                 self.loop(count, single)
-                self._zeros(target, end, width, along_target)
+                self._spaced_zeros(target, end, width)
 
     def _move(self, source: Any, target: Any, lanes: int) -> None:
         self.narrowed(self.widened(source, self.dtypes[0], lanes), target, self.dtypes[1])
 
-    def _zeros(self, target: Any, begin: Any, end: Any, along: Any) -> None:
-        """Write zeros into a range of columns."""
-        b, zero = self.builder, self.zero(self.vector(1))
+    def _zeros(self, target: Any, begin: Any, end: Any) -> None:
+        """Write zeros into a range of columns that adjoin."""
+
+        def columns(x: Any, lanes: int) -> None:
+            self.narrowed(self.zero(self.vector(lanes)), self.at(target, begin, x), self.dtypes[1])
+
+        self.by_vectors(self.builder.sub(end, begin), self.lanes, columns)
+
+    def _spaced_zeros(self, target: Any, begin: Any, end: Any) -> None:
+        """Write zeros into a range of columns that do not adjoin."""
+        b = self.builder
 
         def column(x: Any, _: Sequence[Any]) -> None:
-            self.narrowed(zero, self.at(target, b.mul(b.add(begin, x), along)), self.dtypes[1])
+            at = self.at(target, b.mul(b.add(begin, x), self.arguments[f"target{AXES - 1}"]))
+            self.narrowed(self.zero(self.vector(1)), at, self.dtypes[1])
 
         self.loop(b.sub(end, begin), column)
