@@ -19,7 +19,7 @@ import numpy as np
 from . import _tuning
 from ._arguments import HIGHEST, Shape
 from ._arrays import array_kind, array_module, current_device_of, may_share_memory
-from ._cpu import workers
+from ._cpu import result_memory, workers
 from ._gpu.device import PIP_COMMAND, Device, facts
 from ._gpu.layout import ROWS, Layout, dense_layout
 from ._gpu.plan import keep_for_replays
@@ -483,7 +483,7 @@ def run_forward(plan: Plan, inputs: Mapping[str, Any], written: Any, target: Any
     """
     like = next(iter(inputs.values()))
     with current_device_of(like):
-        computed = array_module(like).empty(shape, dtype) if target is None else target
+        computed = _new(like, shape, dtype) if target is None else target
         plan.run({**inputs, "out": computed})
         if written is None:
             return computed
@@ -492,6 +492,12 @@ def run_forward(plan: Plan, inputs: Mapping[str, Any], written: Any, target: Any
             if array_kind(like) == "cupy":
                 keep_for_replays(computed)
     return written
+
+
+def _new(like: Any, shape: Shape, dtype: Any) -> Any:
+    """Return a new array without values, of the kind and on the current device of an input."""
+    module = array_module(like)
+    return result_memory.empty(shape, np.dtype(dtype)) if module is np else module.empty(shape, dtype)
 
 
 class New(NamedTuple):
@@ -515,8 +521,7 @@ def run_vjp(plan: Plan, arrays: Mapping[str, Any], gradients: Collection[New | N
     """Run a plan of gradients on NumPy or CuPy arrays and return the gradients, None where one is not needed."""
     like = next(iter(arrays.values()))
     with current_device_of(like):
-        empty = array_module(like).empty
-        results = [None if new is None else empty(new.shape, new.dtype) for new in gradients]
+        results = [None if new is None else _new(like, new.shape, new.dtype) for new in gradients]
         named = {new.name: result for new, result in zip(gradients, results, strict=True) if new is not None}
         plan.run({**arrays, **named})
     return results

@@ -9,7 +9,7 @@ from .._dispatch import FORWARD, Operator, Request, Variant, WhyNot, Work, alway
 from .._dtypes import element_type_called
 from .._gpu.device import Device
 from . import groups, reference
-from .cpu import blas, simd
+from .cpu import blas, simd, unpacked
 from .cpu import planner as cpu
 from .gpu import axes
 from .gpu import planner as gpu
@@ -21,6 +21,10 @@ from .problem import parameters, problem
 
 def _why_not_simd(request: Request, device: Device | None) -> str | None:
     return register_tile.why_not()
+
+
+def _why_not_unpacked(request: Request, device: Device | None) -> str | None:
+    return register_tile.why_not() or unpacked.why_not(request)
 
 
 def _why_not_direct(request: Request, device: Device | None) -> str | None:
@@ -58,6 +62,7 @@ VARIANTS = (
     _on_cpu("simd", _why_not_simd, partial(cpu.plan, simd.ENGINE)),
     _on_cpu("blas", always_available, partial(cpu.plan, blas.ENGINE)),
     _on_cpu("reference", always_available, reference.plan),
+    _on_cpu("unpacked", _why_not_unpacked, unpacked.plan),
     _on_gpu("box", _why_not_box),
     _on_gpu("mma", _why_not_mma),
     _on_gpu("tiled", _why_not_tiled),

@@ -16,8 +16,9 @@ DTYPES = {
     "float32": np.dtype(np.float32),
     "float64": np.dtype(np.float64),
 }
-CPU_VARIANTS = ("simd", "blas", "reference")
+CPU_VARIANTS = ("simd", "blas", "reference")  # those that compute every problem
 GPU_VARIANTS = ("box", "mma", "tiled", "direct")
+EVERY_VARIANT = (*CPU_VARIANTS, "unpacked", *GPU_VARIANTS)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 import torch
-from cases import CPU_VARIANTS, GPU_VARIANTS
+from cases import EVERY_VARIANT
 from fake_cupy import on_cupy
 
 SHAPE, OUT_SHAPE = (1, 4, 6, 7), (1, 3, 3, 6, 7)
@@ -165,7 +165,7 @@ SCALES = {
 
 NO_DTYPES = (int, bool, complex, "int8", "nonsense", "1,,", {"names": ["a"], "formats": []}, torch.float32, FOREIGN, 3.5)
 
-KNOWN_VARIANTS = f"variant must be 'auto' or one of {', '.join(map(repr, (*CPU_VARIANTS, *GPU_VARIANTS)))}"
+KNOWN_VARIANTS = f"variant must be 'auto' or one of {', '.join(map(repr, EVERY_VARIANT))}"
 
 CHOICES = {
     **bad_values("dtype", NO_DTYPES, TypeError, "dtype must be one of float16, bfloat16, float32, float64"),

@@ -20,6 +20,13 @@ KERNEL_CALLS = 50e-6  # all calls of compiled kernels that one task makes
 ENTRY_CYCLES = 60  # an entry of a kernel's table, apart from its products
 ADDITION_CYCLES = 6  # the addition of a vector of sums to memory
 
+# Images that are not packed, but read in place. Like those of tasks, which they are compared with, these are about twice as long
+# as measured on the processor named above.
+UNPACKED_CALL = 20e-6  # the call of the kernel, apart from its products
+ROW_CYCLES = 60  # a row of a displacement, apart from its products
+TERM_CYCLES = 18  # a product of vectors in a chain of sums
+GRADIENT_TERM_CYCLES = 20  # a product of vectors that is added to a gradient in memory
+
 # BLAS.
 PRODUCT_RATE = 4e10  # float32 operations per second in a matrix product
 PRODUCT_CALL = 8e-6  # a call of a matrix product or einsum, apart from its operations
