@@ -27,6 +27,11 @@ ROW_CYCLES = 60  # a row of a displacement, apart from its products
 TERM_CYCLES = 18  # a product of vectors in a chain of sums
 GRADIENT_TERM_CYCLES = 20  # a product of vectors that is added to a gradient in memory
 
+# Gradients of windows with a large stride.
+STRIDED_CALL = 200e-6  # a call, apart from its sums and products
+STRIDED_COLUMN = 4  # a column of the sums over windows takes the time of so many values that a kernel copies
+STRIDED_TERM_CYCLES = 3  # a product of vectors
+
 # BLAS.
 PRODUCT_RATE = 4e10  # float32 operations per second in a matrix product
 PRODUCT_CALL = 8e-6  # a call of a matrix product or einsum, apart from its operations

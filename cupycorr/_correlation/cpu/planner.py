@@ -22,20 +22,30 @@ from ..._gpu.device import Device
 from ..problem import Problem
 from . import forward as forward_pass
 from . import gradient as gradient_pass
-from . import non_finite
+from . import non_finite, strided_windows
 from .engine import THREAD_SECONDS, Engine
 from .forward import ForwardPlan
 from .gradient import GradientPlan
 from .lattice import AxisPlan, axis_plans
 from .packing import Elementwise
+from .strided_windows import StridedWindows
 
 MOST_LATTICES = 4096  # lattices of a window that is computed tap by tap; with more, even planning is slow
 
 AnyPlan = TypeVar("AnyPlan", ForwardPlan, GradientPlan)
 
 
-def plan(engine: Engine, request: Request, device: Device | None) -> Forward | Gradients:
+def plan(engine: Engine, request: Request, device: Device | None) -> Forward | Gradients | StridedGradients:
     """Return the plan of a request by an engine."""
+    found = _plan_by_blocks(engine, request)
+    if not engine.compiles or isinstance(found, Forward) or strided_windows.why_not(request) is not None:
+        return found
+    strided = StridedGradients(engine, StridedWindows.of(request))
+    return strided if strided.seconds < found.seconds else found
+
+
+def _plan_by_blocks(engine: Engine, request: Request) -> Forward | Gradients:
+    """Return the plan that divides a request into blocks."""
     dtype, result_dtype = _numpy_dtype(request.dtype), _numpy_dtype(request.result_dtype)
     if request.pass_name == FORWARD:
         return Forward(engine, forward_plan(engine, request.problem, dtype, result_dtype))
@@ -116,6 +126,38 @@ class Gradients:
                 non_finite.correct(gradient, linear, self.problem.parameters.scale)
 
         workers.run(compute, sides, 2 if side_by_side and self.seconds >= THREAD_SECONDS else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class StridedGradients:
+    """The gradients by sums over windows that rows share."""
+
+    engine: Engine
+    plan: StridedWindows
+    workspace: int = workers.WORKSPACE
+    algorithm: str = "strided windows"
+
+    @property
+    def description(self) -> str:
+        """The way windows are computed, and the engine."""
+        return f"sums over windows shared by rows, in {self.engine.threads()} thread(s)"
+
+    @property
+    def seconds(self) -> float:
+        """The time in one thread by the cost model."""
+        return self.plan.seconds
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write the gradients that are needed."""
+        threads, problem = self.engine.threads(), self.plan.problem
+        self.plan.run(arrays, threads)
+
+        def correct(side: int) -> None:
+            searched, gradient = arrays[("input2", "input1")[side]], arrays[("gradient1", "gradient2")[side]]
+            linear = _linear(self.engine, problem, arrays["cotangent"], searched, side, threads)
+            non_finite.correct(gradient, linear, problem.parameters.scale)
+
+        workers.run(correct, self.plan.sides, 1)
 
 
 def _linear(
