@@ -27,9 +27,8 @@ consistent = field.valid(consistency=1, allow_edge=True)
 known = np.isfinite(truth)
 for name, counted in (("all pixels", known), ("consistent pixels", known & consistent)):
     bad = 1 - (error[counted] <= 2).mean()  # a pixel without a match counts as bad
-    print(
-        f"{name}: {counted.sum() / known.sum():.0%}, median error {np.nanmedian(error[counted]):.2f} px, {bad:.1%} off by over 2 px"
-    )
+    share, median = counted.sum() / known.sum(), np.nanmedian(error[counted])
+    print(f"{name} ({share:.0%}): median error {median:.2f} px, {bad:.1%} off by more than 2 px")
 
 figure, panels = plt.subplots(2, 2, figsize=(7.2, 4.8), dpi=78, layout="constrained", sharex=True, sharey=True)
 extent = (columns[0], columns[-1], rows[-1], rows[0])
