@@ -1,7 +1,9 @@
-"""Train a network with a correlation layer to measure the shift between two pictures of gravel; test it on grass.
+"""Train a network with a correlation layer to measure the shift between two pictures of gravel, and test it on grass.
 
-pip install "cupycorr[demo,cpu,torch]"
-python train_torch.py
+It computes features of both pictures, compares them in the layer, and reads the shift (dx, dy) in pixels from the scores.
+
+    pip install "cupycorr[demo,cpu,torch]"
+    python train_torch.py
 """
 
 import matplotlib.pyplot as plt
@@ -14,8 +16,6 @@ from cupycorr.torch import SpatialCorrelationSampler
 
 
 class ShiftNet(nn.Module):
-    """Computes features, compares them in the correlation layer, and reads the shift (dx, dy) from the scores."""
-
     def __init__(self):
         super().__init__()
         self.features = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3))
