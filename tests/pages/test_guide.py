@@ -1,4 +1,4 @@
-"""The examples of docs/guide.md print what the page says, its tables hold, and its pictures are what the script draws."""
+"""The examples of docs/guide/ and docs/tutorials/ print what the pages say, their tables hold, and a script draws their pictures."""
 
 import contextlib
 import importlib
@@ -18,56 +18,69 @@ from cupycorr._correlation.problem import parameters
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "guide.md"
-FOLDER = PAGE.with_suffix("")
-TEXT = PAGE.read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "docs" / "guide"
+PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.md"))}
+TUTORIALS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs" / "tutorials").glob("*.md"))}
 WORKSPACE = 64 * 2**20  # bytes that the page promises not to exceed
 LARGEST_PICTURE = 60_000  # bytes
 
 # Examples ----------------------------------------------------------------------------------------------------------------------
 
 
-def sections():
-    """Return the examples of every heading as (code, printed text), by the title of the heading."""
+def sections(text):
+    """Return the examples of every heading of a page as (code, printed text), by the title of the heading."""
     found = {}
-    for section in re.split(r"^#+ ", TEXT, flags=re.MULTILINE)[1:]:
+    for section in re.split(r"^#+ ", text, flags=re.MULTILINE)[1:]:
         title, body = section.split("\n", 1)
-        found[title] = re.findall(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", body, re.MULTILINE | re.DOTALL)
+        examples = re.findall(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", body, re.MULTILINE | re.DOTALL)
+        if examples:
+            found[title] = examples
     return found
 
 
-(TITLE, [(START, _)]), *EXAMPLES = sections().items()
-EXAMPLES = {title: examples for title, examples in EXAMPLES if examples}
+def runs():
+    """Return the examples that share a namespace: of a guide's page its first lines and those of a section; of a tutorial all."""
+    found = {}
+    for page, text in PAGES.items():
+        for number, (title, examples) in enumerate(sections(text).items()):
+            start = next(iter(sections(text).values()))[:1] if number else []
+            found[f"{page}: {title}"] = [*start, *examples]
+    for page, text in TUTORIALS.items():
+        found[f"tutorial {page}"] = [example for examples in sections(text).values() for example in examples]
+    return found
 
 
-@pytest.mark.parametrize("title", EXAMPLES)
-def test_the_examples_print_what_the_page_says(title):
-    """The examples of a section share a namespace, which begins with the first lines of the page."""
+RUNS = runs()
+
+
+@pytest.mark.parametrize("title", RUNS)
+def test_the_examples_print_what_the_page_says(title, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for needed in ("torch", "skimage"):
-        if any(re.search(rf"^(import|from) {needed}\b", code, re.MULTILINE) for code, _ in EXAMPLES[title]):
+        if any(re.search(rf"^(import|from) {needed}\b", code, re.MULTILINE) for code, _ in RUNS[title]):
             pytest.importorskip(needed)
     names = {}
-    exec(START, names)
-    for code, said in EXAMPLES[title]:
+    for code, said in RUNS[title]:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(code, names)
         assert printed.getvalue() == said, code
 
 
-def test_every_block_of_code_and_every_result_is_run_by_the_suite():
-    examples = [example for each in EXAMPLES.values() for example in each]
-    assert TEXT.count("```python") == 1 + len(examples)
-    assert TEXT.count("```text") == sum(bool(said) for _, said in examples)
-    assert TEXT.count("```") == 2 * (TEXT.count("```python") + TEXT.count("```text"))
+@pytest.mark.parametrize("text", [*PAGES.values(), *TUTORIALS.values()], ids=[*PAGES, *TUTORIALS])
+def test_every_block_of_python_and_every_result_is_run_by_the_suite(text):
+    examples = [example for each in sections(text).values() for example in each]
+    assert text.count("```python") == len(examples)
+    assert text.count("```text") == sum(bool(said) for _, said in examples)
 
 
 # Tables ------------------------------------------------------------------------------------------------------------------------
 
 
-def table(heading):
+def table(page, heading):
     """Return the rows of the table whose first column has this heading: the other cells by the first."""
-    lines = re.search(rf"^\| {heading} \|.*\n\|[-|]+\n((?:\|.*\n)+)", TEXT, re.MULTILINE)[1].splitlines()
+    lines = re.search(rf"^\| {heading} \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGES[page], re.MULTILINE)[1].splitlines()
     rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     return {name: cells for name, *cells in rows}
 
@@ -78,8 +91,8 @@ def numbers(text):
     return tuple(map(int, re.findall(r"\d+", text)))
 
 
-CONFIGURATIONS = table("configuration")
-COSTS = table("recipe")
+CONFIGURATIONS = table("parameters", "configuration")
+COSTS = table("recipes", "recipe")
 
 
 def configuration(name):
@@ -126,7 +139,7 @@ CASES = {
     "one-sided stereo": "stereo-quarter",
     "PIV": "piv",
 }
-RESULTS = json.loads((PAGE.parents[1] / "benchmarks" / "results" / "cpu-recipes.json").read_text())
+RESULTS = json.loads((ROOT / "benchmarks" / "results" / "cpu-recipes.json").read_text())
 
 
 @pytest.mark.parametrize("name", COSTS)
@@ -145,7 +158,7 @@ def test_the_times_and_peaks_of_the_recipes_are_those_measured(name):
 
 # Pictures ----------------------------------------------------------------------------------------------------------------------
 
-SHOWN = re.findall(r'<img src="guide/(\w+)\.png" width="(\d+)" alt="([^"]+)">', TEXT)
+SHOWN = [shown for text in PAGES.values() for shown in re.findall(r'<img src="(\w+)\.png" width="(\d+)" alt="([^"]+)">', text)]
 pictures = pytest.mark.parametrize("name", [name for name, _, _ in SHOWN])
 
 
@@ -153,15 +166,15 @@ pictures = pytest.mark.parametrize("name", [name for name, _, _ in SHOWN])
 def script():
     """The module docs/draw_guide.py."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(PAGE.parent)
+        patch.syspath_prepend(FOLDER.parent)
         return importlib.import_module("draw_guide")
 
 
-def test_the_page_shows_each_picture_of_the_script_once_and_no_other_is_there(script):
+def test_the_guide_shows_each_picture_of_the_script_once_and_no_other_is_there(script):
     names = [name for name, _, _ in SHOWN]
-    assert TEXT.count("<img") == len(re.findall(r"guide/\w+\.png", TEXT)) == len(names)
+    assert sum(text.count("<img") + text.count("![") for text in PAGES.values()) == len(names)
     assert sorted(names) == sorted(script.PICTURES)
-    assert {path.name for path in FOLDER.iterdir()} == {f"{name}.png" for name in names}
+    assert {path.name for path in FOLDER.glob("*.png")} == {f"{name}.png" for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +211,7 @@ def test_the_committed_picture_is_what_the_script_draws(drawn, name):
 
 @pictures
 def test_the_committed_picture_was_drawn_by_a_matplotlib_of_the_constraints(name):
-    pinned = re.findall(r"^(matplotlib)==([\d.]+)", (PAGE.parents[1] / "tests" / "constraints.txt").read_text(), re.MULTILINE)
+    pinned = re.findall(r"^(matplotlib)==([\d.]+)", (ROOT / "tests" / "constraints.txt").read_text(), re.MULTILINE)
     assert picture(name).info["Software"] in {" ".join(pin) for pin in pinned}
 
 
