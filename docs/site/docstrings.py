@@ -7,14 +7,20 @@ from typing import Any
 
 import griffe
 
-DIRECTIVE = re.compile(r"^( *)\.\. code-block:: text\n\n", re.MULTILINE)  # an indented block follows, which is code in Markdown too
-NAME = re.compile(r"(?<![`\w])`(cupycorr(?:\.\w+)+)`(?!`)")
+MARKDOWN = (
+    (re.compile(r"^ *\.\. code-block:: text\n\n", re.MULTILINE), ""),  # the indented block that follows is code in Markdown, too
+    (re.compile(r"(?<![`\w])`(cupycorr(?:\.\w+)+)`(?!`)"), r"[`\1`][\1]"),  # a link to a public object
+    (re.compile(r"^( *)(cupycorr(?:\.\w+)+) : ", re.MULTILINE), r"\1- [`\2`][\2]: "),  # an entry of See Also
+    (re.compile(r"^( *)\.\. \[(\d+)\] ", re.MULTILINE), r"\1\2. "),  # a reference, and below its mention in the text
+    (re.compile(r"\[(\d+)\]_"), r"[\1]"),
+)
 
 
 class Markdown(griffe.Extension):
-    """Code blocks without their directive, and links where single backticks hold the full name of a public object."""
+    """The translation of the docstring of each object."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rewrite the docstring of an object."""
         if obj.docstring:
-            obj.docstring.value = NAME.sub(r"[`\1`][\1]", DIRECTIVE.sub("", obj.docstring.value))
+            for pattern, replacement in MARKDOWN:
+                obj.docstring.value = pattern.sub(replacement, obj.docstring.value)

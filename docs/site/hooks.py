@@ -17,7 +17,11 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 # The files outside docs/ that the site has: the same addresses as in the repository, below the front page.
-OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("benchmarks/results/*.json"))))
+OUTSIDE = (
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("benchmarks/results/*.json"))),
+)
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:)([^)#\s]+)(#[^)\s]*)?\)")
 EXAMPLES = "examples/index.md"
 

@@ -1,4 +1,4 @@
-"""The examples of docs/guide/ and docs/tutorials/ print what the pages say, their tables hold, and a script draws their pictures."""
+"""The examples of docs/guide/ and docs/tutorials/ print what the pages say, their tables hold, and a script draws the pictures."""
 
 import contextlib
 import importlib
