@@ -2,7 +2,7 @@
 
 A page is written for the repository, where its links are relative to its file. On the site, the changelog and the page for
 contributors stand beside the pages of docs/, results of benchmarks are files to download, and a link to any other file of the
-repository, such as a module of the package, becomes its text.
+repository, such as a module of the package, becomes its path.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn each link that leads out of docs/ into one to the site's copy, or into its text where there is none."""
+    """Turn each link that leads out of docs/ into one to the site's copy, or into the path where there is none."""
     here = page.file.src_uri
     folder = os.path.dirname(here if here in OUTSIDE else f"docs/{here}")
 
@@ -49,8 +49,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         text, target, anchor = link[1], link[2], link[3] or ""
         path = os.path.normpath(os.path.join(folder, target))
         name = path if path in OUTSIDE else path.removeprefix("docs/")
-        if files.get_file_from_path(name) is None:
-            return text if (ROOT / path).exists() and not path.startswith("docs/") else link[0]
+        file = files.get_file_from_path(name)
+        if file is None or not file.inclusion.is_included():
+            return f"`{path}`" if (ROOT / path).exists() else link[0]
         return f"[{text}]({os.path.relpath(name, os.path.dirname(here) or '.')}{anchor})"
 
     return LINK.sub(on_site, markdown)
