@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from .cases import CASES, Case
@@ -130,7 +131,7 @@ def lost(comparisons: Iterable[Comparison]) -> str:
     excess = sorted(1 / each.fastest for each in slower)
     span = dict.fromkeys(f"{each:.3g}" for each in (excess[0], excess[-1]))
     which = f": {slower[0].title}" if len(slower) == 1 else ""
-    return f"A rival is faster in {len(slower)} of {len(compared)} rows, {' to '.join(span)} times{which}."
+    return f"A rival is faster in {len(slower)} of {len(compared)} rows, by a factor of {' to '.join(span)}{which}."
 
 
 def paragraph(*sentences: str) -> str:
@@ -183,12 +184,11 @@ def operator() -> str:
 def operator_summary() -> str:
     """Return what the operator's table shows, in sentences."""
     rows = operator_comparisons()
-    ratios = sorted(each.fastest for each in rows if each.rivals)
-    middle = ratios[len(ratios) // 2]
+    ratios = [each.fastest for each in rows if each.rivals]
     return paragraph(
         f"Measured on {machine(*OPERATOR)}.",
-        f"The fastest rival of a row takes {factor(ratios[0])} to {factor(ratios[-1])} times as long as cupycorr,",
-        f"{factor(middle)} times in the middle of the rows.",
+        f"The fastest rival of a row takes {factor(min(ratios))} to {factor(max(ratios))} times as long as cupycorr;",
+        f"the median is {factor(median(ratios))} times.",
         lost(rows),
     )
 
@@ -223,6 +223,14 @@ def _recipe(case: Case) -> Iterator[str]:
     yield f"{forward['median_s'] * 1e3:.3g} ms"
     yield f"{(forward['median_s'] + gradients['median_s']) * 1e3:.3g} ms"
     yield millions(forward["peak_bytes"], "MB")
+
+
+def recipes_machine() -> str:
+    """Return where the recipes were measured, in a sentence."""
+    return paragraph(
+        "Time and peak memory (beyond the inputs, the result included) are medians that `python -m benchmarks` measured on",
+        f"{machine('cpu-recipes')}.",
+    )
 
 
 # Lookups -----------------------------------------------------------------------------------------------------------------------
@@ -276,7 +284,14 @@ def lookups() -> str:
 
 def lookups_summary() -> str:
     """Return what the table of lookups shows, in sentences."""
-    return paragraph(f"Measured on {machine(*LOOKUP_FILES)}.", lost(lookup_comparisons()))
+    repeated = {row["contestant"]: row["median_s"] for row in content("cpu-lookup")["rows"] if row["task"] == "32 lookups"}
+    return paragraph(
+        f"Measured on {machine(*LOOKUP_FILES)}.",
+        lost(lookup_comparisons()),
+        'One lookup is that of `keep="maps"`, out of a block that is ready; torchvision\'s volume was made before, too.',
+        "32 lookups are those of a block that keeps windows; `correlation_lookup` takes",
+        f"{factor(repeated['array function'] / repeated['windows'])} times as long for them.",
+    )
 
 
 # The best and the mean displacement ------------------------------------------------------------------------------------------
@@ -376,3 +391,26 @@ SCALING = {
 def scaling(name: str) -> str:
     """Return the table of one file of `benchmarks.scaling`."""
     return table(SCALING[name], ([str(row[column]) for column in SCALING[name]] for row in content(name)))
+
+
+def scaling_peak() -> str:
+    """Return the memory that the largest frames took, in a sentence."""
+    largest = max(content("scaling"), key=lambda row: row["size"])
+    size, peak = largest["size"], largest["peak GiB of a worker"]
+    return paragraph(
+        f"Two scenes of {size} x {size} took two processes of {peak:.1f} GiB each;",
+        "[docs/scaling.md](docs/scaling.md) has the lines for a laptop, a cluster and many GPUs.",
+    )
+
+
+def scaling_chunks() -> str:
+    """Return what a chunk costs, in sentences."""
+    rows = {row["chunks of the result"]: row for row in content("scaling-chunks")}
+    _, few, many, _ = sorted(rows)
+    processors = (rows[many]["CPU s"] - rows[few]["CPU s"]) / (many - few)
+    tasks, graph = rows[many]["tasks"] / many, rows[many]["graph MB"] / many
+    return paragraph(
+        f"A chunk costs {tasks:.0f} tasks: one that reads it from each frame, one that matches, and one for each field.",
+        f"From {few} chunks to {many}, the processors take {processors * 1e3:.0f} ms more for each chunk, and the graph grows in",
+        f"proportion, to {graph * 1e3:.1f} kB for each chunk.",
+    )
