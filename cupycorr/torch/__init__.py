@@ -200,7 +200,7 @@ class SpatialCorrelationSampler(torch.nn.Module):
         Returns
         -------
         Tensor of shape (B, PH, PW, oH, oW), with several groups (B, G, PH, PW, oH, oW)
-            As of `cupycorr.torch.spatial_correlation_sample`.
+            The same as that of `cupycorr.torch.spatial_correlation_sample`.
         """
         return spatial_correlation_sample(
             input1,

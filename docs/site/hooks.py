@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
-    *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("benchmarks/results/*.json"))),
+    *(path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("benchmarks/results/*.json"))),
 )
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:)([^)#\s]+)(#[^)\s]*)?\)")
 EXAMPLES = "examples/index.md"
