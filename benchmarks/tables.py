@@ -11,8 +11,10 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from statistics import median
+from textwrap import fill
 from typing import Any, NamedTuple
 
 from .cases import CASES, Case
@@ -20,6 +22,7 @@ from .cases import CASES, Case
 RESULTS = Path(__file__).parent / "results"
 Record = dict[str, Any]
 NONE = "-"  # the cell of a contestant that did not run
+WIDTH = 130  # columns of a paragraph
 
 
 @lru_cache
@@ -135,13 +138,13 @@ def lost(comparisons: Iterable[Comparison]) -> str:
 
 
 def paragraph(*sentences: str) -> str:
-    """Return sentences as a paragraph of lines of at most 130 columns, after a blank line."""
-    lines = [""]
-    for word in " ".join(sentences).split():
-        if len(lines[-1]) + 1 + len(word) > 130:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n" + "\n".join(lines) + "\n"
+    """Return sentences as a paragraph of lines of at most `WIDTH` columns, after a blank line."""
+    return f"\n{fill(' '.join(sentences), WIDTH, break_long_words=False, break_on_hyphens=False)}\n"
+
+
+def measured(*names: str) -> str:
+    """Return where and when the runs of some files were made, in a sentence."""
+    return paragraph(f"Measured on {machine(*names)}.")
 
 
 # The operator ------------------------------------------------------------------------------------------------------------------
@@ -160,19 +163,27 @@ PASSES = {"forward": "forward", "vjp": "both gradients"}
 OPERATOR_RIVALS = {"shift-loop": "shift loop", "unfold+einsum": "unfold + einsum", "cpp-extension": "C++ extension"}
 
 
+def _operator_runs() -> dict[tuple[str, str], tuple[str, list[Record]]]:
+    """Return, by case and pass, the newest file that has them, and the rows of the contestants that it timed."""
+    found: dict[tuple[str, str], tuple[str, list[Record]]] = {}
+    for name in sorted(OPERATOR, key=lambda name: content(name)["date"]):
+        timed: dict[tuple[str, str], list[Record]] = {}
+        for row in content(name)["rows"]:
+            if "median_s" in row:
+                timed.setdefault((row["case"], row["pass"]), []).append(row)
+        found |= {key: (name, rows) for key, rows in timed.items() if any(row["auto"] for row in rows)}
+    return found
+
+
 def operator_comparisons() -> list[Comparison]:
-    """Return the rows of the operator's table: each case and pass of the newest file that has it."""
-    newest = sorted(OPERATOR, key=lambda name: content(name)["date"], reverse=True)
-    found = []
-    for case, title in TITLES.items():
-        for which, words in PASSES.items():
-            runs = ([row for row in content(name)["rows"] if (row["case"], row["pass"]) == (case, which)] for name in newest)
-            timed = next((run for run in ([row for row in run if "median_s" in row] for run in runs) if run), [])
-            ours = next((row for row in timed if row["auto"]), None)
-            if ours is not None:
-                rivals = {heading: row for row in timed if (heading := OPERATOR_RIVALS.get(row["contestant"]))}
-                rivals = {heading: Rival.of(row, ours) for heading, row in rivals.items()}
-                found.append(Comparison(f"{title}: {words}", ours, rivals))
+    """Return the rows of the operator's table."""
+    runs, found = _operator_runs(), []
+    for (case, title), (which, words) in product(TITLES.items(), PASSES.items()):
+        if (case, which) in runs:
+            _, rows = runs[case, which]
+            ours = next(row for row in rows if row["auto"])
+            rivals = {heading: Rival.of(row, ours) for row in rows if (heading := OPERATOR_RIVALS.get(row["contestant"]))}
+            found.append(Comparison(f"{title}: {words}", ours, rivals))
     return found
 
 
@@ -186,7 +197,7 @@ def operator_summary() -> str:
     rows = operator_comparisons()
     ratios = [each.fastest for each in rows if each.rivals]
     return paragraph(
-        f"Measured on {machine(*OPERATOR)}.",
+        f"Measured on {machine(*(name for name, _ in _operator_runs().values()))}.",
         f"The fastest rival of a row takes {factor(min(ratios))} to {factor(max(ratios))} times as long as cupycorr;",
         f"the median is {factor(median(ratios))} times.",
         lost(rows),
@@ -302,7 +313,7 @@ MATCHING_SIZES = {
     "stereo": "stereo (1,32,500,741), P (1, 64)",
 }
 MATCHING_TASKS = {"argmax": "best", "soft argmax": "mean"}
-MATCHING_RIVALS = {"our volume": "our volume, then argmax", "shifts": "shift loop", "unfold": "unfold + einsum"}
+MATCHING_RIVALS = {"our volume": "our volume, reduced by torch", "shifts": "shift loop", "unfold": "unfold + einsum"}
 
 
 def matching() -> str:

@@ -61,7 +61,8 @@ def test_a_table_has_the_newest_rows_and_only_the_contestants_that_ran(files):
 
 def test_the_summary_names_machines_and_rows_in_which_a_rival_is_faster(files):
     said = " ".join(tables.operator_summary().split())
-    assert "2 cores of A Processor, torch 2.13.0, 2 November 2026; 2 cores of A Processor, torch 2.13.0, 1 November 2026" in said
+    for day in (1, 2):
+        assert f"2 cores of A Processor, torch 2.13.0, {day} November 2026" in said
     assert "0.5 to 100 times as long as cupycorr; the median is 50 times" in said
     assert "faster in 1 of 2 rows, by a factor of 2: PIV (1,1,369,511), k 32, P 25, s 16: forward." in said
 
