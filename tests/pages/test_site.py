@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urldefrag
 
 import pytest
+import waiting
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("mkdocs")
@@ -64,8 +65,9 @@ def address(site):
 def page(address):
     """A tab of the browser, whose attribute ``problems`` collects errors of the console and of loading."""
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM or "chromium", args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=CHROMIUM or "chromium", args=["--no-sandbox", "--disable-dev-shm-usage"])
         tab = browser.new_page()
+        tab.set_default_timeout(1000 * waiting.STUCK)
         tab.problems = []
         tab.on("console", lambda message: message.type == "error" and tab.problems.append(f"console: {message.text}"))
         tab.on("pageerror", lambda error: tab.problems.append(f"error: {error}"))
@@ -83,7 +85,7 @@ def visit(page, url):
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
         try:
-            page.wait_for_function(FITS)  # after transitions of the layout
+            page.wait_for_function(FITS, timeout=30_000)  # after transitions of the layout, which take a quarter of a second
         except playwright.TimeoutError:
             page.problems.append(f"{url}: wider than {width} pixels")
     return found
