@@ -55,8 +55,21 @@ else:
 
         Attributes
         ----------
-        dy, dx : array or Tensor, shape (B, [G], oH, oW)
+        dy, dx : array or Tensor of shape (B, [G], oH, oW)
             The point ``(y, x)`` of input1 is at ``(y + dy, x + dx)`` in input2: positive is down and to the right.
+
+        See Also
+        --------
+        cupycorr.argmax_displacement : Return the best displacement.
+        cupycorr.soft_argmax : Return the mean displacement.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import cupycorr
+        >>> dy, dx = cupycorr.argmax_displacement(np.zeros((1, 3, 3, 4, 5), np.float32))
+        >>> dy.shape, dx.shape
+        ((1, 4, 5), (1, 4, 5))
         """
 
         dy: Any
@@ -98,7 +111,7 @@ def displacements(
     patch_size : int or (int, int), default 1
         As passed to `spatial_correlation_sample`; or an object with the three parameters as attributes, such as a
         ``SpatialCorrelationSampler`` or the ``problem`` of an explanation. Then the other two must not be passed.
-    dilation_patch, patch_offset
+    dilation_patch, patch_offset : int or (int, int), optional
         As passed to `spatial_correlation_sample`.
     order : {"dy", "dx"}
         The component of the displacement that changes slowest from channel to channel: "dy" in FlowNet, in PWC-Net and in what
@@ -106,7 +119,7 @@ def displacements(
 
     Returns
     -------
-    ndarray, shape (PH * PW, 2), int64
+    ndarray of shape (PH * PW, 2), int64
         ``(dy, dx)`` of each channel in pixels, whatever the order of the channels.
 
     Raises
@@ -115,6 +128,11 @@ def displacements(
         A parameter is not an int or a pair of ints, or is passed beside an object that has it.
     ValueError
         A parameter is below its smallest legal value, or ``order`` is neither of the two.
+
+    See Also
+    --------
+    cupycorr.to_channels : Join the patch axes of a cost volume to channels.
+    cupycorr.argmax_displacement : Find the best displacement in a cost volume.
 
     Examples
     --------
@@ -139,7 +157,7 @@ def to_channels(out: Any, order: str = "dy") -> Any:
 
     Parameters
     ----------
-    out : array or Tensor, shape (B, [G], PH, PW, oH, oW)
+    out : array or Tensor of shape (B, [G], PH, PW, oH, oW)
         NumPy, CuPy or torch, any dtype. The axis G is there for several groups.
     order : {"dy", "dx"}
         The component of the displacement that changes slowest from channel to channel: "dy" for FlowNet and PWC-Net, "dx" for
@@ -147,7 +165,7 @@ def to_channels(out: Any, order: str = "dy") -> Any:
 
     Returns
     -------
-    array or Tensor, shape (B, [G], PH * PW, oH, oW)
+    array or Tensor of shape (B, [G], PH * PW, oH, oW)
         A view if the strides allow it, as they do for "dy" and the operator's own output; otherwise a copy.
 
     Raises
@@ -156,6 +174,10 @@ def to_channels(out: Any, order: str = "dy") -> Any:
         ``out`` is not an array.
     ValueError
         ``out`` does not have five or six dimensions, or ``order`` is neither of the two.
+
+    See Also
+    --------
+    cupycorr.displacements : Return the displacement of each channel.
 
     Examples
     --------
@@ -209,13 +231,13 @@ def argmax_displacement(
 
     Parameters
     ----------
-    out : array or Tensor, shape (B, PH, PW, oH, oW), (B, G, PH, PW, oH, oW) or (B, PH * PW, oH, oW)
+    out : array or Tensor of shape (B, PH, PW, oH, oW), (B, G, PH, PW, oH, oW) or (B, PH * PW, oH, oW)
         Scores: NumPy, CuPy or torch, float16, bfloat16, float32 or float64. With ``order="dx"`` the patch axes are PW, PH.
     patch_size : int or (int, int), optional
         As passed to the operator; or an object with the parameters as attributes, as for `displacements`. None stands for the
         sizes of the two patch axes, or for the square root of the number of channels. If it is passed, one of the two patch axes
         may hold all displacements and the other have size 1.
-    dilation_patch, patch_offset
+    dilation_patch, patch_offset : int or (int, int), optional
         As passed to the operator.
     order : {"dy", "dx"}
         The component of the displacement that changes slowest from channel to channel.
@@ -233,6 +255,11 @@ def argmax_displacement(
         An argument is of the wrong type or dtype.
     ValueError
         An argument has an illegal value, or the shape of ``out`` does not fit the patch.
+
+    See Also
+    --------
+    cupycorr.soft_argmax : Return the mean displacement.
+    cupycorr.correlation_argmax : Find the best displacement without the cost volume.
 
     Examples
     --------
@@ -304,13 +331,17 @@ def soft_argmax(
 
     Parameters
     ----------
-    out
-        As `argmax_displacement` takes it.
+    out : array or Tensor
+        As for `argmax_displacement`.
     temperature : float, default 1.0
         Positive, in units of the scores. The lower it is, the nearer is the result to the displacement of the highest score; the
         higher it is, the nearer to the mean of all displacements.
-    patch_size, dilation_patch, patch_offset, order, channel_axis
-        As `argmax_displacement` takes them.
+    patch_size, dilation_patch, patch_offset : int or (int, int), optional
+        As for `argmax_displacement`.
+    order : {"dy", "dx"}, default "dy"
+        As for `argmax_displacement`.
+    channel_axis : {1, 3, -1}, default 1
+        As for `argmax_displacement`.
 
     Returns
     -------
@@ -323,6 +354,11 @@ def soft_argmax(
     TypeError, ValueError
         As `argmax_displacement`; also for a temperature that is not a number, is not positive, or is too small or too large for
         the result's dtype.
+
+    See Also
+    --------
+    cupycorr.argmax_displacement : Return the best displacement.
+    cupycorr.correlation_soft_argmax : Return the mean displacement without the cost volume.
 
     Examples
     --------
@@ -361,8 +397,8 @@ def plot_channels(
 
     Parameters
     ----------
-    out
-        As `argmax_displacement` takes it.
+    out : array or Tensor
+        As for `argmax_displacement`.
     at : (int, int), optional
         Output position ``(y, x)``: its patch of scores is drawn and the highest finite score is marked. None draws a contact
         sheet: the map of every displacement, arranged as the patch (rows dy, columns dx), in one colour scale. Of large maps only
@@ -371,8 +407,12 @@ def plot_channels(
         Index in the batch.
     group : int, default 0
         Index of the group, for several groups.
-    patch_size, dilation_patch, patch_offset, order, channel_axis
-        As `argmax_displacement` takes them.
+    patch_size, dilation_patch, patch_offset : int or (int, int), optional
+        As for `argmax_displacement`.
+    order : {"dy", "dx"}, default "dy"
+        As for `argmax_displacement`.
+    channel_axis : {1, 3, -1}, default 1
+        As for `argmax_displacement`.
 
     Returns
     -------
@@ -385,6 +425,10 @@ def plot_channels(
         As `argmax_displacement`; also for a position, a sample or a group outside of ``out``.
     ImportError
         matplotlib is not installed.
+
+    See Also
+    --------
+    cupycorr.argmax_displacement : Find the best displacement in the cost volume.
 
     Examples
     --------

@@ -80,17 +80,28 @@ def match(
 
     Parameters
     ----------
-    frame1, frame2 : dask.array.Array, shape (H, W) or (H, W, 3), or (T, H, W) or (T, H, W, 3)
+    frame1, frame2 : dask.array.Array of shape (H, W) or (H, W, 3), or (T, H, W) or (T, H, W, 3)
         NumPy or CuPy chunks of any integer or floating dtype. If they are T frames each, the first one of ``frame1`` is matched
         with the first one of ``frame2``, and so on. An array whose last axis has length 3 has colour. The frames may be divided
         into different chunks. The result is divided as ``frame1`` is, where its chunks are not smaller than the halo.
-    window, search, step, subpixel, consistency, variant
-        As for `cupycorr.match`. ``search`` must be a range, because all of frame 2 would not be in one chunk.
+    window : int or (int, int), default 11
+        As for `cupycorr.match`.
+    search : ((int, int), (int, int)), default ((-4, 4), (-4, 4))
+        As for `cupycorr.match`, but not None, because all of frame 2 would not be in one chunk.
+    step : int or (int, int), default 1
+        As for `cupycorr.match`.
+    subpixel : {"gaussian", "parabola", True, False}, default "gaussian"
+        As for `cupycorr.match`.
     mask1, mask2 : dask.array.Array of bool, optional
         True where a pixel is valid, of the frame's height and width, and its number of frames. In any chunks.
-    points, offset : optional
-        As for `cupycorr.match`, in memory: they decide which pixels a chunk needs. For T frames there are no points, and the
-        offsets are those of every frame.
+    points : array_like of shape (N, 2), optional
+        As for `cupycorr.match`, in memory: they decide which pixels a chunk needs. For T frames there are no points.
+    offset : (array_like, array_like), optional
+        As for `cupycorr.match`, in memory, too. For T frames the offsets are those of every frame.
+    consistency : bool, default False
+        As for `cupycorr.match`.
+    variant : {"auto", "operator", "fft", "simd"}, default "auto"
+        As for `cupycorr.match`.
 
     Returns
     -------
@@ -104,6 +115,11 @@ def match(
         As `cupycorr.match`, at once. A TypeError also for a frame or mask that is not a Dask array, for masked chunks, and for
         points or offsets that are; a ValueError for ``search=None``, for chunks of unknown length, for frames of different
         numbers, and for points of several frames.
+
+    See Also
+    --------
+    cupycorr.match : The same for frames in memory.
+    cupycorr.median_residual : Find displacements that do not fit to those around them.
 
     Notes
     -----
@@ -344,20 +360,35 @@ def spatial_correlation_sample(
 
     Parameters
     ----------
-    input1, input2 : dask.array.Array, shape (B, C, H, W)
+    input1, input2 : dask.array.Array of shape (B, C, H, W)
         NumPy or CuPy chunks. They may be divided into different chunks; the result is divided as the samples, rows and columns
         of ``input1`` are, where its chunks are not smaller than the halo. A chunk of the result has all displacements.
-    kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, groups, scale, dtype, precision, variant
+    kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset : int or (int, int), optional
+        As for `cupycorr.spatial_correlation_sample`.
+    groups : int, default 1
+        As for `cupycorr.spatial_correlation_sample`.
+    scale : float, default 1.0
+        As for `cupycorr.spatial_correlation_sample`.
+    dtype : dtype, optional
+        As for `cupycorr.spatial_correlation_sample`.
+    precision : {"highest", "high", "medium"}, default "highest"
+        As for `cupycorr.spatial_correlation_sample`.
+    variant : str, default "auto"
         As for `cupycorr.spatial_correlation_sample`.
 
     Returns
     -------
-    dask.array.Array, shape (B, PH, PW, oH, oW), with several groups (B, G, PH, PW, oH, oW)
+    dask.array.Array of shape (B, PH, PW, oH, oW), with several groups (B, G, PH, PW, oH, oW)
+        Lazy, of chunks of the inputs' kind and dtype.
 
     Raises
     ------
     TypeError, ValueError, NotImplementedError
         As `cupycorr.spatial_correlation_sample`, at once. A TypeError also for an input that is not a Dask array.
+
+    See Also
+    --------
+    cupycorr.spatial_correlation_sample : The same for arrays in memory.
 
     Examples
     --------

@@ -33,27 +33,41 @@ class Match(Generic[ArrayT]):
 
     Attributes
     ----------
-    dx, dy : array, shape (H', W') or (N,)
+    dx, dy : array of shape (H', W') or (N,)
         The point ``(y, x)`` of frame 1 is at ``(y + dy, x + dx)`` in frame 2: positive is to the right and down. NaN where no
         match was found.
-    score : array, shape (H', W') or (N,)
+    score : array of shape (H', W') or (N,)
         Correlation coefficient of the best whole-pixel displacement, in [-1, 1]; 0 where no match was found.
-    x : array, shape (W',) or (N,)
-    y : array, shape (H',) or (N,)
+    x : array of shape (W',) or (N,)
+    y : array of shape (H',) or (N,)
         Window centres in frame 1: ``index * step + (window - 1) / 2``; for ``points``, the centre of each window.
-    at_edge : array of bool, shape (H', W') or (N,)
+    at_edge : array of bool and of shape (H', W') or (N,)
         True where a displacement next to the best one, along an axis that is searched, is beyond the search range or is not a
         candidate. The true maximum may lie there, and the displacement is not refined along that axis.
-    peak_ratio : array, shape (H', W') or (N,)
+    peak_ratio : array of shape (H', W') or (N,)
         The score divided by the highest score outside the 3 x 3 neighbourhood of the best displacement: the signal-to-noise ratio
         of PIV. Infinity where no other score is positive, as for a search of at most 3 x 3 displacements; NaN where no match was
         found.
-    count : array of int64, shape (H', W') or (N,)
+    count : array of int64 and of shape (H', W') or (N,)
         Number of pixels compared at the best displacement: those of the window that are present in both frames. 0 where no match
         was found.
-    consistency : array, shape (H', W') or (N,), or None
+    consistency : array of shape (H', W') or (N,), or None
         Distance from a window's place to where matching back from frame 2 leads; NaN where either way found no match. None unless
         ``match`` was called with ``consistency=True``.
+
+    See Also
+    --------
+    cupycorr.match : The function that returns it.
+    cupycorr.median_residual : Find displacements that do not fit to those around them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cupycorr
+    >>> frame = np.random.default_rng(0).random((40, 60))
+    >>> field = cupycorr.match(frame, frame, window=10, step=10)
+    >>> field.dx.shape, field.y
+    ((4, 6), array([ 4.5, 14.5, 24.5, 34.5]))
     """
 
     dx: ArrayT
@@ -102,7 +116,8 @@ class Match(Generic[ArrayT]):
 
         Returns
         -------
-        array of bool, shape (H', W') or (N,)
+        array of bool and of shape (H', W') or (N,)
+            True where the displacement can be trusted.
 
         Raises
         ------
@@ -215,7 +230,7 @@ def match(
 
     Parameters
     ----------
-    frame1, frame2 : array, shape (H, W) or (H, W, 3)
+    frame1, frame2 : array of shape (H, W) or (H, W, 3)
         NumPy or CuPy, any integer or floating dtype. Colour is converted to grey by Rec. 709's luma weights,
         0.2126 R + 0.7152 G + 0.0722 B. Adding a constant to a frame or scaling its contrast does not change the result. The
         frames may differ in size: pixel (0, 0) is the same point in both. Masked elements of a NumPy masked array are missing.
@@ -232,9 +247,9 @@ def match(
         is standard in PIV [2]_ because a parabola is biased towards whole pixels, or a parabola. Where one of the scores is not
         positive it is a parabola in any case. The maximum is not refined where a neighbour is not a candidate, such as at the
         border of the search range. True is the default, False keeps whole pixels.
-    mask1, mask2 : array of bool, shape (H, W), optional
+    mask1, mask2 : array of bool and of shape (H, W), optional
         True where a pixel of the frame is valid, False where it is missing. Of the frames' kind, and of the size of the frame.
-    points : array_like, shape (N, 2), optional
+    points : array_like of shape (N, 2), optional
         Centres ``(y, x)`` in frame 1 of windows at irregular places, instead of a grid; ``step`` must be 1. Windows begin at
         whole pixels, at ``floor(centre - (window - 1) / 2 + 0.5)``, so that their own centres, `Match.y` and `Match.x`, are up
         to half a pixel from the points. They may reach beyond frame 1, where pixels are missing.
@@ -275,6 +290,13 @@ def match(
         offsets that are not whole, ``points`` with a ``step``, an unknown ``subpixel`` or ``variant``.
     NotImplementedError
         The variant cannot run; the message says why.
+
+    See Also
+    --------
+    cupycorr.Match.valid : Return which displacements to trust.
+    cupycorr.median_residual : Find displacements that do not fit to those around them.
+    cupycorr.correlation_argmax : Find the best displacement of feature maps with channels.
+    cupycorr.dask.match : The same for frames larger than memory.
 
     Notes
     -----

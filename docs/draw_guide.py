@@ -1,4 +1,4 @@
-"""Draw every picture of guide.md into the folder ``guide`` next to it: ``python docs/draw_guide.py``.
+"""Draw every picture of the guide into its folder, docs/guide/: ``python docs/draw_guide.py``.
 
 The operator's own gradients say which pixels an output reads, so that no picture can contradict the operator. A diagram is drawn
 at twice the size at which the page shows it. matplotlib is used without pyplot, which keeps state for the whole process.
@@ -26,8 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 import cupycorr
 from cupycorr._correlation.problem import Axis, Problem, parameters, problem
 
-PAGE = Path(__file__).with_name("guide.md")
-FOLDER = PAGE.with_suffix("")
+FOLDER = Path(__file__).with_name("guide")
 
 Pair = tuple[int, int]
 
@@ -377,8 +376,9 @@ def draw_channels() -> Figure:
 
 
 def draw_scores() -> Figure:
-    """Run the example of `cupycorr.plot_channels` on the page and return its figure."""
-    first, *others = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    """Run the example of `cupycorr.plot_channels` in channels.md and return its figure."""
+    page = (FOLDER / "channels.md").read_text(encoding="utf-8")
+    first, *others = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     (example,) = (code for code in others if "plot_channels" in code)
     names: dict[str, Any] = {}
     with contextlib.redirect_stdout(None):

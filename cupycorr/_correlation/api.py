@@ -100,9 +100,9 @@ def spatial_correlation_sample(
 
     Parameters
     ----------
-    input1 : array, shape (B, C, H, W)
+    input1 : array of shape (B, C, H, W)
         NumPy or CuPy array of float16, bfloat16 (`ml_dtypes`), float32 or float64. Any strides; read-only is fine.
-    input2 : array, shape (B, C, H, W), or (B, C, H2, W2) where ``patch_offset`` is passed
+    input2 : array of shape (B, C, H, W), or (B, C, H2, W2) where patch_offset is passed
         Same kind, device and dtype as ``input1``.
     kernel_size : int or (int, int), default 1
         k: window of taps summed into each output, ``(vertical, horizontal)`` like every pair below.
@@ -132,13 +132,13 @@ def spatial_correlation_sample(
         stay in float32, and nothing changes for other dtypes or on the CPU.
     variant : str, default "auto"
         The implementation to run; see `explain` for those there are.
-    out : array, shape (B, PH, PW, oH, oW) or (B, G, PH, PW, oH, oW), optional
+    out : array of shape (B, PH, PW, oH, oW) or (B, G, PH, PW, oH, oW), optional
         The array for the result: float16, bfloat16, float32 or float64, of any strides that keep its elements apart; it may
         overlap an input. It is returned.
 
     Returns
     -------
-    array, shape (B, PH, PW, oH, oW), with several groups (B, G, PH, PW, oH, oW)
+    array of shape (B, PH, PW, oH, oW), with several groups (B, G, PH, PW, oH, oW)
         C-contiguous, of the inputs' kind and dtype, with ``oH = (H + 2 aH - dH (kH - 1) - 1) // sH + 1`` and likewise oW.
 
     Raises
@@ -149,6 +149,15 @@ def spatial_correlation_sample(
         An argument has an illegal value or shape.
     NotImplementedError
         ``variant`` names one that cannot run here; the message says why.
+
+    See Also
+    --------
+    cupycorr.spatial_correlation_sample_vjp : Return the gradients.
+    cupycorr.correlation_argmax : Find the best displacement without the cost volume.
+    cupycorr.correlation_lookup : Correlate around coordinates instead of on a fixed grid.
+    cupycorr.argmax_displacement : Find the best displacement in the cost volume.
+    cupycorr.explain : Explain which variant runs.
+    cupycorr.torch.spatial_correlation_sample : The same for tensors.
 
     References
     ----------
@@ -296,13 +305,22 @@ def spatial_correlation_sample_vjp(
 
     Parameters
     ----------
-    cotangent : array, shape (B, PH, PW, oH, oW), with several groups (B, G, PH, PW, oH, oW)
+    cotangent : array of shape (B, PH, PW, oH, oW), with several groups (B, G, PH, PW, oH, oW)
         Gradient of the loss with respect to the output, of the output's dtype.
-    input1, input2, kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, groups, scale, precision,
-    variant
+    input1, input2 : array
+        As passed to `spatial_correlation_sample`.
+    kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset : int or (int, int), optional
+        As passed to `spatial_correlation_sample`.
+    groups : int, default 1
+        As passed to `spatial_correlation_sample`.
+    scale : float, default 1.0
         As passed to `spatial_correlation_sample`.
     dtype : dtype, optional
         As passed to `spatial_correlation_sample`: the dtype of ``cotangent`` where it is not the inputs'.
+    precision : {"highest", "high", "medium"}, default "highest"
+        As passed to `spatial_correlation_sample`.
+    variant : str, default "auto"
+        As passed to `spatial_correlation_sample`.
     needs : (bool, bool), default (True, True)
         Which gradients to compute; nothing is spent on the others.
 
@@ -315,6 +333,11 @@ def spatial_correlation_sample_vjp(
     ------
     TypeError, ValueError, NotImplementedError
         As `spatial_correlation_sample`; also for a cotangent of the wrong shape or dtype.
+
+    See Also
+    --------
+    cupycorr.spatial_correlation_sample : The operator.
+    cupycorr.torch.spatial_correlation_sample : The operator for tensors, with derivatives of any order.
 
     Examples
     --------
@@ -372,10 +395,20 @@ def explain(
 
     Parameters
     ----------
-    input1, input2, kernel_size, patch_size, stride, padding, dilation, dilation_patch
-        As `spatial_correlation_sample`.
-    patch_offset, groups, scale, dtype, precision, variant
-        As `spatial_correlation_sample`.
+    input1, input2 : array
+        As for `spatial_correlation_sample`.
+    kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset : int or (int, int), optional
+        As for `spatial_correlation_sample`.
+    groups : int, default 1
+        As for `spatial_correlation_sample`.
+    scale : float, default 1.0
+        As for `spatial_correlation_sample`.
+    dtype : dtype, optional
+        As for `spatial_correlation_sample`.
+    precision : {"highest", "high", "medium"}, default "highest"
+        As for `spatial_correlation_sample`.
+    variant : str, default "auto"
+        As for `spatial_correlation_sample`.
     gradients : bool or (bool, bool), default False
         Explain `spatial_correlation_sample_vjp` instead: both gradients, or those that ``needs`` of that function names.
     measure : bool, default False
@@ -394,6 +427,13 @@ def explain(
     ------
     TypeError, ValueError, NotImplementedError
         As `spatial_correlation_sample`.
+
+    See Also
+    --------
+    cupycorr.spatial_correlation_sample : The operator.
+    cupycorr.explain_argmax : Explain `correlation_argmax`.
+    cupycorr.explain_lookup : Explain `correlation_lookup`.
+    cupycorr.explain_volume_lookup : Explain `volume_lookup`.
 
     Examples
     --------

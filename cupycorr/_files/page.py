@@ -18,12 +18,12 @@ class Page:
 
     Attributes
     ----------
-    pixels : array, shape (H, W) or (H, W, 3)
+    pixels : array of shape (H, W) or (H, W, 3)
         The values or colours that the picture shows, in native byte order. Palette colours are looked up.
-    stored : array, shape (H, W) or (H, W, channels), or None
+    stored : array of shape (H, W) or (H, W, channels), or None
         The values that a number for missing pixels is compared with: indices of a palette, and 0 or 1 of one bit. None if they
         were read with fewer bits than the file has.
-    transparent : array of bool, shape (H, W), or None
+    transparent : array of bool and of shape (H, W), or None
         True where alpha is 0; None if there is no alpha.
     nodata : float, int or None
         The number that the file itself gives to missing pixels.

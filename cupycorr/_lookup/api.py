@@ -107,12 +107,12 @@ def correlation_lookup(
 
     Parameters
     ----------
-    input1 : array, shape (N1, C, H, W)
+    input1 : array of shape (N1, C, H, W)
         NumPy or CuPy array of float16, bfloat16 (`ml_dtypes`), float32 or float64. Any strides; read-only is fine.
-    input2 : array, shape (N2, C, H2, W2), or a list or tuple of L such arrays
+    input2 : array of shape (N2, C, H2, W2), or a list or tuple of L such arrays
         Same kind, device and dtype as ``input1``. The levels of a pyramid have the same N2 and C, and heights and widths of their
         own; pooling is the caller's.
-    coords : array, shape (E, 2, H, W) or (E, K, 2, H, W)
+    coords : array of shape (E, 2, H, W) or (E, K, 2, H, W)
         The centre of each window: x, then y, in pixels of level 0 of ``input2``. Centres of pixels are whole numbers. With one
         channel instead of two it is x, and y is the query's own row i at every level. Of any dtype of the features, but not wider
         than the sums; 16-bit coordinates are widened.
@@ -123,7 +123,7 @@ def correlation_lookup(
         Pixels of a level between displacements.
     level_step : int or (int, int), default 2
         The factor by which each level is smaller than the one before; ``(1, 2)`` for a pyramid of widths.
-    index1, index2 : array of int32 or int64, shape (E,), optional
+    index1, index2 : array of int32 or int64 and of shape (E,), optional
         The image of ``input1`` and of ``input2`` that each entry e of ``coords`` compares, in any order and repeated at will; by
         default image e. An index out of range is an IndexError for NumPy arrays. On a GPU, where indices are not read back, it
         makes the output of that entry NaN.
@@ -140,13 +140,13 @@ def correlation_lookup(
         The precision of float32 products; as for `spatial_correlation_sample`.
     variant : str, default "auto"
         The implementation to run; see `explain_lookup` for those there are.
-    out : array, shape (E, [G], [L], [K], PH, PW, H, W), optional
+    out : array of shape (E, [G], [L], [K], PH, PW, H, W), optional
         The array for the result: float16, bfloat16, float32 or float64, of any strides that keep its elements apart; it may
         overlap an input. It is returned.
 
     Returns
     -------
-    array, shape (E, [G], [L], [K], PH, PW, H, W)
+    array of shape (E, [G], [L], [K], PH, PW, H, W)
         C-contiguous, of the inputs' kind and the features' dtype; the axes are PW, PH for the order "dx". The axis G is there for
         several groups, the axis L where ``input2`` is a list or tuple, the axis K where ``coords`` has five dimensions.
 
@@ -160,6 +160,13 @@ def correlation_lookup(
         An index is out of range (NumPy arrays).
     NotImplementedError
         ``variant`` names one that cannot run here; the message says why.
+
+    See Also
+    --------
+    cupycorr.correlation_lookup_vjp : Return the gradients.
+    cupycorr.volume_lookup : Look windows up in a volume that is there already.
+    cupycorr.explain_lookup : Explain which variant runs.
+    cupycorr.torch.CorrBlock : RAFT's block of that name, made of lookups.
 
     References
     ----------
@@ -398,13 +405,31 @@ def correlation_lookup_vjp(
 
     Parameters
     ----------
-    cotangent : array, shape (E, [G], [L], [K], PH, PW, H, W)
+    cotangent : array of shape (E, [G], [L], [K], PH, PW, H, W)
         Gradient of the loss with respect to the output, of the output's dtype.
-    input1, input2, coords, patch_size, dilation_patch, level_step, index1, index2, order, groups, scale, precision, variant
+    input1 : array
+        As passed to `correlation_lookup`.
+    input2 : array, or list or tuple of arrays
+        As passed to `correlation_lookup`.
+    coords : array
+        As passed to `correlation_lookup`.
+    patch_size, dilation_patch, level_step : int or (int, int), optional
+        As passed to `correlation_lookup`.
+    index1, index2 : array of int32 or int64, optional
         As passed to `correlation_lookup`. On a GPU an entry with an index out of range contributes to no gradient; its own
         gradient of ``coords`` is 0.
+    order : {"dy", "dx"}, default "dy"
+        As passed to `correlation_lookup`.
+    groups : int, default 1
+        As passed to `correlation_lookup`.
+    scale : float, default 1.0
+        As passed to `correlation_lookup`.
     dtype : dtype, optional
         As passed to `correlation_lookup`: the dtype of ``cotangent`` where it is not the features'.
+    precision : {"highest", "high", "medium"}, default "highest"
+        As passed to `correlation_lookup`.
+    variant : str, default "auto"
+        As passed to `correlation_lookup`.
     needs : (bool, bool, bool), default (True, True, False)
         Which gradients to compute, of ``input1``, ``input2`` and ``coords``; nothing is spent on the others.
 
@@ -418,6 +443,11 @@ def correlation_lookup_vjp(
     ------
     TypeError, ValueError, IndexError, NotImplementedError
         As `correlation_lookup`; also for a cotangent of the wrong shape or dtype.
+
+    See Also
+    --------
+    cupycorr.correlation_lookup : The lookup.
+    cupycorr.torch.correlation_lookup : The lookup for tensors, with derivatives of any order.
 
     Examples
     --------
@@ -481,9 +511,28 @@ def explain_lookup(
 
     Parameters
     ----------
-    input1, input2, coords, patch_size, dilation_patch, level_step, index1, index2, groups, order, scale, dtype, precision,
-    variant
-        As `correlation_lookup`.
+    input1 : array
+        As for `correlation_lookup`.
+    input2 : array, or list or tuple of arrays
+        As for `correlation_lookup`.
+    coords : array
+        As for `correlation_lookup`.
+    patch_size, dilation_patch, level_step : int or (int, int), optional
+        As for `correlation_lookup`.
+    index1, index2 : array of int32 or int64, optional
+        As for `correlation_lookup`.
+    groups : int, default 1
+        As for `correlation_lookup`.
+    order : {"dy", "dx"}, default "dy"
+        As for `correlation_lookup`.
+    scale : float, default 1.0
+        As for `correlation_lookup`.
+    dtype : dtype, optional
+        As for `correlation_lookup`.
+    precision : {"highest", "high", "medium"}, default "highest"
+        As for `correlation_lookup`.
+    variant : str, default "auto"
+        As for `correlation_lookup`.
     gradients : bool or (bool, bool, bool), default False
         Explain `correlation_lookup_vjp` instead: the gradients that it computes by default, or those that ``needs`` of that
         function names.
@@ -499,6 +548,11 @@ def explain_lookup(
     ------
     TypeError, ValueError, IndexError, NotImplementedError
         As `correlation_lookup`.
+
+    See Also
+    --------
+    cupycorr.correlation_lookup : The lookup.
+    cupycorr.explain : Explain `spatial_correlation_sample`.
 
     Examples
     --------

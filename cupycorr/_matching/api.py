@@ -105,13 +105,19 @@ def correlation_argmax(
 
     Parameters
     ----------
-    input1 : array or Tensor, shape (B, C, H, W)
+    input1 : array or Tensor of shape (B, C, H, W)
         NumPy, CuPy or torch, float16, bfloat16, float32 or float64. Any strides. For torch the score is differentiable; see
         `cupycorr.torch.correlation_argmax`.
-    input2 : array or Tensor, shape (B, C, H, W), or (B, C, H2, W2) where ``patch_offset`` is passed
+    input2 : array or Tensor of shape (B, C, H, W), or (B, C, H2, W2) where patch_offset is passed
         Same kind, device and dtype as ``input1``.
-    kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, groups, scale, precision
-        As in `spatial_correlation_sample`. Each group of channels is searched by itself.
+    kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset : int or (int, int), optional
+        As for `spatial_correlation_sample`.
+    groups : int, default 1
+        As for `spatial_correlation_sample`. Each group of channels is searched by itself.
+    scale : float, default 1.0
+        As for `spatial_correlation_sample`.
+    precision : {"highest", "high", "medium"}, default "highest"
+        As for `spatial_correlation_sample`.
     variant : str, default "auto"
         The implementation to run; see `explain_argmax` for those there are.
     top_k : int, default 1
@@ -139,6 +145,13 @@ def correlation_argmax(
     TypeError, ValueError, NotImplementedError
         As `spatial_correlation_sample`; also for ``top_k`` below 1 or above the number of displacements, and for ``subpixel``
         with a window or with ``top_k`` > 1.
+
+    See Also
+    --------
+    cupycorr.correlation_soft_argmax : Return the mean displacement.
+    cupycorr.argmax_displacement : Find the best displacement in a cost volume.
+    cupycorr.match : Match two frames.
+    cupycorr.explain_argmax : Explain which variant runs.
 
     Examples
     --------
@@ -245,9 +258,18 @@ def correlation_soft_argmax(
 
     Parameters
     ----------
-    input1, input2, kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, groups, scale, precision,
-    variant
-        As in `correlation_argmax`. For torch the result is differentiable; see `cupycorr.torch.correlation_soft_argmax`.
+    input1, input2 : array or Tensor
+        As for `correlation_argmax`. For torch the result is differentiable; see `cupycorr.torch.correlation_soft_argmax`.
+    kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset : int or (int, int), optional
+        As for `correlation_argmax`.
+    groups : int, default 1
+        As for `correlation_argmax`.
+    scale : float, default 1.0
+        As for `correlation_argmax`.
+    precision : {"highest", "high", "medium"}, default "highest"
+        As for `correlation_argmax`.
+    variant : str, default "auto"
+        As for `correlation_argmax`.
     temperature : float, default 1.0
         Positive, in units of the scores.
     outside : {"zero", "excluded"}
@@ -265,6 +287,12 @@ def correlation_soft_argmax(
     TypeError, ValueError, NotImplementedError
         As `spatial_correlation_sample`; also for a temperature that is not a number, is not positive, or is too small or too
         large for the result's dtype.
+
+    See Also
+    --------
+    cupycorr.correlation_argmax : Find the best displacement.
+    cupycorr.soft_argmax : Return the mean displacement of a cost volume.
+    cupycorr.explain_soft_argmax : Explain which variant runs.
 
     Examples
     --------
@@ -322,11 +350,24 @@ def explain_argmax(
 
     Parameters
     ----------
-    input1, input2, kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, groups, scale, precision,
-    variant
-        As `correlation_argmax`.
-    top_k, subpixel, outside
-        As `correlation_argmax`.
+    input1, input2 : array
+        As for `correlation_argmax`.
+    kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset : int or (int, int), optional
+        As for `correlation_argmax`.
+    groups : int, default 1
+        As for `correlation_argmax`.
+    scale : float, default 1.0
+        As for `correlation_argmax`.
+    precision : {"highest", "high", "medium"}, default "highest"
+        As for `correlation_argmax`.
+    variant : str, default "auto"
+        As for `correlation_argmax`.
+    top_k : int, default 1
+        As for `correlation_argmax`.
+    subpixel : bool, default False
+        As for `correlation_argmax`.
+    outside : {"zero", "excluded"}, default "zero"
+        As for `correlation_argmax`.
     measure : bool, default False
         As for `explain`.
 
@@ -339,6 +380,11 @@ def explain_argmax(
     ------
     TypeError, ValueError, NotImplementedError
         As `correlation_argmax`. Tensors are a TypeError: pass arrays of their shape.
+
+    See Also
+    --------
+    cupycorr.correlation_argmax : The search.
+    cupycorr.explain : Explain `spatial_correlation_sample`.
 
     Examples
     --------
@@ -384,11 +430,22 @@ def explain_soft_argmax(
 
     Parameters
     ----------
-    input1, input2, kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, groups, scale, precision,
-    variant
-        As `correlation_soft_argmax`.
-    temperature, outside
-        As `correlation_soft_argmax`.
+    input1, input2 : array
+        As for `correlation_soft_argmax`.
+    kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset : int or (int, int), optional
+        As for `correlation_soft_argmax`.
+    groups : int, default 1
+        As for `correlation_soft_argmax`.
+    scale : float, default 1.0
+        As for `correlation_soft_argmax`.
+    precision : {"highest", "high", "medium"}, default "highest"
+        As for `correlation_soft_argmax`.
+    variant : str, default "auto"
+        As for `correlation_soft_argmax`.
+    temperature : float, default 1.0
+        As for `correlation_soft_argmax`.
+    outside : {"zero", "excluded"}, default "zero"
+        As for `correlation_soft_argmax`.
     measure : bool, default False
         As for `explain`.
 
@@ -401,6 +458,11 @@ def explain_soft_argmax(
     ------
     TypeError, ValueError, NotImplementedError
         As `correlation_soft_argmax`. Tensors are a TypeError: pass arrays of their shape.
+
+    See Also
+    --------
+    cupycorr.correlation_soft_argmax : The mean displacement.
+    cupycorr.explain : Explain `spatial_correlation_sample`.
 
     Examples
     --------

@@ -37,13 +37,26 @@ else:
 
         Attributes
         ----------
-        dy, dx : array or Tensor, shape (B, [k], [G], oH, oW), the axis k for ``top_k`` > 1, the axis G for several groups
+        dy, dx : array or Tensor of shape (B, [k], [G], oH, oW), the axis k for top_k > 1, the axis G for several groups
             In pixels: the point ``(y, x)`` of input1 is at ``(y + dy, x + dx)`` in input2. int64 for whole pixels where none can
             be missing, otherwise the scores' dtype, and NaN where there is none.
         score : array or Tensor
             The score, in the accumulator's dtype.
         channel : array or Tensor
             int64: the displacement's channel in the cost volume, dy-major; -1 where there is none.
+
+        See Also
+        --------
+        cupycorr.correlation_argmax : The function that returns it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import cupycorr
+        >>> x = np.ones((1, 2, 4, 5), np.float32)
+        >>> best = cupycorr.correlation_argmax(x, x, patch_size=3)
+        >>> best.dy.shape, best.flow.shape
+        ((1, 4, 5), (1, 4, 5, 2))
         """
 
         dy: Any
@@ -61,8 +74,21 @@ else:
 
         Attributes
         ----------
-        dy, dx : array or Tensor, shape (B, [G], oH, oW), the axis G for several groups
+        dy, dx : array or Tensor of shape (B, [G], oH, oW), the axis G for several groups
             In pixels.
+
+        See Also
+        --------
+        cupycorr.correlation_soft_argmax : The function that returns it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import cupycorr
+        >>> x = np.ones((1, 2, 4, 5), np.float32)
+        >>> mean = cupycorr.correlation_soft_argmax(x, x, patch_size=3)
+        >>> mean.dy.shape, mean.flow.shape
+        ((1, 4, 5), (1, 4, 5, 2))
         """
 
         dy: Any

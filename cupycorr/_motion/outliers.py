@@ -25,7 +25,7 @@ def median_residual(dy: ArrayT, dx: ArrayT, radius: int = 1, noise: float = 0.1)
 
     Parameters
     ----------
-    dy, dx : array, shape (H', W') or (T, H', W')
+    dy, dx : array of shape (H', W') or (T, H', W')
         NumPy, CuPy or Dask, floating: the displacements in pixels, of one field or of T fields. NaN where there is none. Dask
         arrays are computed chunk by chunk, with the neighbours in other chunks.
     radius : int, default 1
@@ -35,8 +35,8 @@ def median_residual(dy: ArrayT, dx: ArrayT, radius: int = 1, noise: float = 0.1)
 
     Returns
     -------
-    array, shape (H', W') or (T, H', W')
-        float64. NaN where there is no displacement, infinity where there is one without any neighbour.
+    array of shape (H', W') or (T, H', W')
+        The residuals, float64: NaN where there is no displacement, infinity where there is one without any neighbour.
 
     Raises
     ------
@@ -44,6 +44,10 @@ def median_residual(dy: ArrayT, dx: ArrayT, radius: int = 1, noise: float = 0.1)
         An argument is not an array of floating dtype, ``radius`` is not an int, or ``noise`` is not a number.
     ValueError
         The arrays are not those of a grid or differ in shape, ``radius`` is below 1, or ``noise`` is not positive.
+
+    See Also
+    --------
+    cupycorr.Match.valid : Return which displacements of a match to trust.
 
     References
     ----------

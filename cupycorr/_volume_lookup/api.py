@@ -85,10 +85,10 @@ def volume_lookup(
 
     Parameters
     ----------
-    volume : array, shape (E, H, W, H2, W2) or (E, H, W1, W2)
+    volume : array of shape (E, H, W, H2, W2) or (E, H, W1, W2)
         NumPy or CuPy array of float16, bfloat16 (`ml_dtypes`), float32 or float64: for each pixel (i, j) its correlations with
         the pixels of another image. Any strides, such as those of a permuted or cropped volume; read-only is fine.
-    coords : array, shape (E, 2, H, W) or (E, 1, H, W1)
+    coords : array of shape (E, 2, H, W) or (E, 1, H, W1)
         The centre of each window: x, then y, in pixels of the last axes of ``volume``; only x for a volume (E, H, W1, W2).
         Centres of pixels are whole numbers. Of the same kind and device as ``volume``, of any of its dtypes, but not wider than
         the sums; 16-bit coordinates are widened.
@@ -112,7 +112,7 @@ def volume_lookup(
 
     Returns
     -------
-    array, shape (E, PH, PW, H, W), or (E, P, H, W1) for a volume (E, H, W1, W2)
+    array of shape (E, PH, PW, H, W), or (E, P, H, W1) for a volume (E, H, W1, W2)
         C-contiguous, of the inputs' kind and the volume's dtype; the axes are PW, PH for the order "dx".
 
     Raises
@@ -123,6 +123,12 @@ def volume_lookup(
         An argument has an illegal value or shape.
     NotImplementedError
         ``variant`` names one that cannot run here; the message says why.
+
+    See Also
+    --------
+    cupycorr.volume_lookup_vjp : Return the gradients.
+    cupycorr.correlation_lookup : Compute the windows on demand, without a volume.
+    cupycorr.explain_volume_lookup : Explain which variant runs.
 
     References
     ----------
@@ -243,12 +249,20 @@ def volume_lookup_vjp(
 
     Parameters
     ----------
-    cotangent : array, shape (E, PH, PW, H, W) or (E, P, H, W1)
+    cotangent : array of shape (E, PH, PW, H, W) or (E, P, H, W1)
         Gradient of the loss with respect to the output, of the output's dtype.
-    volume, coords, patch_size, dilation_patch, order, scale, variant
+    volume, coords : array
+        As passed to `volume_lookup`.
+    patch_size, dilation_patch : int or (int, int), optional
+        As passed to `volume_lookup`.
+    order : {"dy", "dx"}, default "dy"
+        As passed to `volume_lookup`.
+    scale : float, default 1.0
         As passed to `volume_lookup`.
     dtype : dtype, optional
         As passed to `volume_lookup`: the dtype of ``cotangent`` where it is not the volume's.
+    variant : str, default "auto"
+        As passed to `volume_lookup`.
     needs : (bool, bool), default (True, False)
         Which gradients to compute, of ``volume`` and ``coords``; nothing is spent on the others. The gradient of the volume is an
         array as large as the volume, most of it zeros, which takes longer to write than the windows.
@@ -263,6 +277,11 @@ def volume_lookup_vjp(
     ------
     TypeError, ValueError, NotImplementedError
         As `volume_lookup`; also for a cotangent of the wrong shape or dtype.
+
+    See Also
+    --------
+    cupycorr.volume_lookup : The lookup.
+    cupycorr.torch.volume_lookup : The lookup for tensors, with derivatives of any order.
 
     Examples
     --------
@@ -313,8 +332,18 @@ def explain_volume_lookup(
 
     Parameters
     ----------
-    volume, coords, patch_size, dilation_patch, order, scale, dtype, variant
-        As `volume_lookup`.
+    volume, coords : array
+        As for `volume_lookup`.
+    patch_size, dilation_patch : int or (int, int), optional
+        As for `volume_lookup`.
+    order : {"dy", "dx"}, default "dy"
+        As for `volume_lookup`.
+    scale : float, default 1.0
+        As for `volume_lookup`.
+    dtype : dtype, optional
+        As for `volume_lookup`.
+    variant : str, default "auto"
+        As for `volume_lookup`.
     gradients : bool or (bool, bool), default False
         Explain `volume_lookup_vjp` instead: the gradients that it computes by default, or those that ``needs`` of that function
         names.
@@ -330,6 +359,11 @@ def explain_volume_lookup(
     ------
     TypeError, ValueError, NotImplementedError
         As `volume_lookup`.
+
+    See Also
+    --------
+    cupycorr.volume_lookup : The lookup.
+    cupycorr.explain : Explain `spatial_correlation_sample`.
 
     Examples
     --------

@@ -3,7 +3,7 @@
 .. code-block:: text
 
     neighbour                    the package it replaces                            import names that `install` registers
-    ---------------------------  -------------------------------------------------  -----------------------------------------
+    ===========================  =================================================  =========================================
     spatial_correlation_sampler  the C++ extension                                  spatial_correlation_sampler, and
                                                                                     spatial_correlation_sampler_backend
                                                                                     for copies of its Python half

@@ -99,7 +99,8 @@ def install(*names: str, force: bool = False) -> None:
 
     See Also
     --------
-    installed : install for the length of a ``with`` block.
+    cupycorr.compat.installed : Install for the length of a ``with`` block.
+    cupycorr.compat.uninstall : Undo it.
 
     Notes
     -----
@@ -134,6 +135,10 @@ def uninstall(*names: str) -> None:
     ValueError
         A name is unknown.
 
+    See Also
+    --------
+    cupycorr.compat.install : Provide the import names of other packages.
+
     Examples
     --------
     >>> import importlib.util
@@ -153,13 +158,24 @@ def installed(*names: str, force: bool = False) -> Iterator[None]:
 
     Parameters
     ----------
-    *names, force
-        The arguments of `install`.
+    *names : str
+        As for `install`.
+    force : bool, default False
+        As for `install`.
+
+    Yields
+    ------
+    None
+        Nothing: the block needs no object.
 
     Raises
     ------
     ValueError, ImportError
         The errors of `install`, when the block is entered.
+
+    See Also
+    --------
+    cupycorr.compat.install : Install until `uninstall`.
 
     Examples
     --------

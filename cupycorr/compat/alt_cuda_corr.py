@@ -35,14 +35,14 @@ def forward(fmap1: torch.Tensor, fmap2: torch.Tensor, coords: torch.Tensor, radi
     ----------
     fmap1, fmap2 : Tensor, shapes (B, H, W, C) and (B, H2, W2, C)
         Two feature maps of one dtype, channels last.
-    coords : Tensor, shape (B, N, H, W, 2)
+    coords : Tensor of shape (B, N, H, W, 2)
         x, then y, in pixels of ``fmap2``, whose pixel centres are whole numbers. Of the features' dtype, or float32.
     radius : int
         r, at least 0.
 
     Returns
     -------
-    list of one Tensor, shape (B, N, (2r + 1)^2, H, W), in the features' dtype
+    list of one Tensor of shape (B, N, (2r + 1)^2, H, W), in the features' dtype
 
     Raises
     ------

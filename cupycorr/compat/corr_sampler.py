@@ -25,16 +25,16 @@ def forward(volume: torch.Tensor, coords: torch.Tensor, radius: int) -> list[tor
 
     Parameters
     ----------
-    volume : Tensor, shape (B, H, W1, W2)
+    volume : Tensor of shape (B, H, W1, W2)
         The scores of each pixel of the first image with each pixel of the same row of the second one.
-    coords : Tensor, shape (B, 1, H, W1), or (B, 2, H, W1), of which y has no effect
+    coords : Tensor of shape (B, 1, H, W1), or (B, 2, H, W1), of which y has no effect
         x in pixels of the volume's last axis, of the volume's dtype or float32.
     radius : int
         r, at least 0.
 
     Returns
     -------
-    list of one Tensor, shape (B, 2r + 1, H, W1), in the volume's dtype
+    list of one Tensor of shape (B, 2r + 1, H, W1), in the volume's dtype
 
     Raises
     ------

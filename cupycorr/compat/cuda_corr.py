@@ -34,16 +34,16 @@ def forward(
     ----------
     fmap1, fmap2 : Tensor, shapes (B, M, C, H, W) and (B, F, C, H2, W2)
         Patches of features, in DPVO with H = W = 3, and feature maps of frames.
-    coords : Tensor, shape (B, E, 2, H, W)
+    coords : Tensor of shape (B, E, 2, H, W)
         x, then y, in pixels of ``fmap2``, of the features' dtype or float32.
-    ii, jj : Tensor of int32 or int64, shape (E,)
+    ii, jj : Tensor of int32 or int64 and of shape (E,)
         The patch and the frame of each edge.
     radius : int
         r, at least 0.
 
     Returns
     -------
-    list of one Tensor, shape (B, E, 2r + 1, 2r + 1, H, W), in the features' dtype
+    list of one Tensor of shape (B, E, 2r + 1, 2r + 1, H, W), in the features' dtype
 
     Raises
     ------
@@ -82,16 +82,16 @@ def patchify_forward(net: torch.Tensor, coords: torch.Tensor, radius: int) -> li
 
     Parameters
     ----------
-    net : Tensor, shape (B, C, H, W)
+    net : Tensor of shape (B, C, H, W)
         Images or feature maps, of a floating dtype or of integers, which the original refuses.
-    coords : Tensor, shape (B, M, 2)
+    coords : Tensor of shape (B, M, 2)
         x, then y, in pixels. Their gradient is 0: a window moves by whole pixels.
     radius : int
         r, at least 0. A window has one pixel more on the positive side.
 
     Returns
     -------
-    list of one Tensor, shape (B, M, C, 2r + 2, 2r + 2), in the dtype of ``net``
+    list of one Tensor of shape (B, M, C, 2r + 2, 2r + 2), in the dtype of ``net``
         Rows come before columns. A window around coordinates that are not finite is 0.
 
     Raises

@@ -47,7 +47,7 @@ def altcorr_forward(
     ----------
     fmap1, fmap2 : Tensor, shapes (B, N, C, H, W) and (B, N, C, H2, W2)
         The feature maps of N frames.
-    coords : Tensor, shape (B, E, 2, H, W)
+    coords : Tensor of shape (B, E, 2, H, W)
         x, then y, in pixels of ``fmap2``, of the features' dtype or float32.
     *indices_and_radius
         ``ii, jj, radius``: tensors (E,) of the first and the second frame of each edge, and r. Or ``radius`` alone: the function
@@ -55,7 +55,7 @@ def altcorr_forward(
 
     Returns
     -------
-    list of one Tensor, shape (B, E, 2r + 1, 2r + 1, H, W), or (B, N, (2r + 1)^2, H, W), in the features' dtype
+    list of one Tensor of shape (B, E, 2r + 1, 2r + 1, H, W), or (B, N, (2r + 1)^2, H, W), in the features' dtype
 
     Raises
     ------
@@ -99,16 +99,16 @@ def corr_index_forward(volume: torch.Tensor, coords: torch.Tensor, radius: int) 
 
     Parameters
     ----------
-    volume : Tensor, shape (n, h, w, h2, w2)
+    volume : Tensor of shape (n, h, w, h2, w2)
         The scores of each pixel of the first image with all pixels of the second one.
-    coords : Tensor, shape (n, 2, h, w)
+    coords : Tensor of shape (n, 2, h, w)
         x, then y, in pixels of the volume's last axes, of the volume's dtype or float32.
     radius : int
         r, at least 0.
 
     Returns
     -------
-    list of one Tensor, shape (n, 2r + 1, 2r + 1, h, w), in the volume's dtype
+    list of one Tensor of shape (n, 2r + 1, 2r + 1, h, w), in the volume's dtype
 
     Raises
     ------

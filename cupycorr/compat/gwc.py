@@ -24,7 +24,7 @@ def build_gwc_volume(refimg_fea: torch.Tensor, targetimg_fea: torch.Tensor, maxd
 
     Parameters
     ----------
-    refimg_fea, targetimg_fea : Tensor, shape (B, C, H, W)
+    refimg_fea, targetimg_fea : Tensor of shape (B, C, H, W)
         Features of the left and the right image, of one dtype on one device, of any strides.
     maxdisp : int
         Disparities, 0 to maxdisp - 1, in pixels.
@@ -33,7 +33,7 @@ def build_gwc_volume(refimg_fea: torch.Tensor, targetimg_fea: torch.Tensor, maxd
 
     Returns
     -------
-    Tensor, shape (B, G, maxdisp, H, W)
+    Tensor of shape (B, G, maxdisp, H, W)
         In the dtype and on the device of the features. It is differentiable in both.
 
     Raises

@@ -38,7 +38,7 @@ def local_corr(
     ----------
     im_A, im_B : Tensor, shapes (B, HW, C) and (B, H, W, C)
         Two feature maps of one dtype, channels last. HW is any number of pixels.
-    warp : Tensor, shape (B, HW, N, 2)
+    warp : Tensor of shape (B, HW, N, 2)
         The points of each pixel: x, then y. Of any dtype; it is used in the dtype of the sums.
     mode : {"nearest", "bilinear"}
         The interpolation.
@@ -47,7 +47,7 @@ def local_corr(
 
     Returns
     -------
-    Tensor, shape (B, HW, N), in the features' dtype
+    Tensor of shape (B, HW, N), in the features' dtype
 
     Raises
     ------

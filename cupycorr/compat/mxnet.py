@@ -29,7 +29,7 @@ def Correlation(  # noqa: N802 (MXNet's name)
 
     Parameters
     ----------
-    data1, data2 : Tensor, shape (B, C, H, W)
+    data1, data2 : Tensor of shape (B, C, H, W)
         Feature maps of one dtype on one device, of any strides.
     kernel_size : int or (int, int), default 1
         k, the size of a window; it is odd.
@@ -46,7 +46,7 @@ def Correlation(  # noqa: N802 (MXNet's name)
 
     Returns
     -------
-    Tensor, shape (B, D*D, oH, oW)
+    Tensor of shape (B, D*D, oH, oW)
         In the dtype and on the device of the inputs.
 
     Raises

@@ -27,7 +27,7 @@ def correlation(
 
     Parameters
     ----------
-    x, y : Tensor, shape (B, C, H, W)
+    x, y : Tensor of shape (B, C, H, W)
         Feature maps of one dtype on one device, of any strides.
     pad_size : int or (int, int)
         Zeros around the images, in pixels.
@@ -42,7 +42,7 @@ def correlation(
 
     Returns
     -------
-    Tensor, shape (B, D*D, oH, oW)
+    Tensor of shape (B, D*D, oH, oW)
         In the dtype and on the device of the inputs.
 
     Raises

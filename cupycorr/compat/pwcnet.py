@@ -23,14 +23,14 @@ def FunctionCorrelation(*given: Any, **named: Any) -> torch.Tensor:  # noqa: N80
 
     Parameters
     ----------
-    tenFirst, tenSecond : Tensor, shape (B, C, H, W)
+    tenFirst, tenSecond : Tensor of shape (B, C, H, W)
         By position, or by any of the names the repositories have used: ``tenOne``, ``tenTwo``, ``tensorFirst``, ``tensorSecond``.
     intStride : int or (int, int), optional
         s, in pixels, third by position, or by name. The original takes no (vertical, horizontal) pair.
 
     Returns
     -------
-    Tensor, shape (B, 81, H, W), or (B, 49, ceil(H / s), ceil(W / s)) with ``intStride``
+    Tensor of shape (B, 81, H, W), or (B, 49, ceil(H / s), ceil(W / s)) with ``intStride``
         In the dtype and on the device of the inputs.
 
     Raises

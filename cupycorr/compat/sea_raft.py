@@ -25,7 +25,7 @@ class CorrBlock:
 
     Parameters
     ----------
-    fmap1, fmap2 : Tensor, shape (B, C, H, W)
+    fmap1, fmap2 : Tensor of shape (B, C, H, W)
         Two feature maps, as for `cupycorr.torch.CorrBlock`.
     args
         An object with the ints ``corr_levels`` and ``corr_radius``.

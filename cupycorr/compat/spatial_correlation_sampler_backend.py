@@ -27,7 +27,7 @@ def forward(input1: torch.Tensor, input2: torch.Tensor, *numbers: int) -> torch.
 
     Parameters
     ----------
-    input1, input2 : Tensor, shape (B, C, H, W)
+    input1, input2 : Tensor of shape (B, C, H, W)
         Any strides. The original's code for GPUs requires contiguous tensors.
     *numbers : int
         kH, kW, patchH, patchW, padH, padW, dilationH, dilationW, dilation_patchH, dilation_patchW, dH, dW. The last two are the

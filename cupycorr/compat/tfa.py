@@ -40,7 +40,7 @@ def correlation_cost(
 
     Parameters
     ----------
-    input_a, input_b : Tensor, shape (B, H, W, C), or (B, C, H, W) where ``data_format`` is ``"channels_first"``
+    input_a, input_b : Tensor of shape (B, H, W, C), or (B, C, H, W) where data_format is "channels_first"
         Any strides; neither format is copied.
     kernel_size, max_displacement, stride_1, stride_2, pad : int or (int, int)
         k, odd; largest displacement; steps between outputs and between displacements; zeros around the images; all in pixels.
@@ -51,7 +51,7 @@ def correlation_cost(
 
     Returns
     -------
-    Tensor, shape (B, H', W', D*D), or (B, D*D, H', W'), in the dtype and on the device of the inputs
+    Tensor of shape (B, H', W', D*D), or (B, D*D, H', W'), in the dtype and on the device of the inputs
 
     Raises
     ------

@@ -33,9 +33,9 @@ def local_correlation_with_flow(
 
     Parameters
     ----------
-    feature0, feature1 : Tensor, shape (B, C, H, W)
+    feature0, feature1 : Tensor of shape (B, C, H, W)
         Two feature maps of one dtype on one device, of any strides.
-    flow : Tensor, shape (B, 2, H, W), or 0.0
+    flow : Tensor of shape (B, 2, H, W), or 0.0
         Horizontal, then vertical displacement, in pixels. 0.0 is no displacement anywhere.
     local_radius : int
         r: displacements before and after the centre of a window.
@@ -46,7 +46,7 @@ def local_correlation_with_flow(
 
     Returns
     -------
-    Tensor, shape (B, P P, H, W)
+    Tensor of shape (B, P P, H, W)
         In the dtype of the features. It is differentiable in the features and in the flow.
 
     Raises

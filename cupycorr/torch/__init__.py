@@ -67,27 +67,40 @@ def spatial_correlation_sample(
 
     Parameters
     ----------
-    input1 : Tensor, shape (B, C, H, W)
+    input1 : Tensor of shape (B, C, H, W)
         float16, bfloat16, float32 or float64, on the CPU or on a CUDA device. Any strides are accepted without a copy.
-    input2 : Tensor, shape (B, C, H, W), or (B, C, H2, W2) if ``patch_offset`` is passed
+    input2 : Tensor of shape (B, C, H, W), or (B, C, H2, W2) if patch_offset is passed
         Same device and dtype as ``input1``.
-    kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, groups, scale, variant
-        As in `cupycorr.spatial_correlation_sample`.
+    kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset : int or (int, int), optional
+        As for `cupycorr.spatial_correlation_sample`.
+    groups : int, default 1
+        As for `cupycorr.spatial_correlation_sample`.
+    scale : float, default 1.0
+        As for `cupycorr.spatial_correlation_sample`.
     dtype : torch.dtype, optional
         Dtype of the output, by default that of the inputs. Sums are rounded to it once, also from float16 inputs to float32.
     precision : {"highest", "high", "medium"}, optional
         Precision of the products of float32 numbers, as in `cupycorr.spatial_correlation_sample`. None is torch's setting for
         matrix products on a GPU at the time when the operator runs, separately for forward and backward.
+    variant : str, default "auto"
+        As for `cupycorr.spatial_correlation_sample`.
 
     Returns
     -------
-    Tensor, shape (B, PH, PW, oH, oW), with several groups (B, G, PH, PW, oH, oW)
+    Tensor of shape (B, PH, PW, oH, oW), with several groups (B, G, PH, PW, oH, oW)
         Contiguous, on the device of the inputs.
 
     Raises
     ------
     TypeError, ValueError, NotImplementedError
         As `cupycorr.spatial_correlation_sample`. A ``scale`` that needs a gradient is a TypeError: multiply the result instead.
+
+    See Also
+    --------
+    cupycorr.torch.SpatialCorrelationSampler : The same as a module.
+    cupycorr.torch.correlation_argmax : Find the best displacement without the cost volume.
+    cupycorr.torch.correlation_lookup : Correlate around coordinates instead of on a fixed grid.
+    cupycorr.spatial_correlation_sample : The same for arrays.
 
     Examples
     --------
@@ -112,6 +125,26 @@ def spatial_correlation_sample(
 
 class SpatialCorrelationSampler(torch.nn.Module):
     """`spatial_correlation_sample` as a module without parameters, with the same arguments in the same order.
+
+    Parameters
+    ----------
+    kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset : int or (int, int), optional
+        As for `cupycorr.torch.spatial_correlation_sample`.
+    groups : int, default 1
+        As for `cupycorr.torch.spatial_correlation_sample`.
+    scale : float, default 1.0
+        As for `cupycorr.torch.spatial_correlation_sample`.
+    dtype : torch.dtype, optional
+        As for `cupycorr.torch.spatial_correlation_sample`.
+    precision : {"highest", "high", "medium"}, optional
+        As for `cupycorr.torch.spatial_correlation_sample`.
+    variant : str, default "auto"
+        As for `cupycorr.torch.spatial_correlation_sample`.
+
+    See Also
+    --------
+    cupycorr.torch.spatial_correlation_sample : The same as a function.
+    cupycorr.compat.install : Provide the import names of other packages.
 
     Examples
     --------
@@ -157,7 +190,18 @@ class SpatialCorrelationSampler(torch.nn.Module):
         self.dtype, self.precision, self.variant = dtype, precision, variant
 
     def forward(self, input1: torch.Tensor, input2: torch.Tensor) -> torch.Tensor:
-        """Return the correlation of two tensors (B, C, H, W), as `spatial_correlation_sample` does."""
+        """Return the correlation of two tensors, as `spatial_correlation_sample` does.
+
+        Parameters
+        ----------
+        input1, input2 : Tensor of shape (B, C, H, W)
+            As for `cupycorr.torch.spatial_correlation_sample`.
+
+        Returns
+        -------
+        Tensor of shape (B, PH, PW, oH, oW), with several groups (B, G, PH, PW, oH, oW)
+            The same as that of `cupycorr.torch.spatial_correlation_sample`.
+        """
         return spatial_correlation_sample(
             input1,
             input2,

@@ -48,27 +48,35 @@ def correlation_lookup(
 
     Parameters
     ----------
-    input1 : Tensor, shape (N1, C, H, W)
+    input1 : Tensor of shape (N1, C, H, W)
         float16, bfloat16, float32 or float64, on the CPU or on a CUDA device. Any strides are accepted without a copy.
-    input2 : Tensor, shape (N2, C, H2, W2), or a list or tuple of L such tensors
+    input2 : Tensor of shape (N2, C, H2, W2), or a list or tuple of L such tensors
         Same device and dtype as ``input1``. The levels of a pyramid have the same N2 and C, and heights and widths of their own.
-    coords : Tensor, shape (E, 2, H, W) or (E, K, 2, H, W)
+    coords : Tensor of shape (E, 2, H, W) or (E, K, 2, H, W)
         The centre of each window: x, then y, in pixels of level 0 of ``input2``; with one channel instead of two it is x, and y
         is the query's own row. float32 for features of 16 or 32 bits, float64 for float64; 16-bit coordinates are widened.
-    patch_size, dilation_patch, level_step, order, groups, scale, variant
-        As in `cupycorr.correlation_lookup`.
-    index1, index2 : Tensor of int32 or int64, shape (E,), optional
+    patch_size, dilation_patch, level_step : int or (int, int), optional
+        As for `cupycorr.correlation_lookup`.
+    index1, index2 : Tensor of int32 or int64 and of shape (E,), optional
         The image of ``input1`` and of ``input2`` that each entry of ``coords`` compares; by default image e. An index out of
         range is an IndexError on the CPU; on a CUDA device the output of that entry is NaN, and the entry adds to no gradient.
+    order : {"dy", "dx"}, default "dy"
+        As for `cupycorr.correlation_lookup`.
+    groups : int, default 1
+        As for `cupycorr.correlation_lookup`.
+    scale : float, default 1.0
+        As for `cupycorr.correlation_lookup`.
     dtype : torch.dtype, optional
         Dtype of the output, by default that of the features. Sums are rounded to it once, also from float16 features to float32.
     precision : {"highest", "high", "medium"}, optional
         Precision of the products of float32 numbers, as in `cupycorr.correlation_lookup`. None is torch's setting for matrix
         products on a GPU at the time when the operator runs, separately for forward and backward.
+    variant : str, default "auto"
+        As for `cupycorr.correlation_lookup`.
 
     Returns
     -------
-    Tensor, shape (E, [G], [L], [K], PH, PW, H, W)
+    Tensor of shape (E, [G], [L], [K], PH, PW, H, W)
         Contiguous, on the device of the inputs; the axes are PW, PH for the order "dx". The axis G is there for several groups,
         the axis L where ``input2`` is a list or tuple, the axis K where ``coords`` has five dimensions.
 
@@ -76,6 +84,12 @@ def correlation_lookup(
     ------
     TypeError, ValueError, IndexError, NotImplementedError
         As `cupycorr.correlation_lookup`. A ``scale`` that needs a gradient is a TypeError: multiply the result instead.
+
+    See Also
+    --------
+    cupycorr.torch.CorrBlock : RAFT's block of that name, made of lookups.
+    cupycorr.torch.volume_lookup : Look windows up in a volume that is there already.
+    cupycorr.correlation_lookup : The same for arrays.
 
     Examples
     --------

@@ -48,15 +48,26 @@ def correlation_argmax(
 
     Parameters
     ----------
-    input1 : Tensor, shape (B, C, H, W)
+    input1 : Tensor of shape (B, C, H, W)
         float16, bfloat16, float32 or float64, on the CPU or on a CUDA device. Any strides are accepted without a copy.
-    input2 : Tensor, shape (B, C, H, W), or (B, C, H2, W2) if ``patch_offset`` is passed
+    input2 : Tensor of shape (B, C, H, W), or (B, C, H2, W2) if patch_offset is passed
         Same device and dtype as ``input1``.
-    kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, groups, scale, variant, top_k, subpixel,
-    outside
-        As in `cupycorr.correlation_argmax`.
+    kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset : int or (int, int), optional
+        As for `cupycorr.correlation_argmax`.
+    groups : int, default 1
+        As for `cupycorr.correlation_argmax`.
+    scale : float, default 1.0
+        As for `cupycorr.correlation_argmax`.
     precision : {"highest", "high", "medium"}, optional
-        As in `spatial_correlation_sample`.
+        As for `cupycorr.torch.spatial_correlation_sample`.
+    variant : str, default "auto"
+        As for `cupycorr.correlation_argmax`.
+    top_k : int, default 1
+        As for `cupycorr.correlation_argmax`.
+    subpixel : bool, default False
+        As for `cupycorr.correlation_argmax`.
+    outside : {"zero", "excluded"}, default "zero"
+        As for `cupycorr.correlation_argmax`.
 
     Returns
     -------
@@ -68,6 +79,11 @@ def correlation_argmax(
     ------
     TypeError, ValueError, NotImplementedError
         As `cupycorr.correlation_argmax`. A ``scale`` that needs a gradient is a TypeError.
+
+    See Also
+    --------
+    cupycorr.torch.correlation_soft_argmax : Return the mean displacement.
+    cupycorr.correlation_argmax : The same for arrays.
 
     Examples
     --------
@@ -123,11 +139,22 @@ def correlation_soft_argmax(
 
     Parameters
     ----------
-    input1, input2, kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset, groups, scale, precision,
-    variant
-        As in `correlation_argmax`.
-    temperature, outside
-        As in `cupycorr.correlation_soft_argmax`.
+    input1, input2 : Tensor
+        As for `cupycorr.torch.correlation_argmax`.
+    kernel_size, patch_size, stride, padding, dilation, dilation_patch, patch_offset : int or (int, int), optional
+        As for `cupycorr.torch.correlation_argmax`.
+    groups : int, default 1
+        As for `cupycorr.torch.correlation_argmax`.
+    scale : float, default 1.0
+        As for `cupycorr.torch.correlation_argmax`.
+    precision : {"highest", "high", "medium"}, optional
+        As for `cupycorr.torch.correlation_argmax`.
+    variant : str, default "auto"
+        As for `cupycorr.torch.correlation_argmax`.
+    temperature : float, default 1.0
+        As for `cupycorr.correlation_soft_argmax`.
+    outside : {"zero", "excluded"}, default "zero"
+        As for `cupycorr.correlation_soft_argmax`.
 
     Returns
     -------
@@ -138,6 +165,11 @@ def correlation_soft_argmax(
     ------
     TypeError, ValueError, NotImplementedError
         As `cupycorr.correlation_soft_argmax`. A ``scale`` or a ``temperature`` that needs a gradient is a TypeError.
+
+    See Also
+    --------
+    cupycorr.torch.correlation_argmax : Find the best displacement.
+    cupycorr.correlation_soft_argmax : The same for arrays.
 
     Examples
     --------

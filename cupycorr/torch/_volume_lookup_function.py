@@ -40,26 +40,37 @@ def volume_lookup(
 
     Parameters
     ----------
-    volume : Tensor, shape (E, H, W, H2, W2) or (E, H, W1, W2)
+    volume : Tensor of shape (E, H, W, H2, W2) or (E, H, W1, W2)
         float16, bfloat16, float32 or float64, on the CPU or on a CUDA device: for each pixel (i, j) its correlations with the
         pixels of another image. Any strides are accepted without a copy.
-    coords : Tensor, shape (E, 2, H, W) or (E, 1, H, W1)
+    coords : Tensor of shape (E, 2, H, W) or (E, 1, H, W1)
         The centre of each window: x, then y, in pixels of the last axes of ``volume``; only x for a volume (E, H, W1, W2).
         float32 for volumes of 16 or 32 bits, float64 for float64; 16-bit coordinates are widened.
-    patch_size, dilation_patch, order, scale, variant
-        As in `cupycorr.volume_lookup`.
+    patch_size, dilation_patch : int or (int, int), optional
+        As for `cupycorr.volume_lookup`.
+    order : {"dy", "dx"}, default "dy"
+        As for `cupycorr.volume_lookup`.
+    scale : float, default 1.0
+        As for `cupycorr.volume_lookup`.
     dtype : torch.dtype, optional
         Dtype of the output, by default that of the volume. Sums are rounded to it once.
+    variant : str, default "auto"
+        As for `cupycorr.volume_lookup`.
 
     Returns
     -------
-    Tensor, shape (E, PH, PW, H, W), or (E, P, H, W1) for a volume (E, H, W1, W2)
+    Tensor of shape (E, PH, PW, H, W), or (E, P, H, W1) for a volume (E, H, W1, W2)
         Contiguous, on the device of the inputs; the axes are PW, PH for the order "dx".
 
     Raises
     ------
     TypeError, ValueError, NotImplementedError
         As `cupycorr.volume_lookup`. A ``scale`` that needs a gradient is a TypeError: multiply the result instead.
+
+    See Also
+    --------
+    cupycorr.torch.correlation_lookup : Compute the windows on demand, without a volume.
+    cupycorr.volume_lookup : The same for arrays.
 
     Examples
     --------

@@ -193,10 +193,10 @@ class CorrBlock(_Block):
 
     Parameters
     ----------
-    fmap1 : Tensor, shape (B, C, H, W)
+    fmap1 : Tensor of shape (B, C, H, W)
         float16, bfloat16, float32 or float64, on the CPU or on a CUDA device, of any strides. Under autocast, maps are cast to
         its dtype, and coordinates are not. Do not write to the maps afterwards: the block may use their memory.
-    fmap2 : Tensor, shape (B, C, H2, W2)
+    fmap2 : Tensor of shape (B, C, H2, W2)
         Same dtype and device as ``fmap1``.
     num_levels : int, default 4
         L: number of levels, of which each has half the height and width of the one before, rounded down.
@@ -235,6 +235,11 @@ class CorrBlock(_Block):
         Shapes or devices do not fit, a level would have no pixels, or a number or a word is not legal.
     NotImplementedError
         ``keep="windows"`` is not possible; the message says why.
+
+    See Also
+    --------
+    cupycorr.torch.CorrBlock1D : The block for rectified stereo.
+    cupycorr.torch.correlation_lookup : One lookup as a function.
 
     Notes
     -----
@@ -282,7 +287,7 @@ class CorrBlock(_Block):
 
         Parameters
         ----------
-        coords : Tensor, shape (B, 2, H, W)
+        coords : Tensor of shape (B, 2, H, W)
             x, then y, in pixels of level 0; centres of pixels are whole numbers. float32, or float64 for maps of float64;
             16-bit coordinates are widened.
         dilation : int, (int, int) or Tensor of shape (B, 1, H, W), optional
@@ -293,7 +298,7 @@ class CorrBlock(_Block):
 
         Returns
         -------
-        Tensor, shape (B, L P P, H, W)
+        Tensor of shape (B, L P P, H, W)
             float32, float64 for maps of float64; levels in order, and in each the displacements dx-major (or dy-major).
 
         Raises
@@ -332,13 +337,28 @@ class CorrBlock1D(_Block):
 
     Parameters
     ----------
-    fmap1, fmap2, num_levels, radius, scale, keep
-        As for `CorrBlock`; ``fmap2`` has the height of ``fmap1``, and a level half the width of the one before, rounded down.
+    fmap1 : Tensor of shape (B, C, H, W)
+        As for `CorrBlock`.
+    fmap2 : Tensor of shape (B, C, H, W2)
+        As for `CorrBlock`, of the height of ``fmap1``.
+    num_levels : int, default 4
+        As for `CorrBlock`; a level has half the width of the one before, rounded down.
+    radius : int, default 4
+        As for `CorrBlock`.
+    scale : float, optional
+        As for `CorrBlock`.
+    keep : {"auto", "maps", "windows", "volume"}, default "auto"
+        As for `CorrBlock`.
 
     Raises
     ------
     TypeError, ValueError, NotImplementedError
         As `CorrBlock`.
+
+    See Also
+    --------
+    cupycorr.torch.CorrBlock : The block for windows in both directions.
+    cupycorr.torch.correlation_lookup : One lookup as a function.
 
     Examples
     --------
@@ -370,12 +390,12 @@ class CorrBlock1D(_Block):
 
         Parameters
         ----------
-        coords : Tensor, shape (B, 1, H, W) or (B, 2, H, W)
+        coords : Tensor of shape (B, 1, H, W) or (B, 2, H, W)
             x in pixels of level 0. A second channel, y, is ignored, as RAFT-Stereo passes it.
 
         Returns
         -------
-        Tensor, shape (B, L P, H, W)
+        Tensor of shape (B, L P, H, W)
             float32, float64 for maps of float64.
 
         Raises

@@ -30,7 +30,7 @@ class Terms(NamedTuple):
 
     Attributes
     ----------
-    table : ndarray, shape (indices, 2), int64
+    table : ndarray of shape (indices, 2), int64
         The first window, and the number of windows.
     step : int
         The distance from one of these windows to the next.
@@ -48,7 +48,7 @@ class Rows(NamedTuple):
 
     Attributes
     ----------
-    table : ndarray, shape (ms, 3), int64
+    table : ndarray of shape (ms, 3), int64
         For each displacement row, the first valid row, the one after the last, and the row of the volume at the first one,
         counted from ``origin``.
     origin : int
@@ -67,7 +67,7 @@ class Columns(NamedTuple):
 
     Attributes
     ----------
-    table : ndarray, shape (ns, 2), int64
+    table : ndarray of shape (ns, 2), int64
         For each displacement column, the first valid column, and the one after the last.
     origin : int
         The column of the volume at the first column; it may be negative.
@@ -107,11 +107,11 @@ def write(cotangent: np.ndarray, rows: Rows, columns: Columns, packed: np.ndarra
 
     Parameters
     ----------
-    cotangent : ndarray, shape (ms, ns, oH, oW)
+    cotangent : ndarray of shape (ms, ns, oH, oW)
         The cotangent at the displacements of the region, of any strides.
     rows, columns
         The valid ones; both or neither have terms.
-    packed : ndarray, shape (ms, ns, rows, columns)
+    packed : ndarray of shape (ms, ns, rows, columns)
         The memory to fill, C-contiguous in the accumulator's dtype.
     """
     strides = [stride // cotangent.itemsize for stride in cotangent.strides]

@@ -58,9 +58,9 @@ class KeptWindows:
     ----------
     problem : Problem
         The parameters and shapes, as `problem.problem` returns them, without indices: entry e compares image e.
-    input1 : array, shape (E, C, H, W)
+    input1 : array of shape (E, C, H, W)
         float32 or float64.
-    levels : sequence of arrays, shape (E, C, H2, W2)
+    levels : sequence of arrays of shape (E, C, H2, W2)
         The maps, of the dtype of ``input1``, one for each level of the problem.
 
     Arrays that are packed already are kept and not copied (`packing.in_place`: channels last, C a multiple of 16 for float32 and
@@ -121,7 +121,7 @@ class KeptWindows:
 
         Parameters
         ----------
-        coords : array, shape (E, 2, H, W) or whatever the problem has
+        coords : array of shape (E, 2, H, W) or whatever the problem has
             Of the dtype of ``input1``. It is copied where it has gaps.
         out : array, shape ``out_shape``
             C-contiguous, of the dtype of ``input1``. It must not share memory with the maps or ``coords``.
