@@ -9,6 +9,7 @@ can run, and by `explain`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -22,7 +23,7 @@ from ._arrays import array_kind, array_module, current_device_of, may_share_memo
 from ._cpu import result_memory, workers
 from ._gpu.device import PIP_COMMAND, Device, facts
 from ._gpu.layout import ROWS, Layout, dense_layout
-from ._gpu.plan import keep_for_replays
+from ._gpu.plan import keep_for_replays, memory_for_replays
 from ._gpu.source import Kernel
 
 FORWARD, VJP = "forward", "vjp"  # the passes
@@ -498,6 +499,11 @@ def _new(like: Any, shape: Shape, dtype: Any) -> Any:
     """Return a new array without values, of the kind and on the current device of an input."""
     module = array_module(like)
     return result_memory.empty(shape, np.dtype(dtype)) if module is np else module.empty(shape, dtype)
+
+
+def temporaries_of(like: Any) -> AbstractContextManager[None]:
+    """Return a context in which arrays of an input's kind may be made and dropped, also while a CUDA graph is captured."""
+    return memory_for_replays() if array_kind(like) == "cupy" else nullcontext()
 
 
 class New(NamedTuple):

@@ -6,7 +6,8 @@ arrays, on torch tensors and in the emulator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import itemgetter, mod
 from typing import Any, NamedTuple
@@ -146,7 +147,33 @@ def allocate_from_cupy(size: int) -> tuple[int, Any]:
     return memory.data.ptr, memory
 
 
-_captured: list[Any] = []
+_captured: list[Any] = []  # arrays, and memory of arrays
+
+
+@contextmanager
+def memory_for_replays() -> Iterator[None]:
+    """Return a context in which the memory of every array that CuPy makes is kept, if a CUDA graph is being captured.
+
+    A call makes and drops arrays whose memory would go to other arrays, into which a replay would write.
+
+    Raises
+    ------
+    RuntimeError
+        See `keep_for_replays`.
+    """
+    if not is_capturing():
+        yield
+        return
+    cuda = import_cupy().cuda
+    allocate = cuda.get_allocator()
+
+    def kept(size: int) -> Any:
+        memory = allocate(size)
+        _captured.append(memory)
+        return memory
+
+    with cuda.using_allocator(kept):
+        yield
 
 
 def keep_for_replays(array: Any) -> None:

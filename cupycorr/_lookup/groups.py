@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .._arrays import array_module, current_device_of
+from .._dispatch import temporaries_of
 from .._groups import split
 
 Lookup = Callable[..., Any]  # of (input1, input2, coords, out=...)
@@ -28,9 +29,9 @@ def lookup_by_groups(lookup: Lookup, groups: int, input1: Any, input2: Any, coor
 
 def vjp_by_groups(vjp: Vjp, groups: int, cotangent: Any, input1: Any, input2: Any, coords: Any) -> tuple[Any, Any, Any]:
     """Return the gradients of the inputs and coords from those of each group; None for one that is not needed."""
-    found = [vjp(cotangent[:, group], *parts, coords) for group, parts in enumerate(split(groups, input1, input2))]
-    first, second, third = zip(*found, strict=True)
-    with current_device_of(input1):
+    with current_device_of(input1), temporaries_of(input1):
+        found = [vjp(cotangent[:, group], *parts, coords) for group, parts in enumerate(split(groups, input1, input2))]
+        first, second, third = zip(*found, strict=True)
         return _joined(input1, first), _joined(input1, second), _sum(coords, third)
 
 

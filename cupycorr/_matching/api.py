@@ -176,9 +176,10 @@ def correlation_argmax(
     if count := several(groups):
         check_groups(count, x1)
         search: Callable[..., BestDisplacement[Any]] = correlation_argmax
-        return joined([search(*parts, *given, **settings) for parts in split(count, x1, x2)], axis=2 if top_k > 1 else 1)
+        with _dispatch.temporaries_of(x1):
+            return joined([search(*parts, *given, **settings) for parts in split(count, x1, x2)], axis=2 if top_k > 1 else 1)
     accumulator = element_type("input1", x1.dtype).accumulator_dtype
-    with current_device_of(x1), _without_warnings():
+    with current_device_of(x1), _dispatch.temporaries_of(x1), _without_warnings():
         empty, shape = array_module(x1).empty, problem.out_shape
         results = {"score": empty(shape, accumulator), "channel": empty(shape, np.int64)}
         if subpixel:
@@ -315,9 +316,10 @@ def correlation_soft_argmax(
     if count := several(groups):
         check_groups(count, x1)
         mean: Callable[..., MeanDisplacement[Any]] = correlation_soft_argmax
-        return joined([mean(*parts, *given, **settings) for parts in split(count, x1, x2)], axis=1)
+        with _dispatch.temporaries_of(x1):
+            return joined([mean(*parts, *given, **settings) for parts in split(count, x1, x2)], axis=1)
     accumulator = element_type("input1", x1.dtype).accumulator_dtype
-    with current_device_of(x1), _without_warnings():
+    with current_device_of(x1), _dispatch.temporaries_of(x1), _without_warnings():
         empty = array_module(x1).empty
         results = {name: empty(problem.out_shape, accumulator) for name in ("dy", "dx")}
         _run(SOFT_ARGMAX, problem, x1, x2, results, precision, variant)

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from .._arguments import Pair
+from .._arguments import LARGEST, Pair
 from .._arrays import array_module, is_tensor
-from .problem import Best, Problem, allowed, channels_of
+from .._correlation.problem import Axis
+from .._correlation.problem import Problem as Correlation
+from .problem import Best, Problem, allowed
 from .reductions import NONE, Weights, best_of, mean_of, merged, sharpness, weights_of, without_excluded
 from .slices import Slice, slices
 
@@ -135,10 +137,40 @@ def on_device(array: np.ndarray, like: Any) -> Any:
     return xp.asarray(array, device=like.device) if is_tensor(like) else xp.asarray(array)
 
 
+def channels_on_device(volume: Correlation, first: Pair, counts: Pair, like: Any) -> Any:
+    """Return `channels_of` as an array of another one's kind, computed on its device."""
+    m, n = (_whole_numbers(start, start + count, like) for start, count in zip(first, counts, strict=True))
+    return (m * volume.horizontal.patch)[:, None] + n
+
+
+def allowed_on_device(axis: Axis, like: Any) -> tuple[Any, Any]:
+    """Return the begins and the ends of `allowed` as arrays of another one's kind, computed on its device.
+
+    A stream that is captured takes no copy from the host, which only numbers beyond 64 bits need.
+    """
+    first = (axis.kernel - 1) // 2 * axis.dilation - axis.padding + axis.first_displacement
+    largest = abs(first) + axis.stride * axis.out + abs(axis.step) * axis.patch + axis.size2
+    if largest > LARGEST:
+        begin, end = on_device(allowed(axis).copy(), like)  # torch takes no read-only array
+        return begin, end
+    position = first + axis.stride * _whole_numbers(0, axis.out, like)  # in input2, at displacement index 0
+    if axis.step > 0:
+        begin, end = -(position // axis.step), -((position - axis.size2) // axis.step)
+    else:
+        begin, end = (position - axis.size2) // -axis.step + 1, position // -axis.step + 1
+    xp = array_module(like)
+    begin = xp.clip(begin, 0, axis.patch)
+    return begin, xp.maximum(begin, xp.clip(end, 0, axis.patch))
+
+
+def _whole_numbers(begin: int, end: int, like: Any) -> Any:
+    xp = array_module(like)
+    return xp.arange(begin, end, device=like.device) if is_tensor(like) else xp.arange(begin, end)
+
+
 def _channels(problem: Problem, part: Slice, values: Any) -> Any:
     """Return the channels (n, 1, 1, 1) of the displacements of a slice."""
-    channels = channels_of(problem.correlation, part.first, values.shape[1:3])
-    return on_device(channels.reshape(-1, 1, 1, 1), values)
+    return channels_on_device(problem.correlation, part.first, values.shape[1:3], values).reshape(-1, 1, 1, 1)
 
 
 def _limits(problem: Problem, values: Any) -> list[tuple[Any, Any]]:
@@ -146,7 +178,7 @@ def _limits(problem: Problem, values: Any) -> list[tuple[Any, Any]]:
     axes = problem.correlation.vertical, problem.correlation.horizontal
     if not problem.excluding:
         return [(0, axis.patch) for axis in axes]
-    rows, columns = (on_device(allowed(axis).copy(), values) for axis in axes)  # torch takes no read-only array
+    rows, columns = (allowed_on_device(axis, values) for axis in axes)
     return [(rows[0][:, None], rows[1][:, None]), (columns[0], columns[1])]
 
 
@@ -155,7 +187,7 @@ def kept(problem: Problem, part: Slice, values: Any) -> Any:
     inside = []
     axes = problem.correlation.vertical, problem.correlation.horizontal
     for axis, first, count in zip(axes, part.first, values.shape[1:3], strict=True):
-        begin, end = allowed(axis)
-        index = np.arange(first, first + count)[:, None]
-        inside.append(on_device((begin <= index) & (index < end), values))
+        begin, end = allowed_on_device(axis, values)
+        index = _whole_numbers(first, first + count, values)[:, None]
+        inside.append((begin <= index) & (index < end))
     return inside[0][:, None, :, None] & inside[1][None, :, None, :]

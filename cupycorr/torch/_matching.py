@@ -31,7 +31,7 @@ from .._gpu.layout import dense_layout
 from .._gpu.plan import Plan
 from .._matching import by_slices
 from .._matching.by_slices import NEIGHBOURS
-from .._matching.problem import ZERO, Mean, Problem, Reduction, best, channels_of, check_outside, ranges_of
+from .._matching.problem import ZERO, Mean, Problem, Reduction, best, check_outside, ranges_of
 from .._matching.slices import GRADIENT_BYTES, Slice, slices
 from .._matching.variants import ARGMAX, SOFT_ARGMAX
 from . import _tensors
@@ -199,8 +199,8 @@ def _at_vjp(
 
     def cotangent_of(part: Slice) -> Tensor:
         of_part = cotangent.new_zeros(part.correlation.out_shape)
-        grid = channels_of(volume, part.first, part.correlation.parameters.patch_size)
-        channels = by_slices.on_device(grid[..., None, None], channel)
+        counts = part.correlation.parameters.patch_size
+        channels = by_slices.channels_on_device(volume, part.first, counts, channel)[..., None, None]
         for g, at in zip(cotangent[part.samples].unbind(1), channel[part.samples].unbind(1), strict=True):
             of_part += torch.where(channels == at[:, None, None], g[:, None, None], 0)
         return of_part

@@ -2,10 +2,11 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import numpy as np
 import pytest
-from cases import NAMED
+from cases import NAMED, same
 from matching_cases import OUTSIDE, inputs, of
 
 import cupycorr
@@ -111,3 +112,37 @@ def test_every_build_compiles_and_loads():
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         loaded = list(pool.map(lambda build: compiler.function(build[1], device), planner.builds(facts(device))))
     assert all(kernel.num_regs <= 255 and kernel.local_size_bytes == 0 for kernel in loaded)
+
+
+FUNCTIONS = {
+    "best": lambda arrays, **given: cupycorr.correlation_argmax(*arrays, **given, top_k=2),
+    "between pixels": lambda arrays, **given: cupycorr.correlation_argmax(*arrays, **given, subpixel=True),
+    "mean": lambda arrays, **given: cupycorr.correlation_soft_argmax(*arrays, **given, temperature=4.0),
+    "best of groups": lambda arrays, **given: cupycorr.correlation_argmax(*arrays, **given, groups=2),
+}
+
+
+@pytest.mark.parametrize("outside", OUTSIDE)
+@pytest.mark.parametrize(
+    ("function", "variant"), [each for each in product(FUNCTIONS, ("tiled", "slices")) if each != ("between pixels", "tiled")]
+)
+def test_a_captured_call_finds_the_displacements_of_new_images_at_every_replay(variant, function, outside):
+    import cupy
+
+    case = same((2, 4, 13, 21), patch_size=(3, 5), stride=2, dilation_patch=2)
+    given = dict(case.parameters, outside=outside, variant=variant)
+    call = FUNCTIONS[function]
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        arrays = tuple(map(cupy.asarray, inputs(case, "values")))
+        call(arrays, **given)
+        stream.synchronize()
+        stream.begin_capture()
+        found = call(arrays, **given)
+        graph = stream.end_capture()
+        new = tuple(map(cupy.asarray, inputs(case, "ties")))
+        for target, source in zip(arrays, new, strict=True):
+            target[...] = source
+        graph.launch(stream)
+        for got, want in zip(found, call(new, **given), strict=True):
+            if got is not None:
+                cupy.testing.assert_array_equal(got, want)
