@@ -20,7 +20,7 @@ from unittest.mock import patch
 import numpy as np
 
 import cupycorr
-from cupycorr._correlation.cpu import forward, gradient, simd, unpacked
+from cupycorr._correlation.cpu import forward, gradient, simd, strided_windows, unpacked
 from cupycorr._cpu import workers
 
 from .cases import CASES, PASSES, Case
@@ -42,10 +42,19 @@ ROUNDS, SECONDS = 5, 1.0  # the least calls of a case and pass, and the least se
 # step -> the functions that it consists of; none of them calls another
 STEPS: dict[str, tuple[tuple[Any, str], ...]] = {
     "packing": ((forward, "pack"), (gradient, "pack")),
-    "products": ((simd.RegisterTiles, "volume"), (simd.RegisterTiles, "gradient"), (unpacked.Unpacked, "_call")),
-    "cotangents": ((gradient._Gradient, "_copy_cotangent"), (gradient._Gradient, "_pack_cotangent")),
+    "products": (
+        (simd.RegisterTiles, "volume"),
+        (simd.RegisterTiles, "gradient"),
+        (unpacked.Unpacked, "_call"),
+        (strided_windows.StridedWindows, "_multiply"),
+    ),
+    "cotangents": (
+        (gradient._Gradient, "_copy_cotangent"),
+        (gradient._Gradient, "_pack_cotangent"),
+        (strided_windows.StridedWindows, "_sums"),
+    ),
     "window sums": ((forward, "window_sum"),),
-    "storing": ((forward, "copy"), (gradient, "copy")),
+    "storing": ((forward, "copy"), (gradient, "copy"), (strided_windows, "copy")),
 }
 
 
@@ -89,7 +98,8 @@ def profile(case: Case, which: str) -> dict[str, Any]:
         alone = median(_seconds(call))
         with clocked() as clock:
             taken = _seconds(call)
-    steps = {step: 1e3 * seconds / len(taken) for step, seconds in clock.seconds.items()}
+    calls = len(taken) + 1  # with the first one, which is not among the times
+    steps = {step: 1e3 * seconds / calls for step, seconds in clock.seconds.items()}
     return {
         "case": case.name,
         "pass": which,
