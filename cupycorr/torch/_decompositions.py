@@ -1,38 +1,64 @@
-"""The decompositions of the operators into ATen operators, for programs of `torch.export`."""
+"""The decompositions of the operators into ATen operators, by the formulas of `_formulas`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 
-from . import _formulas
+from ._formulas import table
 
 Tensor = torch.Tensor
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Return the table for `torch.export.ExportedProgram.run_decompositions` in which cupycorr's operators become ATen operators."""
-    table: Any = torch.export.default_decompositions()
-    table.update(operators())
-    return table
+    """Return the table with which cupycorr's operators in an exported program become ATen operators.
+
+    Compilers of other projects, such as TensorRT, ExecuTorch and Core ML, do not know the operators of cupycorr. After
+    ``program.run_decompositions(decompositions())`` there are none in the program.
+
+    Returns
+    -------
+    dict
+        The table `torch.export.default_decompositions`, with one more entry for each operator of cupycorr.
+
+    Raises
+    ------
+    NotImplementedError
+        Raised by ``run_decompositions`` if the program computes gradients.
+
+    See Also
+    --------
+    onnx_table : The same for ONNX.
+
+    Notes
+    -----
+    The results agree with those of the operators to the rounding of sums; infinite and NaN pixels contribute the same. The
+    precision and the variant that a call names do not matter. The memory is that of the steps, which docs/export.md lists: in
+    particular, matching computes the whole cost volume. An index of `correlation_lookup` that is out of range is not reported.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cupycorr.torch import SpatialCorrelationSampler, decompositions
+    >>> frames = torch.randn(2, 8, 12, 16), torch.randn(2, 8, 12, 16)
+    >>> program = torch.export.export(SpatialCorrelationSampler(1, 9), frames)
+    >>> plain = program.run_decompositions(decompositions())
+    >>> any("cupycorr" in str(node.target) for node in plain.graph.nodes)
+    False
+    """
+    found: Any = torch.export.default_decompositions()
+    found.update(table(_computed))
+    return found  # type: ignore[no-any-return]
 
 
-def operators() -> dict[Any, Callable[..., Any]]:
-    found = {}
-    for name, formula in _formulas.OPERATORS:
-        found[getattr(torch.ops.cupycorr, name).default] = partial(_run, formula)
-    return found
+def _computed(formula: Callable[..., Any], *arguments: Any) -> Any:
+    return formula(_TorchFunctions(arguments[0].device), *arguments)
 
 
-def _run(formula: Callable[..., Any], *arguments: Any) -> Any:
-    return formula(_Functions(arguments[0].device), *arguments)
-
-
-class _Functions:
-    """The functions on tensors of torch that the formulas use."""
+class _TorchFunctions:
+    """The steps of formulas that are no methods of tensors, for tensors of torch on a device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -41,7 +67,7 @@ class _Functions:
         """Return so many whole numbers, in int64."""
         return torch.arange(first, first + step * count, step, dtype=torch.int64, device=self.device)
 
-    def constant(self, values: Sequence[float], dtype: torch.dtype) -> Tensor:
+    def constant(self, values: Sequence[Any], dtype: torch.dtype) -> Tensor:
         """Return a vector of numbers."""
         return torch.cat([torch.full((1,), value, dtype=dtype, device=self.device) for value in values])
 
@@ -62,7 +88,7 @@ class _Functions:
         return x[(slice(None),) * axis + (index,)]
 
     def part(self, x: Tensor, axis: int, start: int, stop: Any, step: int = 1) -> Tensor:
-        """Return the elements of a tensor with these indices along an axis."""
+        """Return the elements of a tensor from one index to another of an axis."""
         return x[(slice(None),) * axis + (slice(start, stop, step),)]
 
     def padded(self, x: Tensor, axis: int, count: int) -> Tensor:

@@ -1,20 +1,19 @@
 """Tensors whose operations are recorded as ONNX nodes, with the methods of torch's tensors that `_formulas` uses.
 
-The exporter of torch records a node for each operator of onnxscript that is called. A tensor here is the result of a node, and the
+The exporter of torch records a node for each operator of onnxscript that is called. A tensor here is the result of a node and the
 dtype that it has in torch; the tensors that the exporter passes have shapes, too. Only `cupycorr.torch.onnx_table` imports this
 module, because it needs onnxscript.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-import onnx_ir
 import torch
-from onnxscript import opset18 as op
+from onnxscript import ir, opset18
 
+op: Any = opset18  # annotated for tensors, but the exporter's recorder takes numbers, too
 _NAMES = {
     torch.float16: "FLOAT16",
     torch.bfloat16: "BFLOAT16",
@@ -24,8 +23,8 @@ _NAMES = {
     torch.int64: "INT64",
     torch.bool: "BOOL",
 }
-ONNX_TYPES = {dtype: onnx_ir.DataType[name] for dtype, name in _NAMES.items()}
-TORCH_TYPES = {onnx: dtype for dtype, onnx in ONNX_TYPES.items()}
+ONNX_TYPES = {dtype: ir.DataType[name] for dtype, name in _NAMES.items()}
+TORCH_TYPES: dict[Any, torch.dtype] = {onnx: dtype for dtype, onnx in ONNX_TYPES.items()}
 
 
 class Recorded:
@@ -148,7 +147,8 @@ class Recorded:
 
     def reshape(self, sizes: Sequence[Any]) -> Recorded:
         """Return the same elements in another shape."""
-        return Recorded(op.Reshape(self.value, vector(sizes), allowzero=int(all(_is_not(size, -1) for size in sizes))), self.dtype)
+        has_rest = any(_is(size, -1) for size in sizes)
+        return Recorded(op.Reshape(self.value, vector(sizes), allowzero=int(not has_rest)), self.dtype)
 
     def permute(self, axes: Sequence[int]) -> Recorded:
         """Return the axes in another order."""
@@ -176,14 +176,14 @@ class Recorded:
 
 
 class Functions:
-    """The functions on recorded tensors that the formulas use."""
+    """The steps of formulas that are no methods of tensors, for recorded tensors."""
 
     def numbers(self, count: Any, first: int = 0, step: int = 1) -> Recorded:
         """Return so many whole numbers, in int64."""
         if isinstance(count, int):
-            return Recorded(integers(range(first, first + step * count, step)), torch.int64)
-        limit, *others = count * step + first, *(constant(each, torch.int64) for each in (first, step))
-        return Recorded(op.Range(others[0], limit.value, others[1]), torch.int64)
+            return self.constant(range(first, first + step * count, step), torch.int64)
+        start, apart = (constant(each, torch.int64) for each in (first, step))
+        return Recorded(op.Range(start, (count * step + first).value, apart), torch.int64)
 
     def constant(self, values: Sequence[float], dtype: torch.dtype) -> Recorded:
         """Return a vector of numbers."""
@@ -195,7 +195,8 @@ class Functions:
 
     def cat(self, tensors: Sequence[Recorded], axis: int) -> Recorded:
         """Return tensors joined along an axis."""
-        return Recorded(op.Concat(*(each.value for each in tensors), axis=axis), tensors[0].dtype) if len(tensors) > 1 else tensors[0]
+        first, *others = tensors
+        return Recorded(op.Concat(*(each.value for each in tensors), axis=axis), first.dtype) if others else first
 
     def split(self, x: Recorded, axis: int, count: int) -> Sequence[Recorded]:
         """Return the elements of an axis, each as a tensor in which the axis has one element."""
@@ -206,35 +207,41 @@ class Functions:
         return Recorded(op.Gather(x.value, index.value, axis=axis), x.dtype)
 
     def part(self, x: Recorded, axis: int, start: int, stop: Any, step: int = 1) -> Recorded:
-        """Return the elements of a tensor with these indices along an axis."""
+        """Return the elements of a tensor from one index to another of an axis."""
         return Recorded(op.Slice(x.value, [start], vector([stop]), [axis], [step]), x.dtype)
 
     def padded(self, x: Recorded, axis: int, count: int) -> Recorded:
         """Return a tensor with so many zeros before and after it along an axis."""
-        return Recorded(op.Pad(x.value, integers([count, count]), constant(0, x.dtype), integers([axis])), x.dtype)
+        return Recorded(op.Pad(x.value, [count, count], constant(0, x.dtype), [axis]), x.dtype)
 
 
 def _is(value: Any, number: int) -> bool:
     return type(value) is int and value == number
 
 
-def _is_not(value: Any, number: int) -> bool:
-    return not _is(value, number)
-
-
 def constant(value: Any, dtype: torch.dtype) -> Any:
-    """Return numbers as the result of a node."""
-    return op.Constant(value=onnx_ir.tensor(value, dtype=ONNX_TYPES[dtype]))
-
-
-def integers(values: Sequence[int]) -> Any:
-    """Return whole numbers as the result of a node."""
-    return constant(np.array(values, np.int64), torch.int64)
+    """Return a number or a list of numbers as the result of a node."""
+    return op.Constant(value=ir.tensor(value, dtype=ONNX_TYPES[dtype]))
 
 
 def vector(sizes: Sequence[Any]) -> Any:
     """Return sizes, some of which may be scalars, as the result of a node."""
     if all(isinstance(size, int) for size in sizes):
-        return integers(sizes)
-    parts = (integers([size]) if isinstance(size, int) else op.Unsqueeze(size.value, integers([0])) for size in sizes)
+        return constant(list(sizes), torch.int64)
+    parts = (constant([size], torch.int64) if isinstance(size, int) else op.Unsqueeze(size.value, [0]) for size in sizes)
     return op.Concat(*parts, axis=0)
+
+
+def recorded(formula: Callable[..., Any], *arguments: Any) -> Any:
+    """Record the nodes of a formula, and return its results as the exporter takes them."""
+    found = formula(Functions(), *map(_of_exporter, arguments))
+    return tuple(each.value for each in found) if isinstance(found, tuple) else found.value
+
+
+def _of_exporter(argument: Any) -> Any:
+    """Return an argument as formulas take it: the exporter passes tensors as values, and dtypes as those of ONNX."""
+    if isinstance(argument, ir.Value):
+        return Recorded(argument, TORCH_TYPES[argument.dtype])
+    if isinstance(argument, ir.DataType):
+        return TORCH_TYPES[argument]
+    return [_of_exporter(each) for each in argument] if isinstance(argument, list) else argument
