@@ -272,7 +272,7 @@ def correlation_lookup(functions: Functions, input1: Tensor, input2: Sequence[Te
     at = (image.reshape((-1, 1, 1, 1, 1)) * heights + window.rows) * widths
     at = at.unsqueeze(-1) + window.columns.unsqueeze(-2)
     dots = [
-        _dots(functions, pixels.unsqueeze(1).unsqueeze(-2).unsqueeze(-1), level.to(accumulator), of_level, window.vertical.taps)
+        _dots(functions, pixels.unsqueeze(1).unsqueeze(-2).unsqueeze(-1), level, of_level, window.vertical.taps)
         for level, of_level in zip(input2, functions.split(at, 0, len(input2)), strict=True)
     ]
     found = _scaled(window.blended(functions.cat(dots, 0)), settings.scale).to(settings.dtype or input1.dtype)
@@ -286,7 +286,7 @@ def _dots(functions: Functions, pixels: Tensor, level: Tensor, at: Tensor, taps:
     ``at`` are the places of pixels (1, E, K, H, W, Ty, Tx) in the level, and the result has its shape.
     """
     batch, channels, height, width = level.shape
-    features = level.permute((0, 2, 3, 1)).reshape((batch * height * width, channels))
+    features = level.to(_tensors.accumulator(level.dtype)).permute((0, 2, 3, 1)).reshape((batch * height * width, channels))
     rows = [functions.taken(features, 0, row) @ pixels for row in functions.split(at, 5, taps)]
     return functions.cat(rows, 5).squeeze(-1)
 
