@@ -56,11 +56,8 @@ def test_decomposed_programs_on_named_cases(name):
     check(CALLS[name])
 
 
-SLOW = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
-
-
 @pytest.mark.slow
-@SLOW
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(problems(), min_size=5, max_size=5), st.lists(lookup_cases.lookups(), min_size=5, max_size=5))
 def test_decomposed_programs_on_drawn_parameters(cases, lookups):
     check([*map(grid, cases), *map(lookup, lookups)])

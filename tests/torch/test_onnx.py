@@ -88,29 +88,31 @@ def test_each_dtype(dtype):
     check([*grids, *lookups, volume, mean(replace(SOME["even patch"], dtype=dtype), "values")])
 
 
-SLOW = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+def drawn(examples):
+    """Return the settings of a test that draws so many lists of cases."""
+    return settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.slow
-@SLOW
+@drawn(10)
 @given(st.lists(problems(), min_size=10, max_size=10))
 def test_the_fixed_grid_on_drawn_parameters(cases):
     check(list(map(grid, cases)))
 
 
 @pytest.mark.slow
-@SLOW
+@drawn(5)
 @given(st.lists(lookup_cases.lookups(), min_size=10, max_size=10))
 def test_lookups_of_drawn_parameters(cases):
     check(list(map(lookup, cases)))
 
 
 @pytest.mark.slow
-@SLOW
+@drawn(5)
 @given(st.lists(st.tuples(problems(most=10), st.sampled_from(["zero", "excluded"]), st.booleans()), min_size=8, max_size=8))
-def test_matching_on_drawn_parameters(drawn):
+def test_matching_on_drawn_parameters(cases):
     calls = []
-    for case, outside, is_mean in drawn:
+    for case, outside, is_mean in cases:
         case.parameters.pop("groups", None)
         calls.append(mean(case, "values", outside=outside) if is_mean else best(case, "ties", outside=outside))
     check(calls)
