@@ -39,7 +39,7 @@ def onnx_table() -> dict[Any, Callable[..., Any]]:
     >>> import torch
     >>> from cupycorr.torch import SpatialCorrelationSampler, onnx_table
     >>> frames = torch.randn(2, 8, 12, 16), torch.randn(2, 8, 12, 16)
-    >>> model = SpatialCorrelationSampler(1, 9)
+    >>> model = SpatialCorrelationSampler(1, 9).eval()
     >>> program = torch.onnx.export(model, frames, dynamo=True, custom_translation_table=onnx_table(), verbose=False)
     >>> {node.domain for node in program.model.graph}
     {''}

@@ -44,7 +44,10 @@ MATCHING = [
     mean(SOME["one-sided stereo"], "strange", outside="excluded"),
 ]
 CALLS = {
-    "fixed grid": [grid(NAMED[name]) for name in ("window, stride and dilation", "negative padding", "descending displacements")],
+    "fixed grid": [
+        grid(NAMED[name])
+        for name in ("window, stride and dilation", "window of many taps", "negative padding", "descending displacements")
+    ],
     "lookups": [lookup(lookup_cases.NAMED[name]) for name in ("strange numbers", "edges of patches", "own rows, tall patch")],
     "lookups in volumes": [in_volume(volume_cases.NAMED[name]) for name in ("strange numbers", "stereo, coarse")],
     "matching": MATCHING,
