@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
-import onnxscript
 import torch
 from torch.export import Dim
 
-import cupycorr
 from cupycorr.torch import (
     CorrBlock,
     CorrBlock1D,
@@ -31,6 +28,8 @@ from cupycorr.torch import (
     onnx_table,
     spatial_correlation_sample,
 )
+
+from . import report
 
 RUNS = 7
 EXAMPLE = (2, 33, 40)  # the batch and the size of the maps that programs are exported with
@@ -104,22 +103,22 @@ def measured(shape: tuple[int, ...], function: Callable[..., torch.Tensor]) -> d
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print a line for each case, and record them."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.export", description=__doc__)
     parser.add_argument("--json", type=Path, help="the file that records the results")
-    target = parser.parse_args().json
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    target = parser.parse_args(given).json
     torch.set_num_threads(1)
+    header = report.cpu_header(given, ("float32",), "benchmarks.export", ("torch", "onnx", "onnxscript", "onnxruntime"))
+    header.device["cores_used"] = 1
     rows = []
     with torch.no_grad():
         for name, (shape, function) in CASES.items():
             rows.append({"case": name, "shape": shape, **measured(shape, function)})
             print(json.dumps(rows[-1]), flush=True)
-    modules = torch, onnx, onnxscript, onnxruntime, cupycorr
-    versions = {module.__name__: module.__version__ for module in modules}
     if target is not None:
-        record = {"machine": platform.processor() or platform.machine(), "versions": versions, "rows": rows}
-        target.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        report.write_content(target, report.content(header, rows))
 
 
 if __name__ == "__main__":

@@ -344,6 +344,20 @@ def groups() -> str:
     return comparison_table(comparisons, "build_gwc_volume", ["loop over disparities"])
 
 
+# Export ------------------------------------------------------------------------------------------------------------------------
+
+
+def exported() -> str:
+    """Return the table of exported operators: their nodes, and their times in one thread."""
+    heading = "what, maps (B, C, H, W)", "ONNX nodes", "ATen nodes", "onnxruntime", "cupycorr"
+    lines = []
+    for row in content("cpu-export")["rows"]:
+        title = f"{row['case']} ({', '.join(map(str, row['shape']))})"
+        nodes = str(row["onnx_nodes"]), str(row["aten_nodes"])
+        lines.append((title, *nodes, seconds(row["onnxruntime_s"]), seconds(row["eager_s"])))
+    return table(heading, lines)
+
+
 # match -------------------------------------------------------------------------------------------------------------------------
 
 MATCH_RIVALS = {"OpenCV": ("matchTemplate loop", "matchTemplate", "StereoBM"), "OpenPIV": ("OpenPIV", "OpenPIV vectorized")}
