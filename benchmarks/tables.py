@@ -64,7 +64,8 @@ def _machine(name: str) -> str:
     torch = run["versions"].get("torch", "").partition("+")[0]
     date = datetime.fromisoformat(run["date"])
     device = run["device"]
-    words = [f"{device['cores_used']} cores of {device['model'].replace('(R)', '')}", *([f"torch {torch}"] if torch else [])]
+    cores = device["cores_used"]
+    words = [f"{cores} core{'s' * (cores != 1)} of {device['model'].replace('(R)', '')}", *([f"torch {torch}"] if torch else [])]
     return ", ".join([*words, f"{date.day} {date:%B %Y}"])
 
 
