@@ -64,7 +64,8 @@ def _machine(name: str) -> str:
     torch = run["versions"].get("torch", "").partition("+")[0]
     date = datetime.fromisoformat(run["date"])
     device = run["device"]
-    words = [f"{device['cores_used']} cores of {device['model'].replace('(R)', '')}", *([f"torch {torch}"] if torch else [])]
+    cores = device["cores_used"]
+    words = [f"{cores} core{'s' * (cores != 1)} of {device['model'].replace('(R)', '')}", *([f"torch {torch}"] if torch else [])]
     return ", ".join([*words, f"{date.day} {date:%B %Y}"])
 
 
@@ -342,6 +343,20 @@ def groups() -> str:
         ours = run["build_gwc_volume"]
         comparisons.append(Comparison(title, ours, {"loop over disparities": Rival.of(run["disparity loop"], ours)}))
     return comparison_table(comparisons, "build_gwc_volume", ["loop over disparities"])
+
+
+# Export ------------------------------------------------------------------------------------------------------------------------
+
+
+def exported() -> str:
+    """Return the table of exported operators: their nodes, and their times in one thread."""
+    heading = "what, maps (B, C, H, W)", "ONNX nodes", "ATen nodes", "onnxruntime", "cupycorr"
+    lines = []
+    for row in content("cpu-export")["rows"]:
+        title = f"{row['case']} ({', '.join(map(str, row['shape']))})"
+        nodes = str(row["onnx_nodes"]), str(row["aten_nodes"])
+        lines.append((title, *nodes, seconds(row["onnxruntime_s"]), seconds(row["eager_s"])))
+    return table(heading, lines)
 
 
 # match -------------------------------------------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def test_numpy_is_the_only_hard_requirement(content):
 
 def test_the_extras_are_these(content):
     _, metadata, _ = content
-    assert set(metadata.get_all("Provides-Extra")) == {"demo", "cpu", "torch", "dask", "cuda12", "cuda13", "docs", "test"}
+    assert set(metadata.get_all("Provides-Extra")) == {"demo", "cpu", "torch", "onnx", "dask", "cuda12", "cuda13", "docs", "test"}
 
 
 def test_every_remedy_names_an_extra_there_is(content):

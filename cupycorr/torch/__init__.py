@@ -1,4 +1,4 @@
-"""The public torch interface: spatial correlation as a function and as a module, matching, lookups, and blocks of lookups.
+"""The public torch interface: spatial correlation as a function and a module, matching, lookups, blocks of lookups, and export.
 
 Each function is registered as an operator of torch, which is differentiable to any order, can be compiled and exported, and runs
 on the tensor's device and torch's current stream. Importing `cupycorr` does not import this package, and only this package needs
@@ -19,8 +19,10 @@ from .._correlation.problem import parameters
 from .._correlation.variants import OPERATOR
 from ._arguments import cast, check_dtype_and_precision, dense, key_of, number, shortest, with_traced_scale
 from ._correlation import Arguments, correlate
+from ._decompositions import decompositions
 from ._lookup_function import correlation_lookup
 from ._matching_function import correlation_argmax, correlation_soft_argmax
+from ._onnx import onnx_table
 from ._volume_lookup_function import volume_lookup
 from .corr_block import CorrBlock, CorrBlock1D
 
@@ -31,6 +33,8 @@ __all__ = [
     "correlation_argmax",
     "correlation_lookup",
     "correlation_soft_argmax",
+    "decompositions",
+    "onnx_table",
     "spatial_correlation_sample",
     "volume_lookup",
 ]

@@ -50,7 +50,7 @@ class Volumes:
         if not self.maps.has_rows:
             return first.movedim(1, 3) @ second.movedim(1, 2)
         products = first.flatten(2).mT @ second.flatten(2)
-        return products.reshape(len(first), *first.shape[2:], *second.shape[2:])
+        return products.reshape(first.shape[0], *first.shape[2:], *second.shape[2:])
 
     def lookup(self, coords: torch.Tensor, step: Pair = UNIT) -> torch.Tensor:
         """Return what `Maps.lookup` returns, with the displacements of a window on one axis."""
@@ -60,7 +60,7 @@ class Volumes:
         for level, volume in enumerate(self.volumes):
             at_level = coords * 2.0**-level
             windows = volume_lookup(volume, at_level, patch, dilation_patch=apart, order=maps.order, scale=maps.scale)
-            planes.append(windows.reshape(len(coords), down * across, *coords.shape[2:]))
+            planes.append(windows.reshape(coords.shape[0], down * across, *coords.shape[2:]))
         return torch.stack(planes, 1)
 
     @property

@@ -95,7 +95,7 @@ _SOFT_VJP_SCHEMA = (
 _COUNT = len(CorrelationArguments._fields)
 
 
-def _split(given: Sequence[Any], rest: Callable[..., Any]) -> tuple[CorrelationArguments, Any]:
+def split(given: Sequence[Any], rest: Callable[..., Any]) -> tuple[CorrelationArguments, Any]:
     """Return the arguments of the volume, and the others as a named tuple."""
     return CorrelationArguments(*given[:_COUNT]), rest(*given[_COUNT:])
 
@@ -135,7 +135,7 @@ def _soft_problem(input1: Tensor, input2: Tensor, correlation: CorrelationArgume
 
 def _argmax(input1: Tensor, input2: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the best scores and their channels (B, k, oH, oW), and the scores (B, 4, oH, oW) around the best one."""
-    correlation, rest = _split(given, BestArguments)
+    correlation, rest = split(given, BestArguments)
     problem = _best_problem(input1, input2, correlation, rest)
     score, channel, around = _empty_best(input1, problem, rest)
     results = {"score": score, "channel": channel, **({"around": around} if rest.subpixel else {})}
@@ -153,7 +153,7 @@ def _empty_best(like: Tensor, problem: Problem, rest: BestArguments) -> tuple[Te
 
 def _soft(input1: Tensor, input2: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the mean displacements, and the logarithm of the sum of exp(score / temperature), each (B, oH, oW)."""
-    correlation, rest = _split(given, SoftArguments)
+    correlation, rest = split(given, SoftArguments)
     problem = _soft_problem(input1, input2, correlation, rest)
     found = _empty_soft(input1, problem)
     _run(SOFT_ARGMAX, problem, correlation, input1, input2, dict(zip(("dy", "dx", "log_sum"), found, strict=True)))
@@ -211,7 +211,7 @@ def _at_vjp(
 def _soft_vjp(*arguments: Any) -> tuple[Tensor, ...]:
     """Compute the gradients of the mean displacements, and of the logarithm."""
     to_dy, to_dx, to_log_sum, dy, dx, log_sum, input1, input2, needs, *given = arguments
-    correlation, rest = _split(given, SoftArguments)
+    correlation, rest = split(given, SoftArguments)
     problem = _soft_problem(input1, input2, correlation, rest)
     accumulator = _tensors.accumulator(input1.dtype)
 
@@ -267,12 +267,12 @@ def _gradients(
 
 
 def _fake_argmax(input1: Tensor, input2: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
-    correlation, rest = _split(given, BestArguments)
+    correlation, rest = split(given, BestArguments)
     return _empty_best(input1, _best_problem(input1, input2, correlation, rest), rest)
 
 
 def _fake_soft(input1: Tensor, input2: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty_soft(input1, _soft_problem(input1, input2, *_split(given, SoftArguments)))
+    return _empty_soft(input1, _soft_problem(input1, input2, *split(given, SoftArguments)))
 
 
 def _fake_at_vjp(
@@ -284,7 +284,7 @@ def _fake_at_vjp(
 
 def _fake_soft_vjp(*arguments: Any) -> tuple[Tensor, ...]:
     *_, input1, input2, needs = arguments[:9]
-    _soft_problem(input1, input2, *_split(arguments[9:], SoftArguments))
+    _soft_problem(input1, input2, *split(arguments[9:], SoftArguments))
     return _tensors.new_gradients((input1, input2), needs)
 
 
@@ -408,7 +408,7 @@ def _neighbours(channel: Tensor, around: Tensor, patch: Pair) -> Tensor:
 
 
 def _keep_argmax(ctx: Any, operands: tuple, rest: tuple, outputs: tuple) -> None:
-    ctx.given, ctx.rest = _split(rest, BestArguments)
+    ctx.given, ctx.rest = split(rest, BestArguments)
     _, channel, around = outputs
     ctx.save_for_backward(*operands, channel, around)
     ctx.mark_non_differentiable(channel)
@@ -424,7 +424,7 @@ def _backward_argmax(ctx: Any, needs: tuple[bool, bool], to_score: Tensor, _: An
 
 
 def _tangent_argmax(primals: tuple, tangents: tuple, rest: tuple) -> tuple[Tensor | None, None, Tensor | None]:
-    given, of_best = _split(rest, BestArguments)
+    given, of_best = split(rest, BestArguments)
     volume = _direction(primals, tangents, given)
     if volume is None:
         return None, None, None
@@ -473,7 +473,7 @@ def _backward_soft(ctx: Any, needs: tuple[bool, bool], *cotangents: Tensor) -> l
 
 
 def _tangent_soft(primals: tuple, tangents: tuple, rest: tuple) -> tuple[Tensor | None, ...]:
-    given, of_soft = _split(rest, SoftArguments)
+    given, of_soft = split(rest, SoftArguments)
     direction = _direction(primals, tangents, given)
     return (None, None, None) if direction is None else _Softmax(primals, given, of_soft).along(direction)
 
@@ -488,7 +488,7 @@ def _backward_soft_vjp(ctx: Any, needs: tuple[bool, ...], *cotangents: Tensor | 
     """Return the gradients of <u, c>, c the cotangent of the volume and u the volume's change along the directions."""
     *given, x1, x2 = ctx.saved_tensors
     inputs, g = (x1, x2), given[:3]
-    correlation, rest = _split(ctx.given, SoftArguments)
+    correlation, rest = split(ctx.given, SoftArguments)
     directions = _needed(cotangents, ctx.asked)
     direction = _direction(inputs, directions, correlation)
     if direction is None:
@@ -504,7 +504,7 @@ def _tangent_soft_vjp(primals: tuple, tangents: tuple, rest: tuple) -> list[Tens
     *moved, t1, t2 = tangents
     asked, *others = rest
     inputs, directions = (x1, x2), (t1, t2)
-    correlation, of_soft = _split(others, SoftArguments)
+    correlation, of_soft = split(others, SoftArguments)
     known = zip(given[:3], moved[:3], strict=True)
     tg = None if all(t is None for t in moved[:3]) else [torch.zeros_like(x) if t is None else t for x, t in known]
     softmax = _Softmax(inputs, correlation, of_soft)

@@ -34,7 +34,7 @@ def text(page):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # torch's own, of its compiler
-@pytest.mark.parametrize("page", ["README.md", "docs/migrating.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/migrating.md", "docs/export.md"])
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", text(page), re.MULTILINE | re.DOTALL)
