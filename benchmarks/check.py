@@ -2,9 +2,7 @@
 
 The acceptance cases are timed, or those of ``--cases``. A step is a row of `STEPS`: a title, and a function that yields
 findings. A step that fails is a finding itself, and the next step runs. The benchmark does not use the test suite's oracle.
-Results are compared with the ``reference`` variant, which is NumPy on the CPU and shares nothing with the kernels. In float64
-it gives the value, the sum of magnitudes and the number of terms of every sum, and from these follows the error that a sum in
-the accumulator may have.
+Results are compared with those of `cupycorr.variants.check`, on its problems.
 """
 
 from __future__ import annotations
@@ -26,27 +24,16 @@ from rich.markup import escape
 
 from cupycorr import explain, spatial_correlation_sample, spatial_correlation_sample_vjp
 from cupycorr._correlation.gpu import planner
-from cupycorr._correlation.problem import parameters, problem
 from cupycorr._cpu import workers
-from cupycorr._dtypes import ELEMENT_TYPES
 from cupycorr._gpu import compiler
 from cupycorr._gpu.device import import_cupy
+from cupycorr.variants._check import SMALL, Expected, Small, difference, expected
 
 from . import cases, cuda, report, rivals, running
 from .cases import DTYPES, TF32, array_dtype, precision
 
 TIMED = ("float32", "bfloat16", TF32)  # rivals take part in the first only
 POOL_UNIT = 512  # bytes; CuPy's pool allocates multiples of it
-
-# dtype -> the relative distance of neighbouring numbers, and the smallest number that does not count as zero
-ROUNDING = {
-    "float16": (2.0**-10, 2.0**-24),
-    "bfloat16": (2.0**-7, 2.0**-126),
-    "float32": (2.0**-23, 2.0**-126),
-    TF32: (2.0**-23, 2.0**-126),
-    "float64": (2.0**-52, 2.0**-1074),
-}
-FACTORS = {TF32: 1e-3}  # allowed error from rounding before the product, relative to the sum of magnitudes
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,42 +134,6 @@ def _failure(kernel: Any) -> str | None:
 # The definition ----------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Small:
-    """A problem that the reference computes in little time."""
-
-    shape1: tuple[int, ...]
-    keywords: dict[str, Any]
-    shape2: tuple[int, ...] | None = None
-
-    def arrays(self, dtype: str) -> tuple[np.ndarray, ...]:
-        """Return input1, input2 and a cotangent."""
-        shape2 = self.shape2 or self.shape1
-        out_shape = problem(parameters(**self.keywords), self.shape1, shape2).out_shape
-        random = np.random.default_rng(0)
-        return tuple(random.standard_normal(shape).astype(array_dtype(dtype)) for shape in (self.shape1, shape2, out_shape))
-
-
-SMALL = {
-    "one pixel": Small((1, 1, 1, 1), {}),
-    "flownetc": Small((2, 40, 10, 14), {"patch_size": 21, "dilation_patch": 2}),
-    "pwcnet": Small((1, 131, 6, 34), {"patch_size": 9}),
-    "one-sided": Small((1, 9, 4, 70), {"patch_size": (1, 33), "patch_offset": (0, -16)}),
-    "template": Small(
-        (1, 3, 5, 6), {"kernel_size": (5, 6), "patch_size": (16, 25), "patch_offset": (7, 12)}, shape2=(1, 3, 20, 30)
-    ),
-    "even patch": Small((1, 4, 9, 9), {"patch_size": (2, 4), "dilation_patch": 2}),
-    "everything": Small((2, 3, 19, 23), {"kernel_size": 3, "patch_size": 5, "stride": 2, "padding": 1, "dilation": 2}),
-    "many taps": Small((1, 1, 12, 44), {"kernel_size": (5, 16), "patch_size": (1, 3)}),
-    "windows apart": Small((1, 5, 31, 33), {"kernel_size": 2, "patch_size": 3, "stride": 7}),
-    "coprime": Small((1, 6, 25, 27), {"patch_size": 5, "stride": 2, "dilation_patch": 3}),
-    "cropped": Small((1, 6, 12, 15), {"patch_size": 3, "padding": (-2, -4)}),
-    "outside": Small((1, 6, 5, 6), {"patch_size": 3, "patch_offset": (9, -20)}),
-    "scaled": Small((1, 6, 8, 9), {"patch_size": 3, "scale": -0.125}),
-    "no channels": Small((2, 0, 8, 9), {"patch_size": 3}),
-    "empty batch": Small((0, 3, 8, 9), {"patch_size": 3}),
-    "many channels": Small((1, 700, 5, 7), {"kernel_size": (1, 2), "patch_size": 3}),
-}
 Arrays = tuple[Any, ...]
 Results = dict[str, Any]  # output and gradients by name
 
@@ -207,33 +158,10 @@ def _by_variant(small: Small, arrays: Arrays, dtype: str) -> Iterator[tuple[str,
             yield variant, results
 
 
-def _expected(small: Small, arrays: tuple[np.ndarray, ...], dtype: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the exact results and the allowed errors: a rounding, and 4 sqrt(terms) eps of the sum of magnitudes."""
-    exact = [array.astype(np.float64) for array in arrays]
-    scale = abs(small.keywords.get("scale", 1.0))
-    values = _computed(small, exact, "reference")
-    magnitudes = _computed(small, [abs(array) for array in exact], "reference", scale=scale)
-    terms = _computed(small, [np.ones_like(array) for array in exact], "reference", scale=1.0)
-    apart, smallest = ROUNDING[dtype]
-    epsilon = ROUNDING[ELEMENT_TYPES[array_dtype(dtype).name].accumulator][0]
-    sums = 2 if dtype == "float64" else 1  # in float64 the reference rounds as much as the kernels
-    rounded = {name: FACTORS.get(dtype, 0.0) + sums * 4 * np.sqrt(terms[name]) * epsilon for name in values}
-    allowed = {
-        name: np.maximum(abs(value) * apart, smallest) + rounded[name] * magnitudes[name] for name, value in values.items()
-    }
-    return {name: (value, allowed[name]) for name, value in values.items()}
-
-
-def _differences(results: Results, expected: dict[str, tuple[np.ndarray, np.ndarray]]) -> str | None:
+def _differences(results: Results, wanted: Expected) -> str | None:
     """Return what is wrong with results, None where nothing is."""
-    for name, result in results.items():
-        got, (value, allowed) = import_cupy().asnumpy(result).astype(np.float64), expected[name]
-        if got.shape != value.shape:
-            return f"{name} has shape {got.shape}, the reference {value.shape}"
-        error = (abs(got - value) / allowed).max(initial=0)
-        if not error <= 1:  # NaN is a difference
-            return f"{name} differs from the reference by {error:.3g} times the allowed error"
-    return None
+    found = (difference(name, import_cupy().asnumpy(result), wanted) for name, result in results.items())
+    return next(filter(None, found), None)
 
 
 def _changed(results: Results, others: Results) -> str | None:
@@ -247,11 +175,11 @@ def definition(options: Options) -> Iterator[Finding]:
     """Check every variant, element type and pass on the small problems, and that the next call gives the same bits."""
     for dtype in DTYPES:
         for name, small in SMALL.items():
-            arrays = small.arrays(dtype)
-            expected, there = _expected(small, arrays, dtype), tuple(map(import_cupy().asarray, arrays))
+            arrays = small.arrays(array_dtype(dtype))
+            wanted, there = expected(small, arrays, precision(dtype)), tuple(map(import_cupy().asarray, arrays))
             for variant, results in _by_variant(small, there, dtype):
                 again = _computed(small, there, variant, precision=precision(dtype))
-                wrong = _differences(results, expected) or _changed(results, again)
+                wrong = _differences(results, wanted) or _changed(results, again)
                 yield Finding(f"{name}, {dtype}, {variant}", wrong)
 
 
@@ -274,12 +202,12 @@ def orders(options: Options) -> Iterator[Finding]:
     """Check inputs in other memory orders."""
     for dtype, channels, (name, keywords) in product(DTYPES, (35, 64), ORDERED.items()):
         small = Small((2, channels, 6, 9), keywords)
-        *inputs, cotangent = small.arrays(dtype)
-        expected = _expected(small, (*inputs, cotangent), dtype)
+        *inputs, cotangent = small.arrays(array_dtype(dtype))
+        wanted = expected(small, (*inputs, cotangent), precision(dtype))
         for order, lay in ORDERS.items():
             there = (*map(lay, inputs), import_cupy().asarray(cotangent))
             for variant, results in _by_variant(small, there, dtype):
-                yield Finding(f"{order}, {name}, {channels} channels, {dtype}, {variant}", _differences(results, expected))
+                yield Finding(f"{order}, {name}, {channels} channels, {dtype}, {variant}", _differences(results, wanted))
 
 
 # Streams, graphs, memory -------------------------------------------------------------------------------------------------------
@@ -292,7 +220,7 @@ def _called() -> Iterator[tuple[str, str, Small, Arrays, Results]]:
     """Yield a name, a variant, a problem, its own arrays, and the results for them."""
     for name, dtype in CALLED:
         small = SMALL[name]
-        arrays = tuple(map(import_cupy().asarray, small.arrays(dtype)))
+        arrays = tuple(map(import_cupy().asarray, small.arrays(array_dtype(dtype))))
         for variant, results in _by_variant(small, arrays, dtype):
             yield f"{name}, {dtype}, {variant}", variant, small, tuple(array.copy() for array in arrays), results
 

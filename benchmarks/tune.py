@@ -68,10 +68,10 @@ def run(cases: Sequence[Case], dtypes: Sequence[str], passes: Sequence[str]) -> 
 def _tuned(case: Case, which: str, dtype: str, device: Device) -> Tuned:
     where = _dispatch.gpu(device.index)
     request = rivals.request(case, dtype, which, where)
-    rows = [row for row in OPERATOR.variants if row.why_not_at(where, request) is None]
+    rows = [row for row in OPERATOR.named("auto") if row.why_not_at(where, request) is None]
     plans = {row.name: row.plan(request, device) for row in rows}
     by_cost_model = min(plans, key=lambda name: plans[name].seconds)
-    workload = _dispatch.Workload(OPERATOR, request)
+    workload = _dispatch.Workload(OPERATOR, request, rows)
     tuned = Tuned(case.name, which, dtype, _tuning.seconds(workload, device, plans), by_cost_model)
     if tuned.seconds:
         _tuning.record(workload, device, tuned.fastest, tuned.seconds)

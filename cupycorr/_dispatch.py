@@ -8,7 +8,7 @@ can run, and by `explain`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -239,12 +239,21 @@ class Variant:
         Return None, or the reason why it cannot answer a request on arrays of that kind.
     plan
         Return the plan of a request that it can answer.
+    automatic
+        True if ``"auto"`` may choose it. A variant without an estimate of its time runs only where it is named.
+    without_gaps
+        True if it takes only arrays without gaps: its ``why_not`` depends on the strides of a request, not only on memory orders.
+    digest
+        Of a variant that users have registered, a text that changes when the variant does. Those of the package have none.
     """
 
     name: str
     kind: str
     why_not: WhyNot
     plan: Callable[[Request, Device | None], Plan]
+    automatic: bool = True
+    without_gaps: bool = False
+    digest: str = ""
 
     def why_not_at(self, where: Place, request: Request) -> str | None:
         """Return None, or the reason why it cannot answer a request at a place."""
@@ -299,14 +308,14 @@ class Operator:
     measured: bool = True
 
     def named(self, variant: str) -> tuple[Variant, ...]:
-        """Return the variant of that name, alone; all of them for ``"auto"``.
+        """Return the variant of that name, alone; for ``"auto"`` all of those that may be chosen.
 
         Raises
         ------
         ValueError
             There is no variant of that name.
         """
-        found = self.variants if variant == "auto" else tuple(row for row in self.variants if row.name == variant)
+        found = tuple(row for row in self.variants if (row.automatic if variant == "auto" else row.name == variant))
         if not found:
             names = ", ".join(repr(row.name) for row in self.variants)
             raise ValueError(f"variant must be 'auto' or one of {names}, got variant={variant!r}")
@@ -347,9 +356,12 @@ def choose(operator: Operator, request: Request, where: Place, variant: str = "a
 
 
 class Workload:
-    """The request that is measured in place of another: the same one on dense arrays in the same memory orders."""
+    """The request that is measured in place of another: the same one on dense arrays in the same memory orders.
 
-    def __init__(self, operator: Operator, request: Request) -> None:
+    ``rows`` are the variants that are measured. An answer holds only beside the same registered ones.
+    """
+
+    def __init__(self, operator: Operator, request: Request, rows: Iterable[Variant] = ()) -> None:
         self.operator, self.request = operator, request.dense()
         inputs = zip(with_gradients(request.problem.inputs), request.needs, strict=True)
         gradients = [str(x.gradient) for x, needed in inputs if needed and request.pass_name == VJP]
@@ -360,6 +372,7 @@ class Workload:
                 f"precision={request.precision}",
                 " and ".join(request.orders),
                 request.problem.key,
+                *(f"{row.name} {row.digest}" for row in rows if row.digest),
             )
         )
 
@@ -433,22 +446,20 @@ def _candidates(operator: Operator, request: Request, where: Place, variant: str
 
 @lru_cache(1024)
 def _planned(operator: Operator, request: Request, where: Place, variant: str) -> _Candidates:
-    if where.device is not None and request.layouts != (dense := request.dense()).layouts:
+    rows = operator.named(variant)
+    by_orders = where.device is not None and not any(row.without_gaps for row in rows)
+    if by_orders and request.layouts != (dense := request.dense()).layouts:
         # The choice is that for dense arrays: it depends on memory orders and on no stride, and only its plan is made.
         return _planned(operator, dense, where, variant).with_gaps(request)
-    rows = operator.named(variant)
-    plans = {
-        row.name: row.plan(request, where.device)
-        for row in rows
-        if row.kind == where.kind and row.why_not(request, where.device) is None
-    }
+    able = [row for row in rows if row.kind == where.kind and row.why_not(request, where.device) is None]
+    plans = {row.name: row.plan(request, where.device) for row in able}
     if not plans:
         reasons = "; ".join(f"{row.name}: {row.why_not_at(where, request)}" for row in rows)
         raise NotImplementedError(f"no variant can run this, got variant={variant!r} ({reasons})")
     best = min(plans, key=lambda name: plans[name].seconds)
     differ = any(plan != plans[best] for plan in plans.values())
     measurable = operator.measured and where.device is not None and differ
-    workload = Workload(operator, request) if measurable else None
+    workload = Workload(operator, request, able) if measurable else None
     return _Candidates(operator, request, where.device, tuple(plans), best, workload, plans)
 
 
@@ -600,6 +611,7 @@ def explain(operator: Operator, request: Request, where: Place, variant: str, *,
     candidates = _candidates(operator, request, where, variant)
     measured = _measured(candidates, where.device, measure=False)
     chosen, plan, _ = candidates.choice(measured or candidates.best)
+    (chosen_row,) = operator.named(chosen)
     work = operator.work(request)
     rates: Any = where.device or workers.peak_rates(measure=measure)
 
@@ -607,9 +619,13 @@ def explain(operator: Operator, request: Request, where: Place, variant: str, *,
         reason = row.why_not_at(where, request)
         if reason is not None:
             return reason
+        if not row.automatic:
+            return "it runs only where it is named, because it has no estimate of its time"
         if measured:
             return f"{chosen} was measured to be the fastest on this device"
-        mine, best = (each.plan(request, where.device).seconds for each in (row, operator.named(chosen)[0]))
+        if not chosen_row.automatic:
+            return f"{chosen} was named"
+        mine, best = (each.plan(request, where.device).seconds for each in (row, chosen_row))
         return f"by the cost model it takes {mine * 1e3:.3g} ms, {chosen} {best * 1e3:.3g} ms"
 
     return Explanation(

@@ -21,7 +21,7 @@ from benchmarks import __main__ as command
 from benchmarks import cases, check, cuda, device_code, host_time, memory, pixel_blocks, report, rivals, running, timing
 from benchmarks.cases import Case
 from cupycorr import spatial_correlation_sample
-from cupycorr._correlation import reference
+from cupycorr._correlation import groups, reference
 from cupycorr._correlation.variants import OPERATOR
 from cupycorr._dispatch import FORWARD
 from cupycorr._gpu import compiler, source
@@ -316,7 +316,8 @@ def test_without_a_device_the_refusal_is_one_line(monkeypatch, capsys, options):
 @pytest.fixture
 def gpu(monkeypatch, variants):
     """CuPy on NumPy arrays whose GPU variants compute the reference."""
-    rows = tuple(replace(row, plan=reference.plan) if row.kind == "cupy" else row for row in OPERATOR.variants)
+    plan = groups.on_cpu(reference.plan)
+    rows = tuple(replace(row, plan=plan) if row.kind == "cupy" else row for row in OPERATOR.variants)
     with fake_cupy.installed(monkeypatch, lambda *_: pytest.fail("a kernel was made")):
         variants(*rows)
         cupy = sys.modules["cupy"]
@@ -597,9 +598,11 @@ def test_the_check_of_a_gpu_finds_wrong_and_changing_results(gpu, variants, monk
 @pytest.mark.parametrize("name", ["everything", "scaled", pytest.param("template", marks=pytest.mark.slow)])
 def test_the_check_allows_the_error_that_the_oracle_allows(name, dtype):
     small = check.SMALL[name]
-    x1, x2, g = small.arrays(dtype)
+    x1, x2, g = small.arrays(cases.array_dtype(dtype))
     triples = oracle.forward(x1, x2, **small.keywords), *oracle.vjp(g, x1, x2, **small.keywords)
-    for (value, allowed), triple in zip(check._expected(small, (x1, x2, g), dtype).values(), triples, strict=True):
+    for (value, allowed), triple in zip(
+        check.expected(small, (x1, x2, g), cases.precision(dtype)).values(), triples, strict=True
+    ):
         assert np.allclose(value, triple[0], rtol=1e-12, atol=1e-12)
         rounded = 1e-3 * triple[1] if dtype == "tf32" else 0.0
         assert np.allclose(allowed, rounded + oracle.bound(triple, x1.dtype, "float32"), rtol=1e-12)

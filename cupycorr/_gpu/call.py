@@ -34,6 +34,7 @@ class Pointer:
         return replace(self, offset=self.offset + offset)
 
 
+Extents = int | tuple[int, int, int]  # along x, or along x, y and z
 Array = tuple[Layout, Pointer]
 NOWHERE = Pointer("nowhere")  # a null pointer, for arguments that are not used
 
@@ -45,9 +46,9 @@ class Call:
     Attributes
     ----------
     blocks
-        Blocks that there is work for; they may exceed what a grid can hold.
+        Blocks that there is work for. A single number may exceed what a grid can hold; the kernel loops over the rest.
     threads
-        Threads of a block.
+        Threads of a block. These and the blocks may have three axes: x, y and z.
     shared
         Bytes of dynamic shared memory of a block.
     """
@@ -55,9 +56,14 @@ class Call:
     kernel: Kernel
     pointers: tuple[Pointer, ...]
     scalars: tuple[np.generic, ...]
-    blocks: int
-    threads: int = THREADS
+    blocks: Extents
+    threads: Extents = THREADS
     shared: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """True if there are no blocks."""
+        return 0 in self.blocks if isinstance(self.blocks, tuple) else self.blocks == 0
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def _give_up(key: tuple[Kernel, int], entry: Future[Any]) -> None:
 def _load(kernel: Kernel, device: int) -> Any:
     architecture = devices.facts(device).architecture
     cupy = devices.import_cupy()
-    text, options = source.text(kernel.file), _options(kernel)
+    text, options = source.code(kernel), _options(kernel)
     with _as_runtime_error(kernel, architecture, options), current(device):
         return cupy.RawModule(code=text, options=options, backend="nvrtc").get_function(kernel.entry)
 
@@ -220,6 +220,6 @@ def _compiled(kernel: Kernel, architecture: str, more: tuple[str, ...], method: 
     )
     log = io.StringIO()
     with _as_runtime_error(kernel, architecture, options):
-        program = cupy.cuda.compiler._NVRTCProgram(source.text(kernel.file), f"{kernel.entry}.cu", method=method)
+        program = cupy.cuda.compiler._NVRTCProgram(source.code(kernel), f"{kernel.entry}.cu", method=method)
         code, _ = program.compile(every, log)
     return code, log.getvalue().strip("\0")

@@ -12,12 +12,15 @@ from typing import Any
 
 from . import compiler
 from . import device as devices
-from .limits import LARGEST_GRID
+from .call import Extents
+from .limits import LARGEST_GRID, LARGEST_GRID_YZ
 from .source import Kernel
 from .streams import message
 
 
-def bind(kernel: Kernel, device: int, grid: int, block: int, shared: int, scalars: Sequence[Any] = ()) -> Callable[..., None]:
+def bind(
+    kernel: Kernel, device: int, grid: Extents, block: Extents, shared: int, scalars: Sequence[Any] = ()
+) -> Callable[..., None]:
     """Compile a kernel and return a function that launches it.
 
     Parameters
@@ -46,14 +49,17 @@ def bind(kernel: Kernel, device: int, grid: int, block: int, shared: int, scalar
     ImportError, RuntimeError
         As `compiler.function`; a launch that the driver refuses is also a RuntimeError.
     """
-    if not 0 < grid <= LARGEST_GRID or block < 1:
-        raise ValueError(f"grid must lie in 1..{LARGEST_GRID} and block must be positive, got grid={grid}, block={block}")
+    blocks, threads = _three(grid), _three(block)
+    largest = (LARGEST_GRID, LARGEST_GRID_YZ, LARGEST_GRID_YZ)
+    if not all(0 < count <= most for count, most in zip(blocks, largest, strict=True)) or min(threads) < 1:
+        limits = f"1..{LARGEST_GRID} along x and in 1..{LARGEST_GRID_YZ} along y and z"
+        raise ValueError(f"grid must lie in {limits} and block must be positive, got grid={grid}, block={block}")
     loaded = compiler.function(kernel, device, shared)
     runtime = devices.import_cupy().cuda.runtime
     current, make_current = runtime.getDevice, runtime.setDevice
     with compiler.current(device):
         start = loaded.kernel  # of this device, without RawKernel's look-up
-    blocks, threads, constants = (grid, 1, 1), (block, 1, 1), _prepared(scalars)
+    constants = _prepared(scalars)
 
     def launch(arguments: tuple[Any, ...], stream: Any = None) -> None:
         if (before := current()) != device:
@@ -69,6 +75,10 @@ def bind(kernel: Kernel, device: int, grid: int, block: int, shared: int, scalar
                 make_current(before)
 
     return launch
+
+
+def _three(extents: Extents) -> tuple[int, int, int]:
+    return extents if isinstance(extents, tuple) else (extents, 1, 1)
 
 
 def _prepared(scalars: Sequence[Any]) -> tuple[Any, ...]:

@@ -7,7 +7,8 @@ WARP = 32  # threads
 SECTOR_BYTES = 32  # the smallest part of global memory that is moved
 VECTOR_BYTES = 16  # the widest access of a thread
 REGISTERS, REGISTERS_OF_A_THREAD = 65536, 255  # of a multiprocessor, and the most of a thread; they have 32 bits
-LARGEST_GRID = 2**31 - 1  # blocks of a launch; kernels loop over the blocks beyond it
+LARGEST_GRID = 2**31 - 1  # blocks of a launch along x; kernels loop over the blocks beyond it
+LARGEST_GRID_YZ = 65535  # blocks of a launch along y or z
 
 # Bounds of 32-bit integers.
 SAFE_INDEX = 2**30  # the sum of two integers below it fits into 32 bits

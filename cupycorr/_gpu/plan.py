@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._sharing import CachedProperty
-from .call import NOWHERE, Call, Pointer
+from .call import NOWHERE, Call, Extents, Pointer
 from .device import import_cupy
 from .launcher import bind
 from .limits import LARGEST_GRID
@@ -64,7 +64,7 @@ class Plan:
     @CachedProperty
     def calls(self) -> tuple[Call, ...]:
         """The calls in order, without those that have no blocks."""
-        return tuple(call for call in self.make_calls() if call.blocks)
+        return tuple(call for call in self.make_calls() if not call.is_empty)
 
     @CachedProperty
     def launches(self) -> tuple[Launch, ...]:
@@ -72,7 +72,7 @@ class Plan:
         places = {pointer: place for place, pointer in enumerate(self._different_pointers)}
         return tuple(
             Launch(
-                bind(call.kernel, self.device, min(call.blocks, LARGEST_GRID), call.threads, call.shared, call.scalars),
+                bind(call.kernel, self.device, _grid(call.blocks), call.threads, call.shared, call.scalars),
                 _taking([places[pointer] for pointer in call.pointers]),
             )
             for call in self.calls
@@ -126,6 +126,11 @@ def run(plan: Plan, addresses: Sequence[int], allocate: Callable[[int], tuple[in
     for start, own in launches:
         start(own(pointers), stream)
     del keeper  # the allocators are ordered by stream: memory may be freed after the launches are queued
+
+
+def _grid(blocks: Extents) -> Extents:
+    """Return the grid of so many blocks; a kernel with a single number of them loops over those beyond the largest grid."""
+    return blocks if isinstance(blocks, tuple) else min(blocks, LARGEST_GRID)
 
 
 def _taking(places: Sequence[int]) -> Callable[[Sequence[int]], tuple[int, ...]]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _FOLDER = "kernels_cu"
@@ -29,11 +29,14 @@ class Kernel:
         The name of the function, which is declared ``extern "C"``.
     macros
         The names of macros and their values.
+    own_text
+        The text that is compiled for a file that is not in `folder`, None for one that is.
     """
 
     file: str
     entry: str
     macros: tuple[tuple[str, str], ...] = ()
+    own_text: str | None = field(default=None, repr=False)
 
     def options(self) -> tuple[str, ...]:
         """Return the macros as compiler options: ``("-DINPUT=float", ...)``."""
@@ -56,6 +59,11 @@ def files() -> list[str]:
     return sorted(path.relative_to(folder()).as_posix() for path in folder().rglob("*.cu"))
 
 
+def code(kernel: Kernel) -> str:
+    """Return the text that is compiled for a kernel."""
+    return text(kernel.file) if kernel.own_text is None else kernel.own_text
+
+
 def text(file: str) -> str:
     """Return the text that is compiled for a file of `folder`, with the files of `folder` that it includes.
 
@@ -68,18 +76,41 @@ def text(file: str) -> str:
 def _text(place: Path, file: str) -> str:
     if not (place / file).is_file():
         raise FileNotFoundError(f"there is no CUDA kernel file {file!r} in {place}")
-    return "\n".join(_inlined(place, file, set())) + "\n"
+    return _with_includes((place / file).read_text("utf-8"), f"{_FOLDER}/{file}", {f"{_FOLDER}/": place})
 
 
-def _inlined(place: Path, file: str, seen: set[str]) -> Iterator[str]:
-    """Yield the lines of a file and of the files that it includes; the names of all of them are added to ``seen``."""
-    seen.add(file)
-    yield f'#line 1 "{_FOLDER}/{file}"'
-    for number, line in enumerate((place / file).read_text("utf-8").splitlines(), 1):
+def user_text(written: str, name: str, beside: Path | None) -> str:
+    """Return the text that is compiled for a kernel that is not in `folder`.
+
+    Parameters
+    ----------
+    written
+        The text that was written.
+    name
+        The name that error messages have.
+    beside
+        The folder whose files it may include, beside those of `folder`; None where there is none.
+    """
+    own = {} if beside is None else {"": beside}
+    return _with_includes(written, name, {**own, f"{_FOLDER}/": folder()})
+
+
+def _with_includes(written: str, shown: str, places: Mapping[str, Path]) -> str:
+    """Return a text with the files that it includes; ``places`` has folders by the prefix that their files' names have."""
+    return "\n".join(_inlined(written, shown, {shown}, places)) + "\n"
+
+
+def _inlined(written: str, shown: str, seen: set[str], places: Mapping[str, Path]) -> Iterator[str]:
+    """Yield the lines of a text and of the files that it includes; the names of these are added to ``seen``."""
+    yield f'#line 1 "{shown}"'
+    for number, line in enumerate(written.splitlines(), 1):
         found = _INCLUDE.match(line)
-        if found and (place / found[1]).is_file():
-            if found[1] not in seen:
-                yield from _inlined(place, found[1], seen)
-            yield f'#line {number + 1} "{_FOLDER}/{file}"'
+        prefix = next((each for each, place in places.items() if (place / found[1]).is_file()), None) if found else None
+        if found and prefix is not None:
+            included = f"{prefix}{found[1]}"
+            if included not in seen:
+                seen.add(included)
+                yield from _inlined((places[prefix] / found[1]).read_text("utf-8"), included, seen, places)
+            yield f'#line {number + 1} "{shown}"'
         else:
             yield "" if _ONCE.match(line) else line

@@ -199,7 +199,8 @@ class Emulator:
     order
         One of `ORDERS`. A kernel without races gives the same bits in all of them.
     text
-        Returns the source that is built for a file of kernels, as `cupycorr._gpu.source.text` does.
+        Returns the source that is built for a file of kernels, as `cupycorr._gpu.source.text` does. A kernel that has a text of
+        its own is built from that.
     steps
         Memory accesses, barriers and calls with the warp, of all threads together, after which a launch is given up.
     seconds_of_a_step
@@ -240,7 +241,8 @@ class Emulator:
         self, kernel: source.Kernel, device: int, grid: Any, block: Any, shared: int, scalars: tuple = ()
     ) -> Callable[..., None]:
         """Build a kernel and return a function that launches it, as the launcher does; devices and streams are ignored."""
-        built = _kernel(self.text(kernel.file), kernel.entry, kernel.options())
+        written = self.text(kernel.file) if kernel.own_text is None else kernel.own_text
+        built = _kernel(written, kernel.entry, kernel.options())
 
         def launch(arguments: tuple, stream: Any = None) -> None:
             self._launch(kernel, built, _extents(grid), _extents(block), shared, (*arguments, *scalars))
