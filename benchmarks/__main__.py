@@ -2,12 +2,15 @@
 
 It needs the packages of the ``test`` extra. Without torch only our own variants are timed; compiled rivals take part where they
 can be imported. On a GPU every case, element type and pass is run by default, and ``--check`` compares the GPU with the CPU.
+Variants that a user has written take part with ``--load``. ``--base`` compares this tree with another commit, and
+``python -m benchmarks compare A.json B.json`` two files.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -17,9 +20,10 @@ from typing import Any
 
 from rich.console import Console
 
+from cupycorr._correlation.variants import OPERATOR
 from cupycorr._dtypes import ELEMENT_TYPES
 
-from . import check, cuda, plot, report, rivals, running, tune
+from . import base, compare, cuda, plot, report, rivals, running, tune
 from .cases import CASES, DTYPES, PASSES, Case, array_dtype, select
 from .rivals import Contestant
 
@@ -37,6 +41,12 @@ class Device:
     dtypes: Sequence[str]
     defaults: Mapping[str, Any]  # by option
     check: Callable[[Sequence[str], Sequence[Case], float, Path | None], int] | None = None
+
+
+def _check_gpu(arguments: Sequence[str], cases: Sequence[Case], budget: float, json_file: Path | None) -> int:
+    from . import check  # needs a cupycorr that has `cupycorr.variants`, which that of `--base` may not be
+
+    return check.run(arguments, cases, budget, json_file)
 
 
 CPU = Device(
@@ -58,16 +68,24 @@ CUDA = Device(
     cuda.yardstick,
     DTYPES,
     {"cases": "all", "dtype": "all", "budget": 1.0},
-    check.run,
+    _check_gpu,
 )
 CHECK_DEFAULTS = {"cases": "acceptance"}  # with --check, instead of the device's
 DEVICES = {"cpu": CPU, "cuda": CUDA}
 ON_CUDA = ("check", "plot", "tune")  # options of a GPU only
+WITHOUT_BASE = ("check", "plot", "tune", "list")
+FOR_EACH_TREE = ("device", "cases", "passes", "variants", "rivals", "budget", "dtype")  # options that --base passes on
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 1 where a contestant's result is wrong, 2 where the command or the machine is."""
+    """Run the command line.
+
+    Return 1 where a contestant's result is wrong, or slower than before in a comparison, and 2 where the command or the machine
+    is wrong.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
+    if [*arguments[:1]] == ["compare"]:
+        return compare.main(arguments[1:])
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.device not in DEVICES:
@@ -77,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for option in ON_CUDA:
         if getattr(options, option) and device is not CUDA:
             parser.error(f"--{option} needs --device cuda, got --device {options.device}")
+    if options.base is not None:
+        return _compare_with_base(parser, options)
     for option, default in {**device.defaults, **(CHECK_DEFAULTS if options.check else {})}.items():
         if getattr(options, option) is None:
             setattr(options, option, default)
@@ -86,11 +106,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"python -m benchmarks --device {options.device}: {error}", file=sys.stderr)
         return 2
     try:
+        for source in options.load:
+            rivals.load(source)
         cases, dtypes, passes = select(options.cases), _dtypes(options.dtype, device.dtypes), _passes(options.passes)
         contestants = device.contestants()
+        _check_names(contestants)
         if options.measure_memory:
             return _print_peak(*options.measure_memory, contestants, dtypes[0])
-        chosen = _filtered(contestants, options.rivals)
+        chosen = _filtered(contestants, options.rivals, options.variants)
         _check_files(options)
     except (ValueError, ImportError) as error:
         parser.error(str(error))
@@ -113,14 +136,27 @@ def _positive(text: str) -> float:
     return value
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
 NAMES = "names with wildcards, separated by commas"
 OPTIONS: dict[str, dict[str, Any]] = {
     "--device": {"default": "cpu", "help": "where to run: 'cpu' (default) or 'cuda'"},
     "--cases": {"help": f"'acceptance' (default on a CPU and with --check), 'all' (on a GPU), or {NAMES}"},
     "--passes": {"default": ",".join(PASSES), "help": "'forward', 'vjp' or both (default)"},
+    "--variants": {"help": f"the variants to time, ours and those of --load: {NAMES}; with it, no rivals by default"},
     "--rivals": {
-        "default": "*",
         "help": f"rivals and other variants to compare with: 'none' or {NAMES} (default: *)",
+    },
+    "--load": {
+        "action": "append",
+        "default": [],
+        "metavar": "FILE",
+        "help": "run a .py file, or import a module, that registers variants by cupycorr.variants; may be repeated",
     },
     "--budget": {
         "type": _positive,
@@ -134,6 +170,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--no-memory": {"action": "store_true", "help": "do not measure peak memory, which takes a process for each number"},
     "--json": {"type": Path, "metavar": "FILE", "help": "write the numbers to this file too"},
     "--plot": {"type": Path, "metavar": "FILE", "help": "with --device cuda: draw how close each contestant comes to the bound"},
+    "--base": {
+        "metavar": "REV",
+        "help": "compare this tree with that commit: both run in turn, in processes of their own, without rivals by default",
+    },
+    "--pairs": {
+        "type": _count,
+        "default": base.PAIRS,
+        "metavar": "N",
+        "help": f"with --base: pairs of processes (default: {base.PAIRS})",
+    },
+    "--threshold": {
+        "type": compare.ratio,
+        "default": compare.THRESHOLD,
+        "metavar": "RATIO",
+        "help": f"with --base: exit with 1 if a row is slower, outside the noise, by more (default: {compare.THRESHOLD})",
+    },
     "--check": {
         "action": "store_true",
         "help": "with --device cuda: compare the GPU with the CPU, and time the acceptance cases, or those of --cases",
@@ -180,13 +232,46 @@ def _passes(text: str) -> list[str]:
     return [name for name in PASSES if name in words]
 
 
-def _filtered(contestants: Sequence[Contestant], wanted: str) -> list[Contestant]:
-    """Return the named contestants."""
+def _check_names(contestants: Sequence[Contestant]) -> None:
+    """Refuse registered variants that have the names of rivals."""
+    for name, times in Counter(c.name for c in contestants).items():
+        if times > 1:
+            raise ValueError(f"names of registered variants must not be those of rivals, got {name!r}")
+
+
+def _filtered(contestants: Sequence[Contestant], wanted: str | None, variants: str | None) -> list[Contestant]:
+    """Return the named rivals and variants. Where variants are named, no others take part."""
+    if variants is None:
+        return _matching("--rivals", "'none' or names of contestants", wanted or "*", contestants)
+    names = {row.name for row in OPERATOR.variants}
+    found = _matching("--variants", "names of variants", variants, [c for c in contestants if c.name in names])
+    others = [c for c in contestants if c.name not in names]
+    return found + (_matching("--rivals", "'none' or names of rivals", wanted, others) if wanted else [])
+
+
+def _matching(option: str, what: str, wanted: str, contestants: Sequence[Contestant]) -> list[Contestant]:
     words = wanted.split(",")
     for word in words:
         if word != "none" and not any(fnmatchcase(c.name, word) for c in contestants):
-            raise ValueError(f"--rivals must be 'none' or names of contestants (see --list), got {word!r}")
+            raise ValueError(f"{option} must be {what} (see --list), got {word!r}")
     return [c for c in contestants if any(fnmatchcase(c.name, word) for word in words)]
+
+
+def _compare_with_base(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    for option in WITHOUT_BASE:
+        if getattr(options, option):
+            parser.error(f"--{option} cannot be combined with --base")
+    options.rivals = options.rivals or "none"
+    words = [f"--{name}={value}" for name in FOR_EACH_TREE if (value := getattr(options, name)) is not None]
+    words += [f"--load={rivals.absolute(source)}" for source in options.load]
+    try:
+        _check_files(options)
+        return base.run(options.base, words, options.pairs, options.threshold, options.json)
+    except ValueError as error:
+        parser.error(str(error))
+    except RuntimeError as error:
+        print(f"python -m benchmarks --base {options.base}: {error}", file=sys.stderr)
+        return 2
 
 
 def _measure(

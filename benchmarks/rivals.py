@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -72,12 +73,50 @@ def request(case: Case, dtype: str, which: str, where: Place) -> Request:
     return made if where.device is None else made.dense()
 
 
+_loaded: list[str] = []
+
+
+def load(source: str) -> None:
+    """Load a file or a module that registers variants; processes that measure memory load it too.
+
+    Raises
+    ------
+    ValueError
+        It registers none, or an error that it raises.
+    """
+    variants = importable("cupycorr.variants")
+    if variants is None:
+        raise ValueError(
+            f"--load needs a cupycorr that has `cupycorr.variants`, got version {cupycorr.__version__}, which has none"
+        )
+    variants.load(source)
+    _loaded.append(absolute(source))
+
+
+def absolute(source: str) -> str:
+    """Return a file that registers variants by its absolute path; the name of a module stays."""
+    return str(Path(source).resolve()) if source.endswith(".py") else source
+
+
+def load_options() -> list[str]:
+    """Return the options that load the same files and modules in another process."""
+    return [word for source in _loaded for word in ("--load", source)]
+
+
+def registered() -> tuple[str, ...]:
+    """Return the names of the variants that users have registered; with ``--base``, an older package may know none."""
+    variants = importable("cupycorr.variants")
+    return () if variants is None else variants.registered()
+
+
 def _variant(
     name: str,
     where: Callable[[], Place],
     needed: Callable[[Problem, int, str], int],
     through_torch: Contestant | None = None,
 ) -> Contestant:
+    """Return a variant as a contestant. One that a user has registered is no variant of ours, so it is compared like a rival."""
+
     def why_not(case: Case, dtype: str, which: str) -> str | None:
         try:
             _dispatch.choose(OPERATOR, request(case, dtype, which, where()), where(), name)
@@ -94,7 +133,7 @@ def _variant(
         arrays = (inputs.cotangent, inputs.input1, inputs.input2)
         return lambda: cupycorr.spatial_correlation_sample_vjp(*arrays, **options)
 
-    return Contestant(name, True, why_not, needed, forward, vjp, "array", through_torch)
+    return Contestant(name, name not in registered(), why_not, needed, forward, vjp, "array", through_torch)
 
 
 def _variant_through_torch(name: str) -> Contestant:

@@ -73,7 +73,7 @@ CPU = Machine(
     lambda: None,
     memory.available,
     lambda case, contestant, which, dtype: memory.peak_in_own_process(
-        "benchmarks", ["--dtype", dtype, "--measure-memory", case.name, contestant.name, which]
+        "benchmarks", [*rivals.load_options(), "--dtype", dtype, "--measure-memory", case.name, contestant.name, which]
     ),
 )
 

@@ -20,6 +20,12 @@ settings.register_profile("suite", derandomize=True, print_blob=True, **untimed)
 settings.load_profile("suite")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--variants", metavar="FILE", help="test the variants that this file registers, in tests/test_own_variants.py"
+    )
+
+
 def has_device():
     try:
         import cupy
