@@ -7,7 +7,7 @@ sum of magnitudes and the number of terms of every sum, and from these follows t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
@@ -20,7 +20,7 @@ from .._arguments import HIGH, HIGHEST, Shape
 from .._arrays import array_module
 from .._correlation.api import spatial_correlation_sample, spatial_correlation_sample_vjp
 from .._correlation.problem import Problem, parameters, problem
-from .._dispatch import FORWARD, VJP, Place, Request, Variant
+from .._dispatch import FORWARD, VJP, Request, Variant
 from .._dtypes import ELEMENT_TYPES, element_type, named_dtype
 from .._gpu.device import count, import_cupy
 from .._gpu.layout import layout
@@ -33,6 +33,7 @@ ROUNDING = {
     "float32": (2.0**-23, 2.0**-126),
     "float64": (2.0**-52, 2.0**-1074),
 }
+SHOWN = 12  # wrong findings that a report lists
 TF32_ERROR = 1e-3  # the error from rounding both factors to TF32, relative to the sum of magnitudes
 
 Expected = dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]  # name -> the exact numbers and their allowed errors
@@ -224,7 +225,8 @@ class Report:
         reasons = Counter(each.refused for each in self.findings if each.refused is not None)
         refused = sum(reasons.values())
         lines = [f"{self.variant}: {len(self.right)} right, {len(self.wrong)} wrong, {refused} refused"]
-        lines += [f"wrong: {each.what}: {each.wrong}" for each in self.wrong]
+        lines += [f"wrong: {each.what}: {each.wrong}" for each in self.wrong[:SHOWN]]
+        lines += [f"... {len(self.wrong) - SHOWN} more wrong"] if len(self.wrong) > SHOWN else []
         lines += [f"refused {times} times: {reason}" for reason, times in reasons.most_common()]
         if not self.right and not self.wrong:
             lines.append(f"{self.variant} refuses every problem of the table, so that nothing is known of it")
@@ -307,6 +309,14 @@ def _wanted(small: str, dtype: np.dtype[Any], precision: str) -> Expected:
 
 
 def _finding(row: Variant, trial: _Trial) -> Finding:
+    """Return the result of a trial. Any error of the variant is a finding; after some, a device refuses everything."""
+    try:
+        return _compared(row, trial)
+    except Exception as error:
+        return Finding(str(trial), wrong=f"{type(error).__name__}: {error}")
+
+
+def _compared(row: Variant, trial: _Trial) -> Finding:
     """Run a variant on a problem, unless it refuses, and compare the results with the definition."""
     small, lay = SMALL[trial.small], LAYOUTS[trial.order]
     input1, input2, cotangent = (_placed(array, row.kind) for array in small.arrays(trial.dtype))
@@ -317,7 +327,11 @@ def _finding(row: Variant, trial: _Trial) -> Finding:
     reason = row.why_not_at(where, request)
     if reason is not None:
         return Finding(str(trial), refused=reason)
-    return Finding(str(trial), wrong=_wrong(row, request, where, named, _wanted(trial.small, trial.dtype, trial.precision)))
+    row.plan(request, where.device).run(named)
+    results = {part: _back(named[name]) for part, name in _RESULTS[trial.pass_name].items()}
+    wanted = _wanted(trial.small, trial.dtype, trial.precision)
+    differences = (difference(part, got, wanted) for part, got in results.items())
+    return Finding(str(trial), wrong=next(filter(None, differences), None))
 
 
 def _dtypes() -> Iterator[tuple[np.dtype[Any], str]]:
@@ -341,16 +355,6 @@ def _arrays(pass_name: str, input1: Any, input2: Any, cotangent: Any) -> dict[st
         return {**inputs, "out": xp.full_like(cotangent, np.nan)}
     gradients = {f"gradient{number}": xp.full(x.shape, np.nan, x.dtype) for number, x in enumerate((input1, input2), 1)}
     return {"cotangent": cotangent, **inputs, **gradients}
-
-
-def _wrong(row: Variant, request: Request, where: Place, named: Mapping[str, Any], wanted: Expected) -> str | None:
-    """Return what is wrong with the results of a request, None where nothing is. Any error of the variant is a finding."""
-    try:
-        row.plan(request, where.device).run(named)
-        results = {part: _back(named[name]) for part, name in _RESULTS[request.pass_name].items()}
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return next(filter(None, (difference(part, got, wanted) for part, got in results.items())), None)
 
 
 def _back(array: Any) -> np.ndarray[Any, Any]:
