@@ -72,12 +72,9 @@ def _checked_out(revision: str) -> Iterator[Tree]:
     """Give a temporary checkout of a commit."""
     commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if commit.returncode:
-        where = (
-            "of this repository"
-            if _git("rev-parse", "--git-dir").returncode == 0
-            else f", and {ROOT.name} must be a git checkout"
-        )
-        raise ValueError(f"--base must be a commit {where}, got {revision!r}")
+        is_checkout = _git("rev-parse", "--git-dir").returncode == 0
+        wanted = "a commit of this repository" if is_checkout else "a commit, and the benchmark must be in a git checkout"
+        raise ValueError(f"--base must be {wanted}, got {revision!r}")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "base"
         done = _git("worktree", "add", "--detach", str(place), commit.stdout.strip())

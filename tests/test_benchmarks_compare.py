@@ -233,7 +233,7 @@ def test_a_command_that_cannot_be_is_refused_before_anything_runs(repository, me
 def test_a_folder_that_is_no_checkout_has_no_base(tmp_path, monkeypatch):
     monkeypatch.setattr(base, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    with pytest.raises(ValueError, match="must be a git checkout, got 'HEAD'"):
+    with pytest.raises(ValueError, match="must be in a git checkout, got 'HEAD'"):
         base.run("HEAD", [], 1, 1.1, None)
 
 

@@ -4,6 +4,7 @@ The refusals are here too. That the example computes the oracle's numbers is tes
 """
 
 import re
+import runpy
 import sys
 from contextlib import contextmanager
 from functools import partial
@@ -19,9 +20,9 @@ from fake_cupy import FACTS, on_cupy
 from own_variants import EXAMPLE, as_before
 
 import cupycorr
+from cupycorr import _tuning, variants
 from cupycorr import spatial_correlation_sample as correlation
 from cupycorr import spatial_correlation_sample_vjp as correlation_vjp
-from cupycorr import variants
 from cupycorr._correlation import reference
 from cupycorr._correlation.problem import parameters, problem
 from cupycorr._correlation.variants import OPERATOR
@@ -184,7 +185,7 @@ def test_launches_run_one_after_the_other_and_share_a_workspace(monkeypatch):
     def launch(p):
         scalars = [np.int32(3), np.float32(1)]
         first = Launch(5, 32, scalars, {"WIDE": 32}, pointers=["input1", ("workspace", 8)])
-        return [first, Launch(0, 32), fill(p, pointers=["workspace", "out"])]
+        return [first, Launch(0, 32), Launch((3, 0, 1), 32), fill(p, pointers=["workspace", "out"])]
 
     variants.register("mine", forward=Kernel(FILL, launch, entry="fill"), workspace=lambda p: 28)
     with launched_by(monkeypatch, emulator := Emulator()):
@@ -272,6 +273,20 @@ def test_auto_leaves_arrays_with_gaps_to_variants_that_take_them():
     x1, x2, out = request.layouts
     gaps = request._replace(layouts=(type(x1)(x1.dtype, x1.shape, tuple(2 * stride for stride in x1.strides)), x2, out))
     assert choose(OPERATOR, gaps, ON_GPU).variant == ours
+
+
+def test_only_kernels_with_an_estimate_are_measured(monkeypatch):
+    measured = []
+    monkeypatch.setenv("CUPYCORR_AUTOTUNE", "1")
+    monkeypatch.setattr(_tuning, "known", lambda workload, device: None)
+    monkeypatch.setattr(_tuning, "measure", lambda workload, device, plans: measured.append(set(plans)))
+    request = Request(FORWARD, problem(parameters(patch_size=(1, 3)), X1.shape, X2.shape), "float32", "float32").dense()
+    register_fill("unknown")
+    variants.register("estimated", forward=Kernel(FILL, fill, entry="fill"), seconds=lambda p: 1.0)
+    choose(OPERATOR, request, ON_GPU)
+    (names,) = measured
+    assert "estimated" in names
+    assert "unknown" not in names
 
 
 def test_measured_answers_hold_for_one_text_of_a_kernel():
@@ -488,6 +503,13 @@ def test_the_check_finds_a_gradient_that_is_wrong():
     assert found["even patch, float32, vjp"].startswith("g1 differs")
 
 
+def test_the_check_finds_elements_that_are_not_written_also_where_they_should_be_0():
+    variants.register("mine", forward=nothing, vjp=lambda *arguments: None, why_not=quick)
+    found = {each.what: each.wrong for each in variants.check("mine").wrong}
+    for which in ("forward", "vjp"):
+        assert "nan instead of 0" in found[f"outside, float32, {which}"]
+
+
 def test_a_variant_that_refuses_everything_does_not_pass():
     variants.register("mine", forward=defined, why_not=lambda p: "never")
     report = variants.check("mine")
@@ -584,6 +606,28 @@ def test_the_example_needs_at_most_30_lines_for_a_variant():
     lines = EXAMPLE.read_text().splitlines()
     (registered,) = (number for number, line in enumerate(lines, 1) if line.startswith('variants.register("mine",'))
     assert registered <= 30
+
+
+def test_the_page_shows_the_code_of_the_example():
+    page = (EXAMPLE.parents[1] / "variants.md").read_text()
+    blocks = re.findall(r"^```(?:python|cuda)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    code = EXAMPLE.with_suffix(".cu").read_text() + EXAMPLE.read_text()
+    assert all(block.removesuffix("    ...\n") in code for block in blocks)
+
+
+@pytest.mark.parametrize("kind", ["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
+def test_the_example_checks_explains_and_draws(kind, monkeypatch, tmp_path, capsys):
+    if kind == "numpy":
+        monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    printed = capsys.readouterr().out
+    name = {"numpy": "mine-numpy", "cupy": "mine"}[kind]
+    assert re.search(rf"^{name}: \d+ right, 0 wrong, ", printed, re.MULTILINE)
+    assert f"runs       {name}: the registered kernel" in printed or f"runs       {name}: a registered function" in printed
+    assert ("The kernel cannot run here" in printed) == (kind == "numpy")
+    assert (tmp_path / "own_variant.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_kernel_of_the_example_is_chosen_by_name_with_its_grid():

@@ -1,6 +1,7 @@
 """Source, compilation, launches and properties of devices, without a GPU: on a fake CuPy, and by NVRTC where it is installed."""
 
 import configparser
+import re
 import sys
 import threading
 import uuid
@@ -334,6 +335,12 @@ def test_a_launch_passes_on_grid_block_shared_memory_pointers_and_scalars(cupy):
     assert cupy.launches == [launched]
 
 
+def test_a_grid_and_its_blocks_may_have_three_axes(cupy):
+    launcher.bind(KERNEL, 0, (10, 65535, 3), (8, 4, 2), 0)(())
+    ((_, _, _, grid, block, _, _),) = cupy.launches
+    assert (grid, block) == ((10, 65535, 3), (8, 4, 2))
+
+
 def test_a_launch_may_ask_for_more_than_48_kib_of_shared_memory(cupy):
     launch, other = launcher.bind(KERNEL, 1, 1, 32, 200_000), launcher.bind(KERNEL, 1, 1, 32, 100_000)
     other(())
@@ -424,9 +431,11 @@ def test_other_errors_of_a_stream_are_passed_on(cupy, monkeypatch):
         plan.allocate_from_cupy(1024)
 
 
-@pytest.mark.parametrize(("grid", "block"), [(0, 32), (-1, 32), (2**31, 32), (1, 0)])
+@pytest.mark.parametrize(
+    ("grid", "block"), [(0, 32), (-1, 32), (2**31, 32), (1, 0), ((1, 65536, 1), 32), ((1, 1, 0), 32), (1, (8, 0, 1))]
+)
 def test_what_cupy_would_launch_as_something_else_is_refused(cupy, grid, block):
-    with pytest.raises(ValueError, match=f"grid={grid}, block={block}"):
+    with pytest.raises(ValueError, match=re.escape(f"grid={grid}, block={block}")):
         launcher.bind(KERNEL, 0, grid, block, 0)
     assert cupy.modules == []
 
