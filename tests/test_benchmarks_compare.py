@@ -10,7 +10,7 @@ from own_variants import EXAMPLE, as_before
 from waiting import STUCK
 
 from benchmarks import __main__ as command
-from benchmarks import base, compare, rivals
+from benchmarks import base, compare, cuda, rivals
 from benchmarks.memory import ROOT
 
 DEVICE = {"model": "a CPU in a test", "cores_used": 2, "cores": 2}
@@ -291,6 +291,21 @@ def test_the_variant_of_the_example_is_in_the_table_beside_ours(loaded, tmp_path
     assert "needs a CuPy array" in found["forward", "mine"]["reason"]
     assert "it has no gradients" in found["vjp", "mine-numpy"]["reason"]
     assert "mine-numpy" in capsys.readouterr().out
+
+
+@pytest.mark.gpu
+def test_the_kernel_of_the_example_is_in_the_table_of_a_gpu(loaded, tmp_path, monkeypatch):
+    """Run the benchmark of a device through CuPy, with small products and copies."""
+    monkeypatch.setattr(cuda, "MATRIX", {name: (dtype, 64) for name, (dtype, _) in cuda.MATRIX.items()})
+    monkeypatch.setattr(cuda, "COPIED", 2**20)
+    file = tmp_path / "results.json"
+    options = ["--device", "cuda", "--load", str(EXAMPLE), "--variants", "mine,tiled", "--cases", "pwcnet-L6-sintel"]
+    options += ["--dtype", "float32", "--passes", "forward", "--budget", "0.01", "--json", str(file)]
+    assert command.main(options) == 0
+    found = {row["contestant"]: row for row in json.loads(file.read_text())["rows"]}
+    assert {"mine", "tiled"} <= found.keys()
+    assert found["mine"]["runs_s"]
+    assert found["mine"]["share_of_bound"] > 0
 
 
 def test_a_wrong_variant_is_named_and_not_timed(loaded, tmp_path, capsys):
