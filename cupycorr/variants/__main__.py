@@ -13,17 +13,28 @@ _ABOUT = "Compare variants that you have written with the definition of the oper
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 1 where a variant is wrong, 2 where the command or the machine is."""
+    """Run the command line; return 1 where a variant is wrong, 2 where one cannot be checked."""
     options = _parser().parse_args(arguments)
     try:
         found = [name for source in options.load for name in load(source)]
-        reports = [check(name) for name in options.names or found]
+    except ValueError as error:
+        return _refuse(error)
+    return max(map(_check, options.names or found))
+
+
+def _check(name: str) -> int:
+    """Print the report of a variant; return 0 where it passed, 1 where it is wrong, 2 where it cannot be checked."""
+    try:
+        report = check(name)
     except (ValueError, ImportError, RuntimeError) as error:
-        print(f"python -m cupycorr.variants: {error}", file=sys.stderr)
-        return REFUSED
-    for report in reports:
-        print(report)
-    return 0 if all(report.passed for report in reports) else 1
+        return _refuse(f"{name} cannot be checked: {error}")
+    print(report)
+    return 0 if report.passed else 1
+
+
+def _refuse(message: object) -> int:
+    print(f"python -m cupycorr.variants: {message}", file=sys.stderr)
+    return REFUSED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ ROUNDING = {
     "float32": (2.0**-23, 2.0**-126),
     "float64": (2.0**-52, 2.0**-1074),
 }
-SHOWN = 12  # wrong findings that a report lists
+SHOWN = 12  # messages of wrong findings that a report has
 TF32_ERROR = 1e-3  # the error from rounding both factors to TF32, relative to the sum of magnitudes
 
 Expected = dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]  # name -> the exact numbers and their allowed errors
@@ -223,10 +223,13 @@ class Report:
 
     def __str__(self) -> str:
         reasons = Counter(each.refused for each in self.findings if each.refused is not None)
-        refused = sum(reasons.values())
-        lines = [f"{self.variant}: {len(self.right)} right, {len(self.wrong)} wrong, {refused} refused"]
-        lines += [f"wrong: {each.what}: {each.wrong}" for each in self.wrong[:SHOWN]]
-        lines += [f"... {len(self.wrong) - SHOWN} more wrong"] if len(self.wrong) > SHOWN else []
+        wrong: dict[str | None, list[str]] = {}
+        for each in self.wrong:
+            wrong.setdefault(each.wrong, []).append(each.what)
+        lines = [f"{self.variant}: {len(self.right)} right, {len(self.wrong)} wrong, {sum(reasons.values())} refused"]
+        for message, (first, *others) in list(wrong.items())[:SHOWN]:
+            lines.append(f"wrong: {first}{f' and {len(others)} others' if others else ''}: {message}")
+        lines += [f"... {len(wrong) - SHOWN} more messages"] if len(wrong) > SHOWN else []
         lines += [f"refused {times} times: {reason}" for reason, times in reasons.most_common()]
         if not self.right and not self.wrong:
             lines.append(f"{self.variant} refuses every problem of the table, so that nothing is known of it")
@@ -279,7 +282,15 @@ def check(name: str) -> Report:
     row = row_of(name)
     if row.kind == "cupy":
         count()
-    return Report(name, tuple(_finding(row, trial) for trial in _trials()))
+    findings: list[Finding] = []
+    for trial in _trials():
+        findings.append(found := _finding(row, trial))
+        if found.wrong is not None and not _is_usable(row.kind):
+            findings[-1] = replace(
+                found, wrong=f"{found.wrong}; the device cannot be used after this error, and the check ends here"
+            )
+            break
+    return Report(name, tuple(findings))
 
 
 class _Trial(NamedTuple):
@@ -309,7 +320,7 @@ def _wanted(small: str, dtype: np.dtype[Any], precision: str) -> Expected:
 
 
 def _finding(row: Variant, trial: _Trial) -> Finding:
-    """Return the result of a trial. Any error of the variant is a finding; after some, a device refuses everything."""
+    """Return the result of a trial; any error of the variant is a finding."""
     try:
         return _compared(row, trial)
     except Exception as error:
@@ -355,6 +366,17 @@ def _arrays(pass_name: str, input1: Any, input2: Any, cotangent: Any) -> dict[st
         return {**inputs, "out": xp.full_like(cotangent, np.nan)}
     gradients = {f"gradient{number}": xp.full(x.shape, np.nan, x.dtype) for number, x in enumerate((input1, input2), 1)}
     return {"cotangent": cotangent, **inputs, **gradients}
+
+
+def _is_usable(kind: str) -> bool:
+    """Return whether the device of the variant still runs kernels: after some errors it refuses everything."""
+    if kind != "cupy":
+        return True
+    try:
+        import_cupy().cuda.get_current_stream().synchronize()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _back(array: Any) -> np.ndarray[Any, Any]:
