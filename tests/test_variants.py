@@ -667,3 +667,15 @@ def test_the_kernel_of_the_example_is_chosen_by_name_with_its_grid():
     request = Request(FORWARD, problem(parameters(patch_size=9), (2, 8, 5, 6), (2, 8, 5, 6)), "float32", "float32").dense()
     (call,) = choose(OPERATOR, request, Place("cupy", BUSY), "mine").plan.calls
     assert (call.blocks, call.threads, call.kernel.macros) == (-(-2 * 9 * 5 * 6 // 128), 128, (("PATCH", "9"),))
+
+
+@nvrtc.needed
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
+def test_the_kernel_of_the_example_compiles_without_warnings_or_spills(architecture):
+    variants.load(EXAMPLE)
+    request = Request(FORWARD, problem(parameters(patch_size=9), (2, 8, 5, 6), (2, 8, 5, 6)), "float32", "float32").dense()
+    (call,) = choose(OPERATOR, request, ON_GPU, "mine").plan.calls
+    _, log = compiler.cubin(call.kernel, architecture, "--ptxas-options=-v")
+    told = "\n".join(line for line in log.splitlines() if "deprecated" not in line)
+    assert "Used" in told
+    assert not re.search(r"warning|error|[1-9]\d* bytes (stack|spill)", told), log

@@ -184,6 +184,10 @@ class Finding:
         What is wrong, None where nothing is.
     refused : str or None
         The reason why the variant does not compute it, None where it does.
+
+    See Also
+    --------
+    check : Returns a report with findings, and has an example.
     """
 
     what: str
@@ -201,6 +205,10 @@ class Report:
         The name of the variant.
     findings : tuple of Finding
         One for each problem, dtype, layout and pass of the table.
+
+    See Also
+    --------
+    check : Returns a report, and has an example.
     """
 
     variant: str

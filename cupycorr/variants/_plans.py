@@ -27,7 +27,7 @@ PARAMETERS = {"forward": ("input1", "input2", "out"), "vjp": ("cotangent", "inpu
 class Launch:
     """A launch of a kernel.
 
-    Attributes
+    Parameters
     ----------
     blocks : int or (int, int, int)
         The blocks of the grid along x, or along x, y and z. A launch without blocks is left out.
@@ -49,6 +49,13 @@ class Launch:
     See Also
     --------
     Kernel : The file and the function that returns launches.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cupycorr import variants
+    >>> variants.Launch((8, 4, 1), 128, [np.int32(7)], {"PATCH": 9}).threads
+    128
     """
 
     blocks: Extents
@@ -137,46 +144,51 @@ class Kernel:
     def __repr__(self) -> str:
         return f"Kernel({self.file!r}, entry={self.entry!r})"
 
-    def calls(self, problem: Problem, arrays: Mapping[str, Any]) -> Iterator[Call]:
-        """Yield the calls of a problem; ``arrays`` has the names of the arrays that there are."""
-        returned = self.launch(problem)
-        launches = [returned] if isinstance(returned, Launch) else returned
-        if not isinstance(launches, Sequence) or not all(isinstance(each, Launch) for each in launches):
-            raise TypeError(f"launch of {self.file} must return a Launch or a sequence of them, got {shown(returned)}")
-        for each in launches:
-            yield self._call(each, PARAMETERS[problem.pass_name], arrays)
 
-    def _call(self, launch: Launch, names: Sequence[str], arrays: Mapping[str, Any]) -> Call:
-        macros = tuple((name, str(value)) for name, value in (launch.macros or {}).items())
-        pointers = names if launch.pointers is None else launch.pointers
-        return Call(
-            source.Kernel(self.file, launch.entry or self.entry, macros, self.text),
-            tuple(self._pointer(each, (*names, WORKSPACE), arrays) for each in pointers),
-            tuple(map(self._scalar, launch.scalars)),
-            self._extents("blocks", launch.blocks, 0),
-            self._extents("threads", launch.threads, 1),
-            at_least(0, "shared", launch.shared),
-        )
+def _calls(kernel: Kernel, problem: Problem, arrays: Mapping[str, Any]) -> Iterator[Call]:
+    """Yield the calls of a problem; ``arrays`` has the names of the arrays that there are."""
+    returned = kernel.launch(problem)
+    launches = [returned] if isinstance(returned, Launch) else returned
+    if not isinstance(launches, Sequence) or not all(isinstance(each, Launch) for each in launches):
+        raise TypeError(f"launch of {kernel.file} must return a Launch or a sequence of them, got {shown(returned)}")
+    for each in launches:
+        yield _call(kernel, each, PARAMETERS[problem.pass_name], arrays)
 
-    def _pointer(self, given: Any, names: Sequence[str], arrays: Mapping[str, Any]) -> Pointer:
-        name, offset = given if isinstance(given, tuple) and len(given) == 2 else (given, 0)
-        if name not in names or not isinstance(offset, int):
-            raise ValueError(f"pointers of a launch of {self.file} must be of {', '.join(names)}, got {shown(given)}")
-        return Pointer(name, offset) if name in arrays or name == WORKSPACE else NOWHERE
 
-    def _scalar(self, value: Any) -> np.generic:
-        if not isinstance(value, np.generic):
-            raise TypeError(f"scalars of a launch of {self.file} must be NumPy scalars, such as np.int32(5), got {shown(value)}")
-        return value
+def _call(kernel: Kernel, launch: Launch, names: Sequence[str], arrays: Mapping[str, Any]) -> Call:
+    macros = tuple((name, str(value)) for name, value in (launch.macros or {}).items())
+    pointers = names if launch.pointers is None else launch.pointers
+    return Call(
+        source.Kernel(kernel.file, launch.entry or kernel.entry, macros, kernel.text),
+        tuple(_pointer(kernel.file, each, (*names, WORKSPACE), arrays) for each in pointers),
+        tuple(_scalar(kernel.file, each) for each in launch.scalars),
+        _extents(kernel.file, "blocks", launch.blocks, 0),
+        _extents(kernel.file, "threads", launch.threads, 1),
+        at_least(0, "shared", launch.shared),
+    )
 
-    def _extents(self, name: str, given: Any, least: int) -> Extents:
-        counts = given if isinstance(given, tuple) else (given,)
-        whole = all(isinstance(each, (int, np.integer)) and not isinstance(each, bool) and each >= least for each in counts)
-        if not whole or len(counts) not in (1, 3):
-            what = f"{name} of a launch of {self.file} must be an int of at least {least} or three of them"
-            raise ValueError(f"{what}, got {name}={shown(given)}")
-        x, y, z = (*map(int, counts), 1, 1)[:3]
-        return (x, y, z) if isinstance(given, tuple) else x
+
+def _pointer(file: str, given: Any, names: Sequence[str], arrays: Mapping[str, Any]) -> Pointer:
+    name, offset = given if isinstance(given, tuple) and len(given) == 2 else (given, 0)
+    if name not in names or not isinstance(offset, int):
+        raise ValueError(f"pointers of a launch of {file} must be of {', '.join(names)}, got {shown(given)}")
+    return Pointer(name, offset) if name in arrays or name == WORKSPACE else NOWHERE
+
+
+def _scalar(file: str, value: Any) -> np.generic:
+    if not isinstance(value, np.generic):
+        raise TypeError(f"scalars of a launch of {file} must be NumPy scalars, such as np.int32(5), got {shown(value)}")
+    return value
+
+
+def _extents(file: str, name: str, given: Any, least: int) -> Extents:
+    counts = given if isinstance(given, tuple) else (given,)
+    whole = all(isinstance(each, (int, np.integer)) and not isinstance(each, bool) and each >= least for each in counts)
+    if not whole or len(counts) not in (1, 3):
+        what = f"{name} of a launch of {file} must be an int of at least {least} or three of them"
+        raise ValueError(f"{what}, got {name}={shown(given)}")
+    x, y, z = (*map(int, counts), 1, 1)[:3]
+    return (x, y, z) if isinstance(given, tuple) else x
 
 
 def check_function(name: str, function: Any, parameters: Sequence[str]) -> None:
@@ -221,4 +233,4 @@ def kernel_plan(name: str, kernel: Kernel, request: Request, device: Device, sec
     sizes = {array: layout.itemsize for array, layout in named if layout is not None}
     problem = problem_of(request, device)
     description = f"the registered kernel {kernel.entry} of {kernel.file}"
-    return GpuPlan(name, description, seconds, workspace, lambda: kernel.calls(problem, sizes), device.index, sizes)
+    return GpuPlan(name, description, seconds, workspace, lambda: _calls(kernel, problem, sizes), device.index, sizes)

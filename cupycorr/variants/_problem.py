@@ -47,6 +47,18 @@ class Problem:
     See Also
     --------
     register : The functions that are given a problem.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cupycorr
+    >>> def why_not(problem):
+    ...     return f"search {problem.displacements} in {problem.size2}"
+    >>> cupycorr.variants.register("refusing", forward=lambda problem, x1, x2, out: None, why_not=why_not)
+    >>> x = np.zeros((1, 3, 4, 5), np.float32)
+    >>> cupycorr.explain(x, x, patch_size=(1, 4), dilation_patch=2).reasons["refusing"]
+    'search (range(0, 2, 2), range(-2, 6, 2)) in (4, 5)'
+    >>> cupycorr.variants.unregister("refusing")
     """
 
     pass_name: str

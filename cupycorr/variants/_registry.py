@@ -137,6 +137,16 @@ def unregister(name: str) -> None:
     See Also
     --------
     register : Adds a variant.
+
+    Examples
+    --------
+    >>> import cupycorr
+    >>> cupycorr.variants.register("zeros", forward=lambda problem, input1, input2, out: out.fill(0))
+    >>> cupycorr.variants.registered()
+    ('zeros',)
+    >>> cupycorr.variants.unregister("zeros")
+    >>> cupycorr.variants.registered()
+    ()
     """
     with _lock:
         if name not in registered():
@@ -155,6 +165,16 @@ def registered() -> tuple[str, ...]:
     See Also
     --------
     register : Adds a variant.
+
+    Examples
+    --------
+    >>> import cupycorr
+    >>> cupycorr.variants.register("zeros", forward=lambda problem, input1, input2, out: out.fill(0))
+    >>> cupycorr.variants.registered()
+    ('zeros',)
+    >>> cupycorr.variants.unregister("zeros")
+    >>> cupycorr.variants.registered()
+    ()
     """
     return tuple(row.name for row in OPERATOR.variants if row.digest)
 
@@ -199,6 +219,18 @@ def load(source: str | Path) -> tuple[str, ...]:
     See Also
     --------
     register : Called by the file.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import cupycorr
+    >>> written = "import cupycorr; cupycorr.variants.register('zeros', forward=lambda problem, x1, x2, out: out.fill(0))"
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "own.py")
+    ...     _ = file.write_text(written)
+    ...     cupycorr.variants.load(file)
+    ('zeros',)
+    >>> cupycorr.variants.unregister("zeros")
     """
     before, given = OPERATOR.variants, str(source)
     try:
