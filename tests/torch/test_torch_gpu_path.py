@@ -14,6 +14,7 @@ import oracle
 import pytest
 import torch
 from cases import DTYPES, GPU_VARIANTS
+from own_variants import EXAMPLE, registered, rows_of
 from posing import new_stream
 from tensors import array, tensor
 
@@ -56,6 +57,16 @@ def test_tensors_in_tensors_out_with_the_oracles_values(gpu, variant, case):
     entries = {entry for entry, _ in gpu.launched()}
     assert variant == "auto" or ("box_filter" in entries) == (variant not in ("direct", "mma"))
     assert ({"forward_mma", "gradient_mma"} <= entries) == (variant == "mma")
+
+
+def test_a_users_kernel_takes_tensors_and_is_launched_again_for_the_same_call(gpu):
+    case = cases.same((2, 5, 9, 11), patch_size=(3, 4))
+    x1, x2, _ = case.arrays()
+    with registered(*rows_of(EXAMPLE)):
+        for _ in range(2):
+            out = _forward(tensor(x1), tensor(x2), *given(case, variant="mine"))
+            oracle.assert_close(array(out), oracle.forward(x1, x2, **case.parameters))
+    assert [entry for entry, _ in gpu.launched()] == ["own_variant", "own_variant"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
