@@ -1,6 +1,6 @@
 """Spatial correlation (the cost volume of optical flow, stereo, tracking and PIV) with nothing to build."""
 
-from . import variants
+from . import variants as variants
 from ._correlation.api import explain, spatial_correlation_sample, spatial_correlation_sample_vjp
 from ._lookup.api import correlation_lookup, correlation_lookup_vjp, explain_lookup
 from ._matching.api import correlation_argmax, correlation_soft_argmax, explain_argmax, explain_soft_argmax
@@ -32,7 +32,6 @@ __all__ = [
     "spatial_correlation_sample",
     "spatial_correlation_sample_vjp",
     "to_channels",
-    "variants",
     "volume_lookup",
     "volume_lookup_vjp",
 ]

@@ -1,7 +1,9 @@
 """Compare a CUDA kernel of your own, and the same in NumPy, with the variants of cupycorr.
 
-pip install "cupycorr[demo]"
-python own_variant.py
+The kernel is in own_variant.cu. Without a GPU, only the NumPy function runs.
+
+    pip install "cupycorr[demo]"
+    python own_variant.py
 """
 
 from functools import partial

@@ -9,7 +9,7 @@ validate = pytest.importorskip("numpydoc.validate").validate
 pytest.importorskip("torch")
 pytest.importorskip("dask")
 
-MODULES = ("cupycorr", "cupycorr.compat", "cupycorr.dask", "cupycorr.torch")
+MODULES = ("cupycorr", "cupycorr.compat", "cupycorr.dask", "cupycorr.torch", "cupycorr.variants")
 # The checks that do not fit, and why.
 OFF = {
     "ES01": "a summary of one line may say everything",
@@ -21,7 +21,15 @@ OFF_FOR_MEMBERS = OFF | {
     "SA01": "the class refers to other objects",
 }
 OFF_FOR_RESULTS = OFF | {"PR01": "only the package makes these objects, whose fields are attributes"}
-RESULTS = {"cupycorr.BestDisplacement", "cupycorr.Displacement", "cupycorr.Match", "cupycorr.MeanDisplacement"}
+RESULTS = {
+    "cupycorr.BestDisplacement",
+    "cupycorr.Displacement",
+    "cupycorr.Match",
+    "cupycorr.MeanDisplacement",
+    "cupycorr.variants.Finding",
+    "cupycorr.variants.Problem",
+    "cupycorr.variants.Report",
+}
 
 
 def public():

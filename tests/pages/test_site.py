@@ -128,7 +128,7 @@ def test_the_search_box_finds_a_function_in_the_reference(page, address):
 
 
 def test_every_public_object_is_in_the_reference_once():
-    modules = ("cupycorr", "cupycorr.compat", "cupycorr.dask", "cupycorr.torch")
+    modules = ("cupycorr", "cupycorr.compat", "cupycorr.dask", "cupycorr.torch", "cupycorr.variants")
     public = {f"{name}.{each}" for name in modules for each in importlib.import_module(name).__all__}
     pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.md"))
     listed = re.findall(r"^::: (.*)$", pages, re.MULTILINE)
@@ -136,7 +136,7 @@ def test_every_public_object_is_in_the_reference_once():
     assert public <= set(listed)
 
 
-@pytest.mark.parametrize("wanted", ["install.md", "migrating.md", "benchmarks.md", "tutorials/variants.md"])
+@pytest.mark.parametrize("wanted", ["install.md", "migrating.md", "benchmarks.md", "tutorials/variants.md", "variants.md"])
 def test_what_a_new_user_looks_for_is_at_most_three_clicks_in_the_text_from_the_front_page(wanted):
     docs = ROOT / "docs"
     clicks, waiting = {docs / "index.md": 0}, deque([docs / "index.md"])
