@@ -153,9 +153,12 @@ def measured(*names: str) -> str:
 OPERATOR = ("cpu-acceptance", "cpu-windows")
 TITLES = {
     "flownetc-headline": "FlowNetC (4,256,48,64), P 21, e 2",
+    "pwcnet-L6-sintel": "PWC-Net (1,196,7,16), P 9",
     "pwcnet-L4-sintel": "PWC-Net (1,96,28,64), P 9",
     "pwcnet-L2-384x1024": "PWC-Net (1,32,96,256), P 9",
+    "liteflownet-L5-sintel": "LiteFlowNet (1,128,28,64), P 7",
     "mmtracker-headline": "MM-Tracker (1,512,19,34), P 9",
+    "stereo-full": "stereo (1,32,500,741), 64 disparities",
     "extension-default": "the extension's default (16,64,100,100), k 3",
     "piv": "PIV (1,1,369,511), k 32, P 25, s 16",
     "piv-dense": "the same PIV windows, s 1",
@@ -203,6 +206,19 @@ def operator_summary() -> str:
         f"the median is {factor(median(ratios))} times.",
         lost(rows),
     )
+
+
+def cpu_profile() -> str:
+    """Return the table of the steps of calls on a CPU, in milliseconds, and the floor of each call."""
+    rows = content("cpu-profile")["rows"]
+    heading = ("case", "all threads", "one thread", *rows[0]["steps_ms"], "rest", "floor", "floor / all threads")
+    return table(heading, map(_profile_line, rows))
+
+
+def _profile_line(row: Record) -> list[str]:
+    times = (row["all_threads_ms"], row["one_thread_ms"], *row["steps_ms"].values(), row["rest_ms"], row["floor_ms"])
+    cells = ("-" if time == 0 else f"{time:.2g}" for time in times)
+    return [f"{row['case']}: {PASSES[row['pass']]}", *cells, f"{row['floor_ms'] / row['all_threads_ms']:.0%}"]
 
 
 # Recipes -----------------------------------------------------------------------------------------------------------------------
