@@ -47,6 +47,19 @@ def on_devices(software_cuda_prepared):
     return on_devices
 
 
+# The driver, asked without CuPy ----------------------------------------------------------------------------------------------
+
+
+def test_the_driver_tells_its_cuda_and_the_compute_capabilities_of_its_devices(on_devices):
+    program = """
+    import cupy  # brings the software CUDA's driver into the process, under the name of NVIDIA's
+    from cupycorr._gpu import driver
+    found = driver.installed()
+    print(*found.cuda, found.compute_capabilities == ((9, 0), (7, 5)))
+    """
+    assert on_devices(program, "H200,T4") == ["12", "9", "True"]
+
+
 # CuPy --------------------------------------------------------------------------------------------------------------------------
 
 DEVICES = """
