@@ -181,9 +181,9 @@ def test_kernels_of_real_devices_are_kept_elsewhere_but_a_child_may_choose_the_c
     print(subprocess.run([sys.executable, "-c", "import cupy, os; print(os.environ['CUPY_CACHE_DIR'])"], env=other,
         capture_output=True, text=True, check=True).stdout)
     """.replace("sys.argv[1]", repr(str(tmp_path / "child")))
-    used, childs = on_devices(program, CUPY_CACHE_DIR=str(tmp_path / "users"))
+    used, used_by_child = on_devices(program, CUPY_CACHE_DIR=str(tmp_path / "users"))
     assert Path(used).is_relative_to(preparation.cache_folder())
-    assert childs == str(tmp_path / "child")
+    assert used_by_child == str(tmp_path / "child")
 
 
 # The command -------------------------------------------------------------------------------------------------------------------
