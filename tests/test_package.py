@@ -15,8 +15,10 @@ import zipfile
 from email.parser import Parser
 from pathlib import Path
 
+import check_jsonschema
 import nvrtc
 import pytest
+from click.testing import CliRunner
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from waiting import STUCK
@@ -339,20 +341,30 @@ def test_one_command_changes_the_version_in_every_file_and_begins_a_section_of_t
 
 # Files of the forge --------------------------------------------------------------------------------------------------
 
-SCHEMAS = {
-    ".github/workflows/*.yml": "vendor.github-workflows",
-    ".github/ISSUE_TEMPLATE/[!c]*.yml": "vendor.github-issue-forms",
-    ".github/ISSUE_TEMPLATE/config.yml": "vendor.github-issue-config",
-    ".github/dependabot.yml": "vendor.dependabot",
-    "CITATION.cff": "vendor.citation-file-format",
-}
+SCHEMAS = [
+    (".github/workflows/*.yml", "vendor.github-workflows"),
+    (".github/workflows/*.yml", "custom.github-workflows-require-timeout"),
+    (".github/ISSUE_TEMPLATE/[!c]*.yml", "vendor.github-issue-forms"),
+    (".github/ISSUE_TEMPLATE/config.yml", "vendor.github-issue-config"),
+    (".github/dependabot.yml", "vendor.dependabot"),
+    ("CITATION.cff", "vendor.citation-file-format"),
+]
 
 
-@pytest.mark.parametrize(("files", "schema"), SCHEMAS.items())
+@pytest.mark.parametrize(("files", "schema"), SCHEMAS, ids=[schema for _, schema in SCHEMAS])
 def test_files_of_the_forge_follow_their_schemas(files, schema):
-    found = sorted(ROOT.glob(files))
+    found = sorted(map(str, ROOT.glob(files)))
     assert found
-    run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *found, cwd=ROOT)
+    done = CliRunner().invoke(check_jsonschema.main, ["--builtin-schema", schema, *found])
+    assert done.exit_code == 0, done.output
+
+
+def test_the_oldest_torch_that_is_tested_is_the_oldest_that_is_allowed(content):
+    _, metadata, _ = content
+    required = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
+    (oldest,) = {str(each.specifier).removeprefix(">=") for each in required if each.name == "torch"}
+    for name in (".github/workflows/tests.yml", "tests/versions.sh"):
+        assert re.search(rf"oldest torch=={re.escape(oldest)}(\.0)?\b", (ROOT / name).read_text()), name
 
 
 def test_pre_commit_takes_its_configuration():
