@@ -12,7 +12,7 @@ import os
 import platform
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from . import _dispatch, _terminal, _tuning
-from ._cpu import llvm, workers
+from ._cpu import llvm, object_cache, workers
 from ._gpu import compiler, device, driver, source, sum_parts
 from ._operators import OPERATORS, builds
 from ._versions import older
@@ -153,20 +153,21 @@ def _kernels() -> dict[str, Any]:
     return {"folder": _below_home(folder), "builds": sum(1 for _ in builds()), "why_none": None}
 
 
-def _cache() -> dict[str, Any]:
-    """Return the folders of compiled kernels and of measured choices, with the numbers of files in them."""
-    compiled = compiler.cache_folder()
-    try:
-        measured = _tuning.folder()
-    except FileNotFoundError:
-        measured = None
+def _cache() -> dict[str, dict[str, Any]]:
+    """Return the folders of kernels compiled for GPUs and for this CPU, and of measured choices, with their numbers of files."""
     return {
-        "compiled": {"folder": _below_home(compiled), "files": len(list(compiled.glob("*.cubin")))},
-        "measured": {
-            "folder": measured and _below_home(measured),
-            "files": 0 if measured is None else len(list(measured.glob("*.json"))),
-        },
+        "gpu": _files(compiler.cache_folder, "*.cubin"),
+        "cpu": _files(object_cache.folder, "*.o"),
+        "measured": _files(_tuning.folder, "*.json"),
     }
+
+
+def _files(folder_of: Callable[[], Path], pattern: str) -> dict[str, Any]:
+    try:
+        folder = folder_of()
+    except FileNotFoundError:
+        return {"folder": None, "files": 0}
+    return {"folder": _below_home(folder), "files": len(list(folder.glob(pattern)))}
 
 
 def _below_home(path: str | Path) -> str:
@@ -331,8 +332,9 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "device", f"none: {cuda['why_no_device']}"
     built = f"{kernels['folder']} ({kernels['builds']} kernels, each compiled at its first use)"
     yield "kernel folder", f"none: {kernels['why_none']}" if kernels["why_none"] else built
-    yield "cache folder", "{folder} ({files} kernels, including those of other programs)".format(**cache["compiled"])
-    yield "tuning folder", "{folder} ({files} measured choices)".format(**cache["measured"])
+    yield "GPU cache", "{folder} ({files} kernels, including those of other programs)".format(**cache["gpu"])
+    yield "CPU cache", "{folder} ({files} kernels)".format(**cache["cpu"])
+    yield "tuning", "{folder} ({files} measured choices)".format(**cache["measured"])
     yield from facts["environment"].items()
     for row in facts["variants"]:
         yield f"variant {row['variant']}", f"{row['operator']}, {_NAMES[row['arrays']]}: {row['why_not'] or 'can run'}"

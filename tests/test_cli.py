@@ -1105,7 +1105,7 @@ def test_the_keys_of_the_json_stay(gpus):
         "can_run": ["command_line", "cupy", "dask", "numpy", "torch"],
         "packages": sorted(report["packages"]),
         "kernels": ["builds", "folder", "why_none"],
-        "cache": ["compiled", "measured"],
+        "cache": ["cpu", "gpu", "measured"],
         "environment": sorted(report["environment"]),
         "variants": "list",
     }
@@ -1155,11 +1155,17 @@ def test_info_reports_versions_threads_and_folders(monkeypatch, tmp_path):
         (tmp_path / name).touch()
     monkeypatch.setenv("CUPYCORR_NUM_THREADS", "1")
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("CUPYCORR_CACHE_DIR", str(tmp_path))
+    for name in ("objects/a.o", "objects/b.o", "objects/c.o", "tuning/a.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
     assert assert_done(run("info")).startswith(f"cupycorr {cupycorr.__version__}, Python {platform.python_version()}, ")
     rows = dict(info_rows())
     assert rows["cores"] == str(os.cpu_count())
     assert rows["threads"] == "1: CUPYCORR_NUM_THREADS"
-    assert rows["cache folder"].startswith(f"{tmp_path} (2 kernels")
+    assert rows["GPU cache"].startswith(f"{tmp_path} (2 kernels")
+    assert rows["CPU cache"] == f"{tmp_path / 'objects'} (3 kernels)"
+    assert rows["tuning"] == f"{tmp_path / 'tuning'} (1 measured choices)"
     assert rows["kernel folder"].startswith(f"{ROOT / 'kernels_cu'} ({len(list(builds()))} kernels")
     assert {"python", "BLAS", "llvmlite", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x", "device"} <= rows.keys()
 
@@ -1168,7 +1174,7 @@ def test_info_knows_cupys_own_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("CUPY_CACHE_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert dict(info_rows())["cache folder"].startswith(f"{Path('~', '.cupy', 'kernel_cache')} (0 kernels")
+    assert dict(info_rows())["GPU cache"].startswith(f"{Path('~', '.cupy', 'kernel_cache')} (0 kernels")
 
 
 def test_info_says_what_is_not_installed(monkeypatch):
@@ -1228,7 +1234,7 @@ def test_info_says_that_cupy_cannot_make_its_folder(tmp_path):
     told = python("from cupycorr.cli import main; main(['info', '--verbose'])", CUPY_CACHE_DIR=str(tmp_path / "file" / "folder"))
     if find_spec("cupy"):
         assert re.search(r"device +none: this needs CuPy, which cannot be imported .* CUPY_CACHE_DIR", told)
-    assert re.search(r"cache folder +\S+folder \(0 kernels", told)
+    assert re.search(r"GPU cache +\S+folder \(0 kernels", told)
 
 
 def test_without_a_device_info_says_so(gpus):

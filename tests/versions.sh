@@ -26,12 +26,12 @@ sets=(
 
 arrays=(
     tests/correlation/test_operator.py::test_{named_cases_equal_the_oracle,every_dtype_equals_the_oracle}
-    tests/correlation/test_groups.py tests/lookup/test_definition.py tests/matching/test_groups.py
-    tests/motion/test_{definition,real_images}.py tests/scaling/test_match.py tests/files tests/test_cli.py
-    tests/machines/test_{workers,blas_limits}.py
+    tests/lookup/test_definition.py::test_named_lookups_equal_the_definition tests/matching/test_definition.py::test_every_dtype
+    tests/motion/test_{definition,real_images}.py tests/scaling/test_match.py tests/files/test_{frames,results,scheduler}.py
+    tests/test_cli.py tests/machines/test_{workers,blas_limits,object_cache}.py
 )
 devices=(
-    -m "gpu and not slow" --software-cuda=H200,T4 --software-cuda-sample=0/12
+    -m "gpu and not slow" --software-cuda=H200,T4 --software-cuda-sample=0/24
     tests/{correlation,lookup,matching,scaling}/test_gpu.py tests/motion/test_cupy.py
 )
 tensors=(
