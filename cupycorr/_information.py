@@ -31,7 +31,7 @@ VERSION_OF_KEYS = 1  # rises when a key is renamed or removed, or means somethin
 # Packages that the extras of setup.cfg bring, and the oldest version of each that will do, also as there.
 FULL_SPEED = {"llvmlite": "0.44", "threadpoolctl": "3.5"}
 TORCH = {"torch": "2.11"}
-COMMAND_LINE = {"matplotlib": "3.9", "pillow": "10", "rich": "13", "scikit-image": "0.24", "tifffile": "2024.8.10"}
+COMMAND_LINE = {"matplotlib": "3.9", "pillow": "10.4", "rich": "13", "scikit-image": "0.24", "tifffile": "2024.8.10"}
 DASK = {"dask": "2025.5", "distributed": "2025.5"}
 
 # Those, and what else the results or their speed depend on.

@@ -1231,8 +1231,9 @@ def test_info_refuses_a_cupy_that_is_too_old_with_the_pip_command(gpus):
 
 def test_info_says_that_cupy_cannot_make_its_folder(tmp_path):
     (tmp_path / "file").touch()
-    told = python("from cupycorr.cli import main; main(['info', '--verbose'])", CUPY_CACHE_DIR=str(tmp_path / "file" / "folder"))
-    if find_spec("cupy"):
+    folder = dict(CUPY_CACHE_DIR=str(tmp_path / "file" / "folder"))
+    told = python("from cupycorr.cli import main; main(['info', '--verbose'])", **folder)
+    if find_spec("cupy") and python("try: import cupy\nexcept OSError: print('refused')", **folder):  # old ones make it later
         assert re.search(r"device +none: this needs CuPy, which cannot be imported .* CUPY_CACHE_DIR", told)
     assert re.search(r"GPU cache +\S+folder \(0 kernels", told)
 
