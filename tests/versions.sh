@@ -56,7 +56,8 @@ import configparser
 import re
 import sys
 
-ELSEWHERE = "torch torchvision ruff mypy import-linter pytest-cov codespell pre-commit check-jsonschema twine bump-my-version".split()
+ELSEWHERE = """torch torchvision ruff mypy import-linter pytest-cov codespell pre-commit check-jsonschema twine bump-my-version
+cogapp numpydoc mkdocs-material mkdocstrings-python playwright""".split()
 
 setup = configparser.ConfigParser()
 setup.read("setup.cfg")
