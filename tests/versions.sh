@@ -57,7 +57,7 @@ import re
 import sys
 
 ELSEWHERE = """torch torchvision ruff mypy import-linter pytest-cov codespell pre-commit check-jsonschema twine bump-my-version
-cogapp numpydoc mkdocs-material mkdocstrings-python playwright""".split()
+cogapp numpydoc mkdocs-material mkdocstrings-python playwright onnx onnxruntime onnxscript""".split()
 
 setup = configparser.ConfigParser()
 setup.read("setup.cfg")
