@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from types import FrameType
 from typing import TextIO
 
@@ -162,12 +163,12 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 @contextmanager
 def progress(doing: str, tasks: int = 1) -> Iterator[Callable[[float], None]]:
-    """Show a progress bar with the elapsed time on a terminal, if the work takes longer than a second.
+    """Show a progress bar with the elapsed time on a terminal, if the work takes longer than a second and rich is installed.
 
     Yields a function to call with the number of tasks that are done, and fractions of one. Until it is called, the bar moves
     without a length. For several tasks, the bar says how many are done.
     """
-    if not _is_terminal(sys.stderr):
+    if not _is_terminal(sys.stderr) or find_spec("rich") is None:
         yield lambda done: None
         return
     from rich.console import Console

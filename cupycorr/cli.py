@@ -8,14 +8,13 @@ is imported where it is used, so that a missing one is reported in one line with
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
+import json
 import os
-import platform
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from pathlib import Path
@@ -23,24 +22,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import __version__, _dispatch, _pictures, _terminal, motion
+from . import __version__, _information, _pictures, _terminal, motion
 from ._arguments import Pair
 from ._cpu import workers
 from ._files import job, pairs, results, schedulers
 from ._files.frames import page_count
 from ._files.page import number
 from ._files.settings import Settings
-from ._gpu import compiler, device, source
+from ._gpu import compiler, device
 from ._motion import costs
 from ._motion.geometry import Lattice
 from ._motion.peaks import FITS
-from ._operators import OPERATORS
+from ._operators import builds
 from ._terminal import Refused
 
 if TYPE_CHECKING:
     import click
 
-    from ._gpu.device import Device
+    from ._gpu.source import Kernel
     from .motion import Match
 
 
@@ -111,9 +110,15 @@ def _program() -> click.Group:
     info = click.Command(
         "info",
         callback=_info,
-        short_help="Versions, devices, folders, and the variants that can run here.",
-        help="Show versions, devices, folders and kernels, the variants that can run here, and why the others cannot.",
+        short_help="What can run here, and the command that installs what is missing.",
+        help="Show what can run here, and the command that installs what is missing.",
         params=[
+            click.Option(
+                ["--verbose"],
+                is_flag=True,
+                help="Show versions, devices, folders, variants and why some of them cannot run, too.",
+            ),
+            click.Option(["--json", "as_json"], is_flag=True, help="Print all of it as JSON, for a bug report."),
             click.Option(
                 ["--compile", "ahead"],
                 is_flag=True,
@@ -432,88 +437,19 @@ def _nodata(text: str | None) -> float | None:
 
 # info ----------------------------------------------------------------------------------------------------------------
 
-_REPORTED = ("llvmlite", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x")
 
-
-def _info(ahead: bool) -> None:
+def _info(verbose: bool, as_json: bool, ahead: bool) -> None:
+    if verbose + as_json + ahead > 1:
+        raise Refused("give one of --verbose, --json and --compile")
     if ahead:
         _compile_ahead()
         return
-    with _terminal.progress("looking for devices"):
-        gpus, why_none = _gpus()
-    with _terminal.refusing():
-        rule = workers.thread_rule()
-    rows = [
-        ("cupycorr", __version__),
-        ("python", f"{platform.python_version()} ({platform.system()} {platform.machine()})"),
-        ("numpy", f"{np.__version__} with {_blas()}"),
-        *((name, _version(name)) for name in _REPORTED),
-        ("cores", str(os.cpu_count())),
-        ("threads", rule),
-        *([("device", f"none: {why_none}")] if why_none else _device_rows(gpus)),
-        ("kernel folder", _kernel_folder()),
-        ("cache folder", _kernel_cache()),
-        *_abilities(why_none),
-    ]
-    widest = max(len(name) for name, _ in rows)
-    _terminal.say(*(f"{name:<{widest}}  {value}" for name, value in rows))
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _blas() -> str:
-    found = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
-    return f"{found.get('name', 'unknown BLAS')} {found.get('version', '')}".strip()
-
-
-def _gpus() -> tuple[list[Device], str]:
-    """Return the CUDA devices that CuPy finds, and the reason if there are none."""
-    try:
-        with _terminal.quiet():  # CuPy's import warns about a missing toolkit, which matters only if no device is found
-            return [device.facts(index) for index in range(device.count())], ""
-    except (ImportError, RuntimeError) as error:
-        return [], _terminal.first_line(error)
-
-
-def _device_rows(gpus: list[Device]) -> Iterator[tuple[str, str]]:
-    yield "CUDA", "driver for {}, runtime {}".format(*device.versions())
-    for gpu in gpus:
-        speed = "" if gpu.bandwidth is None else f" at {gpu.bandwidth / 1e9:.0f} GB/s"
-        memory = f"{gpu.memory / 2**30:.0f} GiB{speed}, {gpu.shared_memory // 1024} KiB shared memory per block"
-        yield "device", f"{gpu.index}: {gpu.name}, {gpu.architecture}, {gpu.multiprocessors} multiprocessors, {memory}"
-
-
-def _kernel_folder() -> str:
-    try:
-        folder = source.folder()
-    except FileNotFoundError as error:
-        return f"none: {error}"
-    return f"{folder} ({len(list(_builds()))} kernels, each compiled at its first use)"
-
-
-def _kernel_cache() -> str:
-    folder = compiler.cache_folder()
-    return f"{folder} ({len(list(folder.glob('*.cubin')))} kernels, including those of other programs)"
-
-
-def _abilities(no_gpu: str) -> Iterator[tuple[str, str]]:
-    """Yield for each variant and kind of array whether it can run an everyday problem, or why not."""
-    for operator in OPERATORS:
-        request = operator.example()
-        for row in operator.variants:
-            for kind, name, lacking in (("numpy", "NumPy", ""), ("cupy", "CuPy", "there is no device" if no_gpu else "")):
-                reason = row.why_not_at(_dispatch.Place(kind, None), request) or lacking or "can run"
-                yield f"variant {row.name}", f"{operator.name}, {name} arrays: {reason}"
-
-
-def _builds(there: Device | None = None) -> Iterator[tuple[str, source.Kernel]]:
-    """Yield the kernels of every operator, each once: some are common to several."""
-    yield from {name: kernel for operator in OPERATORS for name, kernel in operator.builds(there)}.items()
+    with _terminal.progress("looking for devices"), _terminal.refusing():
+        facts = _information.report(__version__)
+    if as_json:
+        _terminal.say(json.dumps(facts, indent=2))
+    else:
+        _terminal.say(*_information.summary(facts), *(("", *_information.details(facts)) if verbose else ()))
 
 
 def _compile_ahead() -> None:
@@ -522,12 +458,12 @@ def _compile_ahead() -> None:
         threads = workers.thread_count()
     try:
         with _terminal.quiet():
-            jobs = [(kernel, index) for index in range(device.count()) for _, kernel in _builds(device.facts(index))]
+            jobs = [(kernel, index) for index in range(device.count()) for _, kernel in builds(device.facts(index))]
         begin = time.perf_counter()
         with _terminal.progress("compiling") as report:
             done, reporting = count(1), threading.Lock()
 
-            def compile_one(job: tuple[source.Kernel, int]) -> None:
+            def compile_one(job: tuple[Kernel, int]) -> None:
                 compiler.function(*job)
                 with reporting:
                     report(next(done) / len(jobs))

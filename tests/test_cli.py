@@ -1,14 +1,18 @@
 """The command line: its files, its output, its errors, and the state in which it leaves the terminal."""
 
 import io
+import json
 import os
+import platform
 import re
 import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
+from configparser import ConfigParser
 from contextlib import contextmanager
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,10 +28,11 @@ from scipy.ndimage import gaussian_filter, shift
 from waiting import INTERRUPTIBLE, STUCK, timer
 
 import cupycorr
-from cupycorr import _pictures, _terminal, cli, motion
-from cupycorr._cpu import workers
+from cupycorr import _information, _pictures, _terminal, cli, motion
+from cupycorr._cpu import llvm, workers
 from cupycorr._files import results
-from cupycorr._gpu import compiler, device, source
+from cupycorr._gpu import compiler, device, driver, source
+from cupycorr._operators import builds
 
 HEIGHT, WIDTH = 48, 60
 
@@ -941,9 +946,208 @@ def gpus(monkeypatch):
 
 
 def info_rows():
-    rows = [re.split(r"\s{2,}", line, maxsplit=1) for line in assert_done(run("info")).splitlines()]
+    """Return the rows of `cupycorr info --verbose` that follow the summary, which ends with the second empty line."""
+    _, _, details = assert_done(run("info", "--verbose")).partition("\n\n")[2].partition("--json.\n\n")
+    rows = [re.split(r"\s{2,}", line, maxsplit=1) for line in details.splitlines()]
     assert all(len(row) == 2 for row in rows)
     return rows
+
+
+def info_json():
+    return json.loads(assert_done(run("info", "--json")))
+
+
+def installed(monkeypatch, versions):
+    """Let these distributions have these versions, None for one that is missing; the others are as they are."""
+    real = metadata.version
+
+    def version(name):
+        if versions.get(name, "") is None:
+            raise metadata.PackageNotFoundError(name)
+        return versions.get(name) or real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+
+
+@pytest.fixture
+def no_driver(monkeypatch):
+    monkeypatch.setattr(driver, "installed", lambda: None)
+
+
+@pytest.fixture
+def nothing_optional(monkeypatch, no_driver):
+    """An environment with NumPy and click alone."""
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    needed = (_information.FULL_SPEED, _information.TORCH, _information.COMMAND_LINE, _information.DASK)
+    installed(monkeypatch, dict.fromkeys(name for table in needed for name in table))
+
+
+NOTHING_OPTIONAL = {
+    "numpy": ("slowly", "llvmlite, threadpoolctl are missing", "cpu"),
+    "cupy": ("no", "CuPy is missing, and there is no NVIDIA driver", "cuda12"),
+    "torch": ("no", "torch is missing", "torch"),
+    "command_line": ("no", "matplotlib, pillow, rich, scikit-image, tifffile are missing", "demo"),
+    "dask": ("no", "dask, distributed are missing", "dask"),
+}
+
+
+def test_info_with_numpy_alone_says_in_15_lines_of_80_columns_what_is_missing_and_how_to_install_it(nothing_optional):
+    text = assert_done(run("info"))
+    assert len(text.splitlines()) <= 15
+    assert max(map(len, text.splitlines())) <= 80
+    for runs, told, extra in NOTHING_OPTIONAL.values():
+        assert re.search(rf'{runs}: {told}\n +pip install "cupycorr\[{extra}\]"\n', text)
+
+
+def test_the_json_says_the_same(nothing_optional):
+    assert {key: tuple(can.values()) for key, can in info_json()["can_run"].items()} == {
+        key: (runs, told, f'pip install "cupycorr[{extra}]"') for key, (runs, told, extra) in NOTHING_OPTIONAL.items()
+    }
+
+
+def test_info_where_nothing_is_missing_names_no_command_and_the_gpu(gpus, monkeypatch):
+    gpus(H100, H100, {**H100, "properties": {**H100["properties"], "name": b"Other"}})
+    installed(monkeypatch, {"torch": "2.13.0", "dask": "2026.8.0"})
+    with workers.team_of(2):
+        text = assert_done(run("info"))
+    assert "pip install" not in text
+    assert dict(re.split(r"\s{2,}", line) for line in text.splitlines() if "  " in line) == {
+        "NumPy arrays": "yes, at full speed, on 2 threads",
+        "CuPy arrays": "yes, on 2 x NVIDIA H100 (sm_90), Other (sm_90)",
+        "torch tensors": "yes, torch 2.13.0 on the CPU; on a GPU if it is built for CUDA",
+        "command line": "yes, match and demo",
+        "Dask arrays": "yes, Dask 2026.8.0",
+    }
+
+
+# Key of what can run -> versions of packages, the text, the extra that helps.
+NOT_AS_NEEDED = {
+    "llvmlite is missing": ("numpy", {"llvmlite": None}, "llvmlite is missing", "cpu"),
+    "llvmlite is old": ("numpy", {"llvmlite": "0.43.9"}, "llvmlite 0.43.9 is older than 0.44", "cpu"),
+    "torch is old": ("torch", {"torch": "2.9.1+cu128"}, "torch 2.9.1+cu128 is older than 2.11", "torch"),
+    "one is missing, one old": (
+        "dask",
+        {"dask": "2024.1.0", "distributed": None},
+        "distributed is missing; dask 2024.1.0",
+        "dask",
+    ),
+    "pillow is missing": ("command_line", {"pillow": None}, "pillow is missing", "demo"),
+}
+
+
+@pytest.mark.parametrize(("key", "versions", "told", "extra"), NOT_AS_NEEDED.values(), ids=NOT_AS_NEEDED)
+def test_info_names_the_package_that_is_missing_or_too_old(monkeypatch, key, versions, told, extra):
+    installed(monkeypatch, versions)
+    can = info_json()["can_run"][key]
+    assert can["runs"] == ("slowly" if key == "numpy" else "no")
+    assert told in can["told"]
+    assert can["install"] == f'pip install "cupycorr[{extra}]"'
+
+
+@pytest.mark.parametrize("versions", [{"torch": "2.13.0+cpu"}, {"torch": "2.13.0"}], ids=["without CUDA", "with CUDA"])
+def test_info_says_that_tensors_run_on_the_cpu_without_a_device(gpus, monkeypatch, versions):
+    gpus()
+    installed(monkeypatch, versions)
+    told = info_json()["can_run"]["torch"]
+    assert (told["runs"], told["install"]) == ("yes", None)
+    assert told["told"].startswith(f"torch {versions['torch']} on the CPU; ")
+    assert ("on a GPU when CuPy arrays run" in told["told"]) == ("+cpu" not in versions["torch"])
+
+
+def test_info_says_that_llvm_may_not_make_code(monkeypatch):
+    monkeypatch.setattr(llvm, "why_not", lambda: "no memory may become executable")
+    assert info_json()["can_run"]["numpy"] == {"runs": "slowly", "told": "no memory may become executable", "install": None}
+
+
+DRIVERS = {
+    "CUDA 13": (driver.Driver((13, 0), ((9, 0), (12, 0))), "CuPy is missing", "cuda13"),
+    "CUDA 13, a device that it no longer supports": (driver.Driver((13, 0), ((9, 0), (7, 0))), "CuPy is missing", "cuda12"),
+    "CUDA 12": (driver.Driver((12, 4), ((9, 0),)), "CuPy is missing", "cuda12"),
+    "too old": (driver.Driver((11, 8), ((7, 0),)), "CuPy is missing, and the NVIDIA driver is only for CUDA 11.8", None),
+}
+
+
+@pytest.mark.parametrize(("there", "told", "extra"), DRIVERS.values(), ids=DRIVERS)
+def test_without_cupy_info_names_the_cupy_for_the_driver(monkeypatch, there, told, extra):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setattr(driver, "installed", lambda: there)
+    install = extra and f'pip install "cupycorr[{extra}]"'
+    assert info_json()["can_run"]["cupy"] == {"runs": "no", "told": told, "install": install}
+    assert dict(info_rows())["CUDA"] == "driver for {}.{}".format(*there.cuda)
+
+
+def test_info_says_that_kernels_cannot_be_compiled(gpus, no_driver):
+    def fail():
+        raise RuntimeError("libnvrtc.so.12 is not there")
+
+    gpus(H100).while_compiling = fail
+    report = info_json()
+    can = report["can_run"]["cupy"]
+    assert (can["runs"], can["install"]) == ("no", 'pip install "cupycorr[cuda12]"')
+    assert can["told"].startswith("cannot load kernel sum_parts of common/sum_parts.cu for sm_90: libnvrtc.so.12 is not there")
+    assert [each["name"] for each in report["cuda"]["devices"]] == ["NVIDIA H100"]
+    assert max(map(len, assert_done(run("info")).splitlines())) <= 80
+
+
+def test_the_keys_of_the_json_stay(gpus):
+    """Tools read bug reports: whoever renames or removes a key raises `VERSION_OF_KEYS`."""
+    gpus(H100)
+    report = info_json()
+    assert report["keys"] == 1
+    assert {key: sorted(value) if isinstance(value, dict) else type(value).__name__ for key, value in report.items()} == {
+        "keys": "int",
+        "cupycorr": "str",
+        "python": ["implementation", "version"],
+        "system": ["machine", "name", "release"],
+        "numpy": ["blas", "version"],
+        "cpu": ["cores", "thread_rule", "threads"],
+        "cuda": ["devices", "driver", "runtime", "why_no_device"],
+        "can_run": ["command_line", "cupy", "dask", "numpy", "torch"],
+        "packages": sorted(report["packages"]),
+        "kernels": ["builds", "folder", "why_none"],
+        "cache": ["cpu", "gpu", "measured"],
+        "environment": sorted(report["environment"]),
+        "variants": "list",
+    }
+    assert {"llvmlite", "torch", "cupy-cuda12x", "cupy-cuda13x", "dask"} <= report["packages"].keys()
+    assert report["cuda"]["devices"][0]["compute_capability"] == [9, 0]
+    assert {tuple(sorted(row)) for row in report["variants"]} == {("arrays", "operator", "variant", "why_not")}
+
+
+def test_the_json_has_the_variables_that_matter_and_no_name_of_a_person(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "ada"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "ada"))
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "ada" / "kernels"))
+    monkeypatch.setenv("CUPYCORR_AUTOTUNE", "0")
+    monkeypatch.setenv("SECRET_TOKEN", "hunter2")
+    text = assert_done(run("info", "--json"))
+    variables = json.loads(text)["environment"]
+    assert (variables["CUPYCORR_AUTOTUNE"], variables["CUPY_CACHE_DIR"]) == ("0", str(Path("~", "kernels")))
+    assert "hunter2" not in text
+    assert "ada" not in re.split(r"\W", text)
+
+
+@pytest.mark.parametrize("words", [("--json", "--verbose"), ("--json", "--compile"), ("--verbose", "--compile")], ids=" ".join)
+def test_info_takes_one_of_its_options(words):
+    assert_refused(run("info", *words), "give one of --verbose, --json and --compile")
+
+
+def test_the_packages_and_versions_of_info_are_those_of_the_extras():
+    extras = ConfigParser(interpolation=None)
+    extras.read(ROOT / "setup.cfg")
+    extras = {name: dict(re.match(r"([\w-]+).*>=([\w.]+)", line).groups() for line in text.split("\n") if ">=" in line)
+              for name, text in extras["options.extras_require"].items()}  # fmt: skip
+    assert {"click": extras["cpu"]["click"], **_information.FULL_SPEED} == extras["cpu"]
+    assert {"click": extras["cpu"]["click"], **_information.FULL_SPEED, **_information.COMMAND_LINE} == extras["demo"]
+    assert _information.TORCH.items() <= extras["torch"].items()
+    assert set(_information.DASK.values()) == set(extras["dask"].values())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="opens a pseudo-terminal")
+def test_info_on_a_terminal_does_not_need_rich():
+    received, code = on_terminal("info", before="sys.modules['rich'] = None")
+    assert code == 0, received
+    assert "NumPy arrays" in received
 
 
 def test_info_reports_versions_threads_and_folders(monkeypatch, tmp_path):
@@ -951,26 +1155,31 @@ def test_info_reports_versions_threads_and_folders(monkeypatch, tmp_path):
         (tmp_path / name).touch()
     monkeypatch.setenv("CUPYCORR_NUM_THREADS", "1")
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("CUPYCORR_CACHE_DIR", str(tmp_path))
+    for name in ("objects/a.o", "objects/b.o", "objects/c.o", "tuning/a.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert assert_done(run("info")).startswith(f"cupycorr {cupycorr.__version__}, Python {platform.python_version()}, ")
     rows = dict(info_rows())
-    assert rows["cupycorr"] == cupycorr.__version__
-    assert rows["numpy"].startswith(np.__version__)
     assert rows["cores"] == str(os.cpu_count())
     assert rows["threads"] == "1: CUPYCORR_NUM_THREADS"
-    assert rows["cache folder"].startswith(f"{tmp_path} (2 kernels")
-    assert rows["kernel folder"].startswith(f"{ROOT / 'kernels_cu'} ({len(list(cli._builds()))} kernels")
-    assert {"python", "llvmlite", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x", "device"} <= rows.keys()
+    assert rows["GPU cache"].startswith(f"{tmp_path} (2 kernels")
+    assert rows["CPU cache"] == f"{tmp_path / 'objects'} (3 kernels)"
+    assert rows["tuning"] == f"{tmp_path / 'tuning'} (1 measured choices)"
+    assert rows["kernel folder"].startswith(f"{ROOT / 'kernels_cu'} ({len(list(builds()))} kernels")
+    assert {"python", "BLAS", "llvmlite", "threadpoolctl", "torch", "cupy-cuda12x", "cupy-cuda13x", "device"} <= rows.keys()
 
 
 def test_info_knows_cupys_own_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("CUPY_CACHE_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert dict(info_rows())["cache folder"].startswith(f"{tmp_path / '.cupy' / 'kernel_cache'} (0 kernels")
+    assert dict(info_rows())["GPU cache"].startswith(f"{Path('~', '.cupy', 'kernel_cache')} (0 kernels")
 
 
 def test_info_says_what_is_not_installed(monkeypatch):
-    monkeypatch.setattr(cli, "_REPORTED", ("no-such-distribution",))
-    assert dict(info_rows())["no-such-distribution"] == "not installed"
+    installed(monkeypatch, {"llvmlite": None})
+    assert dict(info_rows())["llvmlite"] == "not installed"
 
 
 def test_info_says_that_the_kernels_are_missing(monkeypatch, tmp_path):
@@ -979,7 +1188,7 @@ def test_info_says_that_the_kernels_are_missing(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["device", "no device"])
-def test_info_says_for_every_variant_and_kind_whether_it_can_run_or_why_not(gpus, there):
+def test_info_says_for_every_variant_whether_it_can_run_or_why_not(gpus, there):
     gpus(*[H100] * there)
     rows = info_rows()
     lines = {name: [value for other, value in rows if other == f"variant {name}"] for name in ("reference", "direct")}
@@ -992,9 +1201,7 @@ def test_info_says_for_every_variant_and_kind_whether_it_can_run_or_why_not(gpus
     )
     for operator in operators:
         assert f"{operator}, NumPy arrays: can run" in lines["reference"]
-        assert f"{operator}, CuPy arrays: input is a CuPy array, needs a NumPy array" in lines["reference"]
-    assert lines["direct"][0].startswith("spatial_correlation_sample, NumPy arrays: input is a NumPy array, needs a CuPy array")
-    assert lines["direct"][1] == f"spatial_correlation_sample, CuPy arrays: {'can run' if there else 'there is no device'}"
+    assert lines["direct"][0] == f"spatial_correlation_sample, CuPy arrays: {'can run' if there else 'there is no device'}"
 
 
 def test_info_lists_the_facts_of_every_device(gpus):
@@ -1012,7 +1219,6 @@ def test_without_cupy_info_names_the_pip_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     told = dict(info_rows())["device"]
     assert told.startswith("none: this needs CuPy")
-    assert 'pip install "cupycorr[cuda12]"' in told
     assert_refused(run("info", "--compile"), "this needs CuPy", 'pip install "cupycorr[cuda12]"')
 
 
@@ -1025,10 +1231,11 @@ def test_info_refuses_a_cupy_that_is_too_old_with_the_pip_command(gpus):
 
 def test_info_says_that_cupy_cannot_make_its_folder(tmp_path):
     (tmp_path / "file").touch()
-    told = python("from cupycorr.cli import main; main(['info'])", CUPY_CACHE_DIR=str(tmp_path / "file" / "folder"))
-    if find_spec("cupy"):
+    folder = dict(CUPY_CACHE_DIR=str(tmp_path / "file" / "folder"))
+    told = python("from cupycorr.cli import main; main(['info', '--verbose'])", **folder)
+    if find_spec("cupy") and python("try: import cupy\nexcept OSError: print('refused')", **folder):  # old ones make it later
         assert re.search(r"device +none: this needs CuPy, which cannot be imported .* CUPY_CACHE_DIR", told)
-    assert re.search(r"cache folder +\S+folder \(0 kernels", told)
+    assert re.search(r"GPU cache +\S+folder \(0 kernels", told)
 
 
 def test_without_a_device_info_says_so(gpus):
@@ -1041,15 +1248,15 @@ def test_info_compiles_every_kernel_that_a_device_can_run_for_every_device_ahead
     monkeypatch.setenv("CUPY_CACHE_DIR", "some/cache")
     cupy = gpus(H100, {**H100, "properties": {**H100["properties"], "major": 7, "minor": 0}})  # without our tensor cores
     line = assert_done(run("info", "--compile"))
-    wanted = Counter((index, kernel.options()) for index in (0, 1) for _, kernel in cli._builds(device.facts(index)))
+    wanted = Counter((index, kernel.options()) for index in (0, 1) for _, kernel in builds(device.facts(index)))
     assert Counter((index, options[1:]) for index, _, options, _ in cupy.modules) == wanted
-    assert len(list(cli._builds())) < wanted.total() < 2 * len(list(cli._builds()))
+    assert len(list(builds())) < wanted.total() < 2 * len(list(builds()))
     assert re.fullmatch(rf"{wanted.total()} kernels, [\d.]+ s: some/cache\n", line)
 
 
 def test_info_compiles_on_as_many_threads_as_are_allowed(gpus, monkeypatch):
     monkeypatch.setattr(
-        cli, "_builds", lambda there: iter([(str(n), source.Kernel("correlation/box_filter.cu", str(n))) for n in range(6)])
+        cli, "builds", lambda there: iter([(str(n), source.Kernel("correlation/box_filter.cu", str(n))) for n in range(6)])
     )
     together = threading.Barrier(3, timeout=STUCK)
     gpus(H100).while_compiling = together.wait  # fails unless three are compiling at the same time
@@ -1077,7 +1284,7 @@ def test_compiling_ahead_shows_how_far_it_is(gpus, monkeypatch):
     gpus(H100)
     assert_done(run("info", "--compile"))
     assert shares == sorted(shares)
-    assert (len(shares), shares[-1]) == (len(list(cli._builds())), 1)
+    assert (len(shares), shares[-1]) == (len(list(builds())), 1)
 
 
 def test_info_does_not_import_torch_and_warns_about_nothing():

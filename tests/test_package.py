@@ -1,4 +1,7 @@
-"""The wheel holds the package, requires only NumPy and works alone next to it; README, CI and pins agree."""
+"""The wheel holds the package, requires only NumPy and works alone next to it; the source archive holds every file.
+
+README, CI, pins, versions and the files of the forge agree with each other.
+"""
 
 import json
 import os
@@ -6,13 +9,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import textwrap
 import zipfile
 from email.parser import Parser
 from pathlib import Path
 
+import check_jsonschema
 import nvrtc
 import pytest
+from click.testing import CliRunner
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from waiting import STUCK
@@ -36,18 +42,45 @@ def run(*words, cwd, check=True):
     return done
 
 
+def tracked():
+    """Return the paths of the project's files: those that git tracks or would add, or all files of an unpacked source archive."""
+    if (ROOT / ".git").exists():
+        listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout
+        names = {Path(name) for name in listed.split("\0") if name and (ROOT / name).is_file()}
+    else:
+        listed = next(ROOT.glob("*.egg-info")) / "SOURCES.txt"
+        names = {Path(name) for name in listed.read_text().splitlines() if ".egg-info" not in name}
+    assert len(names) > 400
+    return names
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The path of the wheel, built from a copy because building leaves folders behind."""
-    copy, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, copy / name)
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", built, copy, cwd=copy)
-    (path,) = built.iterdir()
+def archives(tmp_path_factory):
+    """The folder of both archives: the source archive of a copy in which all is committed, and the wheel built from it."""
+    copy, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("archives")
+    for name in tracked():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+    run("git", "init", "--quiet", cwd=copy)
+    run("git", "add", "--all", cwd=copy)
+    run("git", "-c", "user.name=nobody", "-c", "user.email=nobody", "commit", "--quiet", "--message=all", cwd=copy)
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", built, copy, cwd=copy)
+    return built
+
+
+@pytest.fixture(scope="module")
+def wheel(archives):
+    (path,) = archives.glob("*.whl")
     return path
+
+
+@pytest.fixture(scope="module")
+def unpacked(archives, tmp_path_factory):
+    """The folder of the unpacked source archive."""
+    (path,) = archives.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        archive.extractall(folder := tmp_path_factory.mktemp("unpacked"), filter="data")
+    return folder / path.name.removesuffix(".tar.gz")
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +147,29 @@ def test_every_remedy_names_an_extra_there_is(content):
 
 def test_the_command_is_an_entry_point(content):
     assert "[console_scripts]\ncupycorr = cupycorr.cli:main" in content[2]
+
+
+# The source archive --------------------------------------------------------------------------------------------------
+
+
+def test_the_source_archive_holds_every_file_of_the_project_and_metadata(unpacked):
+    found = {path.relative_to(unpacked) for path in unpacked.rglob("*") if path.is_file()}
+    metadata = {path for path in found if path.parts[0] in ("PKG-INFO", "cupycorr.egg-info")}
+    assert found - metadata == tracked()
+    assert {Path(".ci/run"), Path("tests/software_cuda/library/state.cpp"), Path("kernels_cu/common/tile.cuh")} <= found
+
+
+def test_both_archives_are_fit_for_the_index(archives):
+    run(sys.executable, "-m", "twine", "check", "--strict", *archives.iterdir(), cwd=archives)
+
+
+PART_OF_THE_SUITE = ("tests/pages", "tests/test_arrays.py", "tests/test_package.py", "tests/machines/test_emulator.py")
+
+
+@pytest.mark.slow
+def test_the_suite_runs_from_the_source_archive(unpacked):
+    done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *PART_OF_THE_SUITE, cwd=unpacked)
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 100
 
 
 # Alone next to NumPy -------------------------------------------------------------------------------------------------
@@ -250,3 +306,79 @@ def test_every_requirement_of_the_suite_has_one_pin_that_satisfies_it(content, p
         assert each.specifier.contains(pinned[canonicalize_name(each.name)]), f"{each.name} has a pin outside {each.specifier}"
     assert pinned["torch"] == "2.13.0"
     assert set(pinned) == {canonicalize_name(each.name) for each in required}
+
+
+# Versions ------------------------------------------------------------------------------------------------------------
+
+# Every file that has the version -> the lines in which it has it.
+VERSIONS = {
+    "setup.cfg": "version = {}",
+    "cupycorr/__init__.py": '__version__ = "{}"',
+    "CITATION.cff": "version: {}",
+    "pyproject.toml": 'current_version = "{}"',
+}
+
+
+def test_the_version_is_the_same_in_every_file():
+    for name, line in VERSIONS.items():
+        assert line.format(cupycorr.__version__) in lines(name), name
+
+
+def test_one_command_changes_the_version_in_every_file_and_begins_a_section_of_the_changelog(tmp_path):
+    for name in (*VERSIONS, "CHANGELOG.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    run(sys.executable, "-m", "bumpversion", "bump", "--new-version", "12.34.56", cwd=tmp_path)
+    for name, line in VERSIONS.items():
+        before, after = (ROOT / name).read_text().splitlines(), (tmp_path / name).read_text().splitlines()
+        changed = [(old.strip(), new.strip()) for old, new in zip(before, after, strict=True) if old != new]
+        assert changed == [(line.format(cupycorr.__version__), line.format("12.34.56"))]
+    headings = re.findall(r"^## \[(.*?)\](?: - (\d{4}-\d\d-\d\d))?$", (tmp_path / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == ("Unreleased", "")
+    assert headings[1][0] == "12.34.56"
+    assert headings[1][1]
+
+
+# Files of the forge --------------------------------------------------------------------------------------------------
+
+SCHEMAS = [
+    (".github/workflows/*.yml", "vendor.github-workflows"),
+    (".github/workflows/*.yml", "custom.github-workflows-require-timeout"),
+    (".github/ISSUE_TEMPLATE/[!c]*.yml", "vendor.github-issue-forms"),
+    (".github/ISSUE_TEMPLATE/config.yml", "vendor.github-issue-config"),
+    (".github/dependabot.yml", "vendor.dependabot"),
+    ("CITATION.cff", "vendor.citation-file-format"),
+]
+
+
+@pytest.mark.parametrize(("files", "schema"), SCHEMAS, ids=[schema for _, schema in SCHEMAS])
+def test_files_of_the_forge_follow_their_schemas(files, schema):
+    found = sorted(map(str, ROOT.glob(files)))
+    assert found
+    done = CliRunner().invoke(check_jsonschema.main, ["--builtin-schema", schema, *found])
+    assert done.exit_code == 0, done.output
+
+
+def test_the_oldest_torch_that_is_tested_is_the_oldest_that_is_allowed(content):
+    _, metadata, _ = content
+    required = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
+    (oldest,) = {str(each.specifier).removeprefix(">=") for each in required if each.name == "torch"}
+    for name in (".github/workflows/tests.yml", "tests/versions.sh"):
+        assert re.search(rf"oldest torch=={re.escape(oldest)}(\.0)?\b", (ROOT / name).read_text()), name
+
+
+def test_pre_commit_takes_its_configuration():
+    run(sys.executable, "-m", "pre_commit", "validate-config", ROOT / ".pre-commit-config.yaml", cwd=ROOT)
+
+
+def test_every_program_of_pre_commit_comes_with_the_test_extra(content):
+    _, metadata, _ = content
+    required = {canonicalize_name(Requirement(text).name) for text in metadata.get_all("Requires-Dist")}
+    programs = set(re.findall(r"^ +entry: ([\w-]+)", (ROOT / ".pre-commit-config.yaml").read_text(), re.MULTILINE))
+    assert {"ruff", "codespell"} <= programs
+    assert {"import-linter" if name == "lint-imports" else name for name in programs} <= required
+
+
+def test_reports_of_bugs_contain_the_facts_of_the_machine():
+    forms = [(ROOT / ".github/ISSUE_TEMPLATE" / name).read_text() for name in ("bug.yml", "slow.yml")]
+    assert all("cupycorr info --json" in form for form in forms)

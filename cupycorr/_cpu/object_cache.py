@@ -38,16 +38,27 @@ def keep(key: str, code: bytes) -> None:
         pass
 
 
+def folder() -> Path:
+    """Return the folder that holds the code.
+
+    Raises
+    ------
+    FileNotFoundError
+        This user has no home folder.
+    """
+    return _cached_files.folder("objects")
+
+
 def _file(key: str) -> Path:
-    return _cached_files.folder("objects") / f"{_cached_files.digest(key)}.o"
+    return folder() / f"{_cached_files.digest(key)}.o"
 
 
-def _is_private(folder: Path) -> bool:
+def _is_private(place: Path) -> bool:
     """Return whether a folder belongs to this user and nobody else can write to it.
 
     On Windows, access lists say so by default, which this does not read.
     """
     if not hasattr(os, "getuid"):
         return True
-    found = folder.stat()
+    found = place.stat()
     return found.st_uid == os.getuid() and not found.st_mode & 0o022

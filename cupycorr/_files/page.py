@@ -90,8 +90,16 @@ def equal(pixels: np.ndarray, value: float | tuple[int, ...]) -> np.ndarray:
     """Return the mask (H, W) of the pixels that have this value, or these values, in all channels."""
     if isinstance(value, float) and pixels.dtype.kind in "iu" and value.is_integer():
         value = int(value)  # NumPy compares integers exactly, and rounds large ones to compare them with a float
+    if isinstance(value, int) and pixels.dtype.kind in "iu" and not _can_hold(pixels.dtype, value):
+        return np.zeros(pixels.shape[:2], bool)  # NumPy 2.0 to 2.2.0 may crash when it compares such pixels that have gaps
     same: np.ndarray = pixels == value  # NumPy rounds a Python float to the dtype of floating pixels, beyond it to infinity
     return over_channels(np.all, same)
+
+
+def _can_hold(dtype: np.dtype, value: int) -> bool:
+    """Return whether a value is in the range of an integer dtype."""
+    limits = np.iinfo(dtype)
+    return bool(limits.min <= value <= limits.max)
 
 
 def over_channels(reduce: Callable[..., Any], mask: np.ndarray) -> np.ndarray:

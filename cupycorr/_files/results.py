@@ -6,6 +6,7 @@ A file appears under its name when it is complete. Until then it is a hidden fil
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,7 +63,11 @@ def _write_npz(file: BinaryIO, result: Result) -> None:
     field = result.field
     arrays = {name: getattr(field, name) for name in ("x", "y", "dx", "dy", "score", "peak_ratio", "at_edge", "count")}
     made_from: dict[str, Any] = {"frame1": str(result.pair.first), "frame2": str(result.pair.second), "cupycorr": __version__}
-    np.savez(file, **arrays, **result.settings.parameters(), **made_from)
+    # np.savez of old versions leaves the archive open after an error, so that Python complains on stderr when the disk is full.
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in {**arrays, **result.settings.parameters(), **made_from}.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
 
 
 def _write_npy(file: BinaryIO, result: Result) -> None:

@@ -6,10 +6,11 @@ An error says what is missing (CuPy, a driver, a device) and how to install it.
 from __future__ import annotations
 
 import functools
-import re
 import sys
 from dataclasses import dataclass
 from types import ModuleType
+
+from .._versions import older
 
 PIP_COMMAND = 'pip install "cupycorr[cuda12]" (or "cupycorr[cuda13]", whichever the driver supports)'
 CUPY_OLDEST, CUPY_REFUSED = "14.0.1", ("14.1.0",)  # the same as in setup.cfg
@@ -151,17 +152,9 @@ def _why_not_import(error: Exception) -> str:
 
 def _why_not_version(found: str) -> str | None:
     """Return None, or the reason why a version of CuPy cannot be used; a version that is no such number is not judged."""
-    if _order(found) < _order(CUPY_OLDEST):
+    if older(found, CUPY_OLDEST):
         return "which is too old"
     return "which is known not to work" if found.partition("+")[0] in CUPY_REFUSED else None
-
-
-def _order(version: str) -> tuple[float, ...]:
-    """Return numbers in the order of versions: those of ``"14.0.1rc1"`` come before those of ``"14.0.1"``."""
-    parts = re.match(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:\.\d+)*((?:a|b|rc|\.dev)\d+)?", version)
-    if parts is None:
-        return (float("inf"),)
-    return (*(int(number or 0) for number in parts.groups()[:3]), 0 if parts[4] else 1)
 
 
 def count() -> int:

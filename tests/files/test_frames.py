@@ -172,7 +172,7 @@ def lzw(data):
     """Return an LZW stream of literals: 9 bits each, and the table is cleared (256) before it needs longer codes."""
     codes = [code for at in range(0, len(data), 250) for code in (256, *data[at : at + 250])]
     bits = "".join(f"{code:09b}" for code in (*codes, 257))
-    return b"".join(int(bits[at : at + 8].ljust(8, "0"), 2).to_bytes() for at in range(0, len(bits), 8))
+    return b"".join(int(bits[at : at + 8].ljust(8, "0"), 2).to_bytes(1, "big") for at in range(0, len(bits), 8))
 
 
 def save_lzw(path, array):

@@ -47,6 +47,19 @@ def on_devices(software_cuda_prepared):
     return on_devices
 
 
+# The driver, asked without CuPy ----------------------------------------------------------------------------------------------
+
+
+def test_the_driver_tells_its_cuda_and_the_compute_capabilities_of_its_devices(on_devices):
+    program = """
+    import cupy  # brings the software CUDA's driver into the process, under the name of NVIDIA's
+    from cupycorr._gpu import driver
+    found = driver.installed()
+    print(*found.cuda, found.compute_capabilities == ((9, 0), (7, 5)))
+    """
+    assert on_devices(program, "H200,T4") == ["12", "9", "True"]
+
+
 # CuPy --------------------------------------------------------------------------------------------------------------------------
 
 DEVICES = """
@@ -168,9 +181,9 @@ def test_kernels_of_real_devices_are_kept_elsewhere_but_a_child_may_choose_the_c
     print(subprocess.run([sys.executable, "-c", "import cupy, os; print(os.environ['CUPY_CACHE_DIR'])"], env=other,
         capture_output=True, text=True, check=True).stdout)
     """.replace("sys.argv[1]", repr(str(tmp_path / "child")))
-    used, childs = on_devices(program, CUPY_CACHE_DIR=str(tmp_path / "users"))
+    used, used_by_child = on_devices(program, CUPY_CACHE_DIR=str(tmp_path / "users"))
     assert Path(used).is_relative_to(preparation.cache_folder())
-    assert childs == str(tmp_path / "child")
+    assert used_by_child == str(tmp_path / "child")
 
 
 # The command -------------------------------------------------------------------------------------------------------------------

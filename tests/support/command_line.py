@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +26,8 @@ def environment():
 def run(*words):
     """Run the command in this process; return exit code, stdout and stderr."""
     program = SimpleNamespace(name="cupycorr", main=lambda args, **_: sys.exit(cli.main(args)))
-    return CliRunner().invoke(program, [str(word) for word in words])
+    apart = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}  # click 8.1 mixes stderr into stdout
+    return CliRunner(**apart).invoke(program, [str(word) for word in words])
 
 
 def program(before=""):
