@@ -150,7 +150,7 @@ def measured(*names: str) -> str:
 
 # The operator ------------------------------------------------------------------------------------------------------------------
 
-OPERATOR = ("cpu-acceptance", "cpu-windows")
+OPERATOR = ("cpu-acceptance", "cpu-stereo")
 TITLES = {
     "flownetc-headline": "FlowNetC (4,256,48,64), P 21, e 2",
     "pwcnet-L6-sintel": "PWC-Net (1,196,7,16), P 9",

@@ -39,7 +39,7 @@ def files(monkeypatch):
             row("piv", "forward", "shift-loop", 0.001),
             {"case": "piv", "pass": "forward", "contestant": "cpp-extension", "auto": False, "reason": "is not installed"},
         ),
-        "cpu-windows": run(
+        "cpu-stereo": run(
             "2026-11-01",
             row("piv", "forward", "simd", 9.0, auto=True),
             row("extension-default", "vjp", "simd", 0.0123, auto=True),
