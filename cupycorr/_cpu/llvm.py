@@ -68,6 +68,16 @@ def registers() -> Registers:
     return Registers(32 if features.get("neon") else 16, (16,))
 
 
+@lru_cache(maxsize=1)
+def converts_float16() -> bool:
+    """Return whether this processor converts float16; for one that does not, LLVM would call a function that is not there."""
+    with lock:
+        import llvmlite.binding as llvm
+
+        features = llvm.get_host_cpu_features()
+    return bool(features.get("f16c") or features.get("neon"))
+
+
 def _target_machine() -> Any:
     """Return a new LLVM target machine for this processor; an engine deletes its own, so that engines cannot share one."""
     import llvmlite.binding as llvm
@@ -297,7 +307,7 @@ class KernelWriter:
         """Return the type of the elements of a dtype in memory."""
         ir = self.ir
         return {
-            "float16": ir.HalfType(),
+            "float16": ir.HalfType() if converts_float16() else ir.IntType(16),
             "bfloat16": ir.IntType(16),
             "float32": ir.FloatType(),
             "float64": ir.DoubleType(),
@@ -312,6 +322,8 @@ class KernelWriter:
             whole = ir.VectorType(ir.IntType(32), lanes)
             half = ir.Constant(whole, [16] * lanes)
             return b.bitcast(b.shl(b.zext(values, whole), half), wanted)
+        if dtype == "float16" and not converts_float16():
+            return self._of_half_bits(values)
         return values if values.type == wanted else b.fpext(values, wanted)
 
     def narrowed(self, values: Any, pointer: Any, dtype: str) -> None:
@@ -320,6 +332,8 @@ class KernelWriter:
         wanted = ir.VectorType(self.stored(dtype), lanes)
         if dtype == "bfloat16":
             values = self._upper_halves(values)
+        elif dtype == "float16" and not converts_float16():
+            values = self._half_bits(values)
         elif values.type != wanted:
             change = b.fptrunc if self.itemsize > {"float16": 2, "float32": 4, "float64": 8}[dtype] else b.fpext
             values = change(values, wanted)
@@ -327,17 +341,56 @@ class KernelWriter:
 
     def _upper_halves(self, values: Any) -> Any:
         """Write the upper halves of float32 values, rounded to nearest even; NaN becomes the NaN of `ml_dtypes`."""
+        b, bits = self.builder, self._bits(values)
+        odd = b.and_(self._shifted_right(bits, 16), self._same(bits, 1))
+        rounded = self._shifted_right(b.add(bits, b.add(odd, self._same(bits, 0x7FFF))), 16)
+        nan = b.or_(b.and_(self._shifted_right(bits, 16), self._same(bits, 0x8000)), self._same(bits, 0x7FC0))
+        return self._low_halves(b.select(b.fcmp_unordered("uno", values, values), nan, rounded))
+
+    def _half_bits(self, values: Any) -> Any:
+        """Write the bits of float16 for float32 values, rounded to nearest even, by whole numbers."""
+        b, bits = self.builder, self._bits(values)
+        sign = b.and_(bits, self._same(bits, 0x80000000))
+        magnitude = b.xor(bits, sign)
+        odd = b.and_(self._shifted_right(magnitude, 13), self._same(bits, 1))
+        # The exponent is 112 less in float16, and 13 bits of the fraction are rounded away.
+        normal = self._shifted_right(b.add(magnitude, b.add(odd, self._same(bits, 0x100000000 - (112 << 23) + 0xFFF))), 13)
+        # 0.5 is so large that its sum with the magnitude of a denormal number is rounded to the last bit of float16.
+        half = b.bitcast(self._same(bits, 0x3F000000), values.type)
+        denormal = b.sub(self._bits(b.fadd(b.bitcast(magnitude, values.type), half)), self._same(bits, 0x3F000000))
+        found = b.select(b.icmp_unsigned("<", magnitude, self._same(bits, 0x38800000)), denormal, normal)
+        found = b.select(b.icmp_unsigned(">=", magnitude, self._same(bits, 0x47800000)), self._same(bits, 0x7C00), found)
+        found = b.select(b.icmp_unsigned(">", magnitude, self._same(bits, 0x7F800000)), self._same(bits, 0x7E00), found)
+        return self._low_halves(b.or_(found, self._shifted_right(sign, 16)))
+
+    def _of_half_bits(self, values: Any) -> Any:
+        """Write the float32 values for bits of float16, by whole numbers and one exact product."""
         b, ir, lanes = self.builder, self.ir, values.type.count
-        whole, half = ir.VectorType(ir.IntType(32), lanes), ir.VectorType(ir.IntType(16), lanes)
+        bits = b.zext(values, ir.VectorType(ir.IntType(32), lanes))
+        sign = b.shl(b.and_(bits, self._same(bits, 0x8000)), self._same(bits, 16))
+        magnitude = b.shl(b.and_(bits, self._same(bits, 0x7FFF)), self._same(bits, 13))
+        wide = self._bits(
+            b.fmul(b.bitcast(magnitude, self.vector(lanes)), self.ir.Constant(self.vector(lanes), [2.0**112] * lanes))
+        )
+        infinite = b.or_(magnitude, self._same(bits, 0x7F800000))
+        wide = b.select(b.icmp_unsigned(">=", magnitude, self._same(bits, 0x7C00 << 13)), infinite, wide)
+        return b.bitcast(b.or_(wide, sign), self.vector(lanes))
 
-        def constant(number: int) -> Any:
-            return ir.Constant(whole, [number] * lanes)
+    def _bits(self, values: Any) -> Any:
+        """Write the bits of float32 values."""
+        return self.builder.bitcast(values, self.ir.VectorType(self.ir.IntType(32), values.type.count))
 
-        bits = b.bitcast(values, whole)
-        odd = b.and_(b.lshr(bits, constant(16)), constant(1))
-        rounded = b.lshr(b.add(bits, b.add(odd, constant(0x7FFF))), constant(16))
-        nan = b.or_(b.and_(b.lshr(bits, constant(16)), constant(0x8000)), constant(0x7FC0))
-        return b.trunc(b.select(b.fcmp_unordered("uno", values, values), nan, rounded), half)
+    def _same(self, bits: Any, number: int) -> Any:
+        """Return a vector like another one with one whole number in all lanes, modulo 2^32."""
+        return self.ir.Constant(bits.type, [number & 0xFFFFFFFF] * bits.type.count)
+
+    def _shifted_right(self, bits: Any, count: int) -> Any:
+        """Write bits shifted towards the lowest one."""
+        return self.builder.lshr(bits, self._same(bits, count))
+
+    def _low_halves(self, bits: Any) -> Any:
+        """Write the lower halves of whole numbers of 32 bits."""
+        return self.builder.trunc(bits, self.ir.VectorType(self.ir.IntType(16), bits.type.count))
 
     def store(self, values: Any, pointer: Any) -> None:
         """Write the store of a vector, which need not be aligned."""

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from cupycorr._cpu import copy_kernel, register_tile
+from cupycorr._cpu import copy_kernel, llvm, register_tile
 
 pytestmark = pytest.mark.skipif(register_tile.why_not() is not None, reason=str(register_tile.why_not()))
 
@@ -62,6 +62,18 @@ def test_the_whole_array_is_copied_by_default():
     np.testing.assert_array_equal(got, values)
 
 
+@pytest.fixture(params=[True, False], ids=["instructions for float16", "none"])
+def with_or_without_instructions(request, monkeypatch):
+    """Have kernels compiled for a processor that converts float16, or for one that does not."""
+    if request.param and not llvm.converts_float16():
+        pytest.skip("this processor does not convert float16")
+    monkeypatch.setattr(llvm, "converts_float16", lambda: request.param)
+    copy_kernel._compiled.cache_clear()
+    yield
+    copy_kernel._compiled.cache_clear()
+
+
+@pytest.mark.usefixtures("with_or_without_instructions")
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_every_16_bit_number_becomes_its_float32(name):
     values = np.arange(2**16, dtype=np.uint16).view(DTYPES[name])
@@ -72,6 +84,7 @@ def test_every_16_bit_number_becomes_its_float32(name):
     np.testing.assert_array_equal(bits(got)[~np.isnan(want)], bits(want)[~np.isnan(want)])
 
 
+@pytest.mark.usefixtures("with_or_without_instructions")
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_float32_is_rounded_as_by_numpy(name):
     rng = np.random.default_rng(1)
