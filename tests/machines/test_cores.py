@@ -258,7 +258,7 @@ INFO = """
     from cupycorr import cli
     from cupycorr._cpu import cores
     cores._quota_of_this_process = lambda: 3
-    cli.main(["info"])
+    cli.main(["info", "--verbose"])
 """
 
 

@@ -257,7 +257,7 @@ def test_where_memory_cannot_become_executable_blas_answers_and_simd_says_why(no
 
 
 def test_info_says_why_simd_cannot_run(no_execution, capsys):
-    assert cli.main(["info"]) == 0
+    assert cli.main(["info", "--verbose"]) == 0
     lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
     assert ["variant", "simd", f"spatial_correlation_sample, NumPy arrays: {WHY}"] in lines
 

@@ -65,8 +65,8 @@ MUTANTS = (
         (HOST, "-k", "more_shared_memory")),
     Mutant(
         "a block has half of its threads", "cupycorr/_gpu/launcher.py",
-        "(block, 1, 1)",
-        "(block // 2, 1, 1)",
+        "blocks, threads = _three(grid), _three(block)",
+        "blocks, threads = _three(grid), _three(block // 2)",
         (ARRAYS, "-k", "named_cases and pwcnet and float32-tiled")),
     Mutant(
         "the device of the arrays is not made the current one", "cupycorr/_gpu/launcher.py",

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from cupycorr._cpu import workers
+from cupycorr._cpu import result_memory, workers
 
 MEBIBYTE = 2**20
 
@@ -16,7 +16,8 @@ GUARD = -12345.0  # a value that no kernel writes
 
 def peak(call):
     """Return the result of a call, and the most bytes that it held at any time beyond those held before it."""
-    workers._free.clear()  # scratch kept from other calls would not be seen to be allocated
+    workers._free.clear()  # memory kept from other calls would not be seen to be allocated
+    result_memory._forget()
     gc.collect()
     tracemalloc.start()
     try:
