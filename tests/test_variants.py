@@ -587,6 +587,8 @@ def test_a_file_or_a_module_registers_variants(tmp_path, monkeypatch):
     variants.unregister("from-a-file")
     monkeypatch.syspath_prepend(tmp_path)
     assert variants.load("some_variants") == ("from-a-file",)
+    variants.unregister("from-a-file")
+    assert variants.load("some_variants") == ("from-a-file",), "a module that was imported before runs again"
     monkeypatch.delitem(sys.modules, "some_variants")
 
 
@@ -596,6 +598,8 @@ def test_a_file_or_a_module_registers_variants(tmp_path, monkeypatch):
         ("none.py", "x = 1\n", ValueError, "which registers none"),
         ("missing.py", None, ValueError, "which is no file"),
         ("no_such_module", None, ValueError, "there is no such module"),
+        (".relative", None, ValueError, "which is no name of a module"),
+        ("", None, ValueError, "which is no name of a module"),
         ("failing.py", FILE.format(value=0) + "1 / 0\n", ZeroDivisionError, "division"),
         ("importing.py", "import no_such_module\n", ModuleNotFoundError, "no_such_module"),
     ],
@@ -606,6 +610,13 @@ def test_a_file_that_registers_nothing_is_refused_and_one_that_fails_leaves_noth
     with pytest.raises(error, match=said):
         variants.load(tmp_path / name if name.endswith(".py") else name)
     assert variants.registered() == ()
+
+
+def test_a_source_that_is_no_text_and_a_name_of_other_letters_are_refused():
+    with pytest.raises(TypeError, match="source must be a path or the name of a module, got source=3"):
+        variants.load(3)
+    with pytest.raises(ValueError, match="name must be letters"):
+        variants.register("A\u00b2", forward=defined)
 
 
 @pytest.mark.parametrize(("value", "code", "said"), [(0, 1, "wrong: "), ("0 / 0", 1, "ZeroDivisionError")])

@@ -137,6 +137,12 @@ class Axis:
         first = self.first_displacement
         return range(first, first + self.step * self.patch, self.step)
 
+    @property
+    def largest_number(self) -> int:
+        """A bound of every position and displacement, and of sums of a few of them."""
+        reach = abs(self.padding) + self.stride * (self.out + 1) + self.dilation * self.kernel
+        return reach + abs(self.offset) + abs(self.step) * self.patch + self.size1 + self.size2
+
     def part(self, begin: int, end: int) -> AxisPart:
         """Return the part that computes outputs ``[begin, end)`` from the positions that they read: the halo of a chunk.
 
@@ -165,10 +171,12 @@ class Axis:
         outer, inner = (taps, self.displacements) if loop_over_taps else (self.displacements, taps)
         # NumPy takes whole numbers beyond 64 bits as objects: slow, but exact.
         small = max(abs(edge) for each in (taps, self.displacements) for edge in (each[0], each[-1])) < 2**60
-        values = np.array(inner, np.int64 if small else object)
+        dtype = np.dtype(np.int64 if small else object)
+        values = np.array(inner, dtype)
         pairs = outputs = 0
         for value in outer:
-            tap, displacement = (value, values) if loop_over_taps else (values, value)
+            single = np.array([value], dtype)  # an array: NumPy makes numbers of objects without an axis
+            tap, displacement = (single, values) if loop_over_taps else (values, single)
             low = np.maximum(-displacement, 0)
             high = np.minimum(self.size2 - displacement, self.size1)
             begin = np.clip(-((tap - low) // self.stride), 0, self.out)
@@ -255,6 +263,11 @@ class Problem:
     def _hash(self) -> int:
         """Computed once: caches hash problems at every call, and four levels of tuples take microseconds."""
         return hash((self.parameters, self.batch, self.channels, self.size1, self.size2))
+
+    @property
+    def largest_number(self) -> int:
+        """That of the axes."""
+        return max(self.vertical.largest_number, self.horizontal.largest_number)
 
     @CachedProperty
     def vertical(self) -> Axis:

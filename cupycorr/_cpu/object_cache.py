@@ -20,7 +20,7 @@ def read(key: str) -> bytes | None:
     """Return the code that was kept for a key, or None."""
     try:
         path = _file(key)
-        content = path.read_bytes() if _is_private(path.parent) else b""
+        content = path.read_bytes() if _is_private(path.parent) and path.is_file() else b""
     except OSError:
         return None
     code = content[_DIGEST_BYTES:]

@@ -81,6 +81,7 @@ class _Owner:
         self.__array_interface__ = buffer.__array_interface__
 
     def __del__(self) -> None:
+        del self.__array_interface__  # an owner that comes back to life has no memory any more
         _kept.keep(self._buffer)
 
 

@@ -133,7 +133,8 @@ def difference(name: str, got: np.ndarray[Any, Any], wanted: Expected) -> str | 
     if got.shape != value.shape:
         return f"{name} has shape {got.shape}, the reference {value.shape}"
     got = got.astype(np.float64)
-    error = np.nan_to_num(abs(got - value) / allowed, nan=np.inf)
+    with np.errstate(all="ignore"):
+        error = np.nan_to_num(abs(got - value) / allowed, nan=np.inf)
     if not error.size or error.max() <= 1:
         return None
     worst = np.unravel_index(int(error.argmax()), error.shape)

@@ -26,7 +26,7 @@ from .._gpu.layout import dense_layout
 from ._plans import PARAMETERS, FunctionPlan, Kernel, check_function, kernel_plan
 from ._problem import Problem, problem_of
 
-_NAME = re.compile(r"[A-Za-z][\w.+-]*")
+_NAME = re.compile(r"[A-Za-z][\w.+-]*", re.ASCII)
 _WORDS = ("auto", "none")  # words in the place of names: those of `variant` and of the benchmark's options
 _WITHOUT_PASS = {"forward": "it has no forward map", "vjp": "it has no gradients"}
 
@@ -213,6 +213,8 @@ def load(source: str | Path) -> tuple[str, ...]:
 
     Raises
     ------
+    TypeError
+        The source is neither a path nor a text.
     ValueError
         There is no such file or module, or it has registered no variant.
 
@@ -232,9 +234,11 @@ def load(source: str | Path) -> tuple[str, ...]:
     ('zeros',)
     >>> cupycorr.variants.unregister("zeros")
     """
+    if not isinstance(source, (str, Path)):
+        raise TypeError(f"source must be a path or the name of a module, got source={shown(source)}")
     before, given = OPERATOR.variants, str(source)
     try:
-        if given.endswith(".py"):
+        if given.lower().endswith(".py"):
             _run(Path(source))
         else:
             _import(given)
@@ -260,8 +264,13 @@ def _run(path: Path) -> None:
 
 
 def _import(name: str) -> None:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ValueError(f"variants are loaded from a .py file or a module, got {name!r}, which is no name of a module")
     try:
-        importlib.import_module(name)
+        if name in sys.modules:
+            importlib.reload(sys.modules[name])  # its variants may have been removed
+        else:
+            importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # the module imports another one that is missing

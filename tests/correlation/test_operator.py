@@ -337,6 +337,19 @@ def test_numpy_integers_are_integers():
     assert np.array_equal(got, correlate(x1, x2, patch_size=3, stride=(1, 2)))
 
 
+HUGE_STEPS = {
+    "one pixel": dict(patch_size=3, dilation_patch=2**61),
+    "windows side by side": dict(patch_size=3, kernel_size=8, stride=8, dilation_patch=2**63 - 1),
+    "windows that overlap": dict(patch_size=3, kernel_size=8, stride=4, dilation_patch=2**63 - 1),
+}
+
+
+@variants
+@pytest.mark.parametrize("parameters", HUGE_STEPS.values(), ids=HUGE_STEPS)
+def test_displacements_beyond_64_bits_have_no_products(parameters, variant):
+    check_against_oracle(cases.same((1, 2, 17, 20), **parameters), variant)
+
+
 def test_explain_tells_what_runs_and_why_not_the_others():
     x = np.zeros((1, 64, 24, 32), np.float32)
     told = cupycorr.explain(x, x, patch_size=9, variant="blas")

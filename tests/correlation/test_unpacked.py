@@ -129,6 +129,35 @@ def test_what_it_does_not_compute_is_refused(reason, what):
         function(*arrays, **parameters, variant="unpacked")
 
 
+HUGE = {
+    "a step": dict(patch_size=3, dilation_patch=2**63 - 1, stride=3),
+    "a step of which one displacement fits": dict(patch_size=9, dilation_patch=2**62),
+    "an offset": dict(patch_offset=-(2**63 - 1), stride=3),
+    "a padding and a stride": dict(patch_size=3, padding=2**62 + 10, stride=2**62 + 10),
+    "all together": dict(patch_size=4, dilation_patch=2**62, patch_offset=-1, padding=-1),
+}
+
+
+@pytest.mark.parametrize("parameters", HUGE.values(), ids=HUGE)
+def test_numbers_beyond_64_bits_are_left_to_others(parameters):
+    x1, x2, _ = same((1, 2, 5, 6)).arrays()
+    out = correlate(x1, x2, **parameters)
+    np.testing.assert_allclose(out, correlate(x1, x2, **parameters, variant="reference"), rtol=1e-5, atol=1e-5)
+    with pytest.raises(NotImplementedError, match="do not fit into the kernel's integers"):
+        correlate(x1, x2, **parameters, variant="unpacked")
+    g = np.ones_like(out)
+    found = correlate_vjp(g, x1, x2, **parameters)
+    for got, want in zip(found, correlate_vjp(g, x1, x2, **parameters, variant="reference"), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "parameters", [dict(dilation_patch=2**40), dict(patch_offset=2**61), dict(padding=3, stride=2**61)], ids=str
+)
+def test_large_numbers_that_fit_are_right(parameters):
+    check(same((1, 2, 5, 6), patch_size=3, **parameters))
+
+
 @pytest.mark.parametrize(("shape", "patch", "chosen"), [((1, 8, 8, 8), 3, True), ((1, 128, 64, 64), 9, False)])
 def test_it_is_chosen_for_small_problems_only(shape, patch, chosen):
     x = np.zeros(shape, np.float32)

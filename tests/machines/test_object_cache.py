@@ -78,6 +78,16 @@ def test_a_damaged_file_counts_as_none(monkeypatch, tmp_path, damage):
     assert object_cache.read("key") == b"code"
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUPYCORR_CACHE_DIR", str(tmp_path))
+    object_cache.keep("key", b"code")
+    (path,) = (tmp_path / "objects").iterdir()
+    path.unlink()
+    os.mkfifo(path)
+    assert object_cache.read("key") is None
+
+
 def test_damaged_files_are_compiled_again(filled):
     folder, kernels, digest = filled
     for path in (folder / "objects").iterdir():

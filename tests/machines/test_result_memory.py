@@ -91,6 +91,22 @@ def test_what_is_kept_is_bounded_and_the_latest():
     assert set(map(address, reused)) == set(places[3:])
 
 
+def test_an_owner_that_comes_back_to_life_has_no_memory():
+    saved = []
+
+    class Cycle:
+        def __init__(self, owner):
+            self.owner, self.itself = owner, self
+
+        def __del__(self):
+            saved.append(self.owner)
+
+    Cycle(empty((8, SIZE // 8), FLOAT32).base.base)
+    gc.collect()
+    (owner,) = saved
+    assert not hasattr(owner, "__array_interface__")
+
+
 def test_a_result_that_dies_while_memory_is_taken_does_no_harm():
     result = empty((SIZE,), FLOAT32)
     with result_memory._kept._lock:

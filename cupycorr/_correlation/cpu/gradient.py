@@ -433,7 +433,8 @@ class _Gradient:
             else:
                 self._pack_cotangent(layout, region, packed)
             along_m, along_n, along_t, along_x = packed.strides
-            strides = (along_m, along_n + horizontal.skew * along_x, along_t, along_x)
+            skew = horizontal.skew if ns > 1 else 0  # between displacements; it may be beyond 64 bits
+            strides = (along_m, along_n + skew * along_x, along_t, along_x)
             view = as_strided(packed, (ms, ns, rows, width), strides)
             if not horizontal.skew and not self.compiled:
                 for index, valid in enumerate(all_valid_queries(horizontal)[slice(*region.ns)]):

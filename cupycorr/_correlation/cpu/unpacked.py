@@ -26,6 +26,7 @@ from ..._gpu.device import Device
 from ..problem import Axis, Problem
 from .costs import CYCLE, GRADIENT_TERM_CYCLES, ROW_CYCLES, TERM_CYCLES, UNPACKED_CALL
 
+LARGEST_NUMBER = 2**62  # in 64 bits, with room for sums of two
 MOST_COPIED = 2**20  # bytes of arrays that are copied to have rows of neighbours
 
 # The numbers of an axis that the kernels take, in the order of `_numbers`.
@@ -35,9 +36,11 @@ _STRIDES = {"input1": "bcyx", "input2": "bcyx", "out": "bmnij", "cotangent": "bm
 
 def why_not(request: Request) -> str | None:
     """Return the reason why the kernels cannot compute a request, or None."""
-    parameters = request.problem.parameters
-    if request.problem.windowed:
+    problem, parameters = request.problem, request.problem.parameters
+    if problem.windowed:
         return "windows have more than one pixel"
+    if problem.largest_number > LARGEST_NUMBER:
+        return "positions do not fit into the kernel's integers"
     if request.pass_name == FORWARD:
         return None
     if parameters.stride != (1, 1):
