@@ -1,4 +1,4 @@
-"""What cupycorr can do on this machine, what is missing, and the facts that a bug report needs.
+"""The report on this machine: what cupycorr can do here, what is missing, and the facts that a bug report needs.
 
 `report` gathers everything into one dictionary of plain values, which is also the JSON of ``cupycorr info --json``: its keys are
 public. `summary` and `details` put it into lines for people. Nothing here imports torch or Dask, which would take seconds: their

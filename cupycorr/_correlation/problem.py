@@ -138,10 +138,10 @@ class Axis:
         return range(first, first + self.step * self.patch, self.step)
 
     @property
-    def largest_number(self) -> int:
-        """A bound of every position and displacement, and of sums of a few of them."""
+    def fits_64_bits(self) -> bool:
+        """True if every position and displacement fits into 64 bits, and so do sums of a few of them."""
         reach = abs(self.padding) + self.stride * (self.out + 1) + self.dilation * self.kernel
-        return reach + abs(self.offset) + abs(self.step) * self.patch + self.size1 + self.size2
+        return reach + abs(self.offset) + abs(self.step) * self.patch + self.size1 + self.size2 <= 2**62
 
     def part(self, begin: int, end: int) -> AxisPart:
         """Return the part that computes outputs ``[begin, end)`` from the positions that they read: the halo of a chunk.
@@ -265,9 +265,9 @@ class Problem:
         return hash((self.parameters, self.batch, self.channels, self.size1, self.size2))
 
     @property
-    def largest_number(self) -> int:
-        """That of the axes."""
-        return max(self.vertical.largest_number, self.horizontal.largest_number)
+    def fits_64_bits(self) -> bool:
+        """True if both axes fit into 64 bits."""
+        return self.vertical.fits_64_bits and self.horizontal.fits_64_bits
 
     @CachedProperty
     def vertical(self) -> Axis:

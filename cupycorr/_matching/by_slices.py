@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arguments import LARGEST, Pair
+from .._arguments import Pair
 from .._arrays import array_module, is_tensor
 from .._correlation.problem import Axis
 from .._correlation.problem import Problem as Correlation
@@ -149,8 +149,7 @@ def allowed_on_device(axis: Axis, like: Any) -> tuple[Any, Any]:
     A stream that is captured takes no copy from the host, which only numbers beyond 64 bits need.
     """
     first = (axis.kernel - 1) // 2 * axis.dilation - axis.padding + axis.first_displacement
-    largest = abs(first) + axis.stride * axis.out + abs(axis.step) * axis.patch + axis.size2
-    if largest > LARGEST:
+    if not axis.fits_64_bits:
         begin, end = on_device(allowed(axis).copy(), like)  # torch takes no read-only array
         return begin, end
     position = first + axis.stride * _whole_numbers(0, axis.out, like)  # in input2, at displacement index 0

@@ -34,7 +34,6 @@ from .packing import copy
 VECTORS = 4  # vectors of columns that the kernel sums at once
 ROWS_AT_ONCE = 16  # rows of a task
 _OTHERS, _GRADIENTS = ("input2", "input1"), ("gradient1", "gradient2")  # of the gradient of each input
-LARGEST_NUMBER = 2**62  # in 64 bits, with room for sums of two
 FEWEST_SHARED = 4  # rows that share sums, on average; with fewer the general plan is as fast
 
 
@@ -45,7 +44,7 @@ def why_not(request: Request) -> str | None:
         return "only gradients are computed in this way"
     if problem.parameters.dilation != (1, 1):
         return "the window has gaps"
-    if problem.largest_number > LARGEST_NUMBER:
+    if not problem.fits_64_bits:
         return "positions do not fit into 64 bits"
     if problem.vertical.stride < FEWEST_SHARED:
         return "windows are too close for rows to share sums"

@@ -26,7 +26,6 @@ from ..._gpu.device import Device
 from ..problem import Axis, Problem
 from .costs import CYCLE, GRADIENT_TERM_CYCLES, ROW_CYCLES, TERM_CYCLES, UNPACKED_CALL
 
-LARGEST_NUMBER = 2**62  # in 64 bits, with room for sums of two
 MOST_COPIED = 2**20  # bytes of arrays that are copied to have rows of neighbours
 
 # The numbers of an axis that the kernels take, in the order of `_numbers`.
@@ -39,7 +38,7 @@ def why_not(request: Request) -> str | None:
     problem, parameters = request.problem, request.problem.parameters
     if problem.windowed:
         return "windows have more than one pixel"
-    if problem.largest_number > LARGEST_NUMBER:
+    if not problem.fits_64_bits:
         return "positions do not fit into the kernel's integers"
     if request.pass_name == FORWARD:
         return None
