@@ -151,6 +151,11 @@ def address(array: np.ndarray) -> int:
         return int(array.__array_interface__["data"][0])
 
 
+def code_address(function: Callable[..., None]) -> int:
+    """Return the address of the code of a function that `compiled` returned, for other compiled code to call."""
+    return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
+
+
 def in_elements(array: np.ndarray) -> bool:
     """Return whether a kernel can address an array in whole elements: each of them is aligned."""
     return array.flags.aligned and not any(stride % array.itemsize for stride in array.strides)
@@ -230,7 +235,7 @@ class KernelWriter:
 
     def zero(self, vector: Any) -> Any:
         """Return a vector of zeros."""
-        return self.ir.Constant(vector, [0.0] * vector.count)
+        return self.ir.Constant(vector, None)  # a text of one word
 
     def vector_of(self, value: Any, vector: Any) -> Any:
         """Write a vector with one value in all lanes."""

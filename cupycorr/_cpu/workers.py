@@ -280,6 +280,14 @@ class _Helpers:
 _helpers = _Helpers()
 
 
+def submit(function: Callable[[], None], count: int) -> None:
+    """Have ``count`` helpers call a function that raises nothing, as soon as they are free; nobody waits for them.
+
+    There are fewer helpers where no further thread can be started, and none while the interpreter ends.
+    """
+    _helpers.submit(function, count)
+
+
 def _forget_helpers() -> None:
     """Start anew in a forked child, which has none of its parent's threads."""
     global _helpers, _process
@@ -344,15 +352,26 @@ class _FreeBuffers:
 _free = _FreeBuffers()
 
 
-@contextmanager
-def scratch(shape: tuple[int, ...], dtype: np.dtype) -> Iterator[np.ndarray]:
+class _Scratch:
+    """The context of `scratch`; a generator would take microseconds more at each call."""
+
+    __slots__ = ("_buffer", "_dtype", "_shape")
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self._shape, self._dtype = shape, dtype
+
+    def __enter__(self) -> np.ndarray:
+        size = math.prod(self._shape) * self._dtype.itemsize
+        self._buffer = _free.take(size)
+        return self._buffer[:size].view(self._dtype).reshape(self._shape)
+
+    def __exit__(self, *_: object) -> None:
+        _free.keep(self._buffer)
+
+
+def scratch(shape: tuple[int, ...], dtype: np.dtype) -> AbstractContextManager[np.ndarray]:
     """Return a context with an uninitialised array, whose memory later calls use again."""
-    size = math.prod(shape) * dtype.itemsize
-    buffer = _free.take(size)
-    try:
-        yield buffer[:size].view(dtype).reshape(shape)
-    finally:
-        _free.keep(buffer)
+    return _Scratch(shape, dtype)
 
 
 # Rates of this machine -----------------------------------------------------------------------------------------------
