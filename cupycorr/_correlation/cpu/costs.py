@@ -25,7 +25,11 @@ ADDITION_CYCLES = 6  # the addition of a vector of sums to memory
 UNPACKED_CALL = 20e-6  # the call of the kernel, apart from its products
 ROW_CYCLES = 60  # a row of a displacement, apart from its products
 TERM_CYCLES = 18  # a product of vectors in a chain of sums
-GRADIENT_TERM_CYCLES = 20  # a product of vectors that is added to a gradient in memory
+
+# Row groups.
+GROUP_CALL = 35e-6  # a call, apart from its packing and products
+SPACED = 1.5e-9  # a value that is copied from or to memory apart from its neighbours
+GROUP_CYCLES = 200  # a row group and a search row, apart from its products
 
 # Gradients of windows with a large stride.
 STRIDED_CALL = 200e-6  # a call, apart from its sums and products

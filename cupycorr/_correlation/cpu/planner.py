@@ -22,12 +22,13 @@ from ..._gpu.device import Device
 from ..problem import Problem
 from . import forward as forward_pass
 from . import gradient as gradient_pass
-from . import non_finite, strided_windows
+from . import non_finite, row_groups, strided_windows
 from .engine import THREAD_SECONDS, Engine
 from .forward import ForwardPlan
 from .gradient import GradientPlan
 from .lattice import AxisPlan, axis_plans
 from .packing import Elementwise
+from .row_groups import RowGroups
 from .strided_windows import StridedWindows
 
 MOST_LATTICES = 4096  # lattices of a window that is computed tap by tap; with more, even planning is slow
@@ -35,8 +36,10 @@ MOST_LATTICES = 4096  # lattices of a window that is computed tap by tap; with m
 AnyPlan = TypeVar("AnyPlan", ForwardPlan, GradientPlan)
 
 
-def plan(engine: Engine, request: Request, device: Device | None) -> Forward | Gradients | StridedGradients:
+def plan(engine: Engine, request: Request, device: Device | None) -> Forward | Gradients | StridedGradients | ByRowGroups:
     """Return the plan of a request by an engine."""
+    if engine.compiles and row_groups.why_not(request) is None:
+        return ByRowGroups(engine, request, RowGroups.of(request))
     found = _plan_by_blocks(engine, request)
     if not engine.compiles or isinstance(found, Forward) or strided_windows.why_not(request) is not None:
         return found
@@ -158,6 +161,32 @@ class StridedGradients:
             non_finite.correct(gradient, linear, problem.parameters.scale)
 
         workers.run(correct, self.plan.sides, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ByRowGroups:
+    """The output or the gradients by groups of rows."""
+
+    engine: Engine
+    request: Request
+    plan: RowGroups
+    workspace: int = workers.WORKSPACE
+    algorithm: str = "row groups"
+
+    @property
+    def description(self) -> str:
+        """The way the work is divided, and the engine."""
+        return f"one-pixel windows, {self.engine.description}"
+
+    @property
+    def seconds(self) -> float:
+        """The time in one thread by the cost model."""
+        return self.plan.seconds
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write the results; arrays that kernels cannot address are left to the plan by blocks."""
+        if not self.plan.run(arrays):
+            _plan_by_blocks(self.engine, self.request).run(arrays)
 
 
 def _linear(

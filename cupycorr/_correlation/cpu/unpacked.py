@@ -1,12 +1,9 @@
-"""The variant ``unpacked``, for small problems: one call of a kernel that reads all arrays where they are.
+"""The variant ``unpacked``, for the output of small problems: one call of a kernel that reads all arrays where they are.
 
     out[b, m, n, i, j] = scale * sum over c of input1[b, c, y, x] * input2[b, c, y + dy(m), x + dx(n)]
-    gradient[b, c, y, x] = scale * sum over m, n of cotangent[b, m, n, i, j] * other[b, c, y + t dy(m), x + t dx(n)]
 
 Nothing is packed, divided or shared among threads: these take longer than the products of a small problem. Windows have one
-pixel. In the gradients the stride is 1, (i, j) is the output whose displacement (m, n) multiplies the pixel, and t is 1 for the
-gradient of input1 and -1 for that of input2. The outputs have the same bits as those of the register tiles, whose sums have the
-same order.
+pixel. The outputs have the same bits as those of the variant ``simd``, whose sums have the same order.
 """
 
 from __future__ import annotations
@@ -24,44 +21,34 @@ from ..._dispatch import FORWARD, Request
 from ..._dtypes import LONGEST_CHAIN, dtype_name, element_type_called
 from ..._gpu.device import Device
 from ..problem import Axis, Problem
-from .costs import CYCLE, GRADIENT_TERM_CYCLES, ROW_CYCLES, TERM_CYCLES, UNPACKED_CALL
+from .costs import CYCLE, ROW_CYCLES, TERM_CYCLES, UNPACKED_CALL
 
 MOST_COPIED = 2**20  # bytes of arrays that are copied to have rows of neighbours
 
 # The numbers of an axis that the kernels take, in the order of `_numbers`.
 _AXIS = ("out", "stride", "padding", "patch", "first", "step", "size1", "size2")
-_STRIDES = {"input1": "bcyx", "input2": "bcyx", "out": "bmnij", "cotangent": "bmnij", "other": "bcyx", "gradient": "bcyx"}
+_STRIDES = {"input1": "bcyx", "input2": "bcyx", "out": "bmnij"}
 
 
 def why_not(request: Request) -> str | None:
     """Return the reason why the kernels cannot compute a request, or None."""
-    problem, parameters = request.problem, request.problem.parameters
-    if problem.windowed:
+    if request.pass_name != FORWARD:
+        return "only outputs are computed in this way"
+    if request.problem.windowed:
         return "windows have more than one pixel"
-    if not problem.fits_64_bits:
-        return "positions do not fit into the kernel's integers"
-    if request.pass_name == FORWARD:
-        return None
-    if parameters.stride != (1, 1):
-        return "the stride is not 1"
-    if element_type_called("dtype", request.dtype).accumulator != request.dtype:
-        return "gradients of 16 bits cannot hold their sums"
-    terms = parameters.patch_size[0] * parameters.patch_size[1]
-    return f"{terms} terms are too long a chain of sums" if terms > LONGEST_CHAIN.memory else None
+    return None if request.problem.fits_64_bits else "positions do not fit into the kernel's integers"
 
 
 def plan(request: Request, device: Device | None) -> Unpacked:
     """Return the plan of a request that `why_not` has no reason against."""
-    accumulator = element_type_called("dtype", request.dtype).accumulator
-    return Unpacked(request.problem, request.pass_name == FORWARD, accumulator)
+    return Unpacked(request.problem, element_type_called("dtype", request.dtype).accumulator)
 
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """The plan of a problem, forward or of the gradients, with sums of a dtype."""
+    """The plan of a problem, with sums of a dtype."""
 
     problem: Problem
-    forward: bool
     accumulator: str
     workspace: int = 0
     algorithm: str = "unpacked"
@@ -69,12 +56,10 @@ class Unpacked:
 
     @property
     def seconds(self) -> float:
-        """The time by the cost model; that of two gradients, if one is not needed."""
-        problem = self.problem
-        batch, *patch, height, _ = problem.out_shape
+        """The time by the cost model."""
+        batch, *patch, height, _ = self.problem.out_shape
         rows = batch * patch[0] * patch[1] * height
-        of_term, results = (TERM_CYCLES, 1) if self.forward else (GRADIENT_TERM_CYCLES, 2)
-        return results * (UNPACKED_CALL + CYCLE * rows * (ROW_CYCLES + self._vectors * problem.channels * of_term))
+        return UNPACKED_CALL + CYCLE * rows * (ROW_CYCLES + self._vectors * self.problem.channels * TERM_CYCLES)
 
     @property
     def _vectors(self) -> int:
@@ -87,13 +72,12 @@ class Unpacked:
         return width // lanes + quarters + singles
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write the results of a pass."""
+        """Write the output."""
         workers.thread_count()  # a setting that is not a number of threads is refused, although one thread is enough
         if not all(map(in_elements, arrays.values())) or self._wastes_vectors(arrays):
             dense = {name: np.array(array, order="C") for name, array in arrays.items()}
             self._compute(dense)
-            for name in arrays.keys() & {"out", "gradient1", "gradient2"}:
-                arrays[name][...] = dense[name]
+            arrays["out"][...] = dense["out"]
         else:
             self._compute(arrays)
 
@@ -104,22 +88,13 @@ class Unpacked:
         return spaced and small and self.problem.horizontal.stride == 1
 
     def _compute(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Call the kernels on arrays of whole elements."""
-        if self.forward:
-            self._call("forward", {name: arrays[name] for name in ("input1", "input2", "out")}, ())
-            return
-        for name, other, sign in (("gradient1", "input2", 1), ("gradient2", "input1", -1)):
-            if name in arrays:
-                named = {"cotangent": arrays["cotangent"], "other": arrays[other], "gradient": arrays[name]}
-                self._call("gradient", named, (sign,))
-
-    def _call(self, what: str, arrays: Mapping[str, np.ndarray], more: tuple[int, ...]) -> None:
-        problem = self.problem
-        kernel = _kernel(what, tuple(dtype_name(array.dtype) for array in arrays.values()), self.accumulator)
-        strides = [stride // array.itemsize for array in arrays.values() for stride in array.strides]
+        """Call the kernel on arrays of whole elements."""
+        problem, used = self.problem, [arrays[name] for name in _STRIDES]
+        kernel = _kernel(tuple(dtype_name(array.dtype) for array in used), self.accumulator)
+        strides = [stride // array.itemsize for array in used for stride in array.strides]
         axes = *_numbers(problem.vertical), *_numbers(problem.horizontal)
         sizes = problem.out_shape[0], problem.channels
-        kernel(*map(address, arrays.values()), *sizes, *axes, *strides, *more, problem.parameters.scale)
+        kernel(*map(address, used), *sizes, *axes, *strides, problem.parameters.scale)
 
 
 def _numbers(axis: Axis) -> tuple[int, ...]:
@@ -127,15 +102,14 @@ def _numbers(axis: Axis) -> tuple[int, ...]:
     return axis.out, axis.stride, axis.padding, axis.patch, axis.first_displacement, axis.step, axis.size1, axis.size2
 
 
-def _kernel(what: str, dtypes: tuple[str, ...], accumulator: str) -> Callable[..., None]:
+def _kernel(dtypes: tuple[str, ...], accumulator: str) -> Callable[..., None]:
     with lock:
-        return _compiled(what, dtypes, accumulator)
+        return _compiled(dtypes, accumulator)
 
 
 @cache
-def _compiled(what: str, dtypes: tuple[str, ...], accumulator: str) -> Callable[..., None]:
-    writer = {"forward": _ForwardWriter, "gradient": _GradientWriter}[what]
-    return compiled(lambda: writer(dtypes, element_type_called("dtype", accumulator).itemsize))
+def _compiled(dtypes: tuple[str, ...], accumulator: str) -> Callable[..., None]:
+    return compiled(lambda: _Writer(dtypes, element_type_called("dtype", accumulator).itemsize))
 
 
 class _Line:
@@ -168,35 +142,36 @@ class _Line:
 
 
 class _Writer(KernelWriter):
-    """A writer of what both kernels have in common: their arguments, and addresses of elements of arrays."""
+    """A writer of the kernel."""
 
-    def __init__(self, arrays: Sequence[str], dtypes: Sequence[str], itemsize: int, more: Sequence[str] = ()) -> None:
+    def __init__(self, dtypes: Sequence[str], itemsize: int) -> None:
         arguments = {
-            **dict.fromkeys(arrays, VALUES),
+            **dict.fromkeys(_STRIDES, VALUES),
             **dict.fromkeys(("batch", "channels"), NUMBER),
             **dict.fromkeys((f"{name}_{axis}" for axis in "yx" for name in _AXIS), NUMBER),
-            **dict.fromkeys((f"{array}_{index}" for array in arrays for index in _STRIDES[array]), NUMBER),
-            **dict.fromkeys(more, NUMBER),
+            **dict.fromkeys((f"{array}_{index}" for array, indices in _STRIDES.items() for index in indices), NUMBER),
             "scale": VALUE,
         }
         super().__init__("unpacked", arguments, itemsize)
         b, unit = self.builder, self.number(1)
-        self.dtypes = dict(zip(arrays, dtypes, strict=True))
+        self.dtypes = dict(zip(_STRIDES, dtypes, strict=True))
         self.lanes = registers().widths[0] // itemsize
         self.pointers = {
             name: b.bitcast(self.arguments[name], self.stored(dtype).as_pointer()) for name, dtype in self.dtypes.items()
         }
-        self.lines = _Line(self, "y"), _Line(self, "x")
-        self.contiguous = b.icmp_signed("==", self.lines[1]["stride"], unit)
-        for array in arrays:
-            along = self.arguments[f"{array}_{_STRIDES[array][-1]}"]
+        self.lines = vertical, horizontal = _Line(self, "y"), _Line(self, "x")
+        self.contiguous = b.icmp_signed("==", horizontal["stride"], unit)
+        for array, indices in _STRIDES.items():
+            along = self.arguments[f"{array}_{indices[-1]}"]
             self.contiguous = b.and_(self.contiguous, b.icmp_signed("==", along, unit))
-        self.write()
+        self.loop(
+            self.arguments["batch"],
+            lambda sample, _: self.loop(
+                vertical["patch"],
+                lambda m, _: self.loop(horizontal["patch"], lambda n, _: self._plane(sample, m, n)),
+            ),
+        )
         b.ret_void()
-
-    def write(self) -> None:
-        """Write the loops."""
-        raise NotImplementedError
 
     def address_of(self, array: str, *indices: Any) -> Any:
         """Write the address of an element of an array."""
@@ -217,24 +192,6 @@ class _Writer(KernelWriter):
                 self.by_vectors(count, self.lanes, lambda x, lanes: body(b.add(begin, x), lanes))
             with spaced:
                 self.loop(count, lambda x, _: body(b.add(begin, x), 1))
-
-
-class _ForwardWriter(_Writer):
-    """A writer of the kernel of the outputs."""
-
-    def __init__(self, dtypes: Sequence[str], itemsize: int) -> None:
-        super().__init__(("input1", "input2", "out"), dtypes, itemsize)
-
-    def write(self) -> None:
-        """Write the loops over samples and displacements."""
-        vertical, horizontal = self.lines
-        self.loop(
-            self.arguments["batch"],
-            lambda sample, _: self.loop(
-                vertical["patch"],
-                lambda m, _: self.loop(horizontal["patch"], lambda n, _: self._plane(sample, m, n)),
-            ),
-        )
 
     def _plane(self, sample: Any, m: Any, n: Any) -> None:
         """Write the outputs of one displacement."""
@@ -288,76 +245,3 @@ class _ForwardWriter(_Writer):
         (total,) = self.loop(chains, add_chain, [self.zero(vector)])
         scaled = b.fmul(total, self.vector_of(self.arguments["scale"], vector))
         self.narrowed(scaled, self.address_of("out", *output), self.dtypes["out"])
-
-
-class _GradientWriter(_Writer):
-    """A writer of the kernel of one gradient, whose sums are kept in the result."""
-
-    def __init__(self, dtypes: Sequence[str], itemsize: int) -> None:
-        super().__init__(("cotangent", "other", "gradient"), dtypes, itemsize, ("sign",))
-
-    def write(self) -> None:
-        """Write the loops over samples, channels and rows."""
-        b, named = self.builder, self.arguments
-        # The gradient of input1 has its size, and reads input2; that of input2 has the other sizes.
-        first = b.icmp_signed(">", named["sign"], self.number(0))
-        self.sizes = [
-            [b.select(first, line[own], line[other]) for line in self.lines]
-            for own, other in (("size1", "size2"), ("size2", "size1"))
-        ]
-        (height, _), _ = self.sizes
-        self.loop(
-            named["batch"],
-            lambda sample, _: self.loop(named["channels"], lambda c, _: self.loop(height, lambda y, _: self._row(sample, c, y))),
-        )
-
-    def _row(self, sample: Any, c: Any, y: Any) -> None:
-        """Write a row of the gradient: zeros, then the terms of each displacement, then the scale."""
-        (_, width), (other_height, _) = self.sizes
-        b, (vertical, horizontal), zero = self.builder, self.lines, self.number(0)
-
-        def clear(x: Any, lanes: int) -> None:
-            self._store(self.zero(self.vector(lanes)), (sample, c, y, x))
-
-        def displacement_row(m: Any, _: Sequence[Any]) -> None:
-            i, other = self._partners(vertical, y, m)
-            inside = (b.icmp_unsigned("<", i, vertical["out"]), b.icmp_unsigned("<", other, other_height))  # negative: too large
-            with b.if_then(b.and_(*inside)):
-                self.loop(horizontal["patch"], lambda n, _: self._add((sample, c, y), (m, n), (i, other)))
-
-        def scale(x: Any, lanes: int) -> None:
-            vector = self.vector(lanes)
-            total = self.load(self.address_of("gradient", sample, c, y, x), vector)
-            self._store(b.fmul(total, self.vector_of(self.arguments["scale"], vector)), (sample, c, y, x))
-
-        self.columns(zero, width, clear)
-        self.loop(vertical["patch"], displacement_row)
-        self.columns(zero, width, scale)
-
-    def _partners(self, line: _Line, position: Any, index: Any) -> tuple[Any, Any]:
-        """Write the output and the position of the other image that a displacement pairs a position with."""
-        b, sign = self.builder, self.arguments["sign"]
-        displacement = line.displacement(index)
-        other = b.add(position, b.mul(sign, displacement))
-        position1 = b.select(b.icmp_signed(">", sign, self.number(0)), position, other)
-        return b.add(position1, line["padding"]), other
-
-    def _add(self, row: Sequence[Any], displacement: Sequence[Any], rows: Sequence[Any]) -> None:
-        """Write the addition of the terms of a displacement to a row of the gradient."""
-        b, zero = self.builder, self.number(0)
-        (sample, c, y), (m, n), (i, other_y) = row, displacement, rows
-        (_, width), (_, other_width) = self.sizes
-        j, other_x = self._partners(self.lines[1], zero, n)  # of column 0
-        begin = self.larger(zero, self.larger(b.neg(j), b.neg(other_x)))
-        end = self.smaller(width, self.smaller(b.sub(self.lines[1]["out"], j), b.sub(other_width, other_x)))
-
-        def add(x: Any, lanes: int) -> None:
-            cotangent = self.values("cotangent", self.address_of("cotangent", sample, m, n, i, b.add(j, x)), lanes)
-            other = self.values("other", self.address_of("other", sample, c, other_y, b.add(other_x, x)), lanes)
-            total = self.load(self.address_of("gradient", sample, c, y, x), self.vector(lanes))
-            self._store(self.multiply_add(total, cotangent, other), (sample, c, y, x))
-
-        self.columns(begin, end, add)
-
-    def _store(self, values: Any, pixel: Sequence[Any]) -> None:
-        self.store(values, self.address_of("gradient", *pixel))
