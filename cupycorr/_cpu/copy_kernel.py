@@ -86,6 +86,8 @@ class _CopyWriter(KernelWriter):
         unit, names = self.number(1), {"source": source, "target": target}
         along = [named[f"{array}{AXES - 1}"] for array in ("source", "target")]
         self.contiguous = b.and_(*(b.icmp_signed("==", each, unit) for each in along))
+        # A row of which the copy takes every second element is loaded by whole vectors.
+        self.pairs = b.and_(b.icmp_signed("==", along[0], self.number(2)), b.icmp_signed("==", along[1], unit))
         arrays = [b.bitcast(named[name], self.stored(dtype).as_pointer()) for name, dtype in names.items()]
         self._axis(0, arrays)
         b.ret_void()
@@ -122,8 +124,16 @@ class _CopyWriter(KernelWriter):
                 self._zeros(target, end, width)
             with spaced:
                 self._spaced_zeros(target, self.number(0), begin)
-                self.loop(count, single)
+                in_pairs = b.select(self.pairs, b.sub(count, self.number(1)), self.number(0))
+                done = self.larger(in_pairs, self.number(0))
+                self.by_vectors(done, self.lanes, lambda x, lanes: self._move_firsts(source, self.at(target, begin), x, lanes))
+                self.loop(b.sub(count, done), lambda x, _: single(b.add(done, x), ()))
                 self._spaced_zeros(target, end, width)
+
+    def _move_firsts(self, source: Any, target: Any, x: Any, lanes: int) -> None:
+        """Write the copy of the first elements of pairs. One more element follows them, so that no load leaves the array."""
+        pairs = self.widened(self.at(source, self.builder.mul(x, self.number(2))), self.dtypes[0], 2 * lanes)
+        self.narrowed(self.shuffled(pairs, pairs, range(0, 2 * lanes, 2)), self.at(target, x), self.dtypes[1])
 
     def _move(self, source: Any, target: Any, lanes: int) -> None:
         self.narrowed(self.widened(source, self.dtypes[0], lanes), target, self.dtypes[1])

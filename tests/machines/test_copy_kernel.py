@@ -21,9 +21,14 @@ def bits(array):
 
 
 def laid(array, layout):
-    """Return an equal array: dense, with the axes in reverse order in memory, or with gaps and descending columns."""
+    """Return an equal array: dense, with the axes in reverse order in memory, or with gaps and columns in either order."""
     if layout == "reversed":
         return np.ascontiguousarray(array.T).T
+    if layout == "pairs":
+        wide = np.full((*array.shape[:-1], 2 * array.shape[-1]), 99, array.dtype)
+        view = wide[..., ::2]
+        view[...] = array
+        return view
     if layout == "gaps":
         wide = np.full((*array.shape[:-1], 2 * array.shape[-1]), 99, array.dtype)
         view = wide[..., ::-2]
@@ -32,7 +37,7 @@ def laid(array, layout):
     return array.copy()
 
 
-LAYOUTS = ("dense", "reversed", "gaps")
+LAYOUTS = ("dense", "reversed", "gaps", "pairs")
 
 
 @pytest.mark.covering(2)
@@ -51,8 +56,11 @@ def test_a_copy_has_the_values_between_zeros(source, target, width, layouts, axe
     want = np.zeros_like(got)
     want[..., before : before + width] = values
     np.testing.assert_array_equal(bits(got), bits(want))
-    if layouts[1] == "gaps":
-        np.testing.assert_array_equal(bits(got.base[..., ::2]), bits(around[..., ::2]), "columns between those of the view")
+    if layouts[1] in ("gaps", "pairs"):
+        between = slice(0 if layouts[1] == "gaps" else 1, None, 2)
+        np.testing.assert_array_equal(
+            bits(got.base[..., between]), bits(around[..., between]), "columns between those of the view"
+        )
 
 
 def test_the_whole_array_is_copied_by_default():

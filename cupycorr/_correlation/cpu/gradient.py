@@ -45,7 +45,18 @@ from .blocks import (
 from .costs import BLOCK, COPIED, COPY, COPY_CALL, ELEMENT, LOOP, NUMPY_CALL, TASK
 from .engine import Engine, Team
 from .lattice import NO_BOUNDS, AxisPlan, Lattice, Window, all_valid_queries, valid_bounds
-from .packing import Elementwise, PackedSearch, copy, identity, pack, packed_length, run_count, split_rectangles, zero_outside
+from .packing import (
+    Elementwise,
+    PackedSearch,
+    copy,
+    fill_with_zeros,
+    identity,
+    pack,
+    packed_length,
+    run_count,
+    split_rectangles,
+    zero_outside,
+)
 from .window_sums import transpose_costs, window_transpose
 
 _BLOCK_ORDER: Order = ((BATCH, 1), (CHANNELS, 1), (ROWS, 1), (COLUMNS, LANES), (MS, 1), (NS, 1))
@@ -332,7 +343,7 @@ def run(
     if plan.transposed:
         cotangent, search, result = cotangent.transpose(0, 2, 1, 4, 3), search.swapaxes(2, 3), result.swapaxes(2, 3)
     if not plan.covers:
-        result[...] = 0
+        fill_with_zeros(result, threads)
     if plan.computes and cotangent.size:
         functions = of_cotangent, of_search
         gradient = _Gradient(plan, cotangent, search, result, min(threads, plan.team.threads), functions)

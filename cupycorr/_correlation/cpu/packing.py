@@ -17,11 +17,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ..._arguments import Pair
-from ..._cpu import copy_kernel
+from ..._cpu import copy_kernel, workers
 from ..problem import lattice_inside
 from .blocks import BATCH, Region, padded, split_range
 from .lattice import ONE_PIXEL, Lattice, Window, all_valid_queries
 
+PARALLEL_BYTES = 2**22  # bytes from which threads share the zeros of an array
 CACHED_REGIONS = 256  # regions whose geometry a plan keeps for its next call
 Elementwise = Callable[[np.ndarray], np.ndarray]  # a function of each value of an array
 
@@ -265,6 +266,18 @@ def copy(source: np.ndarray, target: np.ndarray, *, compiled: bool) -> None:
         copy_kernel.copy(source, target)
     else:
         np.copyto(target, source, casting="unsafe")
+
+
+def fill_with_zeros(array: np.ndarray, threads: int) -> None:
+    """Fill an array with zeros; threads share a large one, because mapping the pages of new memory takes longer than filling."""
+    if threads == 1 or array.nbytes < PARALLEL_BYTES:
+        array.fill(0)
+        return
+    axis = 0 if array.shape[0] >= threads else 1
+    parts = (
+        np.moveaxis(array, axis, 0)[slice(*each)] for each in split_range(0, array.shape[axis], -(-array.shape[axis] // threads))
+    )
+    workers.run(lambda part: part.fill(0), parts, threads)
 
 
 def zero_outside(values: np.ndarray, kept: Pair, columns: Pair) -> None:
