@@ -1,6 +1,7 @@
 """``python -m benchmarks.cpu_profile``: the steps of calls on a CPU, the time of each in one thread, and the floor of the call.
 
-The functions of the steps are timed from outside, in one thread, where their times add up. The rest of a call is Python, and
+The functions of the steps are timed from outside, in one thread, where their times add up. A compiled program has two steps, its
+stages in turn: packing and products, and the latter include what each task packs and stores. The rest of a call is Python, and
 filling sums with zeros. The floor is what the machine needs at least: the larger of the products at the rate of a matrix product,
 and of the arrays' bytes at the rates of this machine, where writing the result includes the page faults of new memory.
 """
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,8 +22,9 @@ from unittest.mock import patch
 import numpy as np
 
 import cupycorr
+from cupycorr import _dispatch
 from cupycorr._correlation.cpu import forward, gradient, simd, strided_windows, unpacked
-from cupycorr._cpu import workers
+from cupycorr._cpu import team, workers
 
 from .cases import CASES, PASSES, Case
 from .report import cpu_header
@@ -45,7 +48,7 @@ STEPS: dict[str, tuple[tuple[Any, str], ...]] = {
     "products": (
         (simd.RegisterTiles, "volume"),
         (simd.RegisterTiles, "gradient"),
-        (unpacked.Unpacked, "_call"),
+        (unpacked.Unpacked, "_compute"),
         (strided_windows.StridedWindows, "_multiply"),
     ),
     "cotangents": (
@@ -56,6 +59,9 @@ STEPS: dict[str, tuple[tuple[Any, str], ...]] = {
     "window sums": ((forward, "window_sum"),),
     "storing": ((forward, "copy"), (gradient, "copy"), (strided_windows, "copy")),
 }
+
+
+STAGES = ("packing", "products")  # the steps of the stages of a program, in turn
 
 
 class Clock:
@@ -77,6 +83,22 @@ class Clock:
         return call
 
 
+def _by_stages(clock: Clock) -> Callable[..., Any]:
+    """Return a class that takes the place of `team.Program` and adds the time of each stage to its step."""
+    whole = team.Program
+
+    class Program:
+        def __init__(self, stages: Sequence[Sequence[team.Tasks]], scratch: int) -> None:
+            steps = cycle(STAGES)
+            self._parts = [clock.timed(next(steps), whole([stage], scratch).run) for stage in stages]
+
+        def run(self, threads: int, arguments: int = 0) -> None:
+            for part in self._parts:
+                part(threads, arguments)
+
+    return Program
+
+
 @contextmanager
 def clocked() -> Iterator[Clock]:
     """Return a context in which the steps are timed."""
@@ -85,6 +107,9 @@ def clocked() -> Iterator[Clock]:
         for step, functions in STEPS.items():
             for owner, name in functions:
                 patches.enter_context(patch.object(owner, name, clock.timed(step, getattr(owner, name))))
+        patches.enter_context(patch.object(team, "Program", _by_stages(clock)))
+        patches.callback(_dispatch._planned.cache_clear)  # plans keep their programs
+        _dispatch._planned.cache_clear()
         yield clock
 
 
@@ -97,6 +122,8 @@ def profile(case: Case, which: str) -> dict[str, Any]:
         call()
         alone = median(_seconds(call))
         with clocked() as clock:
+            call()  # plans, and may compile
+            clock.seconds = dict.fromkeys(STEPS, 0.0)
             taken = _seconds(call)
     calls = len(taken) + 1  # with the first one, which is not among the times
     steps = {step: 1e3 * seconds / calls for step, seconds in clock.seconds.items()}

@@ -19,7 +19,8 @@ MOST_RUNS = 30
 FEWEST_RUNS = 2
 TURN = 2e-3  # seconds; shorter work is called several times in its turn and the mean counts, a device may need less
 MOST_CALLS = 1000
-SETTLE = 5e-3  # seconds of sleep before a run: threads of the contestant before may still spin
+SETTLE = 5e-3  # seconds of sleep at once, before a run
+MOST_SETTLES = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,20 @@ class Timing:
 
 def cpu_stopwatch(work: Callable[[], Any], calls: int, clock: Clock = time.perf_counter) -> float:
     """Return the seconds per call, the mean of ``calls`` in a row."""
-    time.sleep(SETTLE)
+    settle()
     begin = clock()
     for _ in range(calls):
         work()
     return (clock() - begin) / calls
+
+
+def settle() -> None:
+    """Sleep until no other thread of this process works: those of the contestant before may spin for tens of milliseconds."""
+    for _ in range(MOST_SETTLES):
+        before = time.process_time()
+        time.sleep(SETTLE)
+        if time.process_time() - before < SETTLE / 10:
+            return
 
 
 def race(
