@@ -124,7 +124,7 @@ GEOMETRIES = {
         (1, 2, 9, 2), (1, 2, 160, 2), dict(patch_size=(150, 1), patch_offset=(74, 0))
     ),
 }
-QUICK = ("a square patch", "displacements two apart", "a crop and a larger image", "padding", "channels of two chains")
+QUICK = ("a square patch", "a crop and a larger image", "channels of two chains")
 
 
 def in_dtypes(geometries, quick):
@@ -158,12 +158,12 @@ def test_groups_of_every_number_of_rows_equal_the_oracle(height, step):
     check(same((1, 3, height, 3), patch_size=(5, 1), dilation_patch=step))
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 16, 19, 127, 128, 129, 255, 256, 257])
+@pytest.mark.parametrize("channels", [1, 2, 4, 5, 7, 11, 13, 19, 127, 128, 257])
 def test_every_number_of_channels_equals_the_oracle(channels):
     check(same((1, channels, 2, 3), patch_size=(2, 1)))
 
 
-@pytest.mark.parametrize("patch", [*range(1, 14), 23])
+@pytest.mark.parametrize("patch", [1, 2, 4, 5, 6, 7, 10, 11, 13, 23])
 def test_every_number_of_displacement_columns_equals_the_oracle(patch):
     check(same((1, 2, 3, 5), patch_size=(2, patch)))
 
@@ -227,6 +227,16 @@ def test_a_gradient_that_is_not_needed_is_not_computed(needs):
     found = run(case, case.arrays(), needs)
     assert len(found) == 1
     np.testing.assert_array_equal(found, want)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 20, 30), (1, 256, 121, 409), (4, 256, 80, 488), (1, 2048, 30, 30)], ids=str)
+@pytest.mark.parametrize("patch", [9, (21, 1), (21, 5)], ids=str)
+def test_a_gradient_has_the_same_plan_if_the_other_is_needed_and_if_not(shape, patch):
+    requests = [request_of(same(shape, patch_size=patch), needs) for needs in (BOTH, (True, False), (False, True))]
+    assert len({row_groups.why_not(request) for request in requests}) == 1
+    both, *alone = map(RowGroups.of, requests)
+    assert [plan.transposed for plan in alone] == [both.transposed] * 2
+    assert [plan.sides[0].tiles for plan in alone] == [side.tiles for side in both.sides]
 
 
 # Values that are not finite -------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def why_not(request: Request) -> str | None:
         return "positions do not fit into the kernel's integers"
     if min(*problem.out_shape, *problem.shape1, *problem.shape2) < 1 or not _sides(request):
         return "there is nothing to sum"
-    if not RowGroups.of(request).fits:
+    if not RowGroups.of_all_sides(request).fits:
         return "a group of rows does not fit into the workspace, or displacements are too far apart"
     return None
 
@@ -72,13 +72,21 @@ class RowGroups:
     def __init__(self, problem: Problem, sides: tuple[int | None, ...], accumulator: str, transposed: bool) -> None:
         self.problem, self.accumulator, self.transposed = problem, accumulator, transposed
         self._itemsize = element_type_called("dtype", accumulator).itemsize
-        self.sides = [Side(problem, side, self._itemsize, PACKED_BYTES // len(sides)) for side in sides]
+        most_bytes = PACKED_BYTES if sides == (None,) else PACKED_BYTES // 2  # also of a gradient alone
+        self.sides = [Side(problem, side, self._itemsize, most_bytes) for side in sides]
         self._calls: dict[tuple, _Call] = {}
 
     @classmethod
     def of(cls, request: Request) -> RowGroups:
-        """Return the faster plan of a request, of those that fit."""
-        sides, accumulator = _sides(request), element_type_called("dtype", request.dtype).accumulator
+        """Return the plan of a request. A gradient has the same bits if the other one is needed and if it is not."""
+        plan = cls.of_all_sides(request)
+        return cls(plan.problem, _sides(request), plan.accumulator, plan.transposed)
+
+    @classmethod
+    def of_all_sides(cls, request: Request) -> RowGroups:
+        """Return the faster plan, of those that fit, of the output or of both gradients."""
+        sides = (None,) if request.pass_name == FORWARD else (0, 1)
+        accumulator = element_type_called("dtype", request.dtype).accumulator
         upright = cls(request.problem, sides, accumulator, transposed=False)
         transposed = cls(request.problem.transposed, sides, accumulator, transposed=True)
         return min(upright, transposed, key=lambda plan: (not plan.fits, plan.seconds))
