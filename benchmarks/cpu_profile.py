@@ -8,6 +8,7 @@ and of the arrays' bytes at the rates of this machine, where writing the result 
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -175,6 +176,9 @@ def new_memory_seconds(count: int = 2**22) -> float:
 
 def main(arguments: Sequence[str]) -> None:
     """Profile the headline cases, print a table in Markdown, and write the JSON file that is named, if one is."""
+    parser = argparse.ArgumentParser("python -m benchmarks.cpu_profile", description="Time the steps of calls on a CPU.")
+    parser.add_argument("json", metavar="FILE", nargs="?", type=Path, help="write the numbers to this JSON file, too")
+    file = parser.parse_args(arguments).json
     header = cpu_header(arguments, ("float32",), "benchmarks.cpu_profile")
     columns = ("all threads", "one thread", *STEPS, "rest", "floor")
     print("| case, pass | " + " | ".join(columns) + " |")
@@ -185,9 +189,9 @@ def main(arguments: Sequence[str]) -> None:
             row = profile(case, which)
             rows.append(row)
             print(line(row), flush=True)
-    if arguments:
+    if file is not None:
         content = {"date": header.date, "command": header.command, "device": header.device, "versions": header.versions}
-        Path(arguments[0]).write_text(json.dumps({**content, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        file.write_text(json.dumps({**content, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 def line(row: dict[str, Any]) -> str:

@@ -232,13 +232,13 @@ def test_what_is_not_finite_stays_where_the_definition_puts_it(variant, value, p
 
 @variants
 def test_only_the_gradient_asked_for_is_computed(variant, monkeypatch):
-    x1, x2, g = cases.same((1, 8, 9, 10), patch_size=3).arrays()
-    both = correlate_vjp(g, x1, x2, patch_size=3, variant=variant)
+    x1, x2, g = cases.same((1, 8, 9, 10), kernel_size=3, patch_size=3).arrays()
+    both = correlate_vjp(g, x1, x2, kernel_size=3, patch_size=3, variant=variant)
     made = []
     monkeypatch.setattr(cpu_gradient, "_Gradient", lambda *args, real=cpu_gradient._Gradient: made.append(args) or real(*args))
     for needs in ((True, False), (False, True), (False, False)):
         made.clear()
-        got = correlate_vjp(g, x1, x2, patch_size=3, variant=variant, needs=needs)
+        got = correlate_vjp(g, x1, x2, kernel_size=3, patch_size=3, variant=variant, needs=needs)
         assert [gradient is not None for gradient in got] == list(needs)
         assert all(one is None or np.array_equal(one, other) for one, other in zip(got, both, strict=True))
         assert variant == "reference" or len(made) == sum(needs)
