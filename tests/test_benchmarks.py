@@ -193,6 +193,20 @@ def test_a_failure_of_the_package_ends_the_benchmark():
         running.run(SMALL["plain"], "forward", [broken], quick())
 
 
+def test_a_run_begins_when_the_threads_of_others_have_stopped(monkeypatch):
+    clock = {"process": 0.0}
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        clock["process"] += seconds if len(slept) <= 3 else 0.0  # a thread spins during three sleeps
+
+    monkeypatch.setattr(timing.time, "sleep", sleep)
+    monkeypatch.setattr(timing.time, "process_time", lambda: clock["process"])
+    timing.cpu_stopwatch(lambda: slept.append("work"), 1)
+    assert slept == [timing.SETTLE] * 4 + ["work"]
+
+
 def test_contestants_take_turns():
     turns = []
     works = {name: (lambda name=name: turns.append(name)) for name in "abc"}

@@ -7,18 +7,11 @@ name, addresses of strided elements, and rows that are copied between zeros.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
-import numpy as np
-
 from .llvm import NUMBER, OFFSETS, VALUES, KernelWriter, registers
-
-
-def numbers(names: Sequence[str], values: Mapping[str, int]) -> np.ndarray:
-    """Return the int64 numbers of a kernel in the order of their names."""
-    return np.array([values[name] for name in names], np.int64)
 
 
 def bits(value: float) -> int:

@@ -41,7 +41,7 @@ class _ForwardWriter(RowGroupWriter):
         super().__init__("row_group_forward", NUMBERS, shape, dtypes, itemsize)
         self.step_x = step_x
         b, named = self.builder, self.named
-        first, self.rows = self.rows_of_group(named["rows"])
+        first, self.rows = self.rows_of_group()
         self.first_row = b.add(named["first_row"], first)
         self.first_y = b.sub(self.first_row, named["padding_y"])
         begin, end = (self.steps(b.sub(edge, self.first_y)) for edge in (self.number(0), named["height1"]))

@@ -52,7 +52,7 @@ class _GradientWriter(RowGroupWriter):
     def __init__(self, shape: TileShape, dtypes: tuple[str, str], itemsize: int) -> None:
         super().__init__("row_group_gradient", NUMBERS, shape, dtypes, itemsize)
         b, named = self.builder, self.named
-        first, self.rows = self.rows_of_group(named["rows"])
+        first, self.rows = self.rows_of_group()
         self.first_y = b.add(named["first_row"], first)
         self.first_searched = b.add(self.first_y, named["displacement_y"])
         self.inside = self._steps_inside(self.first_y, "row_low", "row_high", self.rows)

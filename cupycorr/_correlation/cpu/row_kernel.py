@@ -67,11 +67,11 @@ class RowGroupWriter(TaskKernel):
 
     # Rows -------------------------------------------------------------------------------------------------------------
 
-    def rows_of_group(self, rows: Any) -> tuple[Any, Any]:
-        """Write the first row of the group among so many, and the number of its rows, `step_y` apart."""
+    def rows_of_group(self) -> tuple[Any, Any]:
+        """Write the first row of the group among those of its part, and the number of its rows, `step_y` apart."""
         b, step, most = self.builder, self.named["step_y"], self.number(self.shape.rows)
         first = b.add(b.mul(b.sdiv(self.group, step), b.mul(most, step)), b.srem(self.group, step))
-        return first, self.smaller(self.steps(b.sub(rows, first)), most)
+        return first, self.smaller(self.steps(b.sub(self.named["rows"], first)), most)
 
     def steps(self, distance: Any) -> Any:
         """Write the least number of vertical steps that cover a distance."""
