@@ -55,6 +55,6 @@ figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", widt
 panels[0].plot(losses)
 panels[0].set(title="training on gravel", xlabel="step", ylabel="mean error (px)", ylim=0)
 panels[1].plot(shifts, predicted, ".", label=("dx", "dy"))
-panels[1].set(title="test on grass", xlabel="true shift (px)", ylabel="predicted shift (px)", aspect="equal")
+panels[1].set(title="test on grass", xlabel="true shift (px)", ylabel="predicted shift (px)", ylim=(-6, 6), aspect="equal")
 panels[1].legend()
 figure.savefig("train_torch.png")

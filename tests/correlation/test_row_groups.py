@@ -36,6 +36,7 @@ from cupycorr._correlation.cpu.row_groups import RowGroups
 from cupycorr._cpu import register_tile, task_kernel, workers
 from cupycorr._cpu.llvm import Registers
 from cupycorr._dispatch import FORWARD, VJP, Request
+from cupycorr._dtypes import LONGEST_CHAIN
 
 pytestmark = pytest.mark.skipif(register_tile.why_not() is not None, reason=str(register_tile.why_not()))
 
@@ -124,7 +125,7 @@ GEOMETRIES = {
         (1, 2, 9, 2), (1, 2, 160, 2), dict(patch_size=(150, 1), patch_offset=(74, 0))
     ),
 }
-QUICK = ("a square patch", "a crop and a larger image", "channels of two chains")
+QUICK = ("a square patch",)
 
 
 def in_dtypes(geometries, quick):
@@ -141,7 +142,12 @@ def test_geometries_equal_the_oracle_in_every_dtype(case):
     check(case)
 
 
-@pytest.mark.parametrize("case", GEOMETRIES.values(), ids=GEOMETRIES)
+def some_slow(values, quick):
+    """Return parameters, of which the default run takes the quick ones."""
+    return [pytest.param(each, id=name, marks=() if name in quick else pytest.mark.slow) for name, each in values.items()]
+
+
+@pytest.mark.parametrize("case", some_slow(GEOMETRIES, ("a crop and a larger image", "padding", "displacements of four chains")))
 def test_geometries_with_height_and_width_exchanged_equal_the_oracle(case):
     check(case, orientations=(True,))
 
@@ -158,17 +164,17 @@ def test_groups_of_every_number_of_rows_equal_the_oracle(height, step):
     check(same((1, 3, height, 3), patch_size=(5, 1), dilation_patch=step))
 
 
-@pytest.mark.parametrize("channels", [1, 2, 4, 5, 7, 11, 13, 19, 127, 128, 257])
+@pytest.mark.parametrize("channels", [1, 2, 5, 7, 11, 19, 127, 128, 257])
 def test_every_number_of_channels_equals_the_oracle(channels):
     check(same((1, channels, 2, 3), patch_size=(2, 1)))
 
 
-@pytest.mark.parametrize("patch", [1, 2, 4, 5, 6, 7, 10, 11, 13, 23])
+@pytest.mark.parametrize("patch", [1, 2, 5, 7, 10, 11, 23])
 def test_every_number_of_displacement_columns_equals_the_oracle(patch):
     check(same((1, 2, 3, 5), patch_size=(2, patch)))
 
 
-@pytest.mark.parametrize("step", [5, 8, 33, 63, 64])
+@pytest.mark.parametrize("step", [8, 33, 64])
 def test_every_distance_of_displacement_columns_equals_the_oracle(step):
     check(same((1, 2, 2, 70), patch_size=(1, 2), dilation_patch=(1, step)))
 
@@ -205,7 +211,7 @@ def test_drawn_problems_equal_the_oracle(case):
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(case=drawn(few_kernels=False))
 def test_drawn_problems_of_all_kernels_equal_the_oracle(case):
     check(case, orientations=(False, True))
@@ -217,6 +223,26 @@ def test_the_output_has_the_bits_of_the_variant_that_packs_nothing():
         want = correlate(x1, x2, **case.parameters, variant="unpacked")
         for transposed in (False, True):
             np.testing.assert_array_equal(run(case, arrays, transposed=transposed)[0], want)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("at", [0, -1], ids=["first", "last"])
+@pytest.mark.parametrize("patch", [(21, 21), (1, 441), (441, 1)], ids=str)
+def test_no_gradient_is_a_chain_of_sums_longer_than_promised(patch, at, transposed):
+    case = Case((1, 1, 1, 3), (1, 1, 450, 450), dict(patch_size=patch, patch_offset=225))
+    g = np.ones(case.out_shape(), np.float32)
+    g.reshape(-1, 3)[at] = 2**24  # to which float32 cannot add ones
+    ones = np.ones(case.shape1, np.float32), np.ones(case.shape2, np.float32)
+    found = run(case, (*ones, g), (True, False), transposed=transposed)[0]
+    assert abs(found - (2.0**24 + 440)).max() <= LONGEST_CHAIN.registers
+
+
+@pytest.mark.parametrize("at", [0, -1], ids=["first", "last"])
+def test_no_output_is_a_chain_of_sums_longer_than_promised(at):
+    case = same((1, 441, 3, 3))
+    x1, x2 = np.ones((2, *case.shape1), np.float32)
+    x1[:, at] = 2**24
+    assert abs(run(case, (x1, x2, np.empty(case.out_shape(), np.float32)))[0] - (2.0**24 + 440)).max() <= LONGEST_CHAIN.registers
 
 
 @pytest.mark.parametrize("needs", [(True, False), (False, True)])
@@ -242,7 +268,7 @@ def test_a_gradient_has_the_same_plan_if_the_other_is_needed_and_if_not(shape, p
 # Values that are not finite -------------------------------------------------------------------------------------------
 
 EDGES = ("a square patch", "an offset", "padding", "a crop", "a crop along y, padding along x", "a crop and a larger image")
-EDGES = {name: GEOMETRIES[name] for name in (*EDGES, "displacements two apart", "displacements of four chains", "a batch")}
+EDGES = {name: GEOMETRIES[name] for name in (*EDGES, "displacements of four chains")}
 
 
 def kinds(array):
@@ -259,6 +285,7 @@ def kinds_by_formula(case, arrays):
     return [kinds(each) for each in found]
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 @pytest.mark.parametrize("everywhere", [False, True], ids=["corners", "everywhere"])
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["input1", "input2", "cotangent"])
@@ -315,7 +342,7 @@ def channels_last(shape, dtype):
     return view, memory
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["float32", "float16", pytest.param("float64", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("place", [in_gaps, in_a_frame, channels_last])
 def test_results_are_written_between_other_elements(place, dtype):
     case = Case(SMALL.shape1, SMALL.shape2, {**SMALL.parameters, "padding": (1, 2)}, dtype)
@@ -366,30 +393,48 @@ def test_elements_that_are_not_aligned_are_taken_too():
 
 
 BETWEEN_HOLES = """
-import ctypes, mmap, sys
+import contextlib, ctypes, math, mmap, sys
 import numpy as np
 sys.path.insert(0, "tests/support")
 sys.path.insert(0, "tests/correlation")
-from cases import DTYPES
+from cupycorr._cpu import workers
 import test_row_groups as tests
 
 libc = ctypes.CDLL(None, use_errno=True)
-page = mmap.PAGESIZE
+page, line = mmap.PAGESIZE, 64
 
-def between_holes(values, at_the_end):
-    "Return an equal array whose first element follows, or whose last one precedes, a page that cannot be touched."
-    size = -(-values.nbytes // page) * page
+def between_pages(size):
+    "Return whole pages of memory with a page before and one after them that cannot be touched."
+    size = -(-size // page) * page
     whole = np.frombuffer(mmap.mmap(-1, size + 2 * page), np.uint8)
     for hole in (0, size + page):
         assert libc.mprotect(ctypes.c_void_p(whole.ctypes.data + hole), ctypes.c_size_t(page), 0) == 0
-    first = page + at_the_end * (size - values.nbytes)
+    return whole, page + size
+
+def between_holes(values, at_the_end):
+    "Return an equal array whose first element follows, or whose last one precedes, a page that cannot be touched."
+    whole, end = between_pages(values.nbytes)
+    first = end - values.nbytes if at_the_end else page
     array = whole[first : first + values.nbytes].view(values.dtype).reshape(values.shape)
     array[...] = values
     return array
 
+@contextlib.contextmanager
+def scratch(shape, dtype):
+    "Return memory full of NaN whose last byte, apart from those that are left for its alignment, precedes a hole."
+    size = math.prod(shape) * dtype.itemsize
+    whole, end = between_pages(size)
+    whole[page:end] = 255
+    begin = end - size + line - 1
+    yield whole[begin : begin + size]
+
+kept = workers.scratch
 for name in tests.FENCED:
-    for dtype in DTYPES:
+    for dtype in ("float32", "bfloat16"):
         case = tests.Case(*(getattr(tests.GEOMETRIES[name], field) for field in ("shape1", "shape2", "parameters")), dtype)
+        workers.scratch = kept
+        wanted = tests.everything(case, case.arrays())
+        workers.scratch = scratch
         for order in (np.ascontiguousarray, np.transpose):
             for at_the_end in (False, True):
                 def held(values):
@@ -398,11 +443,11 @@ for name in tests.FENCED:
                 out, gradient1, gradient2 = (held(np.zeros_like(each)) for each in (g, x1, x2))
                 found = [*tests.run(case, arrays, results={"out": out})]
                 found += tests.run(case, arrays, tests.BOTH, {"gradient1": gradient1, "gradient2": gradient2})
-                for got, want in zip(found, tests.everything(case, case.arrays())):
+                for got, want in zip(found, wanted):
                     assert np.array_equal(got, want), (name, dtype)
 print("inside")
 """
-FENCED = ("one pixel", "a square patch", "displacements two apart", "padding", "a crop and a larger image", "a smaller image")
+FENCED = ("one pixel", "a square patch", "padding", "a crop and a larger image", "a smaller image")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="protects pages of memory as Linux does")
@@ -512,6 +557,13 @@ def test_one_plan_serves_arrays_of_many_layouts():
         np.testing.assert_array_equal(out, want)
 
 
+@pytest.mark.parametrize("step", [1, 7, 1000, 2**40])
+def test_there_are_no_more_groups_than_rows(step):
+    for needs in (None, BOTH):
+        for side in plan_of(same((1, 2, 70, 3), patch_size=(3, 1), dilation_patch=(step, 1)), needs).sides:
+            assert side.groups(side.rows) <= side.rows
+
+
 # Registers of other processors ----------------------------------------------------------------------------------------
 
 REGISTERS = {
@@ -539,9 +591,9 @@ def other_registers(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("other_registers")
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_kernels_for_other_processors_equal_the_oracle(dtype):
-    for name in ("a square patch", "displacements two apart", "a crop and a larger image", "channels of two chains"):
+    for name in ("displacements two apart", "a crop and a larger image", "channels of two chains"):
         case = GEOMETRIES[name]
         check(Case(case.shape1, case.shape2, case.parameters, dtype))
     for width in (1, 5, 15, 33):

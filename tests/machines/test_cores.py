@@ -158,8 +158,9 @@ def test_a_team_of_any_size_is_used_whatever_the_machine(size, monkeypatch):
 
 @pytest.mark.parametrize("variant", ["simd", "blas"])
 def test_a_call_runs_in_a_team_of_that_size(variant, monkeypatch):
-    asked, run = [], workers.run
+    asked, run, submit = [], workers.run, workers.submit
     monkeypatch.setattr(workers, "run", lambda task, items, threads: (asked.append(threads), run(task, items, threads)))
+    monkeypatch.setattr(workers, "submit", lambda function, count: (asked.append(count + 1), submit(function, count)))
     x = np.ones((4, 64, 64, 64), np.float32)
     with workers.team_of(3):
         spatial_correlation_sample(x, x, patch_size=9, variant=variant)

@@ -24,7 +24,7 @@ from . import forward as forward_pass
 from . import gradient as gradient_pass
 from . import non_finite, row_groups, strided_windows
 from .engine import THREAD_SECONDS, Engine
-from .forward import ForwardPlan
+from .forward import FEWEST_CHANNELS, ForwardPlan
 from .gradient import GradientPlan
 from .lattice import AxisPlan, axis_plans
 from .packing import Elementwise
@@ -38,13 +38,25 @@ AnyPlan = TypeVar("AnyPlan", ForwardPlan, GradientPlan)
 
 def plan(engine: Engine, request: Request, device: Device | None) -> Forward | Gradients | StridedGradients | ByRowGroups:
     """Return the plan of a request by an engine."""
-    if engine.compiles and row_groups.why_not(request) is None:
+    if engine.compiles and row_groups.why_not(request) is None and _has_one_pass(engine, request):
         return ByRowGroups(engine, request, RowGroups.of(request))
     found = _plan_by_blocks(engine, request)
     if not engine.compiles or isinstance(found, Forward) or strided_windows.why_not(request) is not None:
         return found
     strided = StridedGradients(engine, StridedWindows.of(request))
     return strided if strided.seconds < found.seconds else found
+
+
+def _has_one_pass(engine: Engine, request: Request) -> bool:
+    """Return whether blocks sum all channels in one pass, as row groups do.
+
+    Several passes are added in another order, and matching, which sums its scores by blocks, has the bits of the volume.
+    """
+    if request.pass_name != FORWARD or request.problem.channels <= FEWEST_CHANNELS:
+        return True
+    dtype, result_dtype = _numpy_dtype(request.dtype), _numpy_dtype(request.result_dtype)
+    found = forward_plan(engine, request.problem, dtype, result_dtype)
+    return not found.computes or len(found.channel_ranges) == 1
 
 
 def _plan_by_blocks(engine: Engine, request: Request) -> Forward | Gradients:

@@ -84,12 +84,15 @@ class RowGroups:
 
     @classmethod
     def of_all_sides(cls, request: Request) -> RowGroups:
-        """Return the faster plan, of those that fit, of the output or of both gradients."""
+        """Return the faster plan of the output or of both gradients.
+
+        Height and width are exchanged for speed alone: where the problem as it is does not fit, blocks are as fast.
+        """
         sides = (None,) if request.pass_name == FORWARD else (0, 1)
         accumulator = element_type_called("dtype", request.dtype).accumulator
         upright = cls(request.problem, sides, accumulator, transposed=False)
         transposed = cls(request.problem.transposed, sides, accumulator, transposed=True)
-        return min(upright, transposed, key=lambda plan: (not plan.fits, plan.seconds))
+        return min(upright, transposed, key=lambda plan: plan.seconds) if upright.fits and transposed.fits else upright
 
     @property
     def fits(self) -> bool:
