@@ -20,6 +20,7 @@ from .._sharing import fork_safe_lock
 from . import object_cache
 
 VECTOR_BYTES = 64  # the widest vector register of any processor
+LINE = 64  # bytes of a cache line
 
 # The kinds of arguments of a kernel: addresses of values and of int64 offsets, an int64 number, and one value.
 VALUES, OFFSETS, NUMBER, VALUE = "values", "offsets", "number", "value"
@@ -151,6 +152,11 @@ def address(array: np.ndarray) -> int:
         return int(array.__array_interface__["data"][0])
 
 
+def aligned_address(array: np.ndarray) -> int:
+    """Return the address of the first cache line that begins in an array, which has room for a line more than is used."""
+    return -(-address(array) // LINE) * LINE
+
+
 def code_address(function: Callable[..., None]) -> int:
     """Return the address of the code of a function that `compiled` returned, for other compiled code to call."""
     return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
@@ -228,6 +234,22 @@ class KernelWriter:
             vectors = b.sdiv(b.sub(count, done), self.number(width))
             self.loop(vectors, vector)
             done = b.add(done, b.mul(vectors, self.number(width)))
+
+    def along_row(self, count: Any, lanes: int, neighbours: Any, body: Callable[[Any, int], None]) -> None:
+        """Write loops like `by_vectors`, but over single elements where ``neighbours`` is not true of them."""
+        with self.builder.if_else(neighbours) as (adjoin, apart):
+            with adjoin:
+                self.by_vectors(count, lanes, body)
+            with apart:
+                self.loop(count, lambda x, _: body(x, 1))
+
+    def zeros(self, target: Any, begin: Any, end: Any, lanes: int) -> None:
+        """Write zeros into a range of the values from an address on."""
+
+        def zeros(x: Any, lanes: int) -> None:
+            self.store(self.zero(self.vector(lanes)), self.at(target, begin, x))
+
+        self.by_vectors(self.builder.sub(end, begin), lanes, zeros)
 
     def vector(self, lanes: int) -> Any:
         """Return the type of a vector."""

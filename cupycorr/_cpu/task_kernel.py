@@ -64,26 +64,10 @@ class TaskKernel(KernelWriter):
         ``source`` points to the element of the first of these columns, and ``along`` is the distance of the next one.
         """
         b, (begin, end) = self.builder, inside
-        count = b.sub(end, begin)
 
-        def neighbours(x: Any, lanes: int) -> None:
-            self.store(self.widened(self.at(source, x), dtype, lanes), self.at(target, begin, x))
+        def copy(x: Any, lanes: int) -> None:
+            self.store(self.widened(self.at(source, b.mul(x, along)), dtype, lanes), self.at(target, begin, x))
 
-        def single(x: Any, _: Sequence[Any]) -> None:
-            self.store(self.widened(self.at(source, b.mul(x, along)), dtype, 1), self.at(target, begin, x))
-
-        self.zeros(target, self.number(0), begin)
-        with b.if_else(b.icmp_signed("==", along, self.number(1))) as (contiguous, spaced):
-            with contiguous:
-                self.by_vectors(count, self.lanes, neighbours)
-            with spaced:
-                self.loop(count, single)
-        self.zeros(target, end, width)
-
-    def zeros(self, target: Any, begin: Any, end: Any) -> None:
-        """Write zeros into a range of columns of a row of values."""
-
-        def zeros(x: Any, lanes: int) -> None:
-            self.store(self.zero(self.vector(lanes)), self.at(target, begin, x))
-
-        self.by_vectors(self.builder.sub(end, begin), self.lanes, zeros)
+        self.zeros(target, self.number(0), begin, self.lanes)
+        self.along_row(b.sub(end, begin), self.lanes, b.icmp_signed("==", along, self.number(1)), copy)
+        self.zeros(target, end, width, self.lanes)

@@ -1,10 +1,12 @@
 """Threads that share compiled tasks, each in one compiled call, so that the interpreter and its lock take no part in the sharing.
 
 A compiled function, the executor, takes tasks by atomic counters until none is left and then waits for those that other threads
-run. It works on the memory of a job, an array of int64 (one of the standard library, which is made in less time):
+run. Each member of a team takes the tasks of its own share of a stage first, which are neighbours: what a member wrote in one
+stage is in its core's cache in the next. Then it takes what is left of the other shares. The executor works on the memory of a
+job, an array of int64 (one of the standard library, which is made in less time):
 
     head    the number of helpers that have joined, the number of members that have scratch memory, ...
-    stages  of each stage the number of tasks taken, the number of tasks finished, their total, the index of its first row
+    stages  of each stage the number of tasks finished, their total, the index of its first row, and the tasks taken of each share
     rows    of each `Tasks` the function, its arguments and the number of tasks
 
 The caller never waits for a helper to return to the interpreter. Once the counters say that all tasks have finished, a helper
@@ -23,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import workers
-from .llvm import NUMBER, KernelWriter, address, compiled, lock
+from .llvm import LINE, NUMBER, KernelWriter, aligned_address, compiled, lock
 
 # The entries of the head of a job.
 _JOINED, _MEMBERS, _SCRATCH, _STRIDE, _STAGES, _YIELD, _FORKS, _FORKS_ADDRESS, _ARGUMENTS = range(9)
@@ -34,7 +36,6 @@ _FINISHED, _TOTAL, _FIRST_ROW = range(3)
 _COUNTER = 8
 _ROW = 3  # as many entries as `Tasks` has
 
-_LINE = 64  # bytes of a cache line and of the widest vector register
 _BYTES = np.dtype(np.uint8)
 _PAUSES = 1024  # between two yields of the processor: some tens of microseconds
 _CALLER, _HELPER = 0, 1
@@ -75,7 +76,7 @@ class Program:
     def __init__(self, stages: Sequence[Sequence[Tasks]], scratch: int) -> None:
         self._stages = stages
         self._most = max((sum(tasks[2] for tasks in stage) for stage in stages), default=0)  # tasks of one stage
-        self._stride = -(-scratch // _LINE) * _LINE
+        self._stride = -(-scratch // LINE) * LINE
         self._jobs: dict[int, array[int]] = {}
 
     def run(self, threads: int, arguments: int = 0) -> None:
@@ -90,9 +91,9 @@ class Program:
         prepared = self._jobs.get(members)
         if prepared is None:
             prepared = self._jobs[members] = self._job(members)
-        with workers.scratch((members * self._stride + _LINE,), _BYTES) as memory:
+        with workers.scratch((members * self._stride + LINE,), _BYTES) as memory:
             job = prepared[:]
-            job[_SCRATCH] = -(-address(memory) // _LINE) * _LINE
+            job[_SCRATCH] = aligned_address(memory)
             job[_FORKS], job[_ARGUMENTS] = _forks.value, arguments
             _execute(job, members - 1)
 

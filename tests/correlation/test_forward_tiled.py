@@ -182,6 +182,12 @@ ACCOUNTS = {
     "few positions": (cases.same((1, 64, 8, 16), patch_size=9), aligned),
 }
 
+# Faults that are known and not mended yet: a test that passes again fails.
+TOO_MUCH = (
+    "the tile that the cost model chooses for a patch of 15 loads twice the bytes of its tiles, in all it moves 1.58 times them"
+)
+KNOWN = {"local attention": pytest.mark.xfail(strict=True, raises=AssertionError, reason=TOO_MUCH)}
+
 
 LINES = (source.folder() / "correlation/forward_tiled.cuh").read_text().splitlines()
 MAIN_LOOP = {f"forward_tiled.cuh:{number}" for number, text in enumerate(LINES, 1) if "load_shared_vectors(" in text}
@@ -227,11 +233,10 @@ def traced(given, tiling):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "lay"), ACCOUNTS.values(), ids=ACCOUNTS.keys())
-def test_a_block_moves_its_tiles_in_whole_sectors_and_reads_shared_memory_without_conflicts(case, lay, request):
-    if request.node.callspec.id == "local attention":
-        # A known fault: the tile that the cost model prefers here moves 1.58 times the bytes of its tiles, not 1.3.
-        request.node.add_marker(pytest.mark.xfail(strict=True, raises=AssertionError))
+@pytest.mark.parametrize(
+    ("case", "lay"), [pytest.param(*each, id=name, marks=KNOWN.get(name, ())) for name, each in ACCOUNTS.items()]
+)
+def test_a_block_moves_its_tiles_in_whole_sectors_and_reads_shared_memory_without_conflicts(case, lay):
     given = Asked(case, lay)
     tiling = both_phases(given) if case is FLOWNETC else replace(given.best(), splits=1)
     traffic = traced(given, tiling).traffic

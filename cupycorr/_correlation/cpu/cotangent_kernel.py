@@ -172,9 +172,9 @@ class _Writer(KernelWriter):
             def row(index: Any, _: Sequence[Any]) -> None:
                 t = b.add(begin, index)
                 target = self.at(named["target"], b.mul(b.add(b.mul(plane, named["height"]), t), named["width"]))
-                self._zeros(target, self.number(0), columns[0])
+                self.zeros(target, self.number(0), columns[0], self.lanes)
                 self._valid_columns(source, b.add(first, index), index, target, columns)
-                self._zeros(target, columns[1], named["width"])
+                self.zeros(target, columns[1], named["width"], self.lanes)
 
             self.loop(b.sub(end, begin), row)
 
@@ -184,14 +184,6 @@ class _Writer(KernelWriter):
         """Write the loads of the numbers in a row of a table."""
         row = self.at(self.arguments[table], self.builder.mul(index, self.number(size)))
         return [self.builder.load(self.at(row, self.number(place))) for place in range(size)]
-
-    def _zeros(self, target: Any, begin: Any, end: Any) -> None:
-        """Write zeros into a range of columns."""
-
-        def zeros(x: Any, lanes: int) -> None:
-            self.store(self.zero(self.vector(lanes)), self.at(target, begin, x))
-
-        self.by_vectors(self.builder.sub(end, begin), self.lanes, zeros)
 
     def _valid_columns(self, source: Any, row: Any, index: Any, target: Any, columns: Sequence[Any]) -> None:
         """Write the valid columns of a row of the volume, which is that of an index among the valid ones."""

@@ -44,16 +44,13 @@ class _ForwardWriter(RowGroupWriter):
         first, self.rows = self.rows_of_group()
         self.first_row = b.add(named["first_row"], first)
         self.first_y = b.sub(self.first_row, named["padding_y"])
-        begin, end = (self.steps(b.sub(edge, self.first_y)) for edge in (self.number(0), named["height1"]))
-        self.inside = self.smaller(begin, self.rows), self.smaller(end, self.rows)  # the rows of the group inside input1
+        self.inside = self.steps_inside(self.first_y, self.number(0), named["height1"], self.rows)  # rows that input1 has
         self.out = self.at(self.pointer("out", dtypes[1]), self.offset((self.sample, "out_b"), (self.first_column, "out_j")))
         searched = b.sub(b.add(named["patch_y"], self.rows), self.number(1))
         first_searched = b.add(self.first_y, named["displacement_y"])
-        begin, end = (
-            self.smaller(self.steps(b.sub(edge, first_searched)), searched) for edge in (self.number(0), named["height2"])
-        )
+        inside = self.steps_inside(first_searched, self.number(0), named["height2"], searched)
         with b.if_then(b.icmp_signed(">", self.rows, self.number(0))):
-            with b.if_then(b.icmp_signed("<", begin, end)):
+            with b.if_then(b.icmp_signed("<", *inside)):
                 self._pack_query()
             self.loop(searched, lambda s, _: self._search_row(s))
         b.ret_void()

@@ -55,9 +55,9 @@ class _GradientWriter(RowGroupWriter):
         first, self.rows = self.rows_of_group()
         self.first_y = b.add(named["first_row"], first)
         self.first_searched = b.add(self.first_y, named["displacement_y"])
-        self.inside = self._steps_inside(self.first_y, "row_low", "row_high", self.rows)
+        self.inside = self.steps_inside(self.first_y, named["row_low"], named["row_high"], self.rows)
         searched = b.sub(b.add(named["patch_y"], self.rows), self.number(1))
-        self.searched = self._steps_inside(self.first_searched, "search_low", "search_high", searched)
+        self.searched = self.steps_inside(self.first_searched, named["search_low"], named["search_high"], searched)
         all_inside = b.icmp_signed("==", b.sub(self.inside[1], self.inside[0]), self.number(shape.rows))
         one_chain = b.icmp_signed("<=", b.mul(named["patch_y"], named["patch_x"]), self.number(CHAIN))
         self.whole = b.and_(all_inside, one_chain)
@@ -68,11 +68,6 @@ class _GradientWriter(RowGroupWriter):
                 self.for_tiles(self._tile)
             self._store(any_searched)
         b.ret_void()
-
-    def _steps_inside(self, first: Any, low: str, high: str, most: Any) -> Range:
-        """Write the range of steps from a first row at which rows are inside a range."""
-        begin, end = (self.smaller(self.steps(self.builder.sub(self.named[edge], first)), most) for edge in (low, high))
-        return begin, self.larger(begin, end)
 
     def _rows_at(self, s: Any) -> Range:
         """Write the range of rows of the group that read search row ``s``: row r at displacement row ``s - r``."""

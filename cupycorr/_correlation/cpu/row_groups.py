@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..._cpu import task_kernel, team, workers
-from ..._cpu.llvm import address, code_address, in_elements
+from ..._cpu.llvm import LINE, address, aligned_address, code_address, in_elements
 from ..._dispatch import FORWARD, Request
 from ..._dtypes import dtype_name, element_type_called
 from ..._sharing import CachedProperty
@@ -24,7 +24,7 @@ from .block_plan import PACKED_BYTES, threads_within_workspace
 from .costs import GROUP_CALL, SPACED
 from .engine import THREAD_SECONDS
 from .row_kernel import CHAIN, TILES, Kernel
-from .row_side import LINE, Part, Side, positions_of_outputs
+from .row_side import Part, Side, positions_of_outputs
 
 MOST_STEP = 64  # columns between displacements, each of which has a kernel of its own
 _RETAINED = 16  # layouts of arrays whose calls a plan keeps
@@ -156,7 +156,7 @@ class _Call:
         """Compute the results."""
         numbers = self._template.copy()
         with workers.scratch((self._packed_bytes,), _BYTES) as packed:
-            bases = np.array([*map(address, arrays.values()), -(-address(packed) // LINE) * LINE])
+            bases = np.array([*map(address, arrays.values()), aligned_address(packed)])
             numbers[self._places] = bases[self._of_array] + self._offsets
             self._program.run(threads, address(numbers))
 

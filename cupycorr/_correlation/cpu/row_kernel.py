@@ -1,4 +1,4 @@
-"""What the kernels of row groups have in common: the numbers of a task, its rows and columns, its tiles, and the result's rows.
+"""The code that the kernels of row groups share: the numbers of a task, its rows and columns, its tiles, and the result's rows.
 
 A row group has up to `TileShape.rows` rows of the result that are one vertical step apart: at neighbouring displacements they
 read the same search row. A tile of sums in vector registers multiplies each vector that is loaded from that row with all rows of
@@ -79,6 +79,11 @@ class RowGroupWriter(TaskKernel):
         rounded = b.sdiv(b.add(distance, b.sub(step, self.number(1))), step)
         return b.select(b.icmp_signed(">", distance, self.number(0)), rounded, self.number(0))
 
+    def steps_inside(self, first: Any, low: Any, high: Any, most: Any) -> Range:
+        """Write the range of steps from a first row, up to a number of them, at which rows are in a range."""
+        begin, end = (self.smaller(self.steps(self.builder.sub(edge, first)), most) for edge in (low, high))
+        return begin, self.larger(begin, end)
+
     def search_row(self, row: Any) -> Any:
         """Write the address of a packed row of the search image."""
         b, named = self.builder, self.named
@@ -136,14 +141,10 @@ class RowGroupWriter(TaskKernel):
         def zero(x: Any, lanes: int) -> None:
             self.narrowed(self.zero(self.vector(lanes)), self.at(target, b.mul(x, along)), dtype)
 
+        neighbours = b.icmp_signed("==", along, self.number(1))
         for first, after, body in ((self.number(0), begin, zero), (begin, end, value), (end, self.columns, zero)):
-            self.along_row(first, after, along, body)
 
-    def along_row(self, begin: Any, end: Any, along: Any, body: Callable[[Any, int], None]) -> None:
-        """Write ``body(column, lanes)`` for a range of columns: by vectors if they adjoin."""
-        b, count = self.builder, self.builder.sub(end, begin)
-        with b.if_else(b.icmp_signed("==", along, self.number(1))) as (neighbours, spaced):
-            with neighbours:
-                self.by_vectors(count, self.lanes, lambda x, lanes: body(b.add(begin, x), lanes))
-            with spaced:
-                self.loop(count, lambda x, _: body(b.add(begin, x), 1))
+            def part(x: Any, lanes: int, first: Any = first, body: Callable[[Any, int], None] = body) -> None:
+                body(b.add(first, x), lanes)
+
+            self.along_row(b.sub(after, first), self.lanes, neighbours, part)

@@ -8,7 +8,7 @@ problem alone, and no sum depends on it.
 from __future__ import annotations
 
 from ..._arguments import Pair
-from ..._cpu.llvm import registers
+from ..._cpu.llvm import LINE, registers
 from ..._sharing import CachedProperty
 from ..problem import Axis, Problem
 from .blocks import split_range
@@ -19,7 +19,6 @@ from .row_tiles import forward_tiles, gradient_tiles
 SCRATCH_BYTES = 2**19  # what a task may pack and sum: a fraction of a second-level cache
 FEWEST_TASKS, FEWEST_COLUMNS = 16, 32  # columns are divided until there are so many tasks, or so few columns in a chunk
 RUN_BYTES = 2**11  # neighbouring bytes of a channel that packing reads at once
-LINE = 64  # bytes of a cache line
 
 Part = tuple[Pair, Pair]  # ranges of samples and of rows
 

@@ -186,12 +186,7 @@ class _Writer(KernelWriter):
     def columns(self, begin: Any, end: Any, body: Callable[[Any, int], None]) -> None:
         """Write the loops over a range of columns, ``body(column, lanes)``: by vectors if those of all arrays adjoin."""
         b = self.builder
-        count = b.sub(end, begin)
-        with b.if_else(self.contiguous) as (contiguous, spaced):
-            with contiguous:
-                self.by_vectors(count, self.lanes, lambda x, lanes: body(b.add(begin, x), lanes))
-            with spaced:
-                self.loop(count, lambda x, _: body(b.add(begin, x), 1))
+        self.along_row(b.sub(end, begin), self.lanes, self.contiguous, lambda x, lanes: body(b.add(begin, x), lanes))
 
     def _plane(self, sample: Any, m: Any, n: Any) -> None:
         """Write the outputs of one displacement."""
